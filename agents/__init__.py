@@ -1,0 +1,1 @@
+"""Language-model agents: strings in, token ids inside, strings out."""

@@ -1,0 +1,124 @@
+"""What travels between the packages as token ids: sequences, rollouts and the engine's contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Literal
+
+from research_rl.envs.types import Question, Reward
+
+Finish = Literal["running", "stop", "eos", "length"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the policy writes.
+
+    Args:
+        max_response_tokens: budget of a rollout, sampled and result tokens together.
+        max_result_tokens: cap of one result block; passages are dropped from its end, whole,
+            until it fits. None for no cap.
+        temperature: softmax temperature; 0 is greedy.
+        top_p: sample from the smallest set of tokens with this probability; 1 is all.
+        top_k: sample from this many of the likeliest tokens; 0 is all.
+        stop: strings that end a turn.
+    """
+
+    max_response_tokens: int = 512
+    max_result_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ("</search>",)
+
+
+@dataclass
+class Sequence:
+    """One growing transcript as token ids.
+
+    ``response_ids``, ``loss_mask`` and ``logprobs`` have equal length R. Retrieved tokens carry
+    loss_mask False and logprob 0.
+    """
+
+    prompt_ids: list[int]  # [P]
+    response_ids: list[int] = field(default_factory=list)  # [R] sampled and given
+    loss_mask: list[bool] = field(default_factory=list)  # [R] True where the policy wrote
+    logprobs: list[float] = field(default_factory=list)  # [R] under the sampling distribution
+    turn_start: int = 0
+    """Where the turn being sampled begins in response_ids."""
+    finish: Finish = "running"
+
+    @property
+    def turn_ids(self) -> list[int]:
+        """The ids of the turn being sampled."""
+        return self.response_ids[self.turn_start :]
+
+    def append_sampled(self, token: int, logprob: float) -> None:
+        """Add one token that the policy wrote."""
+        self.response_ids.append(token)
+        self.loss_mask.append(True)
+        self.logprobs.append(logprob)
+
+    def append_given(self, ids: Seq[int]) -> None:
+        """Add tokens that the environment wrote, and begin the next turn behind them."""
+        self.response_ids.extend(ids)
+        self.loss_mask.extend([False] * len(ids))
+        self.logprobs.extend([0.0] * len(ids))
+        self.turn_start = len(self.response_ids)
+
+
+OnStop = Callable[[list[tuple[int, Sequence]]], list[list[int] | None]]
+"""Called with the (index, sequence) pairs that just ended a turn (finish is stop or eos); returns
+the ids to append to each, or None where the sequence is over."""
+
+
+class Engine(ABC):
+    """Token ids in, token ids out; knows neither text nor rewards."""
+
+    @abstractmethod
+    def run(
+        self,
+        prompts: Seq[Seq[int]],
+        params: SamplingParams,
+        on_stop: OnStop,
+        seeds: Seq[int] | None = None,
+    ) -> list[Sequence]:
+        """Sample every prompt to its end, handing each finished turn to ``on_stop``.
+
+        Args:
+            prompts: token ids of each prompt; equal prompts are a group and share their prefill.
+            params: how to sample.
+            on_stop: what to append after a turn.
+            seeds: one for each prompt; equal seeds give equal samples, whatever else is in the
+                batch. None draws fresh ones.
+
+        Returns:
+            One sequence for each prompt, in order; finish is "stop" or "eos" where on_stop ended
+            it and "length" where the budget did.
+        """
+
+
+@dataclass
+class Rollout:
+    """One finished episode, ready to be learned from."""
+
+    question: Question
+    sequence: Sequence
+    reward: Reward
+    turns: list[str]
+    """The policy's own text, one entry a turn."""
+    results: list[str]
+    """The result blocks as the environment gave them; turns and results alternate."""
+    finish_reason: str = ""
+    """answer, no_answer, search_budget, turn_budget or length."""
+    queries: list[str] = field(default_factory=list)
+    passage_ids: list[list[str]] = field(default_factory=list)
+    """What each query retrieved, best first."""
+
+    @property
+    def num_searches(self) -> int:
+        """How many retrievals the rollout made."""
+        return len(self.queries)

@@ -1,0 +1,1 @@
+"""Text environments: they speak strings, and know neither tokens nor tensors."""

@@ -1,0 +1,1 @@
+"""Corpora, encoders and FAISS indexes: everything behind Retriever.search."""
