@@ -1,0 +1,278 @@
+"""A generated world of made-up people in which only searching can answer a question.
+
+Every person has all eight relations to other people of the same split, and every fact is one
+passage, so a query that names the wrong person or the wrong relation finds a wrong passage. The
+people of train, validation and test are disjoint, all their facts lie in one corpus, and equal
+seeds give equal worlds. Names are one word each; the list of names does not depend on the seed, so
+a model that knows the words of one world can be tried in another whose facts are all new.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from research_rl.envs.types import Passage, Question, Retriever
+
+Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+RELATIONS = ("boss", "coach", "doctor", "friend", "mother", "neighbour", "rival", "teacher")
+MAX_HOPS = 3
+QUESTION_SIZES: Mapping[Split, int] = {"train": 3000, "val": 120, "test": 400}
+QUESTION_HOPS: Mapping[Split, Mapping[int, float]] = {
+    "train": {1: 1.0, 2: 4.0},
+    "val": {1: 1.0, 2: 1.0},
+    "test": {1: 1.0, 2: 1.0},
+}
+
+_SHARES: Mapping[Split, float] = {"train": 0.5, "val": 0.2, "test": 0.3}
+_MIN_PEOPLE = 60  # val's fifth must leave more people than a person has relations
+_FORMAT = 1  # of the written folder; a change makes old folders be written anew
+
+
+def person_names(n: int) -> list[str]:
+    """Return ``n`` different made-up names of two syllables, the same ones at every call."""
+    rng = random.Random("names of the synthetic world")
+    names: dict[str, None] = {}
+    while len(names) < n:
+        syllables = (
+            rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice("klmnrst")
+            for _ in range(2)
+        )
+        names["".join(syllables).capitalize()] = None
+    return list(names)
+
+
+def query_of(relation: str, person: str) -> str:
+    """Return the query that finds one fact, ``the boss of Bakset``."""
+    return f"the {relation} of {person}"
+
+
+def passage_of(relation: str, person: str, other: str) -> str:
+    """Return the passage that states one fact: the person as its title, then a sentence.
+
+    ``Bakset\\nthe boss of Bakset is Domlor .`` The title makes a bag of words tell whose boss it is.
+    """
+    return f"{person}\n{query_of(relation, person)} is {other} ."
+
+
+def question_of(relations: Iterable[str], person: str) -> str:
+    """Return the question that follows ``relations`` from ``person``, the first one innermost."""
+    phrase = person
+    for relation in relations:
+        phrase = query_of(relation, phrase)
+    return f"Who is {phrase} ?"
+
+
+class SyntheticWorld:
+    """People, their relations, the passages that state them and questions about them.
+
+    Args:
+        num_people: people in all; half of them in train, a fifth in val, the rest in test.
+        seed: decides who is in which split and who is whose boss.
+
+    Raises:
+        ValueError: ``num_people`` is too small for every split to have its own people.
+    """
+
+    def __init__(self, num_people: int = 600, seed: int = 0) -> None:
+        if num_people < _MIN_PEOPLE:
+            raise ValueError(f"num_people must be at least {_MIN_PEOPLE}, got {num_people}")
+        self.num_people = num_people
+        self.seed = seed
+        self.relations = RELATIONS
+        self.names = person_names(num_people)
+        rng = random.Random(f"world {seed}")
+        self.people = _deal(self.names, rng)
+        self.facts: dict[tuple[str, str], str] = {}
+        """(relation, person) -> the other person."""
+        for members in self.people.values():
+            for person in members:
+                others = rng.sample([other for other in members if other != person], len(RELATIONS))
+                self.facts |= {(r, person): o for r, o in zip(RELATIONS, others, strict=True)}
+
+    @property
+    def passages(self) -> list[Passage]:
+        """Every fact of every split as a passage of its own."""
+        return [
+            Passage(id=_passage_id(relation, person), contents=passage_of(relation, person, other))
+            for (relation, person), other in self.facts.items()
+        ]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every word that occurs in a question or a passage, each once, names last."""
+        return ["Who", "is", "the", "of", "?", ".", *RELATIONS, *self.names]
+
+    def sample(
+        self, split: Split, hops: int | Mapping[int, float], n: int, seed: int = 0
+    ) -> list[Question]:
+        """Return ``n`` different questions about the people of one split.
+
+        The relations of a question are distinct, and so are the people on its path. The metadata
+        hold ``hops``, ``chain`` (the queries that lead to the answer), ``gold_ids`` (the passages
+        they find) and ``split``.
+
+        Args:
+            split: whose people are asked about.
+            hops: relations in a question, 1 to 3; or the share of each number, as a ratio.
+            n: how many; a mixture is met to within one question a kind.
+            seed: equal seeds give equal questions in equal order.
+
+        Raises:
+            ValueError: an unknown split, hops out of range, or more questions than there are.
+        """
+        if split not in self.people:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        shares = {hops: 1.0} if isinstance(hops, int) else dict(hops)
+        _check_shares(shares)
+        rng = random.Random(f"questions {self.seed} {split} {seed}")
+        questions = [
+            question
+            for kind, count in _apportion(shares, n).items()
+            for question in self._distinct(split, kind, count, rng)
+        ]
+        rng.shuffle(questions)
+        return questions
+
+    def write(
+        self,
+        folder: str | Path,
+        sizes: Mapping[Split, int] = QUESTION_SIZES,
+        hops: Mapping[Split, Mapping[int, float]] = QUESTION_HOPS,
+    ) -> Path:
+        """Write the world as files and return the folder; a folder that holds it is left alone.
+
+        ``corpus.jsonl`` and ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` are in the FlashRAG
+        layout; ``index`` is a dense FAISS index of the corpus by the BM25 sketch, which needs no
+        weights; ``world.json``, written last, says what the folder holds.
+        """
+        target = Path(folder)
+        passport = self._passport(sizes, hops)
+        if (target / "world.json").is_file():
+            if json.loads((target / "world.json").read_text(encoding="utf-8")) == passport:
+                return target
+            (target / "world.json").unlink()
+        target.mkdir(parents=True, exist_ok=True)
+        corpus = ({"id": p.id, "contents": p.contents} for p in self.passages)
+        _write_jsonl(target / "corpus.jsonl", corpus)
+        for split in SPLITS:
+            rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
+            _write_jsonl(target / f"{split}.jsonl", rows)
+        _index(target / "corpus.jsonl", target / "index")
+        (target / "world.json").write_text(json.dumps(passport, indent=2), encoding="utf-8")
+        return target
+
+    def _passport(
+        self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
+    ) -> dict[str, object]:
+        return {
+            "format": _FORMAT,
+            "num_people": self.num_people,
+            "seed": self.seed,
+            "sizes": {split: sizes[split] for split in SPLITS},
+            "hops": {split: {str(h): s for h, s in hops[split].items()} for split in SPLITS},
+        }
+
+    def _distinct(self, split: Split, hops: int, n: int, rng: random.Random) -> Iterator[Question]:
+        limit = len(self.people[split]) * len(RELATIONS)
+        if n > limit:  # longer questions are more numerous still, but this many is plenty
+            raise ValueError(
+                f"n must be at most {limit} a kind for {split}, got {n} of {hops} hops"
+            )
+        seen: set[str] = set()
+        while len(seen) < n:
+            question = self._question(split, rng.choice(self.people[split]), hops, rng)
+            if question is not None and question.id not in seen:
+                seen.add(question.id)
+                yield question
+
+    def _question(self, split: Split, start: str, hops: int, rng: random.Random) -> Question | None:
+        """One question from ``start``, or None where its path comes back to somebody."""
+        relations = rng.sample(RELATIONS, hops)
+        path = [start]
+        for relation in relations:
+            path.append(self.facts[relation, path[-1]])
+        if len(set(path)) != len(path):
+            return None
+        steps = list(zip(relations, path, strict=False))
+        return Question(
+            id=f"{split}-{start}-{'-'.join(relations)}",
+            text=question_of(relations, start),
+            answers=(path[-1],),
+            metadata={
+                "hops": hops,
+                "chain": [query_of(relation, person) for relation, person in steps],
+                "gold_ids": [_passage_id(relation, person) for relation, person in steps],
+                "split": split,
+            },
+        )
+
+
+@lru_cache(maxsize=1)
+def builtin_world() -> tuple[list[Question], Retriever]:
+    """Return the questions and the index that an environment without arguments plays; cached."""
+    from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever
+
+    world = SyntheticWorld(num_people=100)
+    questions = world.sample("train", {1: 1, 2: 1, 3: 1}, n=300)
+    return questions, DenseRetriever.from_passages(world.passages, BM25SketchEncoder())
+
+
+def _deal(names: list[str], rng: random.Random) -> dict[Split, list[str]]:
+    """Deal shuffled names to the splits; what rounding leaves goes to the last."""
+    shuffled = rng.sample(names, len(names))
+    people: dict[Split, list[str]] = {}
+    start = 0
+    for split in SPLITS:
+        stop = start + int(_SHARES[split] * len(names)) if split != SPLITS[-1] else len(names)
+        people[split] = shuffled[start:stop]
+        start = stop
+    return people
+
+
+def _check_shares(shares: Mapping[int, float]) -> None:
+    if not shares or any(not 1 <= hops <= MAX_HOPS for hops in shares):
+        raise ValueError(f"hops must be between 1 and {MAX_HOPS}, got {sorted(shares)}")
+    if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+        raise ValueError(f"shares of hops must be positive, got {dict(shares)}")
+
+
+def _apportion(shares: Mapping[int, float], n: int) -> dict[int, int]:
+    """Split ``n`` by the shares: whole parts first, the rest to the largest remainders."""
+    total = sum(shares.values())
+    exact = {kind: n * share / total for kind, share in shares.items()}
+    counts = {kind: int(quota) for kind, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda kind: counts[kind] - exact[kind])
+    for kind in by_remainder[: n - sum(counts.values())]:
+        counts[kind] += 1
+    return counts
+
+
+def _passage_id(relation: str, person: str) -> str:
+    return f"{person}-{relation}"
+
+
+def _flashrag_row(question: Question) -> dict[str, object]:
+    return {
+        "id": question.id,
+        "question": question.text,
+        "golden_answers": list(question.answers),
+        "metadata": dict(question.metadata),
+    }
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _index(corpus: Path, out: Path) -> None:
+    from research_rl.envs.retrieval import BM25SketchEncoder, build_index
+
+    build_index(corpus, out, kind="dense", encoder=BM25SketchEncoder())
