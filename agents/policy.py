@@ -1,0 +1,220 @@
+"""The language model that is trained: text to token ids and back, and log-probs of token ids."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from research_rl.agents.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from research_rl.envs.prompts import Prompt
+
+
+@dataclass
+class PolicyOutput:
+    """What one forward pass says about each target token; T = L - 1."""
+
+    logprobs: Tensor  # (B, T) float32, of input_ids[:, t + 1]; 0 on padding
+    entropy: Tensor | None  # (B, T) float32, nats; 0 on padding
+    hidden: Tensor | None  # (B, T, D), the last layer's output, for a critic
+
+
+class LMPolicy(nn.Module):
+    """A Hugging Face causal language model with its tokenizer.
+
+    Args:
+        model: any causal language model, possibly wrapped by peft.
+        tokenizer: the model's own; text goes through it once and never comes back for a second
+            encoding.
+
+    Raises:
+        ValueError: neither the tokenizer nor the generation config names an end of sequence.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
+
+    @classmethod
+    def from_config(cls, config: PolicyConfig) -> LMPolicy:
+        """Load what the configuration names, in training mode.
+
+        Raises:
+            FileNotFoundError: there is no such model, neither as a folder nor on the Hub.
+            ModuleNotFoundError: LoRA is asked for and peft is not installed.
+        """
+        return cls(load_model(config), load_tokenizer(config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text that the environment wrote: no bos or eos, control tokens stay plain text.
+
+        A lone surrogate becomes U+FFFD.
+        """
+        return self._ids(text, add_special_tokens=False)
+
+    def encode_prompt(self, prompt: Prompt, question: str) -> list[int]:
+        """Ids of the prompt for one question: the chat template, or plain text with the bos.
+
+        Raises:
+            ValueError: the prompt is a chat and the tokenizer has no chat template.
+        """
+        messages = prompt.messages(question)
+        if messages is None:
+            return self._ids(prompt.text(question), add_special_tokens=True)
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                "a chat prompt must meet a tokenizer with a chat template, got "
+                f"{self.tokenizer.name_or_path!r} without one; "
+                "use prompt='base' or an instruct model"
+            )
+        clean = [{role: _scalar_text(text) for role, text in m.items()} for m in messages]
+        text = self.tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        encoded = self.tokenizer(
+            _scalar_text(text), add_special_tokens=add_special_tokens, split_special_tokens=True
+        )
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids as the policy wrote it, without end-of-sequence ids."""
+        written = [i for i in ids if i not in self.eos_ids]
+        return str(
+            self.tokenizer.decode(
+                written, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        hidden: bool = False,
+    ) -> PolicyOutput:
+        """Score input_ids[:, 1:], each given everything to its left.
+
+        Args:
+            input_ids: (B, L), padded on the right.
+            attention_mask: (B, L), 1 on real tokens. Padding stands to the right of all that a
+                real token may look at, so the causal mask alone is right and no other is built.
+            temperature: the logits are divided by it.
+            entropy: also return the entropy of each next-token distribution.
+            hidden: also return the last hidden states.
+
+        Raises:
+            ValueError: the padding is not on the right.
+        """
+        if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+            raise ValueError("attention_mask must be padded on the right, got padding on the left")
+        out = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=hidden)
+        real = attention_mask[:, 1:].bool()
+        logits = out.logits[:, :-1].float()  # (B, T, V)
+        if temperature != 1.0:
+            logits = logits / temperature
+        log_z = logits.logsumexp(-1)
+        target = logits.gather(-1, input_ids[:, 1:, None])[..., 0]
+        spread = log_z - (logits.softmax(-1) * logits).sum(-1) if entropy else None
+        return PolicyOutput(
+            logprobs=(target - log_z).masked_fill(~real, 0.0),
+            entropy=None if spread is None else spread.masked_fill(~real, 0.0),
+            hidden=out.hidden_states[-1][:, :-1] if hidden else None,
+        )
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a plain Hugging Face folder; a LoRA adapter is merged into the written copy."""
+        model: Any = self.model
+        if _has_adapter(model):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+
+class Reference:
+    """The policy's frozen starting point: a copy, or with LoRA the same model, adapter off.
+
+    Not a module: it is neither trained nor stored in checkpoints.
+
+    Args:
+        policy: the policy before its first update.
+    """
+
+    def __init__(self, policy: LMPolicy) -> None:
+        self._shared = _has_adapter(policy.model)
+        if self._shared:
+            self._policy = policy
+        else:
+            model = copy.deepcopy(policy.model).requires_grad_(False).eval()
+            self._policy = LMPolicy(model, policy.tokenizer)
+
+    def to(self, device: torch.device | str) -> Reference:
+        """Move the copy; a shared model stays where the policy is."""
+        if not self._shared:
+            self._policy.to(device)
+        return self
+
+    def logprobs(
+        self, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Return (B, T) float32 log-probs of input_ids[:, 1:], without a graph."""
+        model: Any = self._policy.model
+        with torch.no_grad(), model.disable_adapter() if self._shared else nullcontext():
+            out = self._policy(input_ids, attention_mask, temperature, entropy=False)
+        logprobs: Tensor = out.logprobs
+        return logprobs
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a sequence: the tokenizer's and all of the generation config's."""
+    generation: Any = getattr(model, "generation_config", None)
+    known = [tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)]
+    lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in known]
+    eos = frozenset(int(i) for i in itertools.chain(*lists) if i is not None)
+    if not eos:
+        raise ValueError(
+            "the model must have an end-of-sequence id, got none from its tokenizer and none from "
+            "its generation config; set tokenizer.eos_token or eos_token_id in "
+            "generation_config.json"
+        )
+    return eos
+
+
+def _scalar_text(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced, so that it has UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+__all__ = ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"]
