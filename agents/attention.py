@@ -1,0 +1,246 @@
+"""Attention of a flat batch of tokens over the slots of a cache, for any transformers model.
+
+A forward pass carries one token for each sequence that decodes and any number of segments (prompts,
+results) that are read at once. Nothing is padded but the queries of segments that attend together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from research_rl.agents.kv_cache import SlotCache
+
+NAME = "research_rl_slots"
+"""What the model's config calls this attention."""
+_MAX_QUERIES = 256
+"""Queries of one segment that attend together; bounds the score matrix of a long prompt."""
+_MAX_SCORES = 1 << 21
+"""Scores (rows x queries x keys) of one head in one block."""
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens that are read at once, e.g. a prompt or a result."""
+
+    ids: list[int]
+    start: int
+    """Position of the first of them."""
+    slots: list[int]
+    """Where their keys and values go: one slot, or all that share the prompt."""
+
+
+@dataclass
+class Block:
+    """Queries that attend together: c rows of m queries over one slot each."""
+
+    tokens: Tensor  # (c, m) into the flat batch; a short row repeats its last token
+    slots: Tensor | slice  # (c,)
+    keys: int
+    """How many positions of the slots they may look at, at most."""
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window: (c, 1, 1, m, keys)
+
+    def mask(self, positions: Tensor, window: int | None) -> Tensor:
+        """Additive mask (c, 1, 1, m, keys): 0 up to the query's own position, else -inf."""
+        if window not in self.masks:
+            here = positions[self.tokens][:, None, None, :, None]
+            column = torch.arange(self.keys, device=positions.device)
+            hidden = column > here
+            if window is not None:
+                hidden |= column <= here - window
+            empty = torch.zeros(hidden.shape, device=positions.device)
+            self.masks[window] = empty.masked_fill_(hidden, -torch.inf)
+        return self.masks[window]
+
+
+@dataclass
+class FlatBatch:
+    """One forward pass: decoding tokens first, segments behind them."""
+
+    cache: SlotCache
+    ids: Tensor  # (tokens,)
+    positions: Tensor  # (tokens,)
+    blocks: list[Block]
+    write_tokens: Tensor  # (writes,) into the flat batch; a shared prompt is written many times
+    write_slots: Tensor  # (writes,)
+    write_positions: Tensor  # (writes,)
+
+
+def flat_batch(
+    cache: SlotCache, last: Tensor, lengths: Tensor, longest: int, segments: list[Segment]
+) -> FlatBatch:
+    """Lay out a forward pass.
+
+    Args:
+        cache: with room for all that is written.
+        last: (n,) the token that each of the slots 0..n-1 decodes; n may be 0.
+        lengths: (n,) its position.
+        longest: the largest of lengths, plus one.
+        segments: what is read besides; a slot that decodes may have one, at positions before its
+            decoding token.
+    """
+    n, device = last.shape[0], last.device
+    ids, positions = [last], [lengths]
+    tokens = torch.arange(n, device=device)
+    writes = [torch.stack((tokens, tokens, lengths))]
+    offset, offsets = n, []
+    for s in segments:
+        size = len(s.ids)
+        ids.append(torch.tensor(s.ids, device=device))
+        positions.append(torch.arange(s.start, s.start + size, device=device))
+        flat = torch.arange(offset, offset + size, device=device).repeat(len(s.slots))
+        slots = torch.tensor(s.slots, device=device).repeat_interleave(size)
+        writes.append(torch.stack((flat, slots, positions[-1].repeat(len(s.slots)))))
+        offsets.append(offset)
+        offset += size
+    blocks = [Block(tokens[:, None], slice(0, n), longest)] if n else []
+    blocks += _segment_blocks(segments, offsets, device)
+    write = torch.cat(writes, 1)
+    return FlatBatch(cache, torch.cat(ids), torch.cat(positions), blocks, *write)
+
+
+def _segment_blocks(
+    segments: list[Segment], offsets: list[int], device: torch.device
+) -> list[Block]:
+    """Group the pieces of the segments so that little is padded and the scores stay small."""
+    pieces = sorted(  # (queries, keys, slot, first token)
+        (
+            min(_MAX_QUERIES, len(s.ids) - a),
+            s.start + min(a + _MAX_QUERIES, len(s.ids)),
+            s.slots[0],
+            o + a,
+        )
+        for s, o in zip(segments, offsets, strict=True)
+        for a in range(0, len(s.ids), _MAX_QUERIES)
+    )
+    groups: list[list[tuple[int, int, int, int]]] = []
+    widest = 0
+    for piece in reversed(pieces):
+        fits = groups and 2 * piece[0] > groups[-1][0][0]
+        widest = max(widest, piece[1]) if fits else piece[1]
+        if fits and (len(groups[-1]) + 1) * groups[-1][0][0] * widest <= _MAX_SCORES:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+            widest = piece[1]
+    return [_segment_block(group, device) for group in groups]
+
+
+def _segment_block(group: list[tuple[int, int, int, int]], device: torch.device) -> Block:
+    queries, _, slots, first = torch.tensor(group, device=device).unbind(1)
+    step = torch.arange(group[0][0], device=device)
+    tokens = first[:, None] + torch.minimum(step, queries[:, None] - 1)
+    return Block(tokens, slots, max(piece[1] for piece in group))
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    flat: FlatBatch | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Write the batch's keys and values to the cache, then attend; the transformers interface.
+
+    Args:
+        module: the attention layer, for its layer_idx.
+        query: (1, H, tokens, D).
+        key: (1, Hk, tokens, D).
+        value: (1, Hk, tokens, Dv).
+        attention_mask: None; the batch says who sees whom.
+        scaling: of the scores; D ** -0.5 when None.
+        dropout: 0.
+        sliding_window: keys a query sees, itself included; None for all.
+        softcap: scores are bent to stay within it (Gemma 2).
+        flat: the batch.
+        kwargs: what else the model hands over; anything unknown that is set is refused.
+
+    Returns:
+        (1, tokens, H, Dv) and None.
+
+    Raises:
+        NotImplementedError: the model asks for something that would be left out.
+    """
+    _refuse_unknown(module, attention_mask, flat, kwargs)
+    assert flat is not None
+    k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)  # (tokens, Hk, D)
+    keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)
+    keys[flat.write_slots, :, flat.write_positions] = k[flat.write_tokens]
+    values[flat.write_slots, :, flat.write_positions] = v[flat.write_tokens]
+    heads, dim, groups = query.shape[1], query.shape[3], k.shape[1]
+    q = (query[0] * (dim**-0.5 if scaling is None else scaling)).transpose(0, 1)
+    out = q.new_empty(q.shape[0], heads, v.shape[2])
+    for block in flat.blocks:
+        rows, size = block.tokens.shape
+        folded = q[block.tokens].view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)
+        scores = folded.reshape(rows, groups, -1, dim) @ (
+            keys[block.slots, :, : block.keys].transpose(2, 3)
+        )  # (c, Hk, g * m, keys): the query heads of a group stand side by side
+        scores = scores.view(rows, groups, -1, size, block.keys).float()
+        if softcap is not None:
+            scores = (scores / softcap).tanh() * softcap
+        scores += block.mask(flat.positions, sliding_window)
+        weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
+        mixed = weights @ values[block.slots, :, : block.keys]
+        mixed = mixed.view(rows, groups, -1, size, v.shape[2]).permute(0, 3, 1, 2, 4)
+        out[block.tokens] = mixed.reshape(rows, size, heads, v.shape[2])
+    return out[None], None
+
+
+def _refuse_unknown(
+    module: nn.Module, mask: Tensor | None, flat: FlatBatch | None, kwargs: dict[str, Any]
+) -> None:
+    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS)
+    if mask is not None:
+        unknown.append("attention_mask")
+    if flat is None:
+        unknown.append("a forward pass of its own")
+    if unknown:
+        raise NotImplementedError(
+            f"the cached engine must honour all that {type(module).__name__} asks of its "
+            f"attention, got {', '.join(unknown)}; use ReferenceEngine for this model"
+        )
+
+
+AttentionInterface.register(NAME, slot_attention)
+
+
+@contextmanager
+def slots_enabled(model: nn.Module) -> Iterator[None]:
+    """Let the model attend over slots inside; its own attention is put back behind."""
+    configs = {
+        id(config): config
+        for module in model.modules()
+        if hasattr(config := getattr(module, "config", None), "_attn_implementation")
+    }
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
