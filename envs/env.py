@@ -1,0 +1,196 @@
+"""ReSearch-v0: one question, a search tool, a reward at the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from research_rl.envs.episode import Episode
+from research_rl.envs.prompts import Prompt
+from research_rl.envs.protocol import STOP
+from research_rl.envs.render import render_ansi
+from research_rl.envs.rewards import RewardFunction
+from research_rl.envs.spaces import UnicodeText
+from research_rl.envs.task import QuestionLike, Task
+from research_rl.envs.types import Retriever
+
+__all__ = ["Episode", "ReSearchEnv"]
+
+
+class ReSearchEnv(gym.Env[str, str]):
+    r"""Answer a question by thinking and searching, in text.
+
+    ## Description
+    The agent reads a question and writes turns of text. A turn that ends in ``</search>`` runs the
+    query between the tags against a text index, and the passages found come back as the next
+    observation. A turn without a search ends the episode: with ``<answer> ... \boxed{x} ...
+    </answer>`` it is an answer and is judged against the question's gold answers. This is the
+    environment of "ReSearch: Learning to Reason with Search for LLMs via Reinforcement Learning"
+    (arXiv 2503.19470).
+
+    Without arguments it plays a small built-in world of made-up people, so
+    ``gym.make("research_rl.envs:ReSearch-v0")`` works at once.
+
+    ## Action Space
+    ``UnicodeText(0, max_chars)``: the text of one turn, without the end-of-sequence string. A
+    policy stops writing at ``metadata["stop_strings"]``, included, or at its end of sequence.
+    Longer turns and characters behind ``</search>`` are accepted.
+
+    ## Observation Space
+    ``UnicodeText(0, max_chars)``: what to append to the transcript. The prompt at reset, the block
+    ``" <result>\n...\n</result>"`` after a search, ``""`` at the end. The ``Transcript`` wrapper
+    gives the whole transcript instead. A result longer than ``max_chars`` loses whole passages
+    from its end.
+
+    ## Rewards
+    0 until the end. Then, with F1 the best token F1 of the boxed prediction over the gold answers:
+
+    | reward | pays |
+    |---|---|
+    | ``default`` | ``max(F1, 0.1)`` if the policy's own text is well formed, else 0 |
+    | ``paper`` | F1 if it is above 0, else 0.1 if the text is well formed, else 0 |
+    | ``paper-code`` | what the paper's code pays: F1 or 0.1 if its format check passes, else 0 |
+
+    A positive answer reward is lowered by ``search_cost`` for each search, but never below the
+    0.1 that a wrong answer in the right format earns.
+
+    ## Starting State
+    A question drawn uniformly by ``np_random``: equal seeds give equal questions, so a group is a
+    list of equal seeds. ``reset(options={"question": q})`` asks ``q`` instead: a ``Question``, a
+    mapping (FlashRAG layout) or the number of one of the environment's questions.
+
+    ## Episode End
+    | event | terminated | truncated | finish_reason |
+    |---|---|---|---|
+    | a complete answer | True | False | ``answer`` |
+    | neither search nor complete answer | True | False | ``no_answer`` (reward 0) |
+    | a search after ``max_searches`` searches | False | True | ``search_budget`` (reward 0) |
+    | ``max_episode_steps`` (TimeLimit) | False | True | |
+
+    ## Arguments
+    * ``questions``: a file or data set name, or a list of questions (``Question`` or mapping).
+    * ``index``: a folder made by ``research index build``, or a ``Retriever``. With an index and
+      no questions, every reset must bring its question.
+    * ``top_k``: passages of a search.
+    * ``max_searches``: searches of an episode; the last result says that the budget is used, and
+      another search truncates. None: no limit.
+    * ``search_cost``: see Rewards.
+    * ``max_chars``: longest observation, in characters.
+    * ``reward``: ``default``, ``paper``, ``paper-code`` or a ``RewardFunction``.
+    * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}`` or a ``Prompt``.
+    * ``on_retriever_error``: ``raise`` a ``RetrieverUnavailable``, after which the same step may
+      be tried again, or ``observe`` it as a result text (listed in ``Episode.failed_results``).
+    * ``render_mode``: None, or ``ansi``: the episode so far in colour.
+
+    ## Info
+    * reset: ``question_id``, ``question``.
+    * step: ``action_type`` (``search``, ``answer``, ``malformed``), ``query``, ``num_searches``,
+      ``invalid`` (``""``, ``empty_query`` or ``retriever_unavailable``).
+    * the last step, besides: ``finish_reason``, ``prediction``, ``f1``, ``em``, ``format``,
+      ``format_error``, ``reward_answer``, ``reward_format``.
+
+    ## Version History
+    * v0: initial version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium declares it so)
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+        "stop_strings": (STOP,),
+    }
+
+    def __init__(
+        self,
+        questions: str | Path | Sequence[QuestionLike] | None = None,
+        index: str | Path | Retriever | None = None,
+        top_k: int = 5,
+        max_searches: int | None = None,
+        search_cost: float = 0.0,
+        max_chars: int = 32768,
+        reward: str | RewardFunction = "default",
+        prompt: str | Prompt = "base",
+        on_retriever_error: str = "raise",
+        render_mode: str | None = None,
+    ) -> None:
+        check_render_mode(render_mode)
+        self.task = Task(
+            questions,
+            index,
+            top_k,
+            max_searches,
+            search_cost,
+            max_chars,
+            reward,
+            prompt,
+            on_retriever_error,
+        )
+        self.render_mode = render_mode
+        self.observation_space = UnicodeText(max_chars)
+        self.action_space = UnicodeText(max_chars)
+        self._episode: Episode | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """What stands in front of the response."""
+        return self.task.prompt
+
+    @property
+    def episode(self) -> Episode:
+        """The episode being played.
+
+        Raises:
+            gymnasium.error.ResetNeeded: there is none yet.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("call reset() before step() or render()")
+        return self._episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin an episode; return the prompt and who is asked.
+
+        Args:
+            seed: seeds the draw of questions.
+            options: ``question`` asks that one.
+        """
+        super().reset(seed=seed)
+        check_options(options, known=("question",))
+        self._episode = self.task.episode((options or {}).get("question"), self.np_random)
+        return self._episode.prompt, self._episode.reset_info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Play one turn.
+
+        Raises:
+            gymnasium.error.ResetNeeded: the episode is over or has not begun.
+            RetrieverUnavailable: the search failed; nothing has changed, the step may be repeated.
+        """
+        episode = self.episode
+        if episode.done:
+            raise gym.error.ResetNeeded("the episode is over; call reset() before step()")
+        query = episode.begin(str(action))
+        found = None if query is None else self.task.search([query])[0]
+        return episode.finish(found)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return the episode so far in colour, None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return render_ansi(self.episode.prompt, self.episode.segments)
+
+
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse a render mode that is not there."""
+    if render_mode not in (None, "ansi"):
+        raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+
+
+def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> None:
+    """Refuse reset options that nothing reads."""
+    unknown = sorted(set(options or {}) - set(known))
+    if unknown:
+        raise ValueError(f"reset options must be among {list(known)}, got {unknown}")

@@ -1,0 +1,201 @@
+"""What the episodes of an environment share: the questions, the retriever and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_rl.envs.episode import Episode, Rules
+from research_rl.envs.prompts import Prompt, get_prompt
+from research_rl.envs.rewards import RewardFunction, get_reward
+from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable
+
+QuestionLike = Question | Mapping[str, Any]
+_FAILURES = ("raise", "observe")
+
+
+class Task:
+    """Questions to draw from, a retriever to ask, and rules; see ReSearchEnv for the arguments.
+
+    Nothing heavy is loaded before it is needed: the built-in world at the first reset, an index at
+    the first search. Both are cached for the process, so that many environments share them.
+    """
+
+    def __init__(
+        self,
+        questions: str | Path | Sequence[QuestionLike] | None = None,
+        index: str | Path | Retriever | None = None,
+        top_k: int = 5,
+        max_searches: int | None = None,
+        search_cost: float = 0.0,
+        max_chars: int = 32768,
+        reward: str | RewardFunction = "default",
+        prompt: str | Prompt = "base",
+        on_retriever_error: str = "raise",
+    ) -> None:
+        _check_numbers(top_k, max_searches, search_cost, max_chars)
+        if on_retriever_error not in _FAILURES:
+            raise ValueError(
+                f"on_retriever_error must be one of {_FAILURES}, got {on_retriever_error!r}"
+            )
+        if questions is not None and index is None:
+            raise ValueError(
+                "index must be given with questions, got None; make one with "
+                "`research index build --corpus FILE --out DIR` and pass index=DIR"
+            )
+        self.prompt = get_prompt(prompt)
+        self.rules = Rules(
+            self.prompt,
+            get_reward(reward, chat=self.prompt.system is not None),
+            max_searches,
+            search_cost,
+            max_chars,
+        )
+        self.top_k = top_k
+        self.on_retriever_error = on_retriever_error
+        self._questions = None if questions is None else _load_questions(questions)
+        self._index = _checked(index)
+        self._retriever: Retriever | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is found again by its name."""
+        return {**self.__dict__, "_retriever": None}
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions that reset draws from; none if only an index was given."""
+        if self._questions is None and self._index is None:
+            return _builtin_world()[0]
+        return self._questions or []
+
+    @property
+    def retriever(self) -> Retriever:
+        """What answers the searches, loaded on first use."""
+        if self._retriever is None:
+            self._retriever = self._load_retriever()
+        return self._retriever
+
+    def _load_retriever(self) -> Retriever:
+        if isinstance(self._index, Retriever):
+            return self._index
+        if self._index is None:
+            return _builtin_world()[1]
+        from research_rl.envs.retrieval import load_retriever
+
+        return load_retriever(self._index)
+
+    def episode(self, chosen: Any, draw: np.random.Generator) -> Episode:
+        """Begin an episode.
+
+        Args:
+            chosen: a Question, a mapping, the number of one of ``questions``, or None to draw.
+            draw: draws the question.
+
+        Raises:
+            ValueError: the question does not exist, has no answers or does not fit max_chars.
+        """
+        episode = Episode(self._question(chosen, draw), self.rules)
+        if len(episode.prompt) > self.rules.max_chars:
+            raise ValueError(
+                f"max_chars must be at least {len(episode.prompt)} to hold the prompt of question "
+                f"{episode.question.id!r}, got {self.rules.max_chars}"
+            )
+        return episode
+
+    def _question(self, chosen: Any, draw: np.random.Generator) -> Question:
+        if isinstance(chosen, (Question, Mapping)):
+            return as_question(chosen)
+        questions = self.questions
+        if not questions:
+            raise ValueError(
+                'the environment has no questions of its own; give reset(options={"question": ...})'
+                " or make it with questions="
+            )
+        if chosen is None:
+            return questions[int(draw.integers(len(questions)))]
+        number = int(chosen)
+        if not -len(questions) <= number < len(questions):
+            raise ValueError(f"question must be below {len(questions)}, got {number}")
+        return questions[number]
+
+    def search(self, queries: Sequence[str]) -> Sequence[Sequence[Passage] | RetrieverUnavailable]:
+        """Return what each query finds, all in one call of the retriever.
+
+        Raises:
+            RetrieverUnavailable: unless on_retriever_error is "observe"; then it is returned for
+                each of the queries.
+        """
+        if not queries:
+            return []
+        try:
+            found = self.retriever.search(queries, self.top_k)
+        except RetrieverUnavailable as error:
+            if self.on_retriever_error == "raise":
+                raise
+            return [error] * len(queries)
+        assert len(found) == len(queries), "a retriever returns one list for each query"
+        return found
+
+
+def as_question(item: QuestionLike) -> Question:
+    """Return a question that can be judged.
+
+    Raises:
+        ValueError: it has no answers, or a mapping is not understood.
+    """
+    if not isinstance(item, Question):
+        from research_rl.envs.questions import question_from_dict
+
+        item = question_from_dict(item)
+    if not item.answers:
+        raise ValueError(
+            f"question {item.id!r} must have at least one answer, got none; without one no "
+            "prediction can be right"
+        )
+    return item
+
+
+def _load_questions(questions: str | Path | Sequence[QuestionLike]) -> list[Question]:
+    if isinstance(questions, (str, Path)):
+        from research_rl.envs.questions import read_questions
+
+        return read_questions(str(questions))
+    if not questions:
+        raise ValueError("questions must hold at least one question, got an empty sequence")
+    return [as_question(item) for item in questions]
+
+
+def _checked(index: str | Path | Retriever | None) -> str | Retriever | None:
+    """Return the index; a folder that is not there is told before the first search."""
+    if index is None or isinstance(index, Retriever):
+        return index
+    if "://" not in str(index) and not Path(index).exists():
+        raise FileNotFoundError(
+            f"index must be a folder made by `research index build`, got {str(index)!r}, which does "
+            f"not exist; run `research index build --corpus FILE --out {index}`"
+        )
+    return str(index)
+
+
+def _check_numbers(
+    top_k: int, max_searches: int | None, search_cost: float, max_chars: int
+) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if max_searches is not None and max_searches < 0:
+        raise ValueError(
+            f"max_searches must be 0 or more, or None for no limit, got {max_searches}"
+        )
+    if search_cost < 0:
+        raise ValueError(f"search_cost must be 0 or more, got {search_cost}")
+    if max_chars < 128:
+        raise ValueError(f"max_chars must be at least 128, got {max_chars}")
+
+
+def _builtin_world() -> tuple[list[Question], Retriever]:
+    from research_rl.envs.synthetic import builtin_world
+
+    return builtin_world()
