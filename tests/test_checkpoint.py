@@ -1,0 +1,171 @@
+"""A checkpoint is whole or not there; its names mean what the help says."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+
+from research_rl.trainers.checkpoint import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    KeepMetrics,
+    find_checkpoint,
+)
+
+
+def weights(size: int = 1000) -> dict[str, Any]:
+    return {"weights": torch.arange(size, dtype=torch.float32)}
+
+
+def test_round_trip_and_nothing_left_beside(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(weights(), path)
+    loaded = AtomicCheckpointIO().load_checkpoint(path)
+    assert torch.equal(loaded["weights"], weights()["weights"])
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("stage", ["write", "sync", "rename"])
+def test_full_disk_keeps_the_last_good_one(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(weights(10), path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = {
+        "write": "torch.serialization._save",
+        "sync": "os.fsync",
+        "rename": "pathlib.Path.replace",
+    }
+    monkeypatch.setattr(target[stage], full)
+    with pytest.raises(CheckpointError) as error:
+        AtomicCheckpointIO().save_checkpoint(weights(), path)
+    monkeypatch.undo()
+    message = str(error.value)
+    assert "No space left on device" in message
+    assert "kept whole: last.ckpt" in message
+    assert "--ckpt_path last" in message
+    assert len(AtomicCheckpointIO().load_checkpoint(path)["weights"]) == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_real_write_that_fails(tmp_path: Path) -> None:
+    # A process that may write 100 kB a file: torch hides the OSError behind a RuntimeError.
+    code = (
+        "import sys, torch; from research_rl.trainers.checkpoint import *;"
+        "AtomicCheckpointIO().save_checkpoint({'w': torch.zeros(10**6)}, sys.argv[1])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "last.ckpt")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert run.returncode == 1
+    last_line = run.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: cannot write the checkpoint" in last_line
+    assert "File too large after" in last_line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_the_disks_stays_itself(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="pickle") as error:
+        AtomicCheckpointIO().save_checkpoint({"w": lambda: None}, tmp_path / "last.ckpt")
+    assert not isinstance(error.value, CheckpointError)
+
+
+def test_last_is_the_newest_and_best_is_what_it_remembers(tmp_path: Path) -> None:
+    best = tmp_path / "step=4.ckpt"
+    torch.save({}, best)
+    # the run may have been moved since: only the file's name counts
+    state = {
+        "callbacks": {"ModelCheckpoint{'monitor': 'val/f1'}": {"best_model_path": f"x/{best.name}"}}
+    }
+    for age, name in enumerate(["last-v1.ckpt", "last.ckpt"]):
+        torch.save(state, tmp_path / name)
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assert find_checkpoint("last", tmp_path) == tmp_path / "last-v1.ckpt"
+    assert find_checkpoint("best", tmp_path) == best
+    assert find_checkpoint(str(best), tmp_path) == best
+
+
+@pytest.mark.parametrize("name", ["last", "best", "elsewhere/x.ckpt"])
+def test_a_missing_checkpoint_is_said(name: str, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "step=4.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"step=4\.ckpt"):
+        find_checkpoint(name, tmp_path)
+
+
+def test_best_without_a_monitor_is_said(tmp_path: Path) -> None:
+    torch.save({"callbacks": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(FileNotFoundError, match="give ModelCheckpoint a monitor"):
+        find_checkpoint("best", tmp_path)
+
+
+class Line(pl.LightningModule):
+    """One weight, a train metric a batch and a validation metric after two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("train/x", float(self.trainer.global_step))
+        return self.weight.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/x", float(self.trainer.global_step))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, steps: int, resume: bool = False) -> list[tuple[str, str, str]]:
+    """Train to ``steps`` and return the metrics file's (step, train/x, val/x)."""
+    keep = KeepMetrics()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
+        callbacks=[
+            keep,
+            pl.callbacks.ModelCheckpoint(folder / "checkpoints", save_last=True),
+        ],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = torch.utils.data.DataLoader([0] * 100)
+    last = str(folder / "checkpoints" / "last.ckpt") if resume else None
+    keep.read(trainer)
+    trainer.fit(Line(), loader, loader, ckpt_path=last)
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(row["step"], row.get("train/x", ""), row.get("val/x", "")) for row in rows]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_run_keeps_its_metrics(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", 6)
+    first = fit(tmp_path / "halves", 4)
+    assert first == whole[: len(first)]
+    assert fit(tmp_path / "halves", 6, resume=True) == whole
+    # A fresh run in the same folder starts a new file.
+    assert fit(tmp_path / "halves", 4) == first
