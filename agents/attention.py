@@ -195,7 +195,9 @@ def slot_attention(
     out = q.new_empty(q.shape[0], heads, v.shape[2])
     for block in flat.blocks:
         rows, size = block.tokens.shape
-        folded = q[block.tokens].view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)
+        whole = isinstance(block.slots, slice)  # the decoding tokens, in order
+        mine = q[block.slots] if whole else q[block.tokens]
+        folded = mine.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)
         scores = folded.reshape(rows, groups, -1, dim) @ (
             keys[block.slots, :, : block.keys].transpose(2, 3)
         )  # (c, Hk, g * m, keys): the query heads of a group stand side by side
@@ -206,7 +208,10 @@ def slot_attention(
         weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
         mixed = weights @ values[block.slots, :, : block.keys]
         mixed = mixed.view(rows, groups, -1, size, v.shape[2]).permute(0, 3, 1, 2, 4)
-        out[block.tokens] = mixed.reshape(rows, size, heads, v.shape[2])
+        if whole:
+            out[block.slots] = mixed.reshape(rows, heads, v.shape[2])
+        else:
+            out[block.tokens] = mixed.reshape(rows, size, heads, v.shape[2])
     return out[None], None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-_GRAIN = 64
+_GRAIN = 256
 """Capacity is a multiple of this, so that it seldom grows."""
 
 
@@ -21,7 +21,7 @@ class SlotCache:
 
     def __init__(self, slots: int, bound: int) -> None:
         self._slots = slots
-        self._bound = -(-bound // _GRAIN) * _GRAIN
+        self._bound = bound
         self._capacity = 0
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}  # (slots, Hk, capacity, D) each
 

@@ -8,16 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
-
-if TYPE_CHECKING:
-    from research_rl.envs.prompts import Prompt
+from research_rl.envs.prompts import Prompt
 
 
 @dataclass

@@ -1,0 +1,144 @@
+"""Where the policy meets the environment: questions in, scored rollouts out.
+
+The only place where text becomes ids and ids become text. Each prompt and each result is encoded
+once; what the policy wrote is decoded for the environment and never encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from research_rl.agents.policy import LMPolicy
+from research_rl.agents.types import Engine, Rollout, SamplingParams, Sequence
+from research_rl.envs.episode import Episode
+from research_rl.envs.types import Question
+from research_rl.envs.vector import ReSearchVectorEnv
+
+
+def collect_rollouts(
+    questions: Seq[Question],
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    policy: LMPolicy,
+    engine: Engine,
+    params: SamplingParams,
+    seeds: Seq[int] | None = None,
+) -> list[Rollout]:
+    """Play one episode a question; repeat a question to get a group.
+
+    Args:
+        questions: what is asked, one for each rollout.
+        env: ``gym.make_vec("ReSearch-v0", autoreset_mode="Disabled", ...)``; it is resized.
+        policy: encodes and decodes.
+        engine: samples from the policy.
+        params: how.
+        seeds: one for each rollout; equal seeds and questions give equal rollouts.
+
+    Returns:
+        One rollout for each question, in order. One that ran out of tokens has the reward 0 and
+        the finish reason "length".
+
+    Raises:
+        ValueError: the environment is another one, or would begin new episodes by itself.
+        RetrieverUnavailable: a search failed, and the environment does not observe failures.
+    """
+    rows = _rows(env)
+    if not questions:
+        return []
+    rows.resize(len(questions))
+    env.reset(options={"questions": list(questions)})
+    texts = dict.fromkeys(q.text for q in questions)
+    prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
+    play = _Play(env, rows.episodes, policy, params.max_result_tokens)
+    sequences = engine.run([prompts[q.text] for q in questions], params, play.on_stop, seeds)
+    return [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
+
+
+class _Play:
+    """Hands finished turns to the environment and its replies back.
+
+    Args:
+        env: reset.
+        episodes: its rows.
+        policy: encodes and decodes.
+        max_result_tokens: cap of a result; None for none.
+    """
+
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv[Any, Any, Any],
+        episodes: list[Episode],
+        policy: LMPolicy,
+        max_result_tokens: int | None,
+    ) -> None:
+        self._env, self._episodes = env, episodes
+        self._policy, self._cap = policy, max_result_tokens
+        self._heard = [-1] * len(episodes)
+        """Where the last turn that the environment heard begins, for each row."""
+
+    def on_stop(self, stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
+        """Play one step of the rows that ended a turn; see OnStop."""
+        actions: list[str | None] = [None] * len(self._episodes)
+        for row, sequence in stopped:
+            actions[row] = self._policy.decode(sequence.turn_ids)
+            self._heard[row] = sequence.turn_start
+        replies = self._env.step(actions)[0]
+        return [
+            None if self._episodes[row].done else self._encode(self._episodes[row], replies[row])
+            for row, _ in stopped
+        ]
+
+    def _encode(self, episode: Episode, reply: str) -> list[int]:
+        """Ids of a result, with fewer passages where it is over the cap."""
+        ids = self._policy.encode(reply)
+        if self._cap is None:
+            return ids
+        shown = len(episode.passages[-1]) if episode.passages else 0
+        while len(ids) > self._cap and shown:
+            shown -= 1
+            shorter = episode.keep_passages(shown)
+            if shorter == reply:
+                break
+            reply, ids = shorter, self._policy.encode(shorter)
+        return ids
+
+    def rollout(self, row: int, sequence: Sequence) -> Rollout:
+        """Put a sequence that is over together with its episode, closing that if need be."""
+        episode = self._episodes[row]
+        turns = list(episode.turns)
+        if not episode.done:
+            assert sequence.finish == "length", sequence.finish
+            cut_off = ""
+            if self._heard[row] != sequence.turn_start:
+                turns.append(cut_off := self._policy.decode(sequence.turn_ids))
+            episode.cut("length", cut_off)
+        assert episode.reward is not None
+        return Rollout(
+            question=episode.question,
+            sequence=sequence,
+            reward=episode.reward,
+            turns=turns,
+            results=episode.results[: len(turns) - 1],  # one behind the last turn was not read
+            finish_reason=episode.finish_reason,
+            queries=list(episode.queries),
+            passage_ids=[[p.id for p in found] for found in episode.passages],
+        )
+
+
+def _rows(env: gym.vector.VectorEnv[Any, Any, Any]) -> ReSearchVectorEnv:
+    """The batched environment inside, refused if it does not wait at the end of an episode."""
+    rows = env.unwrapped
+    if not isinstance(rows, ReSearchVectorEnv):
+        raise ValueError(
+            f"env must be the batched ReSearch environment, got {type(rows).__name__}; make it "
+            'with gym.make_vec("ReSearch-v0", num_envs=1, autoreset_mode="Disabled")'
+        )
+    if rows.autoreset_mode is not AutoresetMode.DISABLED:
+        raise ValueError(
+            f"env must wait at the end of an episode, got autoreset_mode "
+            f'{rows.autoreset_mode.value!r}; make it with autoreset_mode="Disabled"'
+        )
+    return rows
