@@ -101,7 +101,6 @@ class CachedEngine(Engine):
             with slots_enabled(self.forward.model):
                 while run.step(on_stop):
                     pass
-        check_finite(sequences)
         return sequences
 
 
@@ -153,6 +152,7 @@ class _Run:
         logits = self._read(n)
         uniform = uniforms(self._seed[:n], self._count[:n])
         tokens, logprobs = sample(logits, self._params, uniform)
+        check_finite(logprobs)
         rows, count = self._row[:n], self._count[:n]
         self._ids[rows, count] = tokens
         self._logprobs[rows, count] = logprobs

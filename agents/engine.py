@@ -51,7 +51,6 @@ class ReferenceEngine(Engine):
             while running := [i for i, s in enumerate(sequences) if s.finish == "running"]:
                 self._sample_one([sequences[i] for i in running], seed[running], params)
                 self._end_turns([(i, sequences[i]) for i in running], self._end, params, on_stop)
-        check_finite(sequences)
         return sequences
 
     def _sample_one(self, sequences: list[Sequence], seeds: Tensor, params: SamplingParams) -> None:
@@ -65,6 +64,7 @@ class ReferenceEngine(Engine):
         positions = torch.tensor([len(s.response_ids) for s in sequences])
         uniform = uniforms(seeds, positions).to(logits.device)
         tokens, logprobs = sample(logits, params, uniform)
+        check_finite(logprobs)
         for s, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
             s.append_sampled(token, logprob)
 

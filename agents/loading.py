@@ -102,7 +102,8 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     if config.lora is not None:
         model = _with_adapter(model, config.lora)
     model.train()

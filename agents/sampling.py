@@ -85,7 +85,8 @@ def sample(logits: Tensor, params: SamplingParams, uniform: Tensor) -> tuple[Ten
 
     Returns:
         tokens (B,) int64 and their log-probs (B,) float32 under the distribution they were drawn
-        from: after temperature, top_k and top_p. Greedy: under the one at temperature 1.
+        from: after temperature, top_k and top_p. Greedy: under the one at temperature 1. The
+        log-prob of a row whose logits are not finite is not finite.
     """
     x = logits.float()
     if params.temperature == 0:
@@ -112,7 +113,7 @@ def _sample_all(x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     which = torch.searchsorted(ends, point, right=True).clamp_(max=blocks - 1)
     below = ends.gather(-1, which) - p.sum(-1, dtype=torch.float64).gather(-1, which)
     inner = p.gather(1, which[:, :, None].expand(rows, 1, block))[:, 0].double().cumsum(-1)
-    tokens = (which * block + _first_above(inner, point - below))[:, 0]
+    tokens = (which * block + _first_above(inner, point - below)).clamp_(max=vocab - 1)[:, 0]
     logprobs = x.gather(-1, tokens[:, None]) - top - total.log().float()
     return tokens, logprobs[:, 0]
 
@@ -131,7 +132,7 @@ def _sample_head(x: Tensor, params: SamplingParams, uniform: Tensor) -> tuple[Te
     p = p.masked_fill(outside, 0.0)
     ends = p.cumsum(-1)
     total = ends[:, -1:]
-    which = _first_above(ends, uniform[:, None] * total)
+    which = _first_above(ends, uniform[:, None] * total).clamp_(max=p.shape[-1] - 1)
     logprobs = (p.gather(-1, which) / total).log().float()
     return ids.gather(-1, which)[:, 0], logprobs[:, 0]
 

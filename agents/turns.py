@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Seq
 from typing import Literal
 
@@ -38,7 +37,10 @@ class TurnEnd:
         if token in self._policy.eos_ids:
             return True
         return any(
-            s in text or any(text.startswith(s[-k:]) for k in range(1, len(s))) for s in self.stop
+            s in text
+            or any(text.startswith(s[-k:]) for k in range(1, len(s)))
+            or ("\ufffd" in text and not s.isascii())  # the end of a character of several bytes
+            for s in self.stop
         )
 
     def of(self, turn: Seq[int]) -> Literal["running", "stop", "eos"]:
@@ -92,19 +94,19 @@ def check_prompts(prompts: Seq[Seq[int]]) -> None:
             raise ValueError(f"a prompt must hold at least one token, got none for prompt {i}")
 
 
-def check_finite(sequences: Seq[Sequence]) -> None:
-    """Refuse samples from a model that has diverged.
+def check_finite(logprobs: Tensor) -> None:
+    """Refuse samples (B,) from a model that has diverged.
 
     Raises:
-        FloatingPointError: a sampled token's log-prob is not finite.
+        FloatingPointError: a log-prob is not finite.
     """
-    for i, sequence in enumerate(sequences):
-        if not math.isfinite(math.fsum(sequence.logprobs)):
-            raise FloatingPointError(
-                f"the policy's logits must be finite, got nan or inf in sequence {i}; "
-                "the weights have diverged or the dtype overflows: lower the learning rate or "
-                "use bfloat16 instead of float16"
-            )
+    if not bool(logprobs.isfinite().all()):
+        raise FloatingPointError(
+            f"the policy's logits must be finite, got nan or inf in "
+            f"{int((~logprobs.isfinite()).sum())} of {len(logprobs)} sequences; the weights have "
+            "diverged or the dtype overflows: lower the learning rate, or use bfloat16 instead of "
+            "float16"
+        )
 
 
 def _texts(policy: LMPolicy) -> list[str]:
