@@ -176,7 +176,7 @@ class ReSearchEnv(gym.Env[str, str]):
         found = None if query is None else self.task.search([query])[0]
         return episode.finish(found)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None

@@ -8,13 +8,18 @@ reader is a live view that decodes when it is copied.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Text
+from gymnasium.spaces import Text, Tuple
 from gymnasium.spaces.utils import flatten, unflatten
-from gymnasium.vector.utils import read_from_shared_memory, write_to_shared_memory
+from gymnasium.vector.utils import (
+    batch_space,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
 from numpy.typing import NDArray
 
 _SIZE = 0x110000  # code points of Unicode; also what pads a flattened string
@@ -77,7 +82,7 @@ class UnicodeText(Text):
         """Return the code point of a character."""
         return np.int32(ord(char))
 
-    def sample(self, mask: None = None, probability: None = None) -> str:
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Return a random string of at most ``min_length + 64`` characters; masks are refused."""
         if mask is not None or probability is not None:
             raise ValueError(
@@ -99,6 +104,17 @@ class UnicodeText(Text):
     __hash__ = None  # type: ignore[assignment]
 
 
+@batch_space.register(UnicodeText)
+def _batch(space: UnicodeText, n: int = 1) -> Tuple[Any]:
+    """Batch without copying a generator a row; seeded if the single space was."""
+    seeds: list[Any] = [None] * n
+    if space._np_random is not None:
+        seeds = deepcopy(space._np_random).integers(2**31, size=n).tolist()
+    return Tuple(
+        [UnicodeText(space.max_length, min_length=space.min_length, seed=seed) for seed in seeds]
+    )
+
+
 def _encode(text: str) -> NDArray[np.int32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32)
 
@@ -113,7 +129,7 @@ def _rows(memory: SynchronizedArray[int], width: int) -> NDArray[np.int32]:
 
 
 @flatten.register(UnicodeText)
-def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:
+def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:  # type: ignore[misc]
     flat = np.full(space.max_length, _SIZE, np.int32)
     codes = _encode(x)
     flat[: len(codes)] = codes
@@ -121,7 +137,7 @@ def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:
 
 
 @unflatten.register(UnicodeText)
-def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:
+def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:  # type: ignore[misc]
     return _decode(np.asarray(x, np.int32))
 
 

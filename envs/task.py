@@ -56,8 +56,8 @@ class Task:
         )
         self.top_k = top_k
         self.on_retriever_error = on_retriever_error
-        self._questions = None if questions is None else _load_questions(questions)
         self._index = _checked(index)
+        self._questions = None if questions is None else _load_questions(questions)
         self._retriever: Retriever | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def as_question(item: QuestionLike) -> Question:
     if not isinstance(item, Question):
         from research_rl.envs.questions import question_from_dict
 
-        item = question_from_dict(item)
+        return as_question(question_from_dict(item))
     if not item.answers:
         raise ValueError(
             f"question {item.id!r} must have at least one answer, got none; without one no "
@@ -174,8 +174,8 @@ def _checked(index: str | Path | Retriever | None) -> str | Retriever | None:
         return index
     if "://" not in str(index) and not Path(index).exists():
         raise FileNotFoundError(
-            f"index must be a folder made by `research index build`, got {str(index)!r}, which does "
-            f"not exist; run `research index build --corpus FILE --out {index}`"
+            f"index must be a folder made by `research index build`, got {str(index)!r}, which is "
+            f"not there; run `research index build --corpus FILE --out {index}`"
         )
     return str(index)
 

@@ -114,7 +114,9 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         for row, row_seed in enumerate(self._seeds(seed)):
             if mask[row] and row_seed is not None:
                 self._draws[row] = seeding.np_random(row_seed)[0]
-        begun = {row: self._new_episode(row, questions[row]) for row in np.flatnonzero(mask)}
+        begun = {
+            row: self._new_episode(row, questions[row]) for row in map(int, np.flatnonzero(mask))
+        }
         infos: dict[str, Any] = {}
         for row, episode in begun.items():
             infos = self._add_info(infos, self._place(row, episode), row)
@@ -146,7 +148,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
                 infos = self._wake(row, infos)
                 observations[row] = self._observations[row] if not self._done[row] else ""
                 continue
-            step = self._limit(row, episodes[row].finish(found.get(row)))
+            step = self._limit(row, episodes[row], episodes[row].finish(found.get(row)))
             rewards[row], terminated[row], truncated[row] = step[1:4]
             self._observations[row] = step.observation
             self._done[row] = step.terminated or step.truncated
@@ -154,7 +156,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             observations[row] = self._observations[row]
         return tuple(observations), rewards, terminated, truncated, infos
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """Return each row's episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None
@@ -174,13 +176,13 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         infos = self._add_info(infos, final, row)
         return self._add_info(infos, self._place(row, self._new_episode(row)), row)
 
-    def _limit(self, row: int, step: Step) -> Step:
+    def _limit(self, row: int, episode: Episode, step: Step) -> Step:
         """Truncate at max_episode_steps, as gymnasium's TimeLimit does."""
         self._steps[row] += 1
         if self.max_episode_steps is None or self._steps[row] < self.max_episode_steps:
             return step
         if not (step.terminated or step.truncated):
-            self.episodes[row].cut("turn_budget")
+            episode.cut("turn_budget")
         return step._replace(truncated=True)
 
     def _new_episode(self, row: int, question: Any = None) -> Episode:
@@ -207,17 +209,17 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
     def _mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+        rows: NDArray[np.bool_] = np.asarray(mask)
+        if rows.shape != (self.num_envs,) or rows.dtype != np.bool_ or not rows.any():
             raise ValueError(
                 f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with at "
                 f"least one True, got {mask!r}"
             )
-        return mask
+        return rows
 
     def _check_length(self, name: str, rows: Sequence[Any]) -> None:
         if len(rows) != self.num_envs:
             raise ValueError(
-                f"{name} must have one entry for each of the {self.num_envs} rows, got {len(rows)}; "
+                f"{name} must have one entry for each of {self.num_envs} rows, got {len(rows)}; "
                 f"call resize({len(rows)}) before reset() to change the number of rows"
             )

@@ -1,0 +1,54 @@
+"""What the tests of the environment share: a few questions, retrievers that need no index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from research_rl.envs import Passage, Question, Retriever, RetrieverUnavailable
+
+QUESTIONS = [Question(f"q{i}", f"Who owns house {i}?", (f"Owner {i}",)) for i in range(9)]
+ROWS = [{"id": q.id, "question": q.text, "golden_answers": list(q.answers)} for q in QUESTIONS]
+
+
+def search(query: str, thought: str = "t") -> str:
+    """A well-formed turn that searches."""
+    return f"<think> {thought} </think><search> {query} </search>"
+
+
+def answer(text: str) -> str:
+    """A well-formed turn that answers."""
+    return f"<think> t </think><answer> It is \\boxed{{{text}}}. </answer>"
+
+
+class Echo(Retriever):
+    """Finds passages that repeat the query; counts its calls."""
+
+    def __init__(self, contents: str = "house\nfound {query} ({rank})") -> None:
+        self.contents = contents
+        self.calls: list[list[str]] = []
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Return k passages for each query."""
+        self.calls.append(list(queries))
+        return [
+            [
+                Passage(str(i), self.contents.replace("{query}", q).replace("{rank}", str(i)))
+                for i in range(k)
+            ]
+            for q in queries
+        ]
+
+
+class Flaky(Echo):
+    """Fails as often as it is told to, then answers."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Fail, or return k passages for each query."""
+        if self.failures:
+            self.failures -= 1
+            raise RetrieverUnavailable("http://nowhere did not answer 3 attempts")
+        return super().search(queries, k)
