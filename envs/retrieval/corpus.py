@@ -1,0 +1,153 @@
+"""A corpus of passages on disk: JSONL, memory-mapped, any line in constant time.
+
+Each line is ``{"id": ..., "contents": ...}`` with contents = title, newline, body (the layout of
+FlashRAG, Search-R1 and ReSearch); ``{"id", "title", "text"}`` is read as the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from research_rl.envs.types import Passage
+
+Offsets = npt.NDArray[np.int64]
+
+
+class CorpusError(ValueError):
+    """A corpus cannot be read; names the file, the line and what is wrong there.
+
+    Args:
+        file: the corpus.
+        line: counted from 1; None if the file as a whole is at fault.
+        reason: what is wrong.
+    """
+
+    def __init__(self, file: str | Path, line: int | None, reason: str) -> None:
+        super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
+        self.file, self.line, self.reason = str(file), line, reason
+
+    def __reduce__(self) -> tuple[type[CorpusError], tuple[str, int | None, str]]:
+        return CorpusError, (self.file, self.line, self.reason)
+
+
+def parse_passage(line: bytes) -> Passage:
+    """Return the passage that one JSONL line holds.
+
+    Raises:
+        ValueError: the line is no such object; the message says why.
+    """
+    try:
+        row: Any = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8, got byte {error.object[error.start]:#04x}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"must be a JSON object, got {line[:60]!r}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"must be a JSON object, got {type(row).__name__}")
+    identity = row.get("id", row.get("_id"))
+    if isinstance(identity, bool) or not isinstance(identity, (str, int)):
+        raise ValueError(f"id must be a string or an integer, got {identity!r}")
+    contents = row.get("contents")
+    if contents is None and isinstance(row.get("text"), str):
+        title = row.get("title")
+        contents = f'"{title}"\n{row["text"]}' if title else row["text"]
+    if not isinstance(contents, str) or not contents.strip():
+        raise ValueError(f"contents must be text, got {contents!r}; fields: {sorted(row)}")
+    return Passage(id=str(identity), contents=contents)
+
+
+class Corpus(Sequence[Passage]):
+    """The passages of a JSONL file, read from a memory map when asked for.
+
+    Args:
+        path: the JSONL file.
+        offsets: (n, 2) int64, start and end byte of each passage's line, as ``Corpus.scan``
+            returned it; None scans the file.
+
+    Raises:
+        CorpusError: a line cannot be read, or the offsets are those of another file.
+    """
+
+    def __init__(self, path: str | Path, offsets: Offsets | None = None) -> None:
+        self.path = Path(path)
+        self.offsets = self.scan(self.path) if offsets is None else offsets
+        with self.path.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self.offsets) and int(self.offsets[-1, 1]) > len(self._bytes):
+            raise CorpusError(self.path, None, "is shorter than its table of offsets; rebuild it")
+
+    @staticmethod
+    def scan(path: str | Path, advance: Callable[[int], object] | None = None) -> Offsets:
+        """Check every line of a corpus and return where they lie: (n, 2) int64, start and end.
+
+        Blank lines are passed over.
+
+        Args:
+            path: the JSONL file.
+            advance: called with the number of bytes of each line, to drive a progress bar.
+
+        Raises:
+            CorpusError: no such file, no passages, a bad line or an id used twice.
+        """
+        if not Path(path).is_file():
+            raise CorpusError(path, None, "there is no such corpus file")
+        spans: list[tuple[int, int]] = []
+        ids: dict[str, int] = {}
+        start = 0
+        with Path(path).open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        passage = parse_passage(line)
+                    except ValueError as error:
+                        raise CorpusError(path, number, str(error)) from error
+                    first = ids.setdefault(passage.id, number)
+                    if first != number:
+                        reason = f"id {passage.id!r} is already used in line {first}"
+                        raise CorpusError(path, number, reason)
+                    spans.append((start, start + len(line)))
+                start += len(line)
+                if advance is not None:
+                    advance(len(line))
+        if not spans:
+            raise CorpusError(path, None, "holds no passages")
+        return np.array(spans, dtype=np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | Sequence[Passage]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end = self.offsets[index]
+        return parse_passage(self._bytes[start:end])
+
+    def __iter__(self) -> Iterator[Passage]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Corpus({str(self.path)!r}, {len(self)} passages)"
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path, Offsets]]:
+        return Corpus, (self.path, self.offsets)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
