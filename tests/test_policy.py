@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -123,16 +124,17 @@ def test_a_missing_model_is_named(tmp_path: Path, folder: Path) -> None:
         LMPolicy.from_config(PolicyConfig(str(folder), tokenizer=str(tmp_path)))
 
 
+@functools.cache
+def shared_policy() -> LMPolicy:
+    return tiny.policy()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(), max_size=40))
 def test_any_text_survives_the_ids(text: str) -> None:
-    policy = _shared()
+    policy = shared_policy()
     scalar = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert policy.decode(policy.encode(text)) == scalar
-
-
-def _shared(cache: list[LMPolicy] = []) -> LMPolicy:  # noqa: B006 (one policy for all examples)
-    return cache[0] if cache else cache.append(tiny.policy()) or cache[0]
 
 
 def test_lone_surrogates_are_replaced(policy: LMPolicy) -> None:
