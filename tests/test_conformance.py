@@ -216,7 +216,7 @@ def test_ids_and_scores_of_peers() -> None:
         assert [p.id for p in row] == ["0", "1"]
 
 
-@pytest.mark.parametrize(("spoken", "asked"), itertools.permutations(SPEAKERS, 2))
+@pytest.mark.parametrize(("spoken", "asked"), list(itertools.permutations(SPEAKERS, 2)))
 def test_the_wrong_dialect_is_an_error_and_never_a_result(
     spoken: DialectName, asked: DialectName
 ) -> None:

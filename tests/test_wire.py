@@ -169,6 +169,21 @@ def test_integer_ids_of_a_corpus_file_become_strings(name: str) -> None:
         DIALECTS[name].decode_response(reply, ["q"], 5)
 
 
+def test_rllm_may_send_the_row_of_the_corpus_file() -> None:
+    def reply(content: Any) -> Any:
+        results = [{"id": "doc_1", "content": content, "score": 1.0}]
+        return {"query": "q", "results": results, "num_results": 1}
+
+    def received(content: Any) -> Passage:
+        return DIALECTS["rllm"].decode_response(reply(content), ["q"], 5)[0][0]
+
+    assert received("text") == Passage("doc_1", "text", 1.0)
+    assert received({"id": 7, "contents": "text"}) == Passage("7", "text", 1.0)
+    assert received({"contents": "text"}) == Passage("doc_1", "text", 1.0)
+    with pytest.raises(WireError, match="content must be a string, got null"):
+        received(None)
+
+
 def test_documents_of_a_bm25_server_may_lack_an_id() -> None:
     reply = {"result": [[{"document": {"contents": "text", "text": "text"}, "score": 1.5}]]}
     passage = DIALECTS["search-r1"].decode_response(reply, ["q"], 5)[0][0]

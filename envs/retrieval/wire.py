@@ -4,8 +4,9 @@ A dialect turns queries into a JSON body and a JSON reply into passages, and bac
 client share it. Rule: what does not have the dialect's exact shape is a ``WireError`` that names
 the field, never a guess, a default or an empty result.
 
-Document ids are strings on the wire. An integer id is converted only in ``search-r1`` and
-``skyrl``, whose servers hand through the rows of the user's corpus file; elsewhere it is refused.
+Document ids are strings on the wire. An integer id is converted only where a peer's server hands
+through the rows of the user's corpus file (``search-r1``, ``skyrl``, a whole row in ``rllm``);
+elsewhere it is refused.
 """
 
 from __future__ import annotations
@@ -170,13 +171,10 @@ class SearchR1(Dialect):
         rows = rows_of(member(reply, "result"), len(queries), "result")
         return [[self._passage(item) for item in row[:k]] for row in rows]
 
-    def _passage(self, item: Json) -> Passage:
-        document, score = member(item, "document"), member(item, "score")
-        contents = string(member(document, "contents"), "contents")
-        identity = document.get("id", _text_id(contents))
-        if isinstance(identity, int) and not isinstance(identity, bool):
-            identity = str(identity)
-        return Passage(string(identity, "id"), contents, number(score))
+    @staticmethod
+    def _passage(item: Json) -> Passage:
+        score = number(member(item, "score"))
+        return _row_passage(member(item, "document"), score, None)
 
 
 class SkyRL(SearchR1):
@@ -268,7 +266,11 @@ class ZeroSearch(Dialect):
 
 
 class RLLM(Dialect):
-    """``POST /retrieve`` of rLLM: one query. Its own server numbers ids by rank (``doc_1``)."""
+    """``POST /retrieve`` of rLLM: one query.
+
+    Its server numbers ``id`` by rank (``doc_1``) and may put the whole row of the corpus file, with
+    the true id, in the place of ``content``.
+    """
 
     name = "rllm"
     route = "/retrieve"
@@ -305,11 +307,12 @@ class RLLM(Dialect):
 
     @staticmethod
     def _passage(item: Json) -> Passage:
-        return Passage(
-            string(member(item, "id"), "id"),
-            string(member(item, "content"), "content"),
-            number(member(item, "score")),
-        )
+        identity = string(member(item, "id"), "id")
+        score = number(member(item, "score"))
+        content = member(item, "content")
+        if isinstance(content, dict):
+            return _row_passage(content, score, identity)
+        return Passage(identity, string(content, "content"), score)
 
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -364,6 +367,15 @@ def _scored_row(documents: list[Json], scores: list[Json], k: int) -> list[Passa
         )
         for document, score in zip(documents[:k], scores[:k], strict=True)
     ]
+
+
+def _row_passage(row: Json, score: float, without_id: str | None) -> Passage:
+    """Return the passage of a row of the user's corpus file, whose id may be an integer."""
+    contents = string(member(row, "contents"), "contents")
+    identity = row.get("id", without_id or _text_id(contents))
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    return Passage(string(identity, "id"), contents, score)
 
 
 def _only(queries: Sequence[str]) -> str:
