@@ -173,8 +173,8 @@ class SearchR1(Dialect):
 
     @staticmethod
     def _passage(item: Json) -> Passage:
-        score = number(member(item, "score"))
-        return _row_passage(member(item, "document"), score, None)
+        document = member(item, "document")
+        return _row_passage(document, number(member(item, "score")), None)
 
 
 class SkyRL(SearchR1):
