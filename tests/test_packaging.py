@@ -50,7 +50,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: ZipFile) -> None:
         f"research_rl/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".yaml"} or path.name == "py.typed"
+        if path.is_file() and "__pycache__" not in path.parts
     }
     held = {n for n in wheel.namelist() if ".dist-info/" not in n}
     assert wanted - held == set()

@@ -1,0 +1,190 @@
+"""``research fit | validate | test | predict``: LightningCLI with shipped configs by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ActionConfigFile, set_parsing_settings
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+# Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
+from research_rl.agents import cached, engine  # noqa: F401
+from research_rl.trainers import algorithms, callbacks, warmstart  # noqa: F401
+from research_rl.trainers.checkpoint import AtomicCheckpointIO, KeepMetrics, find_checkpoint
+from research_rl.trainers.data import QuestionDataModule
+from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.usage import FAILED, TRACEBACK, one_line
+
+log = logging.getLogger(__name__)
+CONFIGS = Path(str(files("research_rl.configs")))
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs in this package: ``quickstart``, ``algorithm/grpo``, ..."""
+    found = (p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.rglob("*.yaml"))
+    return sorted(p.as_posix() for p in found)
+
+
+def find_config(name: str) -> str:
+    """Return the path that ``--config name`` means: a file here, else a shipped config.
+
+    Raises:
+        TypeError: neither is there (jsonargparse turns it into a usage error).
+    """
+    path = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    if Path(name).is_file() or not path.resolve().is_relative_to(CONFIGS.resolve()):
+        return name
+    if path.is_file():
+        return str(path)
+    near = get_close_matches(name, shipped_configs(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise TypeError(f"no config {name!r} (shipped: {', '.join(shipped_configs())}){hint}")
+
+
+class ShippedConfigFile(ActionConfigFile):  # type: ignore[misc]
+    """``--config NAME`` where NAME is a file, a shipped config or YAML itself."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        """Merge the config into what was parsed so far."""
+        is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
+        known = value if is_yaml else find_config(str(value))
+        ActionConfigFile.apply_config(parser, cfg, dest, known)
+
+
+class ResearchParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with status 2 and the reason, without the usage of some hundred options."""
+        if not self.exit_on_error or os.environ.get(TRACEBACK):
+            super().error(message, ex)  # raises, or prints all there is
+        options = set(self._option_string_actions)
+        for action in self._actions:
+            for parser in action.choices.values() if isinstance(action.choices, dict) else ():
+                options.update(parser._option_string_actions)
+        sys.stderr.write(f"research: error: {one_line(message, sorted(options))}\n")
+        sys.exit(FAILED)
+
+
+class ResearchCLI(LightningCLI):
+    """The four subcommands of the trainer.
+
+    Everything a run writes lies under ``trainer.default_root_dir``: a fit's logs and checkpoints
+    directly in it, those of another command in a folder of its name, so that looking at a run
+    never overwrites it.
+    """
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser whose ``--config`` knows the shipped names."""
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ShippedConfigFile,
+            help="a YAML file or a shipped config; repeat it to merge several",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what concerns the whole process."""
+        parser.add_argument(
+            "--torch_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads of torch and faiss; unset leaves it to them",
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would let the checkpoint's override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Set the number of threads before anything can start a pool."""
+        threads = self._get(self.config, "torch_threads")
+        if threads is None:
+            return
+        torch.set_num_threads(threads)
+        if find_spec("faiss"):
+            import faiss
+
+            faiss.omp_set_num_threads(threads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Return the trainer, with atomic checkpoints in a folder known beforehand."""
+        if self.subcommand != "fit":
+            kwargs["logger"] = CSVLogger(self._root(), name="", version=self.subcommand)
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.callbacks:
+            if isinstance(callback, KeepMetrics):
+                callback.read(trainer)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self._root() / "checkpoints")
+        return trainer
+
+    def _root(self) -> Path:
+        return Path(self._get(self.config, "trainer").get("default_root_dir") or Path.cwd())
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        name = kwargs.get("ckpt_path")
+        if name is None or "://" in str(name):
+            return kwargs
+        try:
+            kwargs["ckpt_path"] = str(find_checkpoint(str(name), self._checkpoint_folder()))
+        except FileNotFoundError as error:
+            if subcommand != "fit" or name != "last":
+                raise
+            # A job that is restarted until it is done says `last` from its first start on.
+            log.warning("nothing to resume, training starts at its beginning: %s", error)
+            kwargs["ckpt_path"] = None
+        return kwargs
+
+    def _checkpoint_folder(self) -> Path:
+        found = (getattr(c, "dirpath", None) for c in self.trainer.checkpoint_callbacks)
+        return Path(next((d for d in found if d), self._root() / "checkpoints"))
+
+
+def run(args: ArgsType = None) -> ResearchCLI:
+    """Parse, build and run; ``args`` None reads the command line.
+
+    Raises:
+        SystemExit: the command line or a config is wrong (status 2, the reason on stderr).
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return ResearchCLI(
+        ReSearchModule,
+        QuestionDataModule,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [KeepMetrics()]},
+        # omegaconf+ resolves interpolations after every file and flag is merged; plain omegaconf
+        # keeps what a reference meant when its own file was read.
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "default_env": True,
+            "env_prefix": "RESEARCH",
+            "allow_abbrev": False,
+        },
+        parser_class=ResearchParser,
+        args=args,
+    )
+
+
+__all__ = ["ResearchCLI", "find_config", "run", "shipped_configs"]
