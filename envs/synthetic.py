@@ -56,7 +56,7 @@ def query_of(relation: str, person: str) -> str:
 def passage_of(relation: str, person: str, other: str) -> str:
     """Return the passage that states one fact: the person as its title, then a sentence.
 
-    ``Bakset\\nthe boss of Bakset is Domlor .`` The title makes a bag of words tell whose boss it is.
+    ``Bakset\\nthe boss of Bakset is Domlor .`` By its title a bag of words tells whose boss it is.
     """
     return f"{person}\n{query_of(relation, person)} is {other} ."
 
@@ -164,7 +164,7 @@ class SyntheticWorld:
         for split in SPLITS:
             rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
             _write_jsonl(target / f"{split}.jsonl", rows)
-        _index(target / "corpus.jsonl", target / "index")
+        _index(target / "corpus.jsonl", target / "index", _sketch_dim(self))
         (target / "world.json").write_text(json.dumps(passport, indent=2), encoding="utf-8")
         return target
 
@@ -221,7 +221,8 @@ def builtin_world() -> tuple[list[Question], Retriever]:
 
     world = SyntheticWorld(num_people=100)
     questions = world.sample("train", {1: 1, 2: 1, 3: 1}, n=300)
-    return questions, DenseRetriever.from_passages(world.passages, BM25SketchEncoder())
+    encoder = BM25SketchEncoder(dim=_sketch_dim(world))
+    return questions, DenseRetriever.from_passages(world.passages, encoder)
 
 
 def _deal(names: list[str], rng: random.Random) -> dict[Split, list[str]]:
@@ -272,7 +273,12 @@ def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _index(corpus: Path, out: Path) -> None:
+def _sketch_dim(world: SyntheticWorld) -> int:
+    """Return a length at which every word has a cell of its own, so that the sketch is exact."""
+    return -(-len(world.vocabulary) // 64) * 64
+
+
+def _index(corpus: Path, out: Path, dim: int) -> None:
     from research_rl.envs.retrieval import BM25SketchEncoder, build_index
 
-    build_index(corpus, out, kind="dense", encoder=BM25SketchEncoder())
+    build_index(corpus, out, kind="dense", encoder=BM25SketchEncoder(dim=dim), overwrite=True)

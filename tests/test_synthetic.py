@@ -1,0 +1,154 @@
+"""The synthetic world: disjoint people, chains that lead to the answer, and no other way to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from research_rl.envs.questions import read_questions
+from research_rl.envs.retrieval import load_retriever
+from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld, builtin_world, person_names
+from research_rl.envs.types import Question
+
+WORLD = SyntheticWorld(num_people=100)
+
+
+def _questions(split: Split = "train", hops: int = 3, n: int = 100) -> list[Question]:
+    return WORLD.sample(split, hops, n)
+
+
+def test_people_and_their_facts_belong_to_one_split() -> None:
+    people = [set(WORLD.people[split]) for split in SPLITS]
+    assert [len(members) for members in people] == [50, 20, 30]
+    assert len(set.union(*people)) == 100
+    for (_, person), other in WORLD.facts.items():
+        assert [person in members for members in people] == [other in members for members in people]
+
+
+def test_everybody_has_eight_relations_to_eight_others() -> None:
+    for person in WORLD.names:
+        others = {WORLD.facts[relation, person] for relation in WORLD.relations}
+        assert len(others) == 8
+        assert person not in others
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_chain_leads_to_the_answer(split: Split, hops: int) -> None:
+    contents = {passage.id: passage.contents for passage in WORLD.passages}
+    for question in _questions(split, hops):
+        chain, gold = question.metadata["chain"], question.metadata["gold_ids"]
+        assert len(chain) == len(gold) == question.metadata["hops"] == hops
+        known = question.text
+        for query, passage in zip(chain, gold, strict=True):
+            assert query.split()[-1] in known  # nobody is asked about before being heard of
+            assert query in contents[passage]
+            known += contents[passage]
+        assert contents[gold[-1]].endswith(f"is {question.answers[0]} .")
+        assert len({query.split()[1] for query in chain}) == hops
+        assert len({query.split()[-1] for query in chain} | {question.answers[0]}) == hops + 1
+
+
+@pytest.mark.parametrize("hops", [2, 3])
+def test_the_question_does_not_hold_the_answer_nor_the_last_person(hops: int) -> None:
+    for question in _questions(hops=hops):
+        words = question.text.split()
+        assert question.answers[0] not in words
+        assert question.metadata["chain"][-1].split()[-1] not in words
+
+
+def test_a_gold_query_finds_its_passage_and_the_question_finds_no_answer_of_two_hops() -> None:
+    _, retriever = builtin_world()
+    two_hops = SyntheticWorld(num_people=100).sample("test", 2, 50)
+    queries = [query for question in two_hops for query in question.metadata["chain"]]
+    gold = [passage for question in two_hops for passage in question.metadata["gold_ids"]]
+    found = [passages[0].id for passages in retriever.search(queries, 1)]
+    assert found == gold
+    by_question = retriever.search([question.text for question in two_hops], 1)
+    answers = [question.answers[0] for question in two_hops]
+    hits = [a in p[0].contents.split() for a, p in zip(answers, by_question, strict=True)]
+    assert sum(hits) <= 5
+
+
+def test_equal_seeds_give_equal_worlds_and_questions() -> None:
+    again = SyntheticWorld(num_people=100)
+    assert again.passages == WORLD.passages
+    assert again.sample("val", {1: 1, 2: 1}, 20, seed=3) == WORLD.sample("val", {1: 1, 2: 1}, 20, 3)
+    assert WORLD.sample("val", 1, 20, seed=3) != WORLD.sample("val", 1, 20, seed=4)
+
+
+def test_another_seed_has_the_same_names_and_other_facts() -> None:
+    other = SyntheticWorld(num_people=100, seed=1)
+    assert other.vocabulary == WORLD.vocabulary
+    shared = set(other.facts.items()) & set(WORLD.facts.items())
+    assert len(shared) < len(WORLD.facts) / 20
+
+
+def test_names_are_distinct_single_words_and_a_longer_list_begins_with_the_shorter() -> None:
+    names = person_names(600)
+    assert len(set(names)) == 600
+    assert all(name.isalpha() for name in names)
+    assert names[:100] == person_names(100)
+
+
+def test_the_vocabulary_covers_questions_and_passages() -> None:
+    texts = [p.contents for p in WORLD.passages] + [q.text for q in _questions()]
+    assert {word for text in texts for word in text.split()} <= set(WORLD.vocabulary)
+
+
+def test_a_mixture_is_met_and_its_questions_are_distinct() -> None:
+    questions = WORLD.sample("train", {1: 1.0, 2: 4.0}, 101)
+    kinds = Counter(question.metadata["hops"] for question in questions)
+    assert kinds[1] + kinds[2] == 101
+    assert kinds[1] in (20, 21)
+    assert len({question.id for question in questions}) == 101
+    assert [q.metadata["hops"] for q in questions[:50]] != sorted(
+        q.metadata["hops"] for q in questions[:50]
+    )
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_people must be at least 60, got 10"):
+        SyntheticWorld(num_people=10)
+    with pytest.raises(ValueError, match=r"hops must be between 1 and 3, got \[4\]"):
+        WORLD.sample("train", 4, 1)
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
+        WORLD.sample("dev", 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shares of hops must be positive"):
+        WORLD.sample("train", {1: -1.0, 2: 2.0}, 1)
+    with pytest.raises(ValueError, match="n must be at most 160 a kind for val, got 161 of 1 hops"):
+        WORLD.sample("val", 1, 161)
+
+
+def test_the_written_world_is_read_back_and_written_once(tmp_path: Path) -> None:
+    sizes = {"train": 30, "val": 10, "test": 10}
+    folder = WORLD.write(tmp_path / "world", sizes)  # type: ignore[arg-type]
+    read = read_questions(str(folder / "train.jsonl"))
+    expected = WORLD.sample("train", {1: 1.0, 2: 4.0}, 30)
+    assert [(q.id, q.text, q.answers) for q in read] == [
+        (q.id, q.text, q.answers) for q in expected
+    ]
+    assert read[0].metadata["chain"] == expected[0].metadata["chain"]
+    found = load_retriever(folder / "index").search(read[0].metadata["chain"][:1], 1)
+    assert found[0][0].id == read[0].metadata["gold_ids"][0]
+    before = (folder / "corpus.jsonl").stat().st_mtime_ns
+    WORLD.write(folder, sizes)  # type: ignore[arg-type]
+    assert (folder / "corpus.jsonl").stat().st_mtime_ns == before
+    SyntheticWorld(num_people=100, seed=1).write(folder, sizes)  # type: ignore[arg-type]
+    assert json.loads((folder / "world.json").read_text(encoding="utf-8"))["seed"] == 1
+
+
+def test_the_builtin_world_is_made_once() -> None:
+    assert builtin_world()[1] is builtin_world()[1]
+    assert len(builtin_world()[0]) == 300
+
+
+def test_importing_the_world_imports_neither_torch_nor_faiss() -> None:
+    code = "import sys, research_rl.envs.synthetic; print({'torch', 'faiss'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
