@@ -236,7 +236,7 @@ AttentionInterface.register(NAME, slot_attention)
 @contextmanager
 def slots_enabled(model: nn.Module) -> Iterator[None]:
     """Let the model attend over slots inside; its own attention is put back behind."""
-    configs = {
+    configs: dict[int, Any] = {
         id(config): config
         for module in model.modules()
         if hasattr(config := getattr(module, "config", None), "_attn_implementation")

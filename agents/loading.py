@@ -90,6 +90,7 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
     kwargs: dict[str, Any] = {"dtype": _dtype(config.dtype)}
     if config.attn_implementation is not None:
         kwargs["attn_implementation"] = config.attn_implementation
+    model: Any
     try:
         model = AutoModelForCausalLM.from_pretrained(
             config.model,
@@ -131,13 +132,13 @@ def _missing(what: str, name: str, error: Exception) -> FileNotFoundError:
     )
 
 
-def _freeze_embeddings(model: PreTrainedModel) -> None:
+def _freeze_embeddings(model: Any) -> None:
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(module, nn.Module):
             module.requires_grad_(False)
 
 
-def _with_adapter(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
+def _with_adapter(model: Any, lora: LoraConfig) -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
@@ -151,4 +152,4 @@ def _with_adapter(model: PreTrainedModel, lora: LoraConfig) -> nn.Module:
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules or "all-linear",
     )
-    return cast(nn.Module, peft.get_peft_model(model, settings))
+    return peft.get_peft_model(model, settings)

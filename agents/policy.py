@@ -169,8 +169,8 @@ class Reference:
         if self._shared:
             self._policy = policy
         else:
-            model = copy.deepcopy(policy.model).requires_grad_(False).eval()
-            self._policy = LMPolicy(model, policy.tokenizer)
+            self._policy = LMPolicy(copy.deepcopy(policy.model), policy.tokenizer)
+            self._policy.requires_grad_(False).eval()
 
     def to(self, device: torch.device | str) -> Reference:
         """Move the copy; a shared model stays where the policy is."""

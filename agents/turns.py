@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -111,7 +111,8 @@ def check_finite(logprobs: Tensor) -> None:
 
 def _texts(policy: LMPolicy) -> list[str]:
     """The text of each id that the model can sample, the padded end of its vocabulary too."""
-    size = int(policy.model.get_input_embeddings().weight.shape[0])
+    embeddings: Any = policy.model.get_input_embeddings()
+    size = int(embeddings.weight.shape[0])
     known = min(size, len(policy.tokenizer))
     texts = policy.tokenizer.batch_decode(
         [[i] for i in range(known)], clean_up_tokenization_spaces=False
