@@ -1,0 +1,56 @@
+"""Play one question of the built-in world by hand, or watch it played: ``--demo``.
+
+Type a query to search, ``= name`` to answer, nothing to give up.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import gymnasium as gym
+
+from research_rl.envs import ReSearchEnv
+
+
+def by_hand() -> Iterator[str]:
+    """Ask for a query or an answer until the episode is over."""
+    while True:
+        line = input("query, or = answer: ").strip()
+        if line.startswith("="):
+            yield f"<think> I know it. </think><answer> \\boxed{{{line[1:].strip()}}} </answer>"
+        elif line:
+            yield f"<think> I must look it up. </think><search> {line} </search>"
+        else:
+            yield "I give up."
+
+
+def demo(env: ReSearchEnv) -> Iterator[str]:
+    """Follow the question's gold chain of queries, then answer with what the last one found."""
+    for query in env.episode.question.metadata["chain"]:
+        yield f"<think> I need {query}. </think><search> {query} </search>"
+    found = env.episode.passages[-1][0].contents.split()[-2]
+    yield f"<think> It is {found}. </think><answer> It is \\boxed{{{found}}}. </answer>"
+
+
+def main() -> None:
+    """Play one episode and show it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", action="store_true", help="follow the gold chain of queries")
+    parser.add_argument("--seed", type=int, default=0, help="draws the question")
+    args = parser.parse_args()
+    env = gym.make("ReSearch-v0", top_k=3, render_mode="ansi")
+    _, info = env.reset(seed=args.seed)
+    assert isinstance(env.unwrapped, ReSearchEnv)
+    print(info["question"])
+    for turn in demo(env.unwrapped) if args.demo else by_hand():
+        observation, reward, terminated, truncated, info = env.step(turn)
+        if terminated or truncated:
+            break
+        print(f"\x1b[34m{observation.strip()}\x1b[0m")
+    print(env.render())
+    print(f"reward {reward:.2f}, {info['num_searches']} searches, {info['finish_reason']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The examples run as they are, offline."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(name: str, *arguments: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_demo_answers_by_its_gold_chain() -> None:
+    output = run("play_by_hand.py", "--demo", "--seed", "3")
+    assert "reward 1.00" in output
+    assert "\x1b[1;32m<answer>" in output
+
+
+def test_a_question_is_played_by_hand() -> None:
+    output = run("play_by_hand.py", stdin="the boss of nobody\n= nobody\n")
+    assert "<search> the boss of nobody </search>" in output
+    assert "reward 0.10, 1 searches, answer" in output
+
+
+@pytest.mark.slow
+def test_the_plain_loop_is_short_and_learns() -> None:
+    assert len((EXAMPLES / "cleanrl_loop.py").read_text("utf-8").splitlines()) < 60
+    rewards = [float(r) for r in re.findall(r"reward (\S+)", run("cleanrl_loop.py"))]
+    assert rewards[0] < 0.35
+    assert min(rewards[-3:]) > 0.55
