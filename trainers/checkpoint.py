@@ -144,7 +144,8 @@ class KeepMetrics(pl.Callback):
         """Put the rows back that the restored state has seen."""
         if trainer.ckpt_path is None or not trainer.is_global_zero:
             return
-        seen = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        seen = progress.total.processed
         for logger in _csv_loggers(trainer):
             rows = self._rows.pop(_metrics_file(logger), [])
             logger.experiment.metrics[:0] = [_filled(r) for r in rows if _is_past(r, seen)]

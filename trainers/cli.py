@@ -16,15 +16,15 @@ usage: research COMMAND [options]
 Train language models to reason with search.
 
 commands:
-  fit        train a policy:            research fit --config quickstart
-  validate   score it on val questions: research validate --config quickstart --ckpt_path best
-  test       the same on test questions
-  predict    answer questions:          research predict --config quickstart --ckpt_path best
-  index      make and look into an index: research index build --corpus FILE --out DIR
-  export     write a Hugging Face folder: research export --ckpt FILE --out DIR
+  fit       train a policy              research fit --config quickstart
+  validate  score held-out questions    research validate --config quickstart --ckpt_path best
+  test      score the test questions    research test --config quickstart --ckpt_path best
+  predict   answer questions            research predict --config quickstart --ckpt_path best
+  index     make an index, search it    research index build --corpus FILE --out DIR
+  export    write a Hugging Face folder research export --ckpt FILE --out DIR
 
-`research COMMAND --help` shows the options of a command.
---version prints the version; --debug (or RESEARCH_TRACEBACK=1) shows the traceback of an error.
+`research COMMAND --help` shows the options of a command. --version prints the version; --debug, or
+RESEARCH_TRACEBACK=1, shows the traceback of an error.
 """
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import ActionConfigFile, set_parsing_settings
+from jsonargparse import ActionConfigFile, set_parsing_settings  # type: ignore[attr-defined]
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -54,7 +54,7 @@ def find_config(name: str) -> str:
     raise TypeError(f"no config {name!r} (shipped: {', '.join(shipped_configs())}){hint}")
 
 
-class ShippedConfigFile(ActionConfigFile):  # type: ignore[misc]
+class ShippedConfigFile(ActionConfigFile):
     """``--config NAME`` where NAME is a file, a shipped config or YAML itself."""
 
     @staticmethod
@@ -124,10 +124,12 @@ class ResearchCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Return the trainer, with atomic checkpoints in a folder known beforehand."""
-        if self.subcommand != "fit":
+        wants_none = self._get(self.config, "trainer").get("logger") is False
+        if self.subcommand != "fit" and not wants_none:
             kwargs["logger"] = CSVLogger(self._root(), name="", version=self.subcommand)
         trainer = super().instantiate_trainer(**kwargs)
-        for callback in trainer.callbacks:
+        everyone: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in everyone:
             if isinstance(callback, KeepMetrics):
                 callback.read(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -160,14 +162,14 @@ class ResearchCLI(LightningCLI):
         return Path(next((d for d in found if d), self._root() / "checkpoints"))
 
 
-def run(args: ArgsType = None) -> ResearchCLI:
+def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> ResearchCLI:
     """Parse, build and run; ``args`` None reads the command line.
 
     Raises:
         SystemExit: the command line or a config is wrong (status 2, the reason on stderr).
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    return ResearchCLI(
+    return cli(
         ReSearchModule,
         QuestionDataModule,
         seed_everything_default=0,

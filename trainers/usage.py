@@ -114,9 +114,10 @@ def _known_classes(key: str, name: str) -> str:
 
 def _subclasses(base: type) -> set[str]:
     # jsonargparse derives a LazyInstance_* from every class that is a default.
-    names = {c.__name__ for c in base.__subclasses__()}
+    classes: list[type] = base.__subclasses__()
+    names = {c.__name__ for c in classes}
     found = {n for n in names if not n.startswith(("_", "LazyInstance_"))}
-    return found.union(*(_subclasses(c) for c in base.__subclasses__()))
+    return found.union(*(_subclasses(c) for c in classes))
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
