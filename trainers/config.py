@@ -1,0 +1,92 @@
+"""Settings of the trainer that are not a class of their own: the environment and the updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
+from research_rl.envs.types import Retriever
+
+
+@dataclass
+class EnvConfig:
+    """Which environment the policy plays; the arguments are those of ``gym.make_vec``.
+
+    Args:
+        id: a registered vector environment.
+        index: folder of a search index, or a retriever; None is the built-in world.
+        top_k: passages that a search returns.
+        max_searches: searches that an episode may make; None is no limit.
+        search_cost: taken off a positive answer reward for each search.
+        reward: default, paper, paper-code or a name that the environment knows.
+        prompt: base, instruct or a text that holds {prompt}.
+        on_retriever_error: raise, or observe (the policy reads that the search failed).
+        max_chars: longest observation and action in characters.
+    """
+
+    id: str = "ReSearch-v0"
+    index: str | Retriever | None = None
+    top_k: int = 5
+    max_searches: int | None = None
+    search_cost: float = 0.0
+    reward: str = "default"
+    prompt: str = "base"
+    on_retriever_error: str = "raise"
+    max_chars: int = 32768
+
+    def make(self, num_envs: int = 1) -> VectorEnv:  # type: ignore[type-arg]
+        """Make the vector environment; finished rows idle until the next reset."""
+        return gym.make_vec(
+            self.id,
+            num_envs=num_envs,
+            autoreset_mode="Disabled",
+            index=self.index,
+            top_k=self.top_k,
+            max_searches=self.max_searches,
+            search_cost=self.search_cost,
+            reward=self.reward,
+            prompt=self.prompt,
+            on_retriever_error=self.on_retriever_error,
+            max_chars=self.max_chars,
+        )
+
+
+@dataclass
+class Updates:
+    """How rollouts are collected for, and used by, one iteration.
+
+    Args:
+        group_size: rollouts of each question.
+        num_epochs: passes over the rollouts of an iteration.
+        num_minibatches: optimizer steps in a pass.
+        micro_batch_size: rollouts in one forward and backward pass; costs memory and time, never
+            changes the gradient.
+        micro_batch_tokens: tokens in one forward and backward pass, padding included; None is no
+            limit.
+        max_grad_norm: the gradient is scaled down to this norm; None leaves it.
+    """
+
+    group_size: int = 5
+    num_epochs: int = 1
+    num_minibatches: int = 1
+    micro_batch_size: int = 8
+    micro_batch_tokens: int | None = None
+    max_grad_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        names = ("group_size", "num_epochs", "num_minibatches", "micro_batch_size")
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("micro_batch_tokens", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive or null, got {value}")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.num_epochs * self.num_minibatches

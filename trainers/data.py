@@ -1,0 +1,226 @@
+"""Questions for the trainer: batches that are seeded, sharded over ranks and resumable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytorch_lightning as pl
+
+from research_rl.agents.sampling import seed_of
+from research_rl.envs.questions import read_questions
+from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.envs.types import Question
+
+Role = Literal["train", "val", "test"]
+
+
+@dataclass
+class WorldConfig:
+    """The synthetic world as files: a corpus, its index and three sets of questions.
+
+    Args:
+        folder: where it is written, once.
+        num_people: people in all; train, val and test have their own.
+        seed: decides every fact and question.
+        train_hops: share of each number of hops among the training questions, as a ratio.
+        eval_hops: numbers of hops asked in validation and test.
+        num_train: training questions in all.
+        num_val: validation questions of each number of hops.
+        num_test: test questions of each number of hops.
+    """
+
+    folder: str = "data/world"
+    num_people: int = 600
+    seed: int = 0
+    train_hops: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 4.0})
+    eval_hops: list[int] = field(default_factory=lambda: [1, 2])
+    num_train: int = 3000
+    num_val: int = 60
+    num_test: int = 200
+
+    def write(self) -> None:
+        """Write the world, unless its folder holds it already."""
+        even = dict.fromkeys(self.eval_hops, 1.0)
+        SyntheticWorld(self.num_people, self.seed).write(
+            self.folder,
+            sizes={
+                "train": self.num_train,
+                "val": self.num_val * len(even),
+                "test": self.num_test * len(even),
+            },
+            hops={"train": self.train_hops, "val": even, "test": even},
+        )
+
+    def questions(self, role: Role) -> str:
+        """Return the file that holds the questions of a role."""
+        return f"{self.folder}/{role}.jsonl"
+
+
+class QuestionLoader:
+    """Batches of questions; Lightning saves its state in the checkpoint.
+
+    The order of a pass is a function of (seed, pass), and the state says how many global batches
+    were served, so a resumed run goes on with the very next question on any number of ranks.
+
+    Args:
+        questions: what to serve.
+        batch_size: questions of a batch over all ranks together.
+        seed: shuffle each pass anew and drop the last, smaller batch, as training wants it; None
+            keeps the order and every question, as evaluation wants it.
+        rank: which share is served here: every world_size-th question of a batch.
+        world_size: number of ranks.
+
+    Raises:
+        ValueError: the batches cannot be made; the message says why.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not questions:
+            raise ValueError("at least one question must be given, got none")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if seed is not None and batch_size > len(questions):
+            raise ValueError(
+                f"batch_size must be at most the number of training questions {len(questions)}, "
+                f"got {batch_size}"
+            )
+        if seed is not None and batch_size % world_size:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of ranks {world_size}, "
+                f"got {batch_size}"
+            )
+        self.questions = questions
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.passes = 0
+        self.served = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches in a pass, the same on every rank."""
+        whole, rest = divmod(len(self.questions), self.batch_size)
+        return whole + int(self.seed is None and rest > 0)
+
+    def __iter__(self) -> Iterator[list[Question]]:
+        """Serve what is left of the current pass; a rank's share of a small batch may be empty."""
+        order = list(range(len(self.questions)))
+        if self.seed is not None:
+            random.Random(seed_of(self.seed, "pass", self.passes)).shuffle(order)
+        for number in range(self.served, len(self)):
+            self.served = number + 1
+            if self.served == len(self):
+                self.passes, self.served = self.passes + 1, 0
+            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield [self.questions[row] for row in rows[self.rank :: self.world_size]]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the loader is, the same on every rank."""
+        return {"passes": self.passes, "served": self.served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self.passes, self.served = state["passes"], state["served"]
+
+
+class QuestionDataModule(pl.LightningDataModule):
+    """Questions by path or Hugging Face name.
+
+    Args:
+        train: questions to learn from.
+        val: held-out questions for the learning curve and the choice of a checkpoint.
+        test: questions of ``research test`` and ``research predict``.
+        batch_size: training questions of an iteration, over all ranks together.
+        val_batch_size: questions played at once in validation, test and prediction.
+        seed: order of the training questions.
+        world: write the synthetic world first; it stands in for each of the three not given.
+        limit_train: use only so many training questions, the first ones.
+        limit_val: use only so many validation questions, the first ones.
+        limit_test: use only so many test questions, the first ones.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        batch_size: int = 16,
+        val_batch_size: int = 64,
+        seed: int = 0,
+        world: WorldConfig | None = None,
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources: dict[Role, str | None] = {"train": train, "val": val, "test": test}
+        self.limits: dict[Role, int | None] = {
+            "train": limit_train,
+            "val": limit_val,
+            "test": limit_test,
+        }
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.seed = seed
+        self.world = world
+
+    def prepare_data(self) -> None:
+        """Write the synthetic world, once and on one process, where one is configured."""
+        if self.world is not None:
+            self.world.write()
+
+    def questions(self, role: Role) -> list[Question]:
+        """Read the questions of a role.
+
+        Raises:
+            ValueError: none are configured, none are there, or the limit is not positive.
+            QuestionError: a line of the file is not a question.
+            FileNotFoundError: there is no such file.
+        """
+        source, limit = self.sources[role], self.limits[role]
+        if source is None and self.world is not None:
+            source = self.world.questions(role)
+        if source is None:
+            raise ValueError(
+                f"data.{role} must name a question file, got none; set --data.{role} FILE"
+            )
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit_{role} must be at least 1, got {limit}")
+        questions = read_questions(source)[:limit]
+        if not questions:
+            raise ValueError(f"{source} must hold at least one question, got an empty file")
+        return questions
+
+    def train_dataloader(self) -> QuestionLoader:
+        """Return shuffled batches; the last, smaller batch of a pass is dropped."""
+        return self._loader("train", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> QuestionLoader | list[QuestionLoader]:
+        """Return every validation question in order; nothing where none are configured."""
+        if self.sources["val"] is None and self.world is None:
+            return []
+        return self._loader("val", self.val_batch_size)
+
+    def test_dataloader(self) -> QuestionLoader:
+        """Return every test question in order."""
+        return self._loader("test", self.val_batch_size)
+
+    def predict_dataloader(self) -> QuestionLoader:
+        """Return every test question in order."""
+        return self._loader("test", self.val_batch_size)
+
+    def _loader(self, role: Role, batch_size: int, seed: int | None = None) -> QuestionLoader:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return QuestionLoader(self.questions(role), batch_size, seed, rank, world_size)

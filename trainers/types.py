@@ -1,0 +1,166 @@
+"""What travels inside the trainer: rollouts as padded tensors, B rollouts of L tokens, T = L - 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from research_rl.agents.types import Rollout
+
+
+def identity(value: Tensor) -> Tensor:
+    """Return the value: the mean over the ranks of a single process."""
+    return value
+
+
+@dataclass
+class Batch:
+    """Rollouts, right-padded; column t of a (B, T) tensor speaks about ``input_ids[:, t + 1]``.
+
+    What is set after construction: ``old_logprobs`` where a batch is used for several updates,
+    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``advantages`` once per batch,
+    ``weights``, ``num_tokens`` and ``num_rows`` once per minibatch.
+    """
+
+    input_ids: Tensor  # (B, L) long
+    attention_mask: Tensor  # (B, L) bool
+    loss_mask: Tensor  # (B, T) bool, True on the tokens that the policy wrote
+    sampled_logprobs: Tensor  # (B, T) as the engine reported them
+    rewards: Tensor  # (B,)
+    groups: Tensor  # (B,) long, equal where the question is the same
+    old_logprobs: Tensor | None = field(init=False, default=None)  # (B, T)
+    ref_logprobs: Tensor | None = field(init=False, default=None)  # (B, T)
+    values: Tensor | None = field(init=False, default=None)  # (B, T)
+    returns: Tensor | None = field(init=False, default=None)  # (B, T)
+    advantages: Tensor = field(init=False)  # (B, T)
+    weights: Tensor = field(init=False)  # (B, T) share of each token in the loss
+    num_tokens: Tensor = field(init=False)  # () loss tokens of an optimizer step, mean over ranks
+    num_rows: Tensor = field(init=False)  # () rollouts of an optimizer step, mean over ranks
+
+    def __post_init__(self) -> None:
+        self.count()
+
+    @classmethod
+    def from_rollouts(cls, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
+        """Pad rollouts on the right; those of one question (same id and text) are one group.
+
+        Raises:
+            ValueError: there is no rollout.
+        """
+        if not rollouts:
+            raise ValueError("a batch must hold at least one rollout, got none")
+        sequences = [rollout.sequence for rollout in rollouts]
+        ids = [s.prompt_ids + s.response_ids for s in sequences]
+        given = [len(s.prompt_ids) - 1 for s in sequences]
+        masks = [[False] * n + s.loss_mask for n, s in zip(given, sequences, strict=True)]
+        logprobs = [[0.0] * n + s.logprobs for n, s in zip(given, sequences, strict=True)]
+        keys: dict[Hashable, int] = {}
+        questions = [(r.question.id, r.question.text) for r in rollouts]
+        return cls(
+            input_ids=_pad(ids, pad_id, torch.long),
+            attention_mask=_pad([[True] * len(row) for row in ids], False, torch.bool),
+            loss_mask=_pad(masks, False, torch.bool),
+            sampled_logprobs=_pad(logprobs, 0.0, torch.float32),
+            rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
+            groups=torch.tensor([keys.setdefault(key, len(keys)) for key in questions]),
+        )
+
+    def __len__(self) -> int:
+        """Return B."""
+        return len(self.input_ids)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        """Return some rows; the counts stay those of the whole optimizer step."""
+        return self._map(lambda value: value[index] if value.ndim else value)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        return self._map(lambda value: value.to(device))
+
+    def count(self, mean: Callable[[Tensor], Tensor] = identity) -> None:
+        """Count loss tokens and rows: what the loss of this optimizer step is divided by.
+
+        Args:
+            mean: the mean of a scalar over the ranks. Data-parallel training averages gradients,
+                so a sum over every rank's tokens divided by this mean is the global token mean.
+        """
+        self.num_tokens = mean(self.loss_mask.sum().float()).clamp(min=1)
+        self.num_rows = mean(self.rewards.new_tensor(float(len(self))))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each rollout without padding, (B,)."""
+        return self.attention_mask.sum(1)
+
+    def trim(self) -> Batch:
+        """Return the batch without the columns in which every row is padding."""
+        length = int(self.lengths.max())
+        total = self.input_ids.shape[1]
+
+        def cut(value: Tensor) -> Tensor:
+            if value.ndim < 2:
+                return value
+            return value[:, : length - (total - value.shape[1])]
+
+        return self._map(cut)
+
+    def minibatches(self, number: int, seed: int | None = None) -> Iterator[Batch]:
+        """Deal the rows into equal parts, one for each optimizer step.
+
+        Args:
+            number: how many; sizes differ by at most one row.
+            seed: shuffle the rows first; None keeps their order.
+
+        Raises:
+            ValueError: there are fewer rows than parts.
+        """
+        if number > len(self):
+            raise ValueError(
+                f"num_minibatches must be at most the number of rollouts {len(self)}, got {number}; "
+                "lower it, or raise batch_size or group_size"
+            )
+        order = torch.arange(len(self))
+        if seed is not None:
+            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for index in order.tensor_split(number):
+            yield self[index.to(self.input_ids.device)]
+
+    def micro_batches(self, rows: int, tokens: int | None = None) -> list[Tensor]:
+        """Return row indices that fit in memory together, longest rollouts first.
+
+        Args:
+            rows: at most this many rollouts.
+            tokens: at most this many tokens, padding included; a rollout that is longer stands
+                alone. None is no limit.
+        """
+        lengths = self.lengths.tolist()
+        parts: list[list[int]] = []
+        width = 0
+        for row in sorted(range(len(self)), key=lambda row: (-lengths[row], row)):
+            full = bool(parts) and (
+                len(parts[-1]) >= rows
+                or (tokens is not None and (len(parts[-1]) + 1) * width > tokens)
+            )
+            if full or not parts:
+                parts.append([])
+                width = lengths[row]
+            parts[-1].append(row)
+        return [torch.tensor(part, device=self.input_ids.device) for part in parts]
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        other = object.__new__(Batch)
+        for item in fields(self):
+            value: Any = getattr(self, item.name, None)
+            if value is not None or item.default is None:
+                setattr(other, item.name, None if value is None else function(value))
+        return other
+
+
+def _pad(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
+    tensors = [torch.tensor(row, dtype=dtype) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
