@@ -190,29 +190,39 @@ def slot_attention(
     keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)
     keys[flat.write_slots, :, flat.write_positions] = k[flat.write_tokens]
     values[flat.write_slots, :, flat.write_positions] = v[flat.write_tokens]
-    heads, dim, groups = query.shape[1], query.shape[3], k.shape[1]
-    q = (query[0] * (dim**-0.5 if scaling is None else scaling)).transpose(0, 1)
-    out = q.new_empty(q.shape[0], heads, v.shape[2])
+    q = (query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling)).transpose(0, 1)
+    out = v.new_empty(*q.shape[:2], v.shape[2])  # (tokens, H, Dv)
     for block in flat.blocks:
-        rows, size = block.tokens.shape
-        whole = isinstance(block.slots, slice)  # the decoding tokens, in order
-        mine = q[block.slots] if whole else q[block.tokens]
-        folded = mine.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)
-        scores = folded.reshape(rows, groups, -1, dim) @ (
-            keys[block.slots, :, : block.keys].transpose(2, 3)
-        )  # (c, Hk, g * m, keys): the query heads of a group stand side by side
-        scores = scores.view(rows, groups, -1, size, block.keys).float()
-        if softcap is not None:
-            scores = (scores / softcap).tanh() * softcap
-        scores += block.mask(flat.positions, sliding_window)
-        weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
-        mixed = weights @ values[block.slots, :, : block.keys]
-        mixed = mixed.view(rows, groups, -1, size, v.shape[2]).permute(0, 3, 1, 2, 4)
-        if whole:
-            out[block.slots] = mixed.reshape(rows, heads, v.shape[2])
+        mask = block.mask(flat.positions, sliding_window)
+        if isinstance(block.slots, slice):  # the decoding tokens, in order
+            out[block.slots] = _attend(q[block.slots, None], keys, values, block, mask, softcap)[
+                :, 0
+            ]
         else:
-            out[block.tokens] = mixed.reshape(rows, size, heads, v.shape[2])
+            out[block.tokens] = _attend(q[block.tokens], keys, values, block, mask, softcap)
     return out[None], None
+
+
+def _attend(
+    q: Tensor, keys: Tensor, values: Tensor, block: Block, mask: Tensor, softcap: float | None
+) -> Tensor:
+    """Attention (c, m, H, Dv) of scaled queries (c, m, H, D) over their slots.
+
+    The query heads that share a key head are folded into the queries, so that keys and values are
+    read once and never repeated.
+    """
+    rows, size, heads, dim = q.shape
+    groups, width = keys.shape[1], values.shape[3]
+    folded = q.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)  # (c, Hk, g, m, D)
+    k, v = keys[block.slots, :, : block.keys], values[block.slots, :, : block.keys]
+    scores = folded.reshape(rows, groups, -1, dim) @ k.transpose(2, 3)
+    scores = scores.view(rows, groups, -1, size, block.keys).float()
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores += mask
+    weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
+    mixed = (weights @ v).to(v.dtype).view(rows, groups, -1, size, width)
+    return mixed.permute(0, 3, 1, 2, 4).reshape(rows, size, heads, width)
 
 
 def _refuse_unknown(

@@ -137,12 +137,13 @@ class _Run:
         self._segments: list[Segment] = []
         self._active: list[int] = []  # the row in each slot
         device = engine.forward.device
-        self._seeds = seeds.to(device)
+        positions = torch.arange(budget, device=device)
+        self._uniforms = uniforms(seeds.to(device)[:, None], positions)  # (rows, budget)
         self._table = engine.end.table.to(device)
         self._ids = torch.zeros(len(sequences), budget, dtype=torch.int64, device=device)
         self._logprobs = torch.zeros(len(sequences), budget, device=device)
-        self._state = torch.zeros(5, self._slots, dtype=torch.int64, device=device)
-        self._row, self._seed, self._last, self._length, self._count = self._state.unbind()
+        self._state = torch.zeros(4, self._slots, dtype=torch.int64, device=device)
+        self._row, self._last, self._length, self._count = self._state.unbind()
         # the last token stands at position length and is not in the cache yet
 
     def step(self, on_stop: OnStop) -> bool:
@@ -150,14 +151,13 @@ class _Run:
         self._admit()
         n = len(self._active)
         logits = self._read(n)
-        uniform = uniforms(self._seed[:n], self._count[:n])
-        tokens, logprobs = sample(logits, self._params, uniform)
-        check_finite(logprobs)
         rows, count = self._row[:n], self._count[:n]
+        tokens, logprobs = sample(logits, self._params, self._uniforms[rows, count])
+        check_finite(logprobs)
         self._ids[rows, count] = tokens
         self._logprobs[rows, count] = logprobs
         self._last[:n] = tokens
-        self._state[3:, :n] += 1  # length and count
+        self._state[2:, :n] += 1  # length and count
         self._stats.steps += 1
         self._stats.sampled_tokens += n
         ended = self._table[tokens] | (count >= self._params.max_response_tokens)
@@ -186,7 +186,6 @@ class _Run:
                 self._waiting.popleft()
             new = slice(first, len(self._active))
             self._row[new] = torch.tensor(rows, device=self._state.device)
-            self._seed[new] = self._seeds[rows]
             self._last[new], self._length[new], self._count[new] = prompt[-1], len(prompt) - 1, 0
 
     def _add_segment(self, ids: list[int], start: int, slots: list[int]) -> None:
@@ -240,7 +239,7 @@ class _Run:
         last, start = int(self._last[slot]), int(self._length[slot])
         self._add_segment([last, *given[:-1]], start, [slot])
         self._stats.result_tokens += len(given)
-        self._state[3:, slot] += len(given)  # length and count
+        self._state[2:, slot] += len(given)  # length and count
         self._last[slot] = given[-1]
 
     def _let_go(self, over: list[int]) -> dict[int, int]:

@@ -172,6 +172,19 @@ def test_low_precision_is_close_to_the_stock_forward() -> None:
     assert torch.cat(gaps).mean() < 0.05
 
 
+def test_it_samples_under_autocast_as_the_policy_scores() -> None:
+    policy = make_policy("qwen2")
+    params = SamplingParams(max_response_tokens=60)
+    engine, gaps = CachedEngine(policy), []
+    with torch.autocast("cpu", torch.bfloat16):
+        for s in engine.run(prompts_of(policy, 4, 4), params, searcher(policy), range(8)):
+            ids = torch.tensor([s.prompt_ids + s.response_ids])
+            out = policy(ids, torch.ones_like(ids)).logprobs[0, len(s.prompt_ids) - 1 :]
+            gaps.append((out - torch.tensor(s.logprobs))[torch.tensor(s.loss_mask)].abs())
+    assert engine.stats.result_tokens > 0
+    assert torch.cat(gaps).mean() < 0.05
+
+
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
     policy = tiny.policy("mamba", state_size=4)
     with pytest.raises(NotImplementedError, match="use ReferenceEngine"):
