@@ -1,4 +1,4 @@
-"""A headless Chromium over the DevTools protocol, spoken through its pipe: no driver, no package."""
+"""A headless Chromium over the DevTools protocol, through its pipe: no driver, no package."""
 
 from __future__ import annotations
 

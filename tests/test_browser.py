@@ -32,10 +32,14 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Browser]:
     assert browser.errors == []
 
 
+def decode(ids: list[int]) -> str:
+    return "".join(f"<{i}>" for i in ids)
+
+
 def show(browser: Browser, folder: Path, some: list[Rollout], fragment: str = "") -> None:
     advantages = [r.reward.value - 0.5 for r in some]
     path = folder / "page.html"
-    html = rollouts_html(some, advantages, "Rollouts", step=7, decode=lambda ids: f"<{ids[0]}>")
+    html = rollouts_html(some, advantages, "Rollouts", step=7, decode=decode)
     path.write_text(html, encoding="utf-8")
     browser.open(path, fragment)
 
@@ -107,8 +111,7 @@ def test_keys(page: Browser) -> None:
 
 def test_tokens_tell_who_wrote_them(page: Browser) -> None:
     page.press("t")
-    ids = ALL[0].sequence.response_ids
-    assert page.text(".tokens") == "".join(f"<{i}>" for i in ids)
+    assert page.text(".tokens") == decode(ALL[0].sequence.response_ids)
     written = page.value("document.querySelectorAll('.tokens .written').length")
     assert written == sum(ALL[0].sequence.loss_mask)
 

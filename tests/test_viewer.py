@@ -122,9 +122,13 @@ def test_only_real_searches_have_passages() -> None:
     assert data_of(rollouts_html([odd]))["groups"][0]["rollouts"][0]["found"] == [[], ["p1", "p2"]]
 
 
+def words(ids: list[int]) -> str:
+    return " ".join(f"t{i}" for i in ids)
+
+
 def test_tokens_are_there_when_they_can_be_read() -> None:
-    data = data_of(rollouts_html([rollout()], decode=lambda ids: f"t{ids[0]}"))
-    assert data["vocabulary"]["21"] == "t21"
+    data = data_of(rollouts_html([rollout()], decode=words))
+    assert data["vocabulary"]["21"] == " t21", "with the space that stands before it"
     row = data["groups"][0]["rollouts"][0]
     assert row["ids"] == [11, 12, 13, 21, 22, 14, 15]
     assert row["logprobs"] == [-0.5, -0.5, -0.5, None, None, -0.1, -0.1]

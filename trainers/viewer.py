@@ -141,8 +141,9 @@ def rollouts_html(
         )
     data: dict[str, Any] = {"groups": _groups(rollouts, advantages, decode is not None)}
     if decode is not None:
+        # Of two equal tokens the second: some tokenizers drop the space of the first.
         ids = sorted({i for rollout in rollouts for i in rollout.sequence.response_ids})
-        data["vocabulary"] = {i: decode([i]) for i in ids}
+        data["vocabulary"] = {i: decode([i, i])[len(decode([i])) :] for i in ids}
     heading = title if step is None else f"{title} \N{MIDDLE DOT} step {step}"
     assets = files("research_rl.trainers")
     slots = {

@@ -1,0 +1,184 @@
+"""The learning curve of a run, or of several seeds of it, as one PNG."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INCHES = (9.6, 3.4)
+DPI = 150
+# Okabe and Ito's colours, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
+_HOP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_ALL_COLOUR = "#33383d"
+_SOFT = "#6b737b"
+_GRID = "#e3e5e7"
+_HOP_KEY = re.compile(r"(?:train|val)/(?:f1|searches)_(\d+)hop")
+
+
+class Curve(NamedTuple):
+    """One metric over the steps at which it was logged."""
+
+    steps: list[int]
+    values: list[float]
+
+
+Metrics = dict[str, Curve]
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """Read the ``metrics.csv`` of Lightning's CSVLogger: one row an event, blank where silent.
+
+    Cells that are empty or not a finite number are left out; of two values of a step the later
+    one counts, as after a resume.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    found: dict[str, dict[int, float]] = {}
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step = _number(row.get("step"))
+            if step is None:
+                continue
+            for key, cell in row.items():
+                value = _number(cell)
+                if value is not None and key != "step":
+                    found.setdefault(key, {})[int(step)] = value
+    ordered = {key: sorted(points.items()) for key, points in found.items()}
+    return {key: Curve([s for s, _ in p], [v for _, v in p]) for key, p in ordered.items()}
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def learning_curve(metrics_csv: str | Path, out_png: str | Path) -> Path:
+    """Draw one run: F1 and searches by hop, reward and format. See :func:`learning_curves`."""
+    return learning_curves([metrics_csv], out_png)
+
+
+def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> Path:
+    """Draw several seeds of a run over each other and return the path of the picture.
+
+    Validation has markers, training is thin and faint. With several seeds each one's validation
+    is thin and their mean, where all have a value, is thick. Whatever a file does not hold is not
+    drawn. The picture is written beside its place and renamed into it.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: no file is given.
+    """
+    if not metrics_csvs:
+        raise ValueError("metrics_csvs must name at least one metrics.csv, got none")
+    runs = [read_metrics(path) for path in metrics_csvs]
+    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    left, middle, right = figure.subplots(1, 3)
+    _draw_by_hop(left, runs, "f1", "F1")
+    left.set_ylim(-0.03, 1.03)
+    _draw_by_hop(middle, runs, "searches", "searches per question")
+    middle.set_ylim(bottom=0)
+    _draw_reward(right, runs)
+    for axes in (left, middle, right):
+        _finish(axes)
+    figure.supxlabel(_caption(runs), fontsize=8.5, color=_SOFT)
+    return _save(figure, Path(out_png))
+
+
+def _caption(runs: Sequence[Metrics]) -> str:
+    kinds = ["dots: validation, thin: training"]
+    if len(runs) > 1:
+        kinds = [f"dots: validation, mean of {len(runs)} seeds, thin: each seed"]
+    if _hops(runs):
+        kinds.append("dotted: as many searches as hops")
+    return "; ".join(kinds)
+
+
+def _hops(runs: Iterable[Metrics]) -> list[int]:
+    found = (match for run in runs for key in run if (match := _HOP_KEY.fullmatch(key)))
+    return sorted({int(match[1]) for match in found})
+
+
+def _draw_by_hop(axes: Axes, runs: Sequence[Metrics], metric: str, title: str) -> None:
+    """Draw a metric for each number of hops; without hops, for all questions together."""
+    axes.set_title(title)
+    hops = _hops(runs)
+    for number, hop in enumerate(hops):
+        colour = _HOP_COLOURS[number % len(_HOP_COLOURS)]
+        if metric == "searches":
+            axes.axhline(hop, color=colour, linestyle=(0, (1, 2)), linewidth=1, zorder=1)
+        _draw(axes, runs, f"{metric}_{hop}hop", colour, f"{hop} hop" + "s" * (hop > 1))
+    if not hops:
+        _draw(axes, runs, metric, _HOP_COLOURS[0], "all questions")
+
+
+def _draw(axes: Axes, runs: Sequence[Metrics], metric: str, colour: str, label: str) -> None:
+    """Draw training faintly and validation, or the seeds' validation and its mean, clearly."""
+    seeds = [run[f"val/{metric}"] for run in runs if f"val/{metric}" in run]
+    several = len(runs) > 1
+    for run in runs:
+        if f"train/{metric}" in run and not (several and seeds):
+            alpha = 0.4 if seeds else 1.0
+            axes.plot(*run[f"train/{metric}"], color=colour, linewidth=0.9, alpha=alpha)
+    if several:
+        for seed in seeds:
+            axes.plot(*seed, color=colour, linewidth=0.8, alpha=0.45)
+        seeds = [_mean(seeds)] if seeds else []
+    for seed in seeds:
+        axes.plot(*seed, color=colour, linewidth=1.8, marker="o", markersize=3.6, zorder=3)
+    if seeds or any(f"train/{metric}" in run for run in runs):
+        axes.plot([], [], color=colour, linewidth=1.8, label=label)
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Average curves at the steps that all of them have."""
+    points = [dict(zip(*curve, strict=True)) for curve in curves]
+    steps = sorted(set.intersection(*(set(p) for p in points)))
+    return Curve(steps, [sum(p[s] for p in points) / len(points) for s in steps])
+
+
+def _draw_reward(axes: Axes, runs: Sequence[Metrics]) -> None:
+    axes.set_title("reward and format")
+    _draw(axes, runs, "format", "#b0b6bc", "format right")
+    _draw(axes, runs, "reward", _ALL_COLOUR, "reward")
+    axes.set_ylim(-0.03, 1.03)
+
+
+def _finish(axes: Axes) -> None:
+    axes.set_xlabel("step", color=_SOFT, fontsize=9, labelpad=1)
+    axes.title.set(fontsize=10.5, fontweight="bold", color=_ALL_COLOUR)
+    axes.tick_params(colors=_SOFT, labelsize=9, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=9, handlelength=1.2, labelcolor=_ALL_COLOUR)
+    else:
+        place = {"transform": axes.transAxes, "ha": "center"}
+        axes.text(0.5, 0.5, "nothing logged yet", color=_SOFT, **place)
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,159 @@
+"""The progress bar of a run: reward, F1 and searches by their short names, over the whole run."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_info
+
+SHOWN = {
+    "reward": "train/reward",
+    "f1": "train/f1",
+    "searches": "train/searches",
+    "val f1": "val/f1",
+}
+"""What stands behind the bar, and the metric it is."""
+_VALIDATED = ("f1", "em", "searches", "format")
+_BY_HOP = re.compile(r"(\d+)hop")
+
+
+class RunProgressBar(TQDMProgressBar):
+    """One bar for the whole run in a terminal; elsewhere a line every few seconds.
+
+    Every validation leaves a line with its F1 and searches by hop.
+
+    Args:
+        every_n_seconds: how often a line is written where there is no terminal.
+        refresh_rate: iterations between two refreshes of the bar; 0 shows nothing.
+    """
+
+    def __init__(self, every_n_seconds: float = 10.0, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self.every_n_seconds = every_n_seconds
+        self._lines = False
+        self._begin = 0.0
+        self._begin_done = 0
+        self._last_line = -math.inf
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose between bar and lines; rank zero alone shows anything."""
+        super().setup(trainer, pl_module, stage)
+        self._lines = self.is_enabled and not _is_interactive()
+        if self._lines:
+            self.disable()
+
+    def on_train_start(self, *args: Any) -> None:
+        """Begin the bar where a resumed run goes on."""
+        super().on_train_start(*args)
+        self._begin, self._begin_done = time.monotonic(), finished_iterations(self.trainer)
+        bar = self.train_progress_bar
+        bar.total, bar.initial = total_iterations(self.trainer), self._begin_done
+        bar.n = self._begin_done
+        bar.set_description("train")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Keep the bar: an epoch is only a part of the run."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Move the bar, or write a line when it is time."""
+        done, total = finished_iterations(trainer), total_iterations(trainer)
+        bar = self.train_progress_bar
+        if self._should_update(done, total or 0):
+            bar.total, bar.n = total, done
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+        now = time.monotonic()
+        if self._lines and (now - self._last_line >= self.every_n_seconds or done == total):
+            self._last_line = now
+            rank_zero_info(self._line(trainer, pl_module, done, total))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave a line that says how the validation went."""
+        super().on_validation_end(trainer, pl_module)
+        line = validation_line(trainer.callback_metrics, finished_iterations(trainer))
+        if trainer.sanity_checking or not line:
+            return
+        if self._lines:
+            rank_zero_info(line)
+        elif self.is_enabled:
+            self.print(line)
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return the metrics behind the bar, those that have been logged so far."""
+        known = trainer.callback_metrics
+        return {name: f"{float(known[key]):.2f}" for name, key in SHOWN.items() if key in known}
+
+    def _line(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, done: int, total: int | None
+    ) -> str:
+        spent = time.monotonic() - self._begin
+        facts = [f"step {done}" + (f" of {total}" if total else "")]
+        facts += [f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items()]
+        facts.append(f"{_clock(spent)} gone")
+        if total and done > self._begin_done:
+            facts.append(f"{_clock(spent / (done - self._begin_done) * (total - done))} left")
+        return ", ".join(facts)
+
+
+def finished_iterations(trainer: pl.Trainer) -> int:
+    """Return how many training batches are done since the run began, resumed or not."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+
+def total_iterations(trainer: pl.Trainer) -> int | None:
+    """Return how many training batches the run will have; None if nobody knows."""
+    limits: list[int] = []
+    batches = trainer.num_training_batches
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(batches):
+        limits.append(trainer.max_epochs * int(batches))
+    if trainer.max_steps > 0:
+        done = finished_iterations(trainer)
+        updates = trainer.global_step / done if done else 1.0  # optimizer steps of an iteration
+        limits.append(math.ceil(trainer.max_steps / max(updates, 1.0)))
+    return min(limits, default=None)
+
+
+def validation_line(metrics: Mapping[str, Any], step: int) -> str:
+    """Return how a validation went, by hop where it is known; "" before any validation.
+
+    ``validation at step 20: f1 0.97 (1 hop 1.00, 2 hops 0.95), em 0.97, searches 1.50 ...``
+    """
+    facts = []
+    for name in _VALIDATED:
+        if f"val/{name}" in metrics:
+            kinds = _by_hop(metrics, f"val/{name}_") if name in ("f1", "searches") else ""
+            facts.append(f"{name} {float(metrics[f'val/{name}']):.2f}{kinds}")
+    return f"validation at step {step}: {', '.join(facts)}" if facts else ""
+
+
+def _by_hop(metrics: Mapping[str, Any], prefix: str) -> str:
+    kinds = {
+        int(match[1]): float(value)
+        for key, value in metrics.items()
+        if key.startswith(prefix) and (match := _BY_HOP.fullmatch(key.removeprefix(prefix)))
+    }
+    each = (f"{hop} hop{'s' * (hop > 1)} {value:.2f}" for hop, value in sorted(kinds.items()))
+    return f" ({', '.join(each)})" if kinds else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else (f"{minutes}:{rest:02d}")
+    )
+
+
+def _is_interactive() -> bool:
+    return sys.stdout.isatty() or "ipykernel" in sys.modules

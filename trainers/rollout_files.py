@@ -1,0 +1,170 @@
+"""The folder of rollouts that a run leaves: pages, texts, rows of JSON and a list of them."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from research_rl.agents.types import Rollout
+from research_rl.trainers.viewer import rollout_text, rollouts_html
+
+ROWS = "rollouts.jsonl"
+_TITLES = {"train": "Training rollouts", "val": "Validation rollouts"}
+_PAGE = re.compile(r"(train|val)_(\d+)\.(?:html|txt)")
+_STYLE = """
+:root { color-scheme: light dark; }
+body { max-width: 560px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
+  font: 15px/1.6 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 19px; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 12px 5px 0; text-align: left;
+  border-bottom: 1px solid rgb(128 128 128 / 0.25); }
+th { font-weight: 500; opacity: 0.65; }
+a { color: light-dark(#1f6feb, #79b0ff); text-decoration: none; }
+a:hover { text-decoration: underline; }
+"""
+
+
+class RolloutFiles:
+    """Writes ``train_000010.html``, ``.txt`` and rows of ``rollouts.jsonl``, and ``index.html``.
+
+    Args:
+        folder: made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def index(self) -> Path:
+        """The page that lists the pages."""
+        return self.folder / "index.html"
+
+    def begin(self, step: int) -> None:
+        """Remove what an earlier run wrote at ``step`` or behind it; step 0 is a new run.
+
+        A validation at ``step`` itself is kept: the checkpoint was made after it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            match = _PAGE.fullmatch(path.name)
+            if match and not _is_past(match[1], int(match[2]), step):
+                path.unlink()
+        rows = self.folder / ROWS
+        if rows.is_file():
+            lines = rows.read_text("utf-8").splitlines()
+            _replace(rows, "".join(f"{x}\n" for x in lines if _is_past_row(x, step)))
+
+    def write(
+        self,
+        split: str,
+        step: int,
+        rollouts: Sequence[Rollout],
+        advantages: Sequence[float] | None = None,
+        num_questions: int | None = None,
+        decode: Callable[[list[int]], str] | None = None,
+    ) -> None:
+        """Write the rollouts of the first questions.
+
+        Args:
+            split: train or val.
+            step: iterations that the policy had learned from.
+            rollouts: in any order.
+            advantages: one for each rollout.
+            num_questions: how many questions, each with all of its rollouts; None is all.
+            decode: from token ids to text, for the page's view of tokens.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        chosen = first_questions(rollouts, num_questions)
+        some = [rollouts[i] for i in chosen]
+        worth = None if advantages is None else [float(advantages[i]) for i in chosen]
+        each = worth if worth is not None else [None] * len(some)
+        name = f"{split}_{step:06d}"
+        page = rollouts_html(some, worth, _TITLES[split], step, decode)
+        _replace(self.folder / f"{name}.html", page)
+        texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
+        _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
+        with (self.folder / ROWS).open("a", encoding="utf-8") as file:
+            for rollout, advantage in zip(some, each, strict=True):
+                row = {"split": split, "step": step, **rollout_row(rollout, advantage)}
+                file.write(json.dumps(row) + "\n")
+        _replace(self.index, _index(path.name for path in self.folder.glob("*.html")))
+
+
+def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
+    """Return the places of all rollouts of the first ``num_questions`` different questions."""
+    keys = [(r.question.id, r.question.text) for r in rollouts]
+    chosen = set(list(dict.fromkeys(keys))[:num_questions])
+    return [place for place, key in enumerate(keys) if key in chosen]
+
+
+def rollout_row(rollout: Rollout, advantage: float | None = None) -> dict[str, Any]:
+    """Return a rollout as one flat row, ready for JSON."""
+    question, reward = rollout.question, rollout.reward
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "answers": list(question.answers),
+        "hops": question.metadata.get("hops"),
+        "turns": rollout.turns,
+        "results": rollout.results,
+        "queries": rollout.queries,
+        "passage_ids": rollout.passage_ids,
+        "prediction": reward.prediction,
+        "reward": reward.value,
+        "f1": reward.f1,
+        "em": reward.em,
+        "format_error": reward.format_error,
+        "advantage": advantage,
+        "finish_reason": rollout.finish_reason,
+    }
+
+
+def _is_past(split: str, at: int, step: int) -> bool:
+    return at < step or (at == step and split == "val" and step > 0)
+
+
+def _is_past_row(line: str, step: int) -> bool:
+    try:
+        row = json.loads(line)
+        return _is_past(row["split"], row["step"], step)
+    except (ValueError, KeyError, TypeError):  # the end of a run that was killed while writing
+        return False
+
+
+def _index(names: Iterable[str]) -> str:
+    steps: dict[int, dict[str, str]] = {}
+    for name in names:
+        if match := _PAGE.fullmatch(name):
+            steps.setdefault(int(match[2]), {})[match[1]] = name
+    rows = "\n".join(
+        f"<tr><td>{step}</td>{_cell(pages, 'train')}{_cell(pages, 'val')}</tr>"
+        for step, pages in sorted(steps.items(), reverse=True)
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Rollouts</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n<table>\n"
+        f"<tr><th>step</th><th>training</th><th>validation</th></tr>\n{rows}\n</table>\n</html>\n"
+    )
+
+
+def _cell(pages: dict[str, str], split: str) -> str:
+    name = pages.get(split)
+    link = f'<a href="{html.escape(name)}">{_TITLES[split]}</a>' if name else ""
+    return f"<td>{link}</td>"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all; what UTF-8 cannot say is written as its number."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
