@@ -162,8 +162,12 @@ def _open_dense(
 ) -> DenseRetriever:
     _check_corpus(folder, passport, file)
     count = passport["corpus"]["count"]
-    index = import_faiss().read_index(str(folder / VECTORS))
-    offsets = np.load(folder / OFFSETS)
+    try:
+        index = import_faiss().read_index(str(folder / VECTORS))
+        offsets = np.load(folder / OFFSETS)
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = f"index {folder} is broken ({error}); {_rebuild(folder, passport, file)}"
+        raise IndexFolderError(reason) from error
     if not index.ntotal == len(offsets) == count:
         raise IndexFolderError(
             f"index {folder} must hold {count} vectors as its passport says, got {index.ntotal} "
