@@ -40,7 +40,7 @@ class Coalescer:
     Args:
         search: the retriever's search, called in one thread of its own.
         max_batch: queries in one call of ``search``; a larger request goes alone.
-        max_wait: seconds the first request of a batch waits for company.
+        max_wait: seconds the first request of a batch waits for others, while there are others.
         max_pending: queries that may wait before further ones are refused with ``OverloadedError``.
         observe: called after each search with the number of distinct queries and its seconds.
     """
@@ -63,6 +63,9 @@ class Coalescer:
         self._runner: asyncio.Task[None] | None = None
         self._thread = SearchThread()
         self._closing = False
+        self._company = False
+        self._last_end = 0.0
+        self._last_seconds = 0.0
         self.searching = False
         self.failure = ""
 
@@ -109,11 +112,21 @@ class Coalescer:
                 self._arrived.clear()
             if batch:
                 await self._answer(batch)
+                self._company = len(batch) > 1 or bool(self._waiting)
 
     async def _gather(self) -> None:
-        """Wait until a batch is full or its first request has waited long enough."""
+        """Wait until a batch is full or its first request has waited long enough.
+
+        A lone caller never waits. Right after a search the wait is a quarter of that search's time,
+        at most ``max_wait``: who was just answered asks again at once and would else miss each
+        batch by a moment.
+        """
+        if not self._company:
+            return
+        linger = self._last_end + min(self._max_wait, self._last_seconds / 4)
         while self._waiting and not self._closing and self.pending < self._max_batch:
-            left = self._waiting[0].arrived + self._max_wait - time.monotonic()
+            deadline = max(self._waiting[0].arrived + self._max_wait, linger)
+            left = deadline - time.monotonic()
             if left <= 0:
                 return
             self._arrived.clear()
@@ -157,7 +170,7 @@ class Coalescer:
     async def _search_together(self, batch: list[_Waiting]) -> dict[str, list[Passage]]:
         """Return the passages of each distinct query of the batch."""
         queries = list(dict.fromkeys(query for waiting in batch for query in waiting.queries))
-        started = time.perf_counter()
+        started = time.monotonic()
         self.searching = True
         try:
             results = await self._thread.call(lambda: self._search(queries, batch[0].k))
@@ -170,9 +183,11 @@ class Coalescer:
             raise
         finally:
             self.searching = False
+            self._last_end = time.monotonic()
+            self._last_seconds = self._last_end - started
         self.failure = ""
         if self._observe is not None:
-            self._observe(len(queries), time.perf_counter() - started)
+            self._observe(len(queries), self._last_seconds)
         return dict(zip(queries, results, strict=True))
 
 

@@ -52,7 +52,7 @@ class ServerConfig:
         default_top_k: passages where the request leaves it open.
         timeout: seconds a body may take to arrive, and again a search to be answered.
         max_batch: queries in one search of the index.
-        max_wait_ms: milliseconds an idle index waits for further requests to join a search.
+        max_wait_ms: milliseconds a search waits for further requests, while several callers ask.
         max_pending: queries that may wait; further requests are answered 429.
         empty_query: ``refuse`` with 400, or ``search`` for it as the peers' own servers do.
         ambiguous_dialect: who is meant by ``{"query", "top_k"}``, ``zerosearch`` or ``rllm``.
