@@ -19,7 +19,8 @@ from fake_retrieval import FakeRetriever, StubServer, post
 
 from research_rl.envs.retrieval.remote import RemoteRetriever
 from research_rl.envs.retrieval.server import BackgroundServer
-from research_rl.envs.types import RetrieverUnavailable
+from research_rl.envs.types import Question, RetrieverUnavailable
+from research_rl.envs.vector import ReSearchVectorEnv
 
 FAKE = FakeRetriever()
 DOC = {"id": "d0", "contents": "a é\nbody 0"}
@@ -201,6 +202,39 @@ def test_a_restarted_server_is_found_again() -> None:
     finally:
         timer.join()
         back.stop()
+
+
+def play(remote: RemoteRetriever, between: Callable[[int], None]) -> list[object]:
+    """Play four episodes side by side; return every observation and reward."""
+    questions = [Question(f"q{i}", f"question {i}", (f"answer {i}",)) for i in range(4)]
+    envs = ReSearchVectorEnv(4, autoreset_mode="Disabled", questions=questions, index=remote)
+    seen: list[object] = [envs.reset(options={"questions": questions})[0]]
+    for turn in range(3):
+        between(turn)
+        actions = [f"<think>x</think><search>{turn} of {i}</search>" for i in range(4)]
+        observations, rewards, *_ = envs.step(actions)
+        seen.append((list(observations), list(rewards)))
+    return seen
+
+
+def test_episodes_go_on_as_if_nothing_had_happened_when_the_server_comes_back() -> None:
+    with BackgroundServer(FAKE) as server:
+        undisturbed = play(client(server.url), lambda turn: None)
+    servers = [BackgroundServer(FAKE, port=server.port).__enter__()]
+    timers: list[threading.Timer] = []
+
+    def fault(turn: int) -> None:
+        if turn == 1:
+            servers[0].stop()
+            servers.append(BackgroundServer(FAKE, port=server.port))
+            timers.append(threading.Timer(0.4, servers[1].__enter__))
+            timers[0].start()
+
+    try:
+        assert play(client(server.url, retry_window=30), fault) == undisturbed
+    finally:
+        timers[0].join()
+        servers[1].stop()
 
 
 SERVER = """

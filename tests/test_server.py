@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,6 +253,26 @@ def test_too_many_waiting_queries_are_refused() -> None:
     ] * 2
 
 
+def test_a_lone_caller_does_not_wait_for_others_and_several_do() -> None:
+    async def run() -> list[int]:
+        sizes: list[int] = []
+        coalescer = Coalescer(
+            FakeRetriever().search, max_wait=0.3, observe=lambda count, _: sizes.append(count)
+        )
+        started = time.monotonic()
+        for i in range(5):
+            await coalescer.submit([f"q{i}"], 1)
+        assert time.monotonic() - started < 0.3
+        await asyncio.gather(*(coalescer.submit([f"q{i}"], 1) for i in range(4)))
+        late = asyncio.ensure_future(coalescer.submit(["early"], 1))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(late, coalescer.submit(["late"], 1))
+        await coalescer.close()
+        return sizes
+
+    assert asyncio.run(run()) == [1, 1, 1, 1, 1, 4, 2]
+
+
 def test_who_gave_up_is_not_searched_for() -> None:
     fake = FakeRetriever(delay=0.1)
 
@@ -277,11 +298,16 @@ def test_the_command_line_fills_the_configuration(monkeypatch: pytest.MonkeyPatc
     args = parser.parse_args(["idx", "--port", "9", "--max-wait-ms", "0.5", "--timeout", "3"])
     served: list[Any] = []
     monkeypatch.setenv(server_module.KEY_VARIABLE, "key")
-    monkeypatch.setattr(retrieval, "load_retriever", lambda path: path, raising=False)
+    monkeypatch.setattr(retrieval, "load_retriever", lambda folder, corpus: (folder, corpus))
     monkeypatch.setattr(server_module, "serve", lambda *given: served.append(given))
     server_module.run_serve(args)
     assert served == [
-        ("idx", "127.0.0.1", 9, ServerConfig(max_wait_ms=0.5, timeout=3.0, api_key="key"))
+        (
+            (Path("idx"), None),
+            "127.0.0.1",
+            9,
+            ServerConfig(max_wait_ms=0.5, timeout=3.0, api_key="key"),
+        )
     ]
     assert "(8388608)" in parser.format_help()
 

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -158,7 +159,8 @@ class BackgroundServer:
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``research index serve`` to ``parser``."""
-    parser.add_argument("index", help="folder of the index")
+    parser.add_argument("folder", type=Path, help="folder that `research index build` made")
+    parser.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port (%(default)s)")
     for option in fields(ServerConfig):
@@ -181,7 +183,7 @@ def run_serve(args: argparse.Namespace) -> None:
     names = [option.name for option in fields(ServerConfig) if option.name != "api_key"]
     values = {name: getattr(args, name) for name in names}
     config = ServerConfig(**values, api_key=os.environ.get(KEY_VARIABLE) or None)
-    serve(load_retriever(args.index), args.host, args.port, config)
+    serve(load_retriever(args.folder, args.corpus), args.host, args.port, config)
 
 
 def _make_server(
