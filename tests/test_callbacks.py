@@ -56,6 +56,9 @@ class Pretender(pl.LightningModule):
         self.train_advantages: list[float] = []
         self.val_rollouts: list[Rollout] = []
 
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.val_rollouts = rollouts()
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
@@ -191,6 +194,9 @@ def test_validate_keeps_what_fit_wrote(tmp_path: Path) -> None:
     before = names(tmp_path / "rollouts")
     run.validate(module, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
     assert names(tmp_path / "rollouts") == before
+    run.test(module, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
+    after = set(names(tmp_path / "rollouts")) - set(before)
+    assert after == {"test_000002.html", "test_000002.txt"}
 
 
 def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ class RunCallback(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Name what a fit left, in one line for all callbacks together."""
-        ours = [c for c in trainer.callbacks if isinstance(c, RunCallback)]
+        every: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        ours = [c for c in every if isinstance(c, RunCallback)]
         if stage == "fit" and ours and ours[0] is self:
             found = [f"{c.label} {c.written}" for c in ours if c.written is not None]
             found += [f"checkpoint {path}" for path in _checkpoints(trainer)]
@@ -100,13 +101,13 @@ class RolloutLog(RunCallback):
     """Writes rollouts as text, as a page of HTML and as rows of JSON, into ``rollouts/``.
 
     Reads ``train_rollouts`` and ``train_advantages`` (one number a rollout) of the module after
-    training batches, and ``val_rollouts`` after validations. A file's number is the number of
+    training batches, and ``val_rollouts`` after validations and tests. A file is numbered by the
     iterations that the policy had learned from when it wrote them, as in ``metrics.csv``.
 
     Args:
-        every_n_steps: iterations between two looks at training; validations are all written.
+        every_n_steps: iterations between two looks at training; every validation is written.
         num_questions: questions of a training batch to write, each with its whole group.
-        num_val_questions: questions of a validation to write.
+        num_val_questions: questions of a validation or test to write.
         folder: where to, below the run's folder.
 
     Raises:
@@ -148,6 +149,12 @@ class RolloutLog(RunCallback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             rollouts = rollouts_of(pl_module, "val_rollouts")
             self._write(trainer, pl_module, "val", finished_iterations(trainer), rollouts)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the command test saw."""
+        if trainer.is_global_zero:
+            rollouts = rollouts_of(pl_module, "val_rollouts")
+            self._write(trainer, pl_module, "test", finished_iterations(trainer), rollouts)
 
     def _write(
         self,

@@ -169,7 +169,7 @@ def _finish(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=9, handlelength=1.2, labelcolor=_ALL_COLOUR)
     else:
-        place = {"transform": axes.transAxes, "ha": "center"}
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center"}
         axes.text(0.5, 0.5, "nothing logged yet", color=_SOFT, **place)
 
 

@@ -106,8 +106,11 @@ class RunProgressBar(TQDMProgressBar):
 
 
 def finished_iterations(trainer: pl.Trainer) -> int:
-    """Return how many training batches are done since the run began, resumed or not."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+    """Return how many training batches are done since the run began, resumed or not.
+
+    For hooks between batches: ready counts the one that is running, too.
+    """
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
 def total_iterations(trainer: pl.Trainer) -> int | None:

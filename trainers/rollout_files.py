@@ -14,8 +14,8 @@ from research_rl.agents.types import Rollout
 from research_rl.trainers.viewer import rollout_text, rollouts_html
 
 ROWS = "rollouts.jsonl"
-_TITLES = {"train": "Training rollouts", "val": "Validation rollouts"}
-_PAGE = re.compile(r"(train|val)_(\d+)\.(?:html|txt)")
+_TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
+_PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 _STYLE = """
 :root { color-scheme: light dark; }
 body { max-width: 560px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
@@ -72,7 +72,7 @@ class RolloutFiles:
         """Write the rollouts of the first questions.
 
         Args:
-            split: train or val.
+            split: train, val or test.
             step: iterations that the policy had learned from.
             rollouts: in any order.
             advantages: one for each rollout.
@@ -143,14 +143,14 @@ def _index(names: Iterable[str]) -> str:
         if match := _PAGE.fullmatch(name):
             steps.setdefault(int(match[2]), {})[match[1]] = name
     rows = "\n".join(
-        f"<tr><td>{step}</td>{_cell(pages, 'train')}{_cell(pages, 'val')}</tr>"
+        f"<tr><td>{step}</td>{''.join(_cell(pages, split) for split in _TITLES)}</tr>"
         for step, pages in sorted(steps.items(), reverse=True)
     )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Rollouts</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n<table>\n"
-        f"<tr><th>step</th><th>training</th><th>validation</th></tr>\n{rows}\n</table>\n</html>\n"
+        f"<tr><th>step</th><th colspan=3>pages</th></tr>\n{rows}\n</table>\n</html>\n"
     )
 
 
