@@ -269,18 +269,8 @@ JSON = st.recursive(
 )
 FIELDS = st.sampled_from(
     [
-        "id",
-        "question",
-        "answer",
-        "answers",
-        "golden_answers",
-        "reward_model",
-        "prompt",
-        "metadata",
-        "supporting_facts",
-        "paragraphs",
-        "extra_info",
-        "answer_aliases",
+        *("id", "question", "answer", "answers", "golden_answers", "reward_model", "prompt"),
+        *("metadata", "supporting_facts", "paragraphs", "extra_info", "answer_aliases"),
     ]
 )
 

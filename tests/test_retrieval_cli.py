@@ -1,0 +1,76 @@
+"""``research index``: what it prints, and one line with status 2 for what the user can mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("faiss")
+
+from research_rl.envs.retrieval.cli import main
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    facts = {"oslo": "Norway", "paris": "France", "lima": "Peru \ud83d\ude80 caf\u00e9"}
+    rows = [json.dumps({"id": c, "contents": f"{c}\nin {land}"}) for c, land in facts.items()]
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_build_search_info(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "index")
+    main(["build", "--corpus", str(corpus), "--out", out, "--kind", "dense", "--dim", "64"])
+    assert capsys.readouterr().out.startswith(f"{out}: 3 passages x 64, ")
+    main(["search", out, "Peru", "France", "--top-k", "1"])
+    printed = capsys.readouterr().out
+    assert "# Peru\n1. [lima]" in printed
+    assert "# France\n1. [paris]" in printed
+    main(["search", out, "Peru", "--json", "--top-k", "2"])
+    row = json.loads(capsys.readouterr().out)
+    assert [p["id"] for p in row["passages"]] == ["lima", "oslo"]
+    main(["info", out, "--check"])
+    assert json.loads(capsys.readouterr().out)["corpus"]["count"] == 3
+
+
+def test_what_the_user_can_mend_is_one_line_and_status_2(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"id": 1, "contents": "x"}\n{"id": 2}\n')
+    out = str(tmp_path / "index")
+    cases = {
+        ("build", "--corpus", str(broken), "--out", out): "broken.jsonl:2: contents must be text",
+        ("build", "--corpus", "none.jsonl", "--out", out): "there is no such corpus file",
+        ("build", "--corpus", str(corpus), "--out", out, "--kind", "dens"): "did you mean 'dense'",
+        ("build", "--corpus", str(corpus), "--out", out, "--dim", "99"): "multiple of num_hashes",
+        ("build", "--corpus", str(corpus), "--out", out, "--pooling", "cls"): "--pooling must not",
+        ("build", "--corpus", str(corpus), "--out", str(tmp_path)): "new folder or an index",
+        ("search", out, "Peru"): "make it: research index build",
+        ("info", out): "make it: research index build",
+    }
+    for argv, words in cases.items():
+        with pytest.raises(SystemExit) as caught:
+            main(list(argv))
+        printed = capsys.readouterr()
+        assert caught.value.code == 2
+        assert words in printed.err
+        assert printed.err.count("\n") == 1
+        assert printed.out == ""
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("command", [[], ["build"], ["search"], ["info"]])
+def test_help_says_what_there_is(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: research index" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert caught.value.code == 2
