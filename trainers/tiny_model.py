@@ -1,0 +1,81 @@
+"""A language model small enough to train on a CPU: one word a token, two layers, random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+
+
+@dataclass
+class TinyModelConfig:
+    """Shape of the tiny model.
+
+    Args:
+        hidden_size: width; the feed-forward layers are three times as wide.
+        num_layers: transformer layers.
+        num_heads: attention heads.
+        max_length: positions it can attend over.
+    """
+
+    hidden_size: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    max_length: int = 512
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that splits at white space and knows ``words``; any other is ``<unk>``.
+
+    A prompt encoded with special tokens begins with ``<bos>``. The tags of the protocol are words
+    like any other.
+    """
+    vocabulary = list(dict.fromkeys([PAD, BOS, EOS, UNK, *words]))
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    backend = Tokenizer(WordLevel(ids, unk_token=UNK))
+    backend.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
+        single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast, config: TinyModelConfig, seed: int
+) -> LlamaForCausalLM:
+    """Return a Llama model with random weights over the vocabulary, embeddings tied."""
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=3 * config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        max_position_embeddings=config.max_length,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        initializer_range=0.05,  # at 0.02 so narrow a model learns to copy much later
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(shape)
+    model.set_attn_implementation("eager")  # the fused CPU kernels are slower on short sequences
+    return model

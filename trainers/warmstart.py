@@ -1,0 +1,252 @@
+"""The warm start of the tiny model: it stands in for pretraining where no weights can be had.
+
+Next-token training on demonstrations of a bad policy (see demonstrations), which teaches the words,
+the form of a rollout and copying, and leaves what to search, and when to stop, to be learned by
+reinforcement. ``warmstart.json`` in the model's folder says what was done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from research_rl.agents.policy import LMPolicy
+from research_rl.envs.prompts import get_prompt
+from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.trainers.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
+from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+
+logger = logging.getLogger(__name__)
+
+REPORT = "warmstart.json"
+_FORMAT = 1  # of what the settings mean; a change makes old folders be made anew
+_IGNORED = -100
+_BATCHES_SORTED = 16  # so many batches are made of demonstrations sorted by length
+_TOKENS = 36  # policy tokens of a usual demonstration: the loss of a batch is divided by its size
+# times this, not by its own tokens, which would make short rollouts count for more
+
+
+@dataclass
+class WarmStartConfig:
+    """Everything that decides what the warm start gives.
+
+    Args:
+        num_people: of the synthetic world that will be trained in.
+        world_seed: of that world; its facts are never shown.
+        max_searches: most searches in a demonstration.
+        good_share: share of demonstrations that search rightly.
+        steps: optimizer steps.
+        batch_size: demonstrations a step.
+        lr: peak learning rate; it rises over the first steps and falls by a cosine.
+        model: shape of the model.
+        seed: of the weights and the demonstrations.
+    """
+
+    num_people: int = 600
+    world_seed: int = 0
+    max_searches: int = 4
+    good_share: float = 0.2
+    steps: int = 450
+    batch_size: int = 48
+    lr: float = 3e-3
+    model: TinyModelConfig = field(default_factory=TinyModelConfig)
+    seed: int = 0
+
+
+class WarmStart(pl.Callback):
+    """Makes the warm-started model before the policy is loaded, unless its folder has it already.
+
+    Args:
+        folder: where the model goes; the policy's ``model`` names the same folder.
+        config: how it is made. A folder made with other settings is made anew.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+    """
+
+    def __init__(self, folder: str, config: WarmStartConfig | None = None) -> None:
+        self.folder = Path(folder)
+        self.config = config or WarmStartConfig()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the model on the first rank while the others wait."""
+        if trainer.is_global_zero:
+            warm_start(self.folder, self.config)
+        trainer.strategy.barrier("warm start")
+
+
+def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
+    """Train the tiny model into ``folder`` and return it; a folder that has it is left alone.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+    """
+    target = Path(folder)
+    settings = {"format": _FORMAT, **asdict(config)}
+    if _is_made(target, settings):
+        return target
+    started = time.perf_counter()
+    world = SyntheticWorld(config.num_people, config.world_seed)
+    tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    model = tiny_model(tokenizer, config.model, config.seed)
+    policy = LMPolicy(model, tokenizer)
+    loss = _train(policy, world, config)
+    report = {
+        "settings": settings,
+        "final_loss": round(loss, 4),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    _save(policy, target, report)
+    return target
+
+
+def encode_demonstration(
+    policy: LMPolicy, demonstration: Demonstration
+) -> tuple[list[int], list[bool]]:
+    """Return the ids of prompt, turns and results, and which of them the policy wrote.
+
+    They are encoded piece by piece as a rollout is, and the last turn ends in the model's eos.
+    """
+    return _Encoder(policy)(demonstration)
+
+
+class _Encoder:
+    """Encodes demonstrations, remembering each word: the tokenizer knows words alone."""
+
+    def __init__(self, policy: LMPolicy) -> None:
+        self._prompt = get_prompt("{prompt}")
+        self._policy = policy
+        self._word = cache(policy.encode)
+        self._bos = policy.encode_prompt(self._prompt, "")
+        self._eos = [int(policy.tokenizer.eos_token_id)]
+
+    def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
+        ids = self._bos + self._encode(demonstration.question)
+        written = [False] * len(ids)
+        pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
+        for turn, result in [*pieces, (demonstration.turns[-1], None)]:
+            turn_ids = self._encode(turn)
+            given_ids = self._encode(result) if result is not None else []
+            turn_ids += self._eos if result is None else []
+            ids += turn_ids + given_ids
+            written += [True] * len(turn_ids) + [False] * len(given_ids)
+        return ids, written
+
+    def _encode(self, text: str) -> list[int]:
+        return [i for word in text.split() for i in self._word(word)]
+
+
+def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> float:
+    """Train the policy; return the mean loss of the last tenth, in nats a usual token."""
+    demonstrator = Demonstrator(
+        world.names, world.facts, config.good_share, config.max_searches, config.seed
+    )
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    batches = _batches(policy, demonstrator, config.batch_size, config.seed)
+    losses: list[float] = []
+    policy.train()
+    with tqdm(islice(batches, config.steps), "warm start", config.steps, unit="step") as progress:
+        for step, (ids, labels) in enumerate(progress):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * _schedule(step, config.steps)
+            loss = _loss(policy.model, ids, labels) / (_TOKENS * config.batch_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    tail = losses[-max(1, config.steps // 10) :]
+    return sum(tail) / len(tail)
+
+
+def _loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the negative log-probs of the labels; logits only where there is one."""
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
+        wanted = labels[:, 1:] != _IGNORED
+        logits = model.get_output_embeddings()(hidden[wanted])
+    return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: 40 steps up, then a cosine down to a twentieth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / 40) * (0.95 * cosine + 0.05)
+
+
+def _batches(
+    policy: LMPolicy, demonstrator: Demonstrator, size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (size, L) ids and labels without end, demonstrations of like length together."""
+    rng = random.Random(seed)
+    encode = _Encoder(policy)
+    while True:
+        rows = sorted(
+            (encode(demonstrator()) for _ in range(size * _BATCHES_SORTED)),
+            key=lambda row: len(row[0]),
+        )
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(batches)
+        for batch in batches:
+            yield _pad(batch, policy.pad_id)
+
+
+def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return (B, L) ids padded on the right, and labels that are ignored where none is wanted."""
+    length = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    labels = torch.full((len(rows), length), _IGNORED)
+    for row, (row_ids, written) in enumerate(rows):
+        values = torch.tensor(row_ids)
+        ids[row, : len(row_ids)] = values
+        labels[row, : len(row_ids)] = values.masked_fill(~torch.tensor(written), _IGNORED)
+    return ids, labels
+
+
+def _is_made(target: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds the model of these settings; refuse a folder of another maker."""
+    if not target.exists():
+        return False
+    report = target / REPORT
+    if report.is_file():
+        made_with = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        if made_with == json.loads(json.dumps(settings)):
+            return True
+        logger.warning("%s was made with other settings; the warm start is done anew", target)
+    elif any(target.iterdir()):
+        raise FileExistsError(
+            f"the folder of a warm start must be new or made by one, got {target} without "
+            f"{REPORT}; choose another folder or remove this one"
+        )
+    return False
+
+
+def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
+    """Write the Hugging Face folder beside the target and move it there whole."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_pretrained(partial)
+    (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
