@@ -25,7 +25,7 @@ def group_statistics(rewards: Tensor, groups: Tensor) -> GroupStatistics:
         rewards: (B,).
         groups: (B,) any integers; equal means same group, wherever the rows stand.
     """
-    names, group = groups.unique(return_inverse=True)
+    names, group = torch.unique(groups, return_inverse=True)
     zeros = rewards.new_zeros(len(names))
     size = zeros.index_add(0, group, torch.ones_like(rewards))
     mean = zeros.index_add(0, group, rewards) / size

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
+from research_rl.envs.retrieval import load_retriever
+from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.types import Retriever
 
 
@@ -21,7 +24,7 @@ class EnvConfig:
         top_k: passages that a search returns.
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
-        reward: default, paper, paper-code or a name that the environment knows.
+        reward: default, paper, paper-code or a reward function.
         prompt: base, instruct or a text that holds {prompt}.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
         max_chars: longest observation and action in characters.
@@ -32,13 +35,18 @@ class EnvConfig:
     top_k: int = 5
     max_searches: int | None = None
     search_cost: float = 0.0
-    reward: str = "default"
+    reward: str | RewardFunction = "default"
     prompt: str = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
 
-    def make(self, num_envs: int = 1) -> VectorEnv:  # type: ignore[type-arg]
-        """Make the vector environment; finished rows idle until the next reset."""
+    def make(self, num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
+        """Make the vector environment; finished rows idle until the next reset.
+
+        An index is opened here, so that a wrong one ends a run before its first rollout.
+        """
+        if isinstance(self.index, str):
+            load_retriever(self.index)
         return gym.make_vec(
             self.id,
             num_envs=num_envs,

@@ -1,21 +1,27 @@
-"""One training step is one iteration: sample groups, score them, improve the policy."""
+"""The Lightning module: one batch of questions is one iteration, rollouts first, then updates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import lazy_instance
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents.cached import CachedEngine
-from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
+from research_rl.agents.engine import evaluating
+from research_rl.agents.policy import LMPolicy, PolicyConfig, PolicyOutput, Reference
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.sampling import seed_of
 from research_rl.agents.types import Engine, Rollout, SamplingParams
@@ -23,332 +29,359 @@ from research_rl.envs.types import Question
 from research_rl.trainers.advantages import constant_group_fraction
 from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.config import EnvConfig, Updates
-from research_rl.trainers.evaluation import prediction_row, summarize
+from research_rl.trainers.evaluation import average, measure, prediction_row
+from research_rl.trainers.ranks import gather, mean_over_ranks, means_over_ranks, without_sync
 from research_rl.trainers.types import Batch
 
-PROGRESS = ("reward", "f1", "searches")
+_BAR = ("reward", "f1", "searches")
+# jsonargparse reads the class and its options from this; it only becomes a GRPO when called
+_GRPO: Algorithm = lazy_instance(GRPO)
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 class ReSearchModule(pl.LightningModule):
-    """Trains a policy to answer questions with a search engine.
+    """Teach a policy to answer questions by searching.
+
+    Every random number is a hash of (seed, iteration, question, sample), so that a resumed run
+    goes on exactly as if it had not stopped.
 
     Args:
-        policy: which language model.
-        env: which environment.
-        algorithm: advantages and loss.
-        engine: samples from the policy.
-        sampling: how rollouts are sampled in training.
-        validation_sampling: the same in validation, test and prediction; None is greedy with the
-            budgets of ``sampling``.
-        updates: how many rollouts, and how they are used.
-        optimizer: builds the optimizer.
-        lr_scheduler: builds a scheduler that moves once for each optimizer step; None is constant.
-        validate_first: validate before the first update, so that a curve has its beginning.
-        seed: of all sampling; a rollout is a function of it, the iteration and the question.
+        policy: the language model; its weights before training are also the reference.
+        env: the environment it plays.
+        algorithm: the learning rule.
+        engine: what samples from the policy.
+        sampling: how training rollouts are sampled.
+        validation_sampling: how held-out questions are answered; None is as sampling, but greedy.
+        updates: group size, and how often and in which portions rollouts are used.
+        optimizer: of everything trainable.
+        lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
+        seed: of everything random.
     """
+
+    policy: LMPolicy
+    engine: Engine
 
     def __init__(
         self,
         policy: PolicyConfig,
-        env: EnvConfig = EnvConfig(),  # noqa: B008
-        algorithm: Algorithm = lazy_instance(GRPO),  # noqa: B008
+        env: EnvConfig = EnvConfig(),  # noqa: B008  (the CLI reads these defaults)
+        algorithm: Algorithm = _GRPO,
         engine: Callable[[LMPolicy], Engine] = CachedEngine,
         sampling: SamplingParams = SamplingParams(),  # noqa: B008
         validation_sampling: SamplingParams | None = None,
         updates: Updates = Updates(),  # noqa: B008
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.01),
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6),
         lr_scheduler: LRSchedulerCallable | None = None,
-        validate_first: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # several optimizer steps for each batch of questions
-        self.policy_config, self.env_config = policy, env
-        self.algorithm, self.updates, self.seed = algorithm, updates, seed
-        self.sampling = _trainable(sampling)
-        self.validation_sampling = validation_sampling or greedy(sampling)
-        self.validate_first = validate_first
-        self._make_engine, self._make_optimizer = engine, optimizer
-        self._make_scheduler = lr_scheduler
-        self._grad_norm = torch.zeros(())
+        if not sampling.temperature > 0:
+            raise ValueError(
+                f"sampling.temperature must be positive, got {sampling.temperature}; a greedy "
+                "group has equal rollouts and teaches nothing"
+            )
+        self.automatic_optimization = False
+        self.policy_config = policy
+        self.algorithm = GRPO() if algorithm is _GRPO else algorithm
+        self.sampling = sampling
+        self.validation_sampling = validation_sampling or replace(sampling, temperature=0.0)
+        self.updates = updates
+        self.seed = seed
+        self._env_config = env
+        self.reference: Reference | None = None
+        self.iteration = 0
+        """Batches of questions that the policy has learned from."""
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
+        """Of the latest iteration; one number a rollout, its tokens' mean."""
         self.val_rollouts: list[Rollout] = []
-        if policy.lora is not None:
-            self.strict_loading = False  # checkpoints hold the adapter alone
+        self.test_rollouts: list[Rollout] = []
+        """Of the latest evaluation, this rank's share."""
+        self._make_engine = engine
+        self._make_optimizer = optimizer
+        self._make_scheduler = lr_scheduler
+        self._grad_norm = torch.zeros(())
+
+    # -- set up, save and load
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision that would turn the questions themselves into tensors; make the env.
+
+        Here and not earlier, for the data module may have just written the index.
+        """
+        if self.trainer.precision not in _PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got "
+                f"{self.trainer.precision}; for half-precision weights set model.policy.dtype"
+            )
+        self.env = self._env_config.make()
 
     def configure_model(self) -> None:
-        """Load the policy; its folder may have been made after this module was."""
-        if hasattr(self, "policy"):
+        """Load the policy, and its frozen starting point where the algorithm compares with it."""
+        if "policy" in self._modules:
             return
-        self.policy = LMPolicy.from_config(self.policy_config)
-        self.algorithm.bind(self.policy)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, "model"))
+            self.policy = LMPolicy.from_config(self.policy_config)
+            self.algorithm.bind(self.policy)
         self.engine = self._make_engine(self.policy)
-        self.env = self.env_config.make()
-        # before a checkpoint is restored: the reference is where training began
-        needed = self.algorithm.needs_reference and self.trainer.state.fn == "fit"
-        self.reference = Reference(self.policy) if needed else None
+        self.strict_loading = self.policy_config.lora is None
+        if self.trainer.state.fn == TrainerFn.FITTING and self.algorithm.needs_reference:
+            self.reference = Reference(self.policy)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer, and the scheduler if there is one."""
-        optimizer = self._make_optimizer([*self._trained()])
+        """Return the optimizer of policy and algorithm, and its scheduler if there is one.
+
+        Raises:
+            ValueError: the scheduler wants a metric; it is stepped inside an iteration.
+        """
+        parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
+        optimizer = self._make_optimizer(parameters)
         if self._make_scheduler is None:
             return optimizer
-        return [optimizer], [self._make_scheduler(optimizer)]
+        scheduler = self._make_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "lr_scheduler must depend on the step alone, got ReduceLROnPlateau; choose one of "
+                "torch.optim.lr_scheduler that needs no metric, LinearLR for instance"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Return the questions: they are text."""
+    def transfer_batch_to_device(
+        self, batch: list[Question], device: torch.device, dataloader_idx: int
+    ) -> list[Question]:
+        """Return the questions as they are: text has no device."""
         return batch
 
-    # ---- one iteration
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the iteration; with LoRA, drop what the base model's folder holds already."""
+        checkpoint["iteration"] = self.iteration
+        if self.policy_config.lora is not None:
+            kept = self._trained_names()
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the iteration.
+
+        Raises:
+            ValueError: the checkpoint lacks weights that are trained here.
+        """
+        self.iteration = checkpoint.get("iteration", 0)
+        if missing := sorted(self._trained_names() - set(checkpoint["state_dict"])):
+            raise ValueError(
+                f"the checkpoint must hold every trained weight, got none for {missing[0]} and "
+                f"{len(missing) - 1} others; load it with the model settings of its own run"
+            )
+
+    def _trained_names(self) -> set[str]:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
+
+    # -- one iteration
 
     def on_fit_start(self) -> None:
-        """Bring the reference to the device."""
+        """Put the reference where the policy is."""
         if self.reference is not None:
             self.reference.to(self.device)
 
     def on_train_start(self) -> None:
-        """Validate before the first update; a resumed run has done that already."""
-        if self.validate_first and self.global_step == 0 and self.trainer.enable_validation:
-            self.trainer.validating = True
-            self.trainer.fit_loop.epoch_loop.val_loop.run()
-            self.trainer.training = True
+        """Validate once before the first update, so that a learning curve has its start."""
+        trainer = self.trainer
+        if self.iteration or not trainer.enable_validation:
+            return
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
 
     def training_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Collect rollouts, then make ``updates.steps`` optimizer steps with them."""
-        started = perf_counter()
-        rollouts = self._collect(questions)
-        collected = perf_counter()
-        batch = self._batch(rollouts)
-        totals: dict[str, Tensor] = {}
-        for minibatch in self._minibatches(batch):
-            for name, value in self._update(minibatch).items():
-                totals[name] = totals.get(name, 0.0) + value / self.updates.steps
-        numbers: dict[str, Any] = dict(summarize(rollouts, by_hop=("f1", "searches")))
-        numbers |= totals
-        numbers["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
-        for name, value in numbers.items():
-            self._log(f"train/{name}", value, len(rollouts), bar=name in PROGRESS)
-        self._log("time/rollout_s", collected - started, 1)
-        self._log("time/update_s", perf_counter() - collected, 1)
+        """Sample a group for each question, then learn from all of them."""
+        start = perf_counter()
+        torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
+        self.train_rollouts = self._sample_groups(questions)
+        sampled = perf_counter()
+        batch = Batch.from_rollouts(self.train_rollouts, self.policy.pad_id).to(self.device)
+        self._score(batch)
+        metrics = self._learn(batch)
+        metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
+        per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
+        self.train_advantages = per_rollout.tolist()
+        rows = gather([measure(rollout) for rollout in self.train_rollouts])
+        self._log("train", average(rows, by_hop=("f1", "searches")))
+        self._log("train", means_over_ranks(self.trainer, metrics))
+        self._log("time", {"rollout_s": sampled - start, "update_s": perf_counter() - sampled})
+        self.iteration += 1
 
-    def _collect(self, questions: list[Question]) -> list[Rollout]:
-        """Sample a group for each question; a question that stands twice gets other samples."""
-        group = [q for q in questions for _ in range(self.updates.group_size)]
-        seen: dict[str, int] = {}
+    def _sample_groups(self, questions: list[Question]) -> list[Rollout]:
+        asked = [question for question in questions for _ in range(self.updates.group_size)]
+        samples: Counter[str] = Counter()
         seeds = []
-        for question in group:
-            sample = seen[question.id] = seen.get(question.id, -1) + 1
-            seeds.append(seed_of(self.seed, self._iteration, question.id, sample))
-        with torch.autocast(self.device.type, enabled=False):
-            self.train_rollouts = collect_rollouts(
-                group, self.env, self.policy, self.engine, self.sampling, seeds
-            )
-        return self.train_rollouts
+        for question in asked:
+            seeds.append(seed_of(self.seed, self.iteration, question.id, samples[question.id]))
+            samples[question.id] += 1
+        return self._play(asked, self.sampling, seeds)
 
-    @property
-    def _iteration(self) -> int:
-        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+    def _play(
+        self, questions: list[Question], params: SamplingParams, seeds: list[int]
+    ) -> list[Rollout]:
+        # autocast would cast every weight anew at every decoded token
+        with torch.autocast(self.device.type, enabled=False):
+            return collect_rollouts(questions, self.env, self.policy, self.engine, params, seeds)
 
     @torch.no_grad()
-    def _batch(self, rollouts: list[Rollout]) -> Batch:
-        """Attach everything that the loss needs and that does not change between updates."""
+    def _score(self, batch: Batch) -> None:
+        """Set advantages, and what they and the loss compare with; see Algorithm for the order."""
         rule = self.algorithm
-        batch = Batch.from_rollouts(rollouts, self.policy.pad_id).to(self.device)
-        if rule.needs_values or (rule.needs_old_logprobs and self.updates.steps > 1):
-            batch.old_logprobs, batch.values = self._score(batch)
+        blank = torch.zeros_like(batch.sampled_logprobs)
+        if rule.needs_old_logprobs and self.updates.steps > 1:
+            batch.old_logprobs = blank.clone()
+        if rule.needs_values:
+            batch.values = blank.clone()
         if self.reference is not None:
-            batch.ref_logprobs = torch.zeros_like(batch.sampled_logprobs)
-            for rows, part in self._parts(batch):
-                found = self.reference.logprobs(
-                    part.input_ids, part.attention_mask, self.sampling.temperature
-                )
-                batch.ref_logprobs[rows, : found.shape[1]] = found
-        worth = rule.advantages(batch)
-        worth = worth[:, None] if worth.ndim == 1 else worth
-        batch.advantages = worth * batch.loss_mask
-        written = batch.loss_mask.sum(1).clamp(min=1)
-        self.train_advantages = (batch.advantages.sum(1) / written).tolist()
-        return batch
+            batch.ref_logprobs = blank.clone()
+        with evaluating(self.policy.model):
+            for index in self._micro_batches(batch):
+                self._score_rows(batch, index)
+        advantages = rule.advantages(batch)
+        if advantages.ndim == 1:
+            advantages = advantages[:, None]
+        batch.advantages = advantages * batch.loss_mask
 
-    def _score(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the policy's log-probs and, where a critic asks, values, both (B, T)."""
-        hidden = self.algorithm.needs_values
-        logprobs = torch.zeros_like(batch.sampled_logprobs)
-        values = torch.zeros_like(logprobs) if hidden else None
-        for rows, part in self._parts(batch):
-            out = self._forward(part, entropy=False, hidden=hidden)
-            logprobs[rows, : out.logprobs.shape[1]] = out.logprobs
-            if values is not None:
-                values[rows, : out.logprobs.shape[1]] = self.algorithm.values(out)
-        return logprobs, values
-
-    def _forward(self, part: Batch, entropy: bool, hidden: bool) -> Any:
-        temperature = self.sampling.temperature
-        return self.policy(part.input_ids, part.attention_mask, temperature, entropy, hidden)
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
-        updates = self.updates
-        for rows in batch.micro_batches(updates.micro_batch_size, updates.micro_batch_tokens):
-            yield rows, batch[rows].trim()
-
-    def _minibatches(self, batch: Batch) -> Iterator[Batch]:
-        for epoch in range(self.updates.num_epochs):
-            seed = seed_of(self.seed, self._iteration, "minibatches", epoch)
-            yield from batch.minibatches(self.updates.num_minibatches, seed)
-
-    def _update(self, minibatch: Batch) -> dict[str, Tensor]:
-        """Make one optimizer step; return what to log, means over the loss tokens."""
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        minibatch.count(self._mean)
-        minibatch.weights = self.algorithm.weights(minibatch)
-        total = minibatch.weights.sum().clamp(min=1e-12)
-        active = minibatch[self.algorithm.active(minibatch).nonzero()[:, 0]]
-        parts = [part for _, part in self._parts(active)] if len(active) else []
-        sums: dict[str, Tensor] = {"loss": self._mean(torch.zeros((), device=self.device))}
-        # under data parallelism every rank runs as many passes, the last ones for nothing
-        passes = self._most(len(parts))
-        for number in range(passes):
-            real = number < len(parts)
-            part = parts[number] if real else minibatch[torch.tensor([0])].trim()
-            with self._unsynchronised(number + 1 < passes):
-                out = self._forward(part, entropy=True, hidden=self.algorithm.needs_values)
-                loss, metrics = self.algorithm.loss(out, part)
-                self.manual_backward(loss if real else loss * 0.0)
-            if real:
-                sums["loss"] = sums["loss"] + loss.detach()
-                for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + value / total
-        optimizer.step()
-        optimizer.zero_grad()
-        if scheduler is not None:
-            scheduler.step()
-        return sums | {"grad_norm": self._grad_norm, "lr": _lr(optimizer)}
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient; Lightning calls this after it has been synchronised and unscaled.
-
-        Raises:
-            FloatingPointError: the gradient is not finite.
-        """
-        limit = self.updates.max_grad_norm
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(
-            [*self._trained()], torch.inf if limit is None else limit
-        ).detach()
-        if not bool(self._grad_norm.isfinite()):
-            raise FloatingPointError(
-                f"the gradient must be finite, got norm {float(self._grad_norm)} in iteration "
-                f"{self._iteration}; lower the learning rate, or resume from the last checkpoint "
-                "with --ckpt_path last"
+    def _score_rows(self, batch: Batch, index: Tensor) -> None:
+        rows = batch[index].trim()
+        width = rows.loss_mask.shape[1]
+        if batch.old_logprobs is not None or batch.values is not None:
+            out = self._forward(rows, entropy=False)
+            if batch.old_logprobs is not None:
+                batch.old_logprobs[index, :width] = out.logprobs
+            if batch.values is not None:
+                batch.values[index, :width] = self.algorithm.values(out).float()
+        if self.reference is not None and batch.ref_logprobs is not None:
+            batch.ref_logprobs[index, :width] = self.reference.logprobs(
+                rows.input_ids, rows.attention_mask, self.sampling.temperature
             )
 
-    def _trained(self) -> Iterator[torch.nn.Parameter]:
-        yield from self.policy.trainable_parameters()
-        yield from (p for p in self.algorithm.parameters() if p.requires_grad)
-
-    def _unsynchronised(self, enabled: bool) -> AbstractContextManager[Any]:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if enabled and block is not None else nullcontext()
-
-    def _mean(self, value: Tensor) -> Tensor:
-        reduced: Tensor = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
-        return reduced
-
-    def _most(self, count: int) -> int:
-        if self.trainer.world_size == 1:
-            return count
-        most = self.trainer.strategy.reduce(
-            torch.tensor(float(count), device=self.device), reduce_op="max"
+    def _forward(self, rows: Batch, entropy: bool = True) -> PolicyOutput:
+        out: PolicyOutput = self.policy(
+            rows.input_ids,
+            rows.attention_mask,
+            temperature=self.sampling.temperature,
+            entropy=entropy,
+            hidden=self.algorithm.needs_values,
         )
-        return int(most)
+        return out
 
-    # ---- validation, test, prediction
+    def _micro_batches(self, rows: Batch) -> list[Tensor]:
+        return rows.micro_batches(self.updates.micro_batch_size, self.updates.micro_batch_tokens)
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        """Go through the batch as often as configured; return metrics, means over the updates."""
+        updates, total = self.updates, defaultdict[str, Tensor](lambda: self._zero())
+        for epoch in range(updates.num_epochs):
+            shuffled = seed_of(self.seed, "minibatches", self.iteration, epoch)
+            seed = shuffled if updates.num_minibatches > 1 else None
+            for minibatch in batch.minibatches(updates.num_minibatches, seed):
+                for name, value in self._update(minibatch).items():
+                    total[name] = total[name] + value / updates.steps
+        return dict(total)
+
+    def _update(self, minibatch: Batch) -> dict[str, Tensor]:
+        """Take one optimizer step; return its metrics, the same on every rank."""
+        minibatch.count(lambda value: mean_over_ranks(self.trainer, value))
+        minibatch.weights = self.algorithm.weights(minibatch)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        optimizer.zero_grad()
+        sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch)))
+        loss, weight = sums.pop("loss"), sums.pop("weight")
+        self._check_finite("loss", loss)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        if self._make_scheduler is not None:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
+        metrics = {name: value / weight for name, value in sums.items()}
+        return metrics | {"loss": loss, "grad_norm": self._grad_norm, "lr": self._zero() + rate}
+
+    def _active(self, minibatch: Batch) -> Batch:
+        """The rows that have a gradient; one row where none has, so that ranks stay in step."""
+        active = self.algorithm.active(minibatch).nonzero()[:, 0]
+        return minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
+
+    def _backward(self, rows: Batch) -> dict[str, Tensor]:
+        """Add up gradients over micro-batches; return sums of loss, weights and metrics."""
+        parts = self._micro_batches(rows)
+        sums = defaultdict[str, Tensor](lambda: self._zero())
+        for number, index in enumerate(parts, 1):
+            part = rows[index].trim()
+            with without_sync(self.trainer, wanted=number < len(parts)):
+                loss, metrics = self.algorithm.loss(self._forward(part), part)
+                self.manual_backward(loss)
+            for name, value in {**metrics, "loss": loss, "weight": part.weights.sum()}.items():
+                sums[name] = sums[name] + value.detach().float()
+        return dict(sums)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Measure the gradient and scale it down to max_grad_norm.
+
+        Raises:
+            FloatingPointError: it is not finite. With a gradient scaler (16-mixed) that is usual
+                at times, and the scaler leaves out the step.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self.updates.max_grad_norm or math.inf
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._check_finite("grad_norm", self._grad_norm)
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not bool(value.isfinite()):
+            raise FloatingPointError(
+                f"train/{name} must be finite, got {float(value)} in iteration {self.iteration}; "
+                "the weights are those before this update. Look at train/grad_norm, train/kl and "
+                "train/entropy of the iterations before; lower the learning rate or max_grad_norm, "
+                "and resume from a checkpoint before they rose"
+            )
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=self.device)
+
+    # -- held-out questions
 
     def on_validation_epoch_start(self) -> None:
         """Forget the rollouts of the validation before."""
         self.val_rollouts = []
 
     def validation_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer the questions."""
+        """Answer validation questions."""
         self.val_rollouts += self._answer(questions)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log_evaluation("val")
+        """Log the means over all questions; a row's step is the number of iterations learned."""
+        self._log("val", average(gather([measure(rollout) for rollout in self.val_rollouts])))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log("step", float(self.iteration))
 
     def on_test_epoch_start(self) -> None:
-        """Forget the rollouts of an evaluation before."""
-        self.val_rollouts = []
+        """Forget the rollouts of the test before."""
+        self.test_rollouts = []
 
     def test_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer the questions."""
-        self.val_rollouts += self._answer(questions)
+        """Answer test questions."""
+        self.test_rollouts += self._answer(questions)
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log_evaluation("test")
+        self._log("test", average(gather([measure(rollout) for rollout in self.test_rollouts])))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
-        """Return a row for each question; see ``evaluation.prediction_row``."""
+        """Return one row for each question: its prediction, scores and text."""
         return [prediction_row(rollout) for rollout in self._answer(questions)]
 
-    @torch.no_grad()
     def _answer(self, questions: list[Question]) -> list[Rollout]:
-        seeds = [seed_of(self.seed, "evaluation", q.id) for q in questions]
-        with torch.autocast(self.device.type, enabled=False):
-            return collect_rollouts(
-                questions, self.env, self.policy, self.engine, self.validation_sampling, seeds
-            )
+        seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
+        return self._play(questions, self.validation_sampling, seeds)
 
-    def _log_evaluation(self, prefix: str) -> None:
-        rollouts = self.val_rollouts
-        if self.trainer.world_size > 1:
-            gathered: list[list[Rollout]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, rollouts)
-            rollouts = [rollout for share in gathered for rollout in share]
-        for name, value in summarize(rollouts).items():
-            bar = prefix == "val" and name == "f1"
-            self.log(f"{prefix}/{name}", value, prog_bar=bar, rank_zero_only=False)
-
-    def _log(self, name: str, value: float | Tensor, size: int, bar: bool = False) -> None:
-        several = self.trainer.world_size > 1
-        self.log(name, value, prog_bar=bar, batch_size=size, sync_dist=several)
-
-    # ---- checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapter alone where LoRA is trained."""
-        if self.policy_config.lora is None:
-            return
-        kept = {name for name, p in self.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: v for name, v in state.items() if name in kept}
-
-
-def greedy(sampling: SamplingParams) -> SamplingParams:
-    """Return the same budgets with temperature 0."""
-    return SamplingParams(
-        max_response_tokens=sampling.max_response_tokens,
-        max_result_tokens=sampling.max_result_tokens,
-        temperature=0.0,
-        stop=sampling.stop,
-    )
-
-
-def _trainable(sampling: SamplingParams) -> SamplingParams:
-    """Return the settings if recomputed log-probs are those of the sampling distribution.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if sampling.temperature <= 0 or sampling.top_p < 1 or sampling.top_k > 0:
-        raise ValueError(
-            "sampling must have temperature above 0, top_p 1 and top_k 0 in training, got "
-            f"{sampling.temperature}, {sampling.top_p} and {sampling.top_k}; the loss would "
-            "speak about another distribution than the one sampled from"
-        )
-    return sampling
-
-
-def _lr(optimizer: Any) -> Tensor:
-    return torch.tensor(float(optimizer.param_groups[0]["lr"]))
+    def _log(self, prefix: str, values: Mapping[str, float | Tensor]) -> None:
+        for name, value in values.items():
+            self.log(f"{prefix}/{name}", value, prog_bar=prefix != "test" and name in _BAR)

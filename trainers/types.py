@@ -1,4 +1,4 @@
-"""What travels inside the trainer: rollouts as padded tensors, B rollouts of L tokens, T = L - 1."""
+"""What travels inside the trainer: B rollouts as padded tensors of L tokens; T = L - 1."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ class Batch:
         """
         if number > len(self):
             raise ValueError(
-                f"num_minibatches must be at most the number of rollouts {len(self)}, got {number}; "
-                "lower it, or raise batch_size or group_size"
+                f"num_minibatches must be at most {len(self)}, the number of rollouts, got "
+                f"{number}; lower it, or raise batch_size or group_size"
             )
         order = torch.arange(len(self))
         if seed is not None:
