@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -80,6 +81,64 @@ def _why(cause: OSError, target: Path, written: int) -> str:
     )
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """The best policy by a validation metric as ``best.ckpt``, and the newest as ``last.ckpt``.
+
+    Lightning's ModelCheckpoint, with the names that ``--ckpt_path best`` and ``last`` look for,
+    renews ``last.ckpt`` only when the metric gets better. This one does after every validation
+    and when training ends, so that resuming loses no work.
+
+    Args:
+        monitor: the metric.
+        mode: max or min, whichever is better.
+        dirpath: where to; None is ``checkpoints`` in the trainer's default_root_dir.
+        save_on_exception: also write ``last.ckpt`` when a run fails or is interrupted.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/f1",
+        mode: str = "max",
+        dirpath: str | None = None,
+        save_on_exception: bool = False,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_on_exception=save_on_exception,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder."""
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``best.ckpt`` if it is, and ``last.ckpt`` in any case."""
+        super().on_validation_end(trainer, pl_module)
+        self._renew_last(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``last.ckpt`` if training went on after the last validation."""
+        self._renew_last(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Write ``last.ckpt`` if asked to, unless it is the checkpoint that failed."""
+        if self._should_save_on_exception(trainer) and not isinstance(exception, CheckpointError):
+            self._renew_last(trainer)
+
+    def _renew_last(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step > 0 and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 def find_checkpoint(name: str, folder: Path) -> Path:
     """Return the checkpoint file that ``name`` means.
 
@@ -108,8 +167,8 @@ def find_checkpoint(name: str, folder: Path) -> Path:
 
 def _best(newest: Path) -> Path:
     state = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
-    for callback, saved in state.get("callbacks", {}).items():
-        if "ModelCheckpoint" in callback and saved.get("best_model_path"):
+    for saved in state.get("callbacks", {}).values():
+        if isinstance(saved, dict) and saved.get("best_model_path"):
             best = newest.parent / Path(saved["best_model_path"]).name
             if best.is_file():
                 return best

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import warnings
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
-from research_rl.trainers import algorithms, callbacks, warmstart  # noqa: F401
+from research_rl.trainers import algorithms, callbacks, progress, warmstart  # noqa: F401
 from research_rl.trainers.checkpoint import AtomicCheckpointIO, KeepMetrics, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.module import ReSearchModule
@@ -139,6 +141,17 @@ class ResearchCLI(LightningCLI):
                 callback.dirpath = str(self._root() / "checkpoints")
         return trainer
 
+    def predict(self, **kwargs: Any) -> None:
+        """Answer the test questions into ``predict/predictions.jsonl``, one row a question."""
+        batches: Any = self.trainer.predict(**kwargs) or []
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        name = "predictions.jsonl" if ranks == 1 else f"predictions.{rank}.jsonl"
+        file = self._root() / "predict" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for batch in batches for row in batch)
+        file.write_text("".join(rows), encoding="utf-8", errors="replace")
+        log.info("wrote %s", file)
+
     def _root(self) -> Path:
         return Path(self._get(self.config, "trainer").get("default_root_dir") or Path.cwd())
 
@@ -162,12 +175,30 @@ class ResearchCLI(LightningCLI):
         return Path(next((d for d in found if d), self._root() / "checkpoints"))
 
 
+def _quiet() -> None:
+    """Drop what Lightning says at every start and no user of ours can act on."""
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
+        ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose
+        ".*Previous log files in this directory will be deleted.*",  # KeepMetrics puts them back
+        ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
+    ):
+        warnings.filterwarnings("ignore", message)
+    notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    notes.addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
 def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> ResearchCLI:
     """Parse, build and run; ``args`` None reads the command line.
 
     Raises:
         SystemExit: the command line or a config is wrong (status 2, the reason on stderr).
     """
+    _quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         ReSearchModule,
