@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
@@ -150,7 +151,7 @@ class ResearchCLI(LightningCLI):
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for batch in batches for row in batch)
         file.write_text("".join(rows), encoding="utf-8", errors="replace")
-        log.info("wrote %s", file)
+        rank_zero_info("wrote %s", file)
 
     def _root(self) -> Path:
         return Path(self._get(self.config, "trainer").get("default_root_dir") or Path.cwd())
