@@ -181,6 +181,7 @@ def _quiet() -> None:
     for message in (
         ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose
+        ".*It is recommended to use `self.log.'(val|test)/.*",  # gathered before they are logged
         ".*Previous log files in this directory will be deleted.*",  # KeepMetrics puts them back
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
     ):
