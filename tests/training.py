@@ -1,0 +1,117 @@
+"""What the tests of the trainer share: a tiny policy on disk, a reward that varies, quick runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import tiny
+import torch
+
+from research_rl.agents.policy import PolicyConfig
+from research_rl.agents.types import SamplingParams
+from research_rl.envs.protocol import Segment
+from research_rl.envs.rewards import RewardFunction
+from research_rl.envs.synthetic import builtin_world
+from research_rl.envs.types import Question, Reward
+from research_rl.trainers.config import EnvConfig, Updates
+from research_rl.trainers.data import QuestionLoader
+from research_rl.trainers.module import ReSearchModule
+
+LEARNING_RATE = 0.02
+
+
+class LengthReward(RewardFunction):
+    """Pays by the length of the policy's text, so that random weights earn different rewards."""
+
+    def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
+        """Return a reward between 0 and 1."""
+        length = sum(len(s.text) for s in segments if s.kind == "policy")
+        return Reward(length % 7 / 7, f1=length % 5 / 5)
+
+
+class ConstantReward(RewardFunction):
+    """Pays every rollout the same, so that no group has anything to learn from."""
+
+    def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
+        """Return 0.1."""
+        return Reward(0.1)
+
+
+def questions(n: int = 8) -> list[Question]:
+    """Questions of the built-in world."""
+    return builtin_world()[0][:n]
+
+
+def checkpoint(folder: Path, **settings: Any) -> Path:
+    """A tiny random policy that often ends its turns or searches; see tiny.checkpoint."""
+    often = {"<eos>": 3.0, "</search>": 3.0, "<search>": 3.0}
+    return tiny.checkpoint(folder, bias=often, **settings)
+
+
+def module(policy: Path | PolicyConfig, **arguments: Any) -> ReSearchModule:
+    """A module for quick runs: SGD, eight rollouts of at most 24 tokens an iteration."""
+    config = policy if isinstance(policy, PolicyConfig) else PolicyConfig(str(policy))
+    defaults: dict[str, Any] = {
+        "env": EnvConfig(reward=LengthReward(), top_k=1),
+        "sampling": SamplingParams(max_response_tokens=24),
+        "updates": Updates(group_size=4, micro_batch_size=3),
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE),
+    }
+    return ReSearchModule(config, **{**defaults, **arguments})
+
+
+def trainer(folder: Path, steps: int = 2, **arguments: Any) -> pl.Trainer:
+    """A silent trainer on the CPU that logs every step to ``folder``/metrics.csv."""
+    defaults: dict[str, Any] = {
+        "logger": pl.loggers.CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
+        "accelerator": "cpu",
+        "max_steps": steps,
+        "max_epochs": -1,
+        "log_every_n_steps": 1,
+        "val_check_interval": 1,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(**{**defaults, **arguments})
+
+
+class Data(pl.LightningDataModule):
+    """The built-in world's questions, two an iteration."""
+
+    def __init__(self, val_batch_size: int = 3, batch_size: int = 2) -> None:
+        super().__init__()
+        self.val_batch_size, self.batch_size = val_batch_size, batch_size
+
+    def _loader(self, batch_size: int, seed: int | None = None) -> QuestionLoader:
+        assert self.trainer is not None
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        return QuestionLoader(questions(), batch_size, seed, rank, ranks)
+
+    def train_dataloader(self) -> QuestionLoader:
+        """Return shuffled batches."""
+        return self._loader(self.batch_size, seed=5)
+
+    def val_dataloader(self) -> QuestionLoader:
+        """Return the questions in order."""
+        return self._loader(self.val_batch_size)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+def fit(folder: Path, policy: Path | PolicyConfig, steps: int = 2, **arguments: Any) -> Any:
+    """Train without validation and return the module."""
+    trained = module(policy, **arguments)
+    trainer(folder, steps, limit_val_batches=0).fit(trained, Data())
+    return trained
+
+
+def weights(trained: ReSearchModule) -> torch.Tensor:
+    """All weights of the policy in one vector."""
+    return torch.cat([p.detach().flatten() for p in trained.policy.parameters()])
