@@ -1,4 +1,4 @@
-"""What the environments speak about: questions, passages, rewards and the retriever, all as text."""
+"""What the environments speak about, all as text: questions, passages, rewards, the retriever."""
 
 from __future__ import annotations
 
@@ -68,4 +68,4 @@ class Retriever(ABC):
 
 
 class RetrieverUnavailable(RuntimeError):
-    """A retriever does not answer, after its own retries; names where and how often it was asked."""
+    """A retriever does not answer after its own retries; says where and how often it was asked."""
