@@ -20,6 +20,7 @@ from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     CheckpointError,
     KeepMetrics,
+    RunCheckpoint,
     find_checkpoint,
 )
 
@@ -128,7 +129,7 @@ class Line(pl.LightningModule):
         return self.weight.sum()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/x", float(self.trainer.global_step))
+        self.log("val/x", -float(self.trainer.global_step))  # worse and worse
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -147,7 +148,7 @@ def fit(folder: Path, steps: int, resume: bool = False) -> list[tuple[str, str, 
         logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
         callbacks=[
             keep,
-            pl.callbacks.ModelCheckpoint(folder / "checkpoints", save_last=True),
+            RunCheckpoint(monitor="val/x", dirpath=str(folder / "checkpoints")),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -169,3 +170,15 @@ def test_a_resumed_run_keeps_its_metrics(tmp_path: Path) -> None:
     assert fit(tmp_path / "halves", 6, resume=True) == whole
     # A fresh run in the same folder starts a new file.
     assert fit(tmp_path / "halves", 4) == first
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_last_is_renewed_though_the_metric_gets_worse(tmp_path: Path) -> None:
+    fit(tmp_path, 5)  # validations after 2 and 4
+    folder = tmp_path / "checkpoints"
+    assert {p.name for p in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
+    steps = {
+        name: torch.load(find_checkpoint(name, folder), weights_only=True)["global_step"]
+        for name in ("best", "last")
+    }
+    assert steps == {"best": 2, "last": 5}
