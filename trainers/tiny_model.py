@@ -41,11 +41,11 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     vocabulary = list(dict.fromkeys([PAD, BOS, EOS, UNK, *words]))
     ids = {word: i for i, word in enumerate(vocabulary)}
     backend = Tokenizer(WordLevel(ids, unk_token=UNK))
-    backend.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
-    backend.post_processor = TemplateProcessing(  # type: ignore[assignment]
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         pad_token=PAD,
         bos_token=BOS,

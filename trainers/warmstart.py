@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs.prompts import get_prompt
@@ -52,7 +52,7 @@ class WarmStartConfig:
         world_seed: of that world; its facts are never shown.
         max_searches: most searches in a demonstration.
         good_share: share of demonstrations that search rightly.
-        steps: optimizer steps.
+        steps: optimizer steps; 0 leaves the random weights.
         batch_size: demonstrations a step.
         lr: peak learning rate; it rises over the first steps and falls by a cosine.
         model: shape of the model.
@@ -110,7 +110,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     loss = _train(policy, world, config)
     report = {
         "settings": settings,
-        "final_loss": round(loss, 4),
+        "final_loss": loss,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -154,8 +154,11 @@ class _Encoder:
         return [i for word in text.split() for i in self._word(word)]
 
 
-def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> float:
-    """Train the policy; return the mean loss of the last tenth, in nats a usual token."""
+def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> float | None:
+    """Train the policy; return the mean loss of the last tenth, in nats a usual token.
+
+    None without any step.
+    """
     demonstrator = Demonstrator(
         world.names, world.facts, config.good_share, config.max_searches, config.seed
     )
@@ -165,7 +168,9 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
     batches = _batches(policy, demonstrator, config.batch_size, config.seed)
     losses: list[float] = []
     policy.train()
-    with tqdm(islice(batches, config.steps), "warm start", config.steps, unit="step") as progress:
+    seconds = 0.1 if sys.stderr.isatty() else 10.0  # between two looks; a log file wants few lines
+    todo = islice(batches, config.steps)
+    with tqdm(todo, "warm start", config.steps, unit="step", mininterval=seconds) as progress:
         for step, (ids, labels) in enumerate(progress):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _schedule(step, config.steps)
@@ -177,15 +182,15 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
             losses.append(loss.item())
             progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     tail = losses[-max(1, config.steps // 10) :]
-    return sum(tail) / len(tail)
+    return round(sum(tail) / len(tail), 4) if tail else None
 
 
-def _loss(model: PreTrainedModel, ids: Tensor, labels: Tensor) -> Tensor:
+def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
     """Sum of the negative log-probs of the labels; logits only where there is one."""
     with torch.autocast(ids.device.type, torch.bfloat16):
         hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != _IGNORED
-        logits = model.get_output_embeddings()(hidden[wanted])
+        logits: Tensor = model.get_output_embeddings()(hidden[wanted])
     return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
 
 
