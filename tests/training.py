@@ -17,7 +17,7 @@ from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.synthetic import builtin_world
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.config import EnvConfig, Updates
-from research_rl.trainers.data import QuestionLoader
+from research_rl.trainers.data import QuestionDataModule, Role
 from research_rl.trainers.module import ReSearchModule
 
 LEARNING_RATE = 0.02
@@ -36,8 +36,13 @@ class ConstantReward(RewardFunction):
     """Pays every rollout the same, so that no group has anything to learn from."""
 
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
-        """Return 0.1."""
-        return Reward(0.1)
+        """Return 0, what a rollout that was cut off gets too."""
+        return Reward(0.0)
+
+
+def env(reward: RewardFunction) -> EnvConfig:
+    """The built-in world behind a prompt that is short, because a token is a byte here."""
+    return EnvConfig(reward=reward, top_k=1, prompt="Question: {prompt}\n")
 
 
 def questions(n: int = 8) -> list[Question]:
@@ -55,7 +60,7 @@ def module(policy: Path | PolicyConfig, **arguments: Any) -> ReSearchModule:
     """A module for quick runs: SGD, eight rollouts of at most 24 tokens an iteration."""
     config = policy if isinstance(policy, PolicyConfig) else PolicyConfig(str(policy))
     defaults: dict[str, Any] = {
-        "env": EnvConfig(reward=LengthReward(), top_k=1),
+        "env": env(LengthReward()),
         "sampling": SamplingParams(max_response_tokens=24),
         "updates": Updates(group_size=4, micro_batch_size=3),
         "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE),
@@ -82,27 +87,16 @@ def trainer(folder: Path, steps: int = 2, **arguments: Any) -> pl.Trainer:
     return pl.Trainer(**{**defaults, **arguments})
 
 
-class Data(pl.LightningDataModule):
+class Data(QuestionDataModule):
     """The built-in world's questions, two an iteration."""
 
-    def __init__(self, val_batch_size: int = 3, batch_size: int = 2) -> None:
-        super().__init__()
-        self.val_batch_size, self.batch_size = val_batch_size, batch_size
+    def __init__(self, val_batch_size: int = 3) -> None:
+        names = dict.fromkeys(("train", "val", "test"), "the built-in world")
+        super().__init__(**names, batch_size=2, val_batch_size=val_batch_size, seed=5)
 
-    def _loader(self, batch_size: int, seed: int | None = None) -> QuestionLoader:
-        assert self.trainer is not None
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        return QuestionLoader(questions(), batch_size, seed, rank, ranks)
-
-    def train_dataloader(self) -> QuestionLoader:
-        """Return shuffled batches."""
-        return self._loader(self.batch_size, seed=5)
-
-    def val_dataloader(self) -> QuestionLoader:
-        """Return the questions in order."""
-        return self._loader(self.val_batch_size)
-
-    test_dataloader = predict_dataloader = val_dataloader
+    def questions(self, role: Role) -> list[Question]:
+        """Return the same questions for each role."""
+        return questions()
 
 
 def fit(folder: Path, policy: Path | PolicyConfig, steps: int = 2, **arguments: Any) -> Any:

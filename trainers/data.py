@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytorch_lightning as pl
+import torch
 
 from research_rl.agents.sampling import seed_of
 from research_rl.envs.questions import read_questions
@@ -218,6 +219,12 @@ class QuestionDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> QuestionLoader:
         """Return every test question in order."""
         return self._loader("test", self.val_batch_size)
+
+    def transfer_batch_to_device(
+        self, batch: list[Question], device: torch.device, dataloader_idx: int
+    ) -> list[Question]:
+        """Return the questions as they are: text has no device."""
+        return batch
 
     def _loader(self, role: Role, batch_size: int, seed: int | None = None) -> QuestionLoader:
         rank, world_size = 0, 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -33,7 +33,7 @@ from research_rl.trainers.evaluation import average, measure, prediction_row
 from research_rl.trainers.ranks import gather, mean_over_ranks, means_over_ranks, without_sync
 from research_rl.trainers.types import Batch
 
-_BAR = ("reward", "f1", "searches")
+_BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 # jsonargparse reads the class and its options from this; it only becomes a GRPO when called
 _GRPO: Algorithm = lazy_instance(GRPO)
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
@@ -43,7 +43,7 @@ class ReSearchModule(pl.LightningModule):
     """Teach a policy to answer questions by searching.
 
     Every random number is a hash of (seed, iteration, question, sample), so that a resumed run
-    goes on exactly as if it had not stopped.
+    goes on exactly as if it had not stopped. Questions come from a QuestionDataModule.
 
     Args:
         policy: the language model; its weights before training are also the reference.
@@ -102,8 +102,6 @@ class ReSearchModule(pl.LightningModule):
         self._make_scheduler = lr_scheduler
         self._grad_norm = torch.zeros(())
 
-    # -- set up, save and load
-
     def setup(self, stage: str) -> None:
         """Refuse a precision that would turn the questions themselves into tensors; make the env.
 
@@ -147,12 +145,6 @@ class ReSearchModule(pl.LightningModule):
             )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def transfer_batch_to_device(
-        self, batch: list[Question], device: torch.device, dataloader_idx: int
-    ) -> list[Question]:
-        """Return the questions as they are: text has no device."""
-        return batch
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration; with LoRA, drop what the base model's folder holds already."""
         checkpoint["iteration"] = self.iteration
@@ -177,8 +169,6 @@ class ReSearchModule(pl.LightningModule):
     def _trained_names(self) -> set[str]:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
-
-    # -- one iteration
 
     def on_fit_start(self) -> None:
         """Put the reference where the policy is."""
@@ -206,10 +196,10 @@ class ReSearchModule(pl.LightningModule):
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
         self.train_advantages = per_rollout.tolist()
-        rows = gather([measure(rollout) for rollout in self.train_rollouts])
-        self._log("train", average(rows, by_hop=("f1", "searches")))
-        self._log("train", means_over_ranks(self.trainer, metrics))
-        self._log("time", {"rollout_s": sampled - start, "update_s": perf_counter() - sampled})
+        means = _means(self.train_rollouts, by_hop=("f1", "searches"))
+        means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
+        seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
+        self._log(_prefixed("train", means) | _prefixed("time", seconds))
         self.iteration += 1
 
     def _sample_groups(self, questions: list[Question]) -> list[Rollout]:
@@ -295,13 +285,13 @@ class ReSearchModule(pl.LightningModule):
         sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch)))
         loss, weight = sums.pop("loss"), sums.pop("weight")
         self._check_finite("loss", loss)
-        rate = optimizer.param_groups[0]["lr"]
+        rate = self._zero() + optimizer.param_groups[0]["lr"]
         optimizer.step()
         if self._make_scheduler is not None:
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
         metrics = {name: value / weight for name, value in sums.items()}
-        return metrics | {"loss": loss, "grad_norm": self._grad_norm, "lr": self._zero() + rate}
+        return metrics | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
 
     def _active(self, minibatch: Batch) -> Batch:
         """The rows that have a gradient; one row where none has, so that ranks stay in step."""
@@ -346,8 +336,6 @@ class ReSearchModule(pl.LightningModule):
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device)
 
-    # -- held-out questions
-
     def on_validation_epoch_start(self) -> None:
         """Forget the rollouts of the validation before."""
         self.val_rollouts = []
@@ -357,10 +345,8 @@ class ReSearchModule(pl.LightningModule):
         self.val_rollouts += self._answer(questions)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all questions; a row's step is the number of iterations learned."""
-        self._log("val", average(gather([measure(rollout) for rollout in self.val_rollouts])))
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.log("step", float(self.iteration))
+        """Log the means over all questions."""
+        self._log(_prefixed("val", _means(self.val_rollouts)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the rollouts of the test before."""
@@ -372,7 +358,7 @@ class ReSearchModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log("test", average(gather([measure(rollout) for rollout in self.test_rollouts])))
+        self._log(_prefixed("test", _means(self.test_rollouts)))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
         """Return one row for each question: its prediction, scores and text."""
@@ -382,6 +368,28 @@ class ReSearchModule(pl.LightningModule):
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
         return self._play(questions, self.validation_sampling, seeds)
 
-    def _log(self, prefix: str, values: Mapping[str, float | Tensor]) -> None:
-        for name, value in values.items():
-            self.log(f"{prefix}/{name}", value, prog_bar=prefix != "test" and name in _BAR)
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Show metrics in the progress bar and to callbacks, and write them down.
+
+        In training they are written here, at the number of iterations that the policy has learned
+        from: Lightning would put a validation at the iteration before, and would repeat what only
+        some iterations have, such as the F1 of questions with three hops.
+        """
+        trainer: Any = self.trainer
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
+        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
+        if fitting and due and not trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(metrics, self.iteration)
+                logger.save()
+
+
+def _means(rollouts: list[Rollout], by_hop: Collection[str] | None = None) -> dict[str, float]:
+    """Mean measures over the rollouts of all ranks."""
+    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
+
+
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
