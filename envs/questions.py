@@ -28,6 +28,7 @@ from research_rl.envs.types import Question
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
+_SPLIT_MARK = "#"
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
@@ -57,7 +58,8 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over.
 
     Args:
-        source: a path, or a Hugging Face name: ``owner/name`` or ``owner/name:config``.
+        source: a path, or a Hugging Face name: ``owner/name`` or ``owner/name:config``. Each may
+            end in ``#split``, for places that take a name alone.
         split: which split of a folder or Hub data set; of one file, keep the questions whose
             metadata says so.
 
@@ -66,6 +68,8 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
             id used twice.
         ImportError: parquet or the Hub need a package that is not installed.
     """
+    if split is None and _SPLIT_MARK in str(source) and not Path(source).exists():
+        source, _, split = str(source).rpartition(_SPLIT_MARK)
     chosen_by_metadata = Path(source).is_file()
     source, rows = _open(source, split)
     questions: list[Question] = []
@@ -236,6 +240,9 @@ def _open(source: str | Path, split: str | None) -> tuple[str | Path, Iterator[t
 
 def _split_file(folder: Path, split: str | None) -> Path:
     there = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES)
+    if split is None and there:
+        example = f"{folder}{_SPLIT_MARK}{Path(there[0]).stem}"
+        raise QuestionError(folder, None, f"must be told which split: {example!r}; it has {there}")
     found = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if f"{split}{suffix}" in there]
     if not found:
         raise QuestionError(folder, None, f"has no file of split {split!r}; it has {there}")
@@ -333,7 +340,8 @@ def _hub_rows(name: str, split: str | None) -> Iterator[tuple[int, Any]]:
         ) from error
     repository, _, config = name.partition(":")
     if split is None:
-        raise QuestionError(name, None, "a Hub data set needs split=, e.g. split='train'")
+        example = f"{name}{_SPLIT_MARK}train"
+        raise QuestionError(name, None, f"a Hub data set must be told which split: {example!r}")
     try:
         rows = datasets.load_dataset(repository, config or None, split=split)
     except Exception as error:

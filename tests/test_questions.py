@@ -210,6 +210,15 @@ def test_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
         read_questions(tmp_path / "dev.jsonl", split="test")
     with pytest.raises(QuestionError, match=r"no file of split 'test'.*dev\.jsonl"):
         read_questions(tmp_path, split="test")
+    assert read_questions(f"{tmp_path}#dev") == read_questions(tmp_path, split="dev")
+    assert [q.id for q in read_questions(f"{tmp_path / 'dev.jsonl'}#train")] == ["train"]
+    with pytest.raises(QuestionError, match=r"must be told which split.*#dev'.*dev\.jsonl"):
+        read_questions(tmp_path)
+
+
+def test_a_name_with_a_mark_is_a_file_where_there_is_one(tmp_path: Path) -> None:
+    write_lines(tmp_path / "part#1", FLASHRAG)
+    assert len(read_questions(tmp_path / "part#1")) == 1
 
 
 def test_a_hub_name_asks_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +231,9 @@ def test_a_hub_name_asks_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     (question,) = read_questions("RUC-NLPIR/FlashRAG_datasets:musique", split="dev")
     assert question.id == "dev_0"
-    assert asked == [("RUC-NLPIR/FlashRAG_datasets", "musique", "dev")]
-    with pytest.raises(QuestionError, match="needs split="):
+    assert read_questions("RUC-NLPIR/FlashRAG_datasets:musique#dev") == [question]
+    assert asked == [("RUC-NLPIR/FlashRAG_datasets", "musique", "dev")] * 2
+    with pytest.raises(QuestionError, match="'RUC-NLPIR/FlashRAG_datasets#train'"):
         read_questions("RUC-NLPIR/FlashRAG_datasets")
 
 
