@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.envs.prompts import Prompt
+
+_MARK = "\ufdd0"
+"""Parts text for a moment; no character, by Unicode's own promise."""
 
 
 @dataclass
@@ -72,22 +76,43 @@ class LMPolicy(nn.Module):
     def encode_prompt(self, prompt: Prompt, question: str) -> list[int]:
         """Ids of the prompt for one question: the chat template, or plain text with the bos.
 
+        Control tokens that stand in a question stay plain text.
+
         Raises:
             ValueError: the prompt is a chat and the tokenizer has no chat template.
         """
         messages = prompt.messages(question)
         if messages is None:
-            return self._ids(prompt.text(question), add_special_tokens=True)
+            ids = self._ids(prompt.text(question), add_special_tokens=True)
+            while len(ids) > 1 and ids[-1] in self.eos_ids:
+                ids.pop()  # some tokenizers end every text
+            return ids
         if not getattr(self.tokenizer, "chat_template", None):
             raise ValueError(
                 "a chat prompt must meet a tokenizer with a chat template, got "
                 f"{self.tokenizer.name_or_path!r} without one; "
                 "use prompt='base' or an instruct model"
             )
-        clean = [{role: _scalar_text(text) for role, text in m.items()} for m in messages]
-        text = self.tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
+        text = self.tokenizer.apply_chat_template(
+            marked, tokenize=False, add_generation_prompt=True
+        )
+        ids = []
+        for number, piece in enumerate(str(text).split(_MARK)):
+            plain = number % 2 == 1
+            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
+                "input_ids"
+            ]
         return ids
+
+    def _marked(self, text: str) -> str:
+        """The text with a mark before and behind each control token in it."""
+        tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        clean = _scalar_text(text).replace(_MARK, "\ufffd")
+        found = sorted(filter(clean.__contains__, tokens), key=len, reverse=True)
+        if not found:
+            return clean
+        return re.sub("|".join(map(re.escape, found)), rf"{_MARK}\g<0>{_MARK}", clean)
 
     def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         encoded = self.tokenizer(
