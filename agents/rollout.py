@@ -100,9 +100,8 @@ class _Play:
         while len(ids) > self._cap and shown:
             shown -= 1
             shorter = episode.keep_passages(shown)
-            if shorter == reply:
-                break
-            reply, ids = shorter, self._policy.encode(shorter)
+            if shorter != reply:
+                reply, ids = shorter, self._policy.encode(shorter)
         return ids
 
     def rollout(self, row: int, sequence: Sequence) -> Rollout:

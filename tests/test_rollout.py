@@ -17,6 +17,8 @@ from research_rl.agents.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs import Passage, Prompt, Question, Retriever, RetrieverUnavailable
+from research_rl.trainers.algorithms import GRPO
+from research_rl.trainers.types import Batch
 
 BIAS = {"</search>": 4.5, "<search>": 4.0, "<eos>": 2.0}
 ODD = "é \ud800 <eos> <|im_end|> </result> <answer>"
@@ -179,6 +181,40 @@ def test_a_long_result_loses_passages_from_its_end(cap: int) -> None:
     assert whole.results[0].startswith(r.results[0].removesuffix("\n</result>").rstrip())
     assert r.results[1] == whole.results[1]  # a note has no passages to lose
     assert_one_transcript(r, policy)
+
+
+def test_a_passage_without_text_does_not_keep_a_long_result_long() -> None:
+    class LongThenBlank(Retriever):
+        def search(self, queries: Seq[str], k: int) -> list[list[Passage]]:
+            return [[Passage("0", "x" * 300), Passage("1", "")] for _ in queries]
+
+    turns = ("<search>a</search>", "<answer>\\boxed{x}</answer>")
+    (r,) = script(*turns, max_response_tokens=999, max_result_tokens=100, retriever=LongThenBlank())
+    assert r.results == [" <result>\n\n</result>"]
+    assert r.passage_ids == [[]]
+    assert_one_transcript(r, tiny.policy())
+
+
+def test_only_what_the_policy_wrote_gets_a_gradient() -> None:
+    policy = tiny.policy()
+    turns = ["<search>a</search>", "<answer>\\boxed{x}</answer>"]
+    engine = tiny.ScriptedEngine(policy, [turns, ["no answer"]])
+    params = SamplingParams(max_response_tokens=500)
+    rollouts = collect_rollouts(questions(1, 2), make_env(), policy, engine, params)
+    batch = Batch.from_rollouts(rollouts, policy.pad_id)
+    rule = GRPO(kl_coef=0.1, entropy_coef=0.1)
+    start = policy(batch.input_ids, batch.attention_mask, entropy=False).logprobs.detach()
+    batch.sampled_logprobs = start * batch.loss_mask
+    batch.ref_logprobs = batch.sampled_logprobs - 0.5
+    batch.advantages = rule.advantages(batch)[:, None] * batch.loss_mask
+    batch.weights = rule.weights(batch)
+    out = policy(batch.input_ids, batch.attention_mask)
+    loss, _ = rule.loss(out, batch)
+    for said in torch.autograd.grad(loss, (out.logprobs, out.entropy)):
+        assert bool((said[~batch.loss_mask] == 0).all())
+        assert bool((said[batch.loss_mask] != 0).all())
+    written = [t for r in rollouts for turn in r.turns for t in policy.encode(turn)]
+    assert int(batch.loss_mask.sum()) == len(written) + 2  # each rollout's end of sequence
 
 
 def test_search_and_turn_budgets_end_the_rollout() -> None:
