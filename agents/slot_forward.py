@@ -59,6 +59,11 @@ class SlotForward:
                 "the cached engine must see positions that do not depend on the batch, got "
                 f"{name} with rope_type {dynamic.pop()!r}; use ReferenceEngine for this model"
             )
+        if "chunked_attention" in (getattr(self.model.config, "layer_types", None) or ()):
+            raise NotImplementedError(
+                "the cached engine must see which keys a query may look at, got "
+                f"{name}, which attends in chunks; use ReferenceEngine for this model"
+            )
         vocab = self.model.get_input_embeddings().weight.shape[0]
         texts = [[(7 * i + 3 * n) % vocab for i in range(n)] for n in (9, 6)]
         with torch.autocast(self.device.type, enabled=False):

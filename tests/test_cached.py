@@ -25,6 +25,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral-window": {"sliding_window": 16},
     "gemma2": {"sliding_window": 16, "attn_logit_softcapping": 2.0},
     "phi3": {},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
 }
 
 
@@ -195,6 +196,13 @@ def test_positions_that_depend_on_the_batch_are_refused() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     policy = tiny.policy("llama", rope_parameters=rope)
     with pytest.raises(NotImplementedError, match="rope_type 'dynamic'"):
+        CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), searcher(policy))
+
+
+def test_attention_in_chunks_is_refused() -> None:
+    layers = ["chunked_attention", "full_attention"]
+    policy = tiny.policy("llama4_text", num_local_experts=2, layer_types=layers)
+    with pytest.raises(NotImplementedError, match=r"in chunks.*use ReferenceEngine"):
         CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), searcher(policy))
 
 
