@@ -71,7 +71,8 @@ class ReSearchEnv(gym.Env[str, str]):
     | ``max_episode_steps`` (TimeLimit) | False | True | |
 
     ## Arguments
-    * ``questions``: a file or data set name, or a list of questions (``Question`` or mapping).
+    * ``questions``: a file or data set name (see ``read_questions``), or a list of questions
+      (``Question`` or mapping).
     * ``index``: a folder made by ``research index build``, or a ``Retriever``. With an index and
       no questions, every reset must bring its question.
     * ``top_k``: passages of a search.

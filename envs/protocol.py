@@ -22,7 +22,7 @@ BUDGET_USED = "The search budget is used: answer now."
 """What the last result of a limited episode ends with."""
 
 _TAG = re.compile(r"<(/?)(think|search|result|answer)>")
-_BRACE = re.compile(r"\\+boxed\s*\{|\\[{}]|[{}]")
+_BRACE = re.compile(r"(?<!\\)\\+boxed\s*\{|\\[{}]|[{}]")  # the lookbehind keeps runs of \ linear
 
 
 @dataclass(frozen=True)

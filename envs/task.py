@@ -116,6 +116,11 @@ class Task:
             )
         if chosen is None:
             return questions[int(draw.integers(len(questions)))]
+        if not isinstance(chosen, (int, np.integer)):
+            raise ValueError(
+                f"question must be a Question, a mapping or a number, got {chosen!r}; to ask a "
+                'text, give {"question": text, "answers": [...]}'
+            )
         number = int(chosen)
         if not -len(questions) <= number < len(questions):
             raise ValueError(f"question must be below {len(questions)}, got {number}")

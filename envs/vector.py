@@ -56,6 +56,10 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         self.task = Task(**kwargs)
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(
+                f"max_episode_steps must be at least 1, got {max_episode_steps}; None is no limit"
+            )
         self.max_episode_steps = max_episode_steps
         self.metadata = {**ReSearchEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = UnicodeText(self.task.rules.max_chars)

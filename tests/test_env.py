@@ -326,6 +326,8 @@ def test_a_missing_index_names_the_command_that_makes_it(tmp_path: Path) -> None
 def test_unknown_options_and_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="question must be below 9"):
         toy().reset(options={"question": 9})
+    with pytest.raises(ValueError, match="a mapping or a number, got 'Who'"):
+        toy().reset(options={"question": "Who"})
     with pytest.raises(ValueError, match="reset options"):
         toy().reset(options={"qeustion": 1})
 

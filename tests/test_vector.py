@@ -220,5 +220,7 @@ def test_bad_calls_are_refused() -> None:
         env.reset(seed=[1, 2])
     with pytest.raises(ValueError, match="num_envs"):
         env.resize(0)
+    with pytest.raises(ValueError, match="max_episode_steps must be at least 1, got 0"):
+        toy(max_episode_steps=0)
     with pytest.raises(gym.error.ResetNeeded):
         ReSearchVectorEnv(2, index=Echo()).step(["x", "x"])
