@@ -85,7 +85,7 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
     Raises:
         FileNotFoundError: there is none of this name.
         ModuleNotFoundError: LoRA is asked for and peft is not installed.
-        ValueError: the dtype is unknown.
+        ValueError: the dtype or the attention implementation is unknown.
     """
     kwargs: dict[str, Any] = {"dtype": _dtype(config.dtype)}
     if config.attn_implementation is not None:
@@ -99,6 +99,8 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
             **kwargs,
         )
     except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "attn_implementation" in str(error):
+            raise  # names the known ones
         raise _missing("model", config.model, error) from error
     if config.freeze_embeddings:
         _freeze_embeddings(model)

@@ -101,6 +101,11 @@ def test_dtype(folder: Path) -> None:
         LMPolicy.from_config(PolicyConfig(str(folder), dtype="int8"))  # type: ignore[arg-type]
 
 
+def test_an_unknown_attention_is_not_a_missing_model(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"nonsense.*sdpa"):
+        LMPolicy.from_config(PolicyConfig(str(folder), attn_implementation="nonsense"))
+
+
 def test_every_eos_counts(policy: LMPolicy) -> None:
     tok = policy.tokenizer
     assert policy.eos_ids == set(tok.convert_tokens_to_ids(["<eos>", "<|im_end|>"]))
