@@ -50,6 +50,8 @@ class LMPolicy(nn.Module):
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
+        self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        """Positions of the model, prompt and response together; None where it names no limit."""
 
     @classmethod
     def from_config(cls, config: PolicyConfig) -> LMPolicy:

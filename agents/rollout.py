@@ -42,7 +42,8 @@ def collect_rollouts(
         the finish reason "length".
 
     Raises:
-        ValueError: the environment is another one, or would begin new episodes by itself.
+        ValueError: the environment is another one, or would begin new episodes by itself; or the
+            model has too few positions for a prompt and the budget behind it.
         RetrieverUnavailable: a search failed, and the environment does not observe failures.
     """
     rows = _rows(env)
@@ -52,6 +53,7 @@ def collect_rollouts(
     env.reset(options={"questions": list(questions)})
     texts = dict.fromkeys(q.text for q in questions)
     prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
+    _check_length(policy, max(map(len, prompts.values())), params.max_response_tokens)
     play = _Play(env, rows.episodes, policy, params.max_result_tokens)
     sequences = engine.run([prompts[q.text] for q in questions], params, play.on_stop, seeds)
     return [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
@@ -124,6 +126,16 @@ class _Play:
             finish_reason=episode.finish_reason,
             queries=list(episode.queries),
             passage_ids=[[p.id for p in found] for found in episode.passages],
+        )
+
+
+def _check_length(policy: LMPolicy, prompt: int, budget: int) -> None:
+    """Refuse rollouts that could outgrow the model's positions, where it would write nonsense."""
+    if policy.max_length is not None and prompt + budget > policy.max_length:
+        raise ValueError(
+            f"prompt and max_response_tokens must fit in the model's {policy.max_length} positions "
+            f"together, got {prompt} + {budget}; lower max_response_tokens to "
+            f"{policy.max_length - prompt} or less, or use a model with a longer context"
         )
 
 

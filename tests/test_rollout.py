@@ -265,3 +265,10 @@ def test_a_prompt_of_ones_own() -> None:
     (r,) = collect_rollouts(questions(1, 1), env, policy, engine, SamplingParams())
     assert "be brief<|im_end|>" in policy.tokenizer.decode(r.sequence.prompt_ids)
     assert r.finish_reason == "no_answer"
+
+
+def test_a_rollout_must_fit_in_the_model(policy: LMPolicy) -> None:
+    limit = tiny.SIZES["max_position_embeddings"]
+    params = SamplingParams(max_response_tokens=limit)
+    with pytest.raises(ValueError, match=f"must fit in the model's {limit} positions"):
+        collect_rollouts(questions(1, 1), make_env(), policy, CachedEngine(policy), params)
