@@ -111,6 +111,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     report = {
         "settings": settings,
         "final_loss": loss,
+        "precision": "bf16-mixed" if _fast_bf16() else "32-true",
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -187,11 +188,17 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
 
 def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
     """Sum of the negative log-probs of the labels; logits only where there is one."""
-    with torch.autocast(ids.device.type, torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
         hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != _IGNORED
         logits: Tensor = model.get_output_embeddings()(hidden[wanted])
     return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+
+
+def _fast_bf16() -> bool:
+    """Whether this CPU has bf16 instructions; without them bf16 is many times slower than fp32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch >= 2.13
+    return bool(capabilities().get("avx512_bf16") or capabilities().get("amx_bf16"))
 
 
 def _schedule(step: int, steps: int) -> float:
