@@ -29,7 +29,7 @@ from research_rl.trainers.warmstart import (
 )
 
 WORLD = SyntheticWorld(num_people=60)
-TINY = TinyModelConfig(hidden_size=32, max_length=160)
+TINY = TinyModelConfig(hidden_size=32, max_length=256)
 CONFIG = WarmStartConfig(num_people=60, steps=3, batch_size=4, model=TINY)
 
 
@@ -89,7 +89,7 @@ def test_a_demonstration_has_the_ids_that_the_environment_would_give(
         )
         question = Question(str(number), demonstration.question, ("nobody",))
         engine = ScriptedEngine(policy, [demonstration.turns])
-        rollout = collect_rollouts([question], env, policy, engine, SamplingParams())[0]
+        rollout = collect_rollouts([question], env, policy, engine, SamplingParams(150))[0]
         sequence = rollout.sequence
         ids, written = encode_demonstration(policy, demonstration)
         assert ids == sequence.prompt_ids + sequence.response_ids

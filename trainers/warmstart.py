@@ -197,8 +197,9 @@ def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
 
 def _fast_bf16() -> bool:
     """Whether this CPU has bf16 instructions; without them bf16 is many times slower than fp32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch >= 2.13
-    return bool(capabilities().get("avx512_bf16") or capabilities().get("amx_bf16"))
+    ask = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.13
+    known: dict[str, Any] = ask() if ask else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _schedule(step: int, steps: int) -> float:
