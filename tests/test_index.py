@@ -157,8 +157,8 @@ def lose_offsets(index: Path, corpus: Path) -> None:
     [
         (grow, r"do not belong together \(bytes: \d+ in the file, \d+ in the passport\)"),
         (alter, r"do not belong together \(sha256: "),
-        (lose_a_vector, "must hold 4 vectors as its passport says, got 3 vectors and 4 offsets"),
-        (other_dimension, "must have dimension 64 as its passport says, got 8"),
+        (lose_a_vector, "must hold 4 vectors as its passport says, got 3"),
+        (other_dimension, r"must hold 64 numbers a vector .* as its passport says, got 8"),
         (break_vectors, "is broken"),
         (lose_offsets, "is broken"),
     ],
@@ -217,7 +217,7 @@ def test_a_build_replaces_an_index_only_when_told(
 
 
 def test_unknown_choices_are_refused_before_any_work(tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(ValueError, match="kind must be one of dense, got 'sparse'"):
+    with pytest.raises(ValueError, match="kind must be one of dense, bm25, hybrid, got 'sparse'"):
         build_index(corpus, tmp_path / "i", kind="sparse")
     with pytest.raises(ValueError, match="metric must be"):
         build_index(corpus, tmp_path / "i", metric="cosine")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""``research index build | search | info``: make an index, ask it, read its passport."""
+"""``research index``: make an index, ask it, read its passport, tune it, serve it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from research_rl.envs.retrieval.adopt import adopt_index
+from research_rl.envs.retrieval.arguments import (
+    MODEL_OPTIONS,
+    SKETCH_OPTIONS,
+    add_encoder_arguments,
+    add_model_arguments,
+    add_storage_arguments,
+    storage_of,
+)
 from research_rl.envs.retrieval.encoders import SKETCH
-from research_rl.envs.retrieval.index import build_index, load_retriever, read_manifest
+from research_rl.envs.retrieval.hub import local_corpus
+from research_rl.envs.retrieval.index import (
+    build_index,
+    load_retriever,
+    merge_shards,
+    read_manifest,
+)
+from research_rl.envs.retrieval.passport import MANIFEST
+from research_rl.envs.retrieval.recall import TARGET, tune_folder
 
 _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
-  research index build --corpus wiki.jsonl --out wiki-e5 --encoder intfloat/e5-base-v2 --device cuda
+  research index build --corpus corpus.jsonl --out index --kind hybrid --encoder intfloat/e5-base-v2
+  research index build --corpus wiki.jsonl --out wiki --encoder intfloat/e5-base-v2 --type ivf-sq8
+  research index build --corpus wiki.jsonl --out part0 --encoder intfloat/e5-base-v2 --shard 0/2
+  research index merge part0 part1 --out wiki --type ivf-sq8
+  research index adopt --faiss e5_Flat.index --corpus wiki-18.jsonl --encoder intfloat/e5-base-v2 \\
+      --out wiki
   research index search index "Who founded Oslo?" --top-k 3
-  research index info index
+  research index tune wiki --recall 0.98
+  research index serve wiki --port 8000
 """
-_SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
-_MODEL_OPTIONS = (
-    *("query_prefix", "passage_prefix", "pooling", "normalize", "max_length"),
-    *("batch_size", "dtype", "device", "revision"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,34 +64,69 @@ def _fail(message: str) -> NoReturn:
 
 
 def _build(args: argparse.Namespace) -> None:
-    names = _SKETCH_OPTIONS + _MODEL_OPTIONS
-    given = {name: getattr(args, name) for name in names}
-    options = {name: value for name, value in given.items() if value is not None}
-    own = _SKETCH_OPTIONS if args.encoder == SKETCH else _MODEL_OPTIONS
-    if foreign := sorted(set(options) - set(own)):
-        flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
-        _fail(f"{flags} must not be given with --encoder {args.encoder}; leave it out")
+    options = _encoder_options(args)
     start = time.perf_counter()
     folder = build_index(
-        args.corpus,
+        local_corpus(args.corpus, args.out),
         args.out,
         kind=args.kind,
         encoder=args.encoder,
-        metric=args.metric,
         copy_corpus=args.copy_corpus,
         overwrite=args.overwrite,
-        progress=not args.quiet and sys.stderr.isatty(),
+        progress=_shows_progress(args),
+        storage=storage_of(args),
+        shard=args.shard,
+        report=None if args.quiet else _note,
         **options,
     )
-    seconds = time.perf_counter() - start
-    passport = read_manifest(folder)
-    count, dim = passport["corpus"]["count"], passport["index"]["dimension"]
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    _say(f"{args.out}: {count} passages x {dim}, {size:.1f} MB, {seconds:.1f} s")
+    _done(args.out, folder, time.perf_counter() - start)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    folder = merge_shards(
+        args.shards,
+        args.out,
+        corpus=args.corpus,
+        storage=storage_of(args),
+        copy_corpus=args.copy_corpus,
+        overwrite=args.overwrite,
+        progress=_shows_progress(args),
+        report=None if args.quiet else _note,
+    )
+    _done(args.out, folder, time.perf_counter() - start)
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    folder = adopt_index(
+        args.faiss,
+        args.corpus,
+        args.encoder,
+        args.out,
+        nprobe=args.nprobe,
+        ef_search=args.ef_search,
+        overwrite=args.overwrite,
+        progress=_shows_progress(args),
+        report=_note,
+        **_given(args, MODEL_OPTIONS),
+    )
+    _done(args.out, folder, time.perf_counter() - start)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    found = tune_folder(args.folder, args.recall)
+    known = read_manifest(args.folder)["index"]
+    knob = next(name for name in ("nprobe", "efSearch") if name in known)
+    met = (
+        "" if found["recall"] >= args.recall else f", less than {args.recall}: no width gives more"
+    )
+    _say(f"{args.folder}: {knob} {known[knob]}, recall@{found['k']} {found['recall']:.3f}{met}")
 
 
 def _search(args: argparse.Namespace) -> None:
-    found = load_retriever(args.folder, args.corpus).search(args.query, args.top_k)
+    retriever = load_retriever(args.folder, args.corpus, args.mmap)
+    found = retriever.search(args.query, args.top_k)
     for query, passages in zip(args.query, found, strict=True):
         if args.json:
             rows = [{"id": p.id, "contents": p.contents, "score": p.score} for p in passages]
@@ -91,6 +144,45 @@ def _info(args: argparse.Namespace) -> None:
     _say(json.dumps(passport, indent=2, ensure_ascii=False))
 
 
+def _done(name: Path, folder: Path, seconds: float) -> None:
+    """Say what was made."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    if not (folder / MANIFEST).is_file():
+        _say(f"{name}: one shard, {size:.1f} MB, {seconds:.1f} s")
+        return
+    passport = read_manifest(folder)
+    kept = passport.get("index")
+    shape = f" x {kept['dimension']}" if kept else ""
+    count = passport["corpus"]["count"]
+    _say(f"{name}: {count} passages{shape}, {size:.1f} MB, {seconds:.1f} s")
+
+
+def _encoder_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options of the encoder, or of BM25; refuse those of another one."""
+    options = _given(args, SKETCH_OPTIONS + MODEL_OPTIONS)
+    own: Sequence[str] = SKETCH_OPTIONS if args.encoder == SKETCH else MODEL_OPTIONS
+    whose = args.encoder
+    if args.kind == "bm25":
+        own, whose = ("k1", "b", "title_weight"), "none, for --kind bm25 has no encoder"
+    if foreign := sorted(set(options) - set(own)):
+        flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
+        _fail(f"{flags} must not be given with --encoder {whose}; leave it out")
+    return options
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _shows_progress(args: argparse.Namespace) -> bool:
+    return not args.quiet and sys.stderr.isatty()
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
 def _say(text: str) -> None:
     sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8") + "\n")
 
@@ -98,20 +190,87 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="research index",
-        description="Make, ask and inspect passage indexes.",
+        description="Make, ask, inspect and serve passage indexes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_build(commands.add_parser("build", help="index a JSONL corpus", allow_abbrev=False))
+    _add_merge(commands.add_parser("merge", help="put shards together", allow_abbrev=False))
+    _add_adopt(
+        commands.add_parser(
+            "adopt", help="take over a FAISS index of FlashRAG or Search-R1", allow_abbrev=False
+        )
+    )
+    _add_readers(commands)
+    serve = commands.add_parser("serve", help="answer over HTTP, in every dialect")
+    from research_rl.envs.retrieval.server import add_serve_arguments, run_serve
 
+    add_serve_arguments(serve)
+    serve.set_defaults(run=run_serve)
+    return parser
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    add = build.add_argument
+    add(
+        "--corpus",
+        required=True,
+        help='JSONL file of {"id", "contents"}, or a data set on the Hub: owner/name[:config]',
+    )
+    add("--kind", default="dense", help="dense (default), bm25, or hybrid for both")
+    add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
+    add("--shard", help="i/n: encode the i-th of n parts only, to be merged")
+    _add_making(build)
+    add_storage_arguments(build)
+    add_encoder_arguments(build)
+    build.set_defaults(run=_build)
+
+
+def _add_merge(merge: argparse.ArgumentParser) -> None:
+    merge.add_argument("shards", nargs="+", type=Path, help="all folders made with --shard")
+    merge.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
+    _add_making(merge)
+    add_storage_arguments(merge)
+    merge.set_defaults(run=_merge)
+
+
+def _add_adopt(adopt: argparse.ArgumentParser) -> None:
+    add = adopt.add_argument
+    add("--faiss", type=Path, required=True, help="FAISS index; stays where it is")
+    add("--corpus", type=Path, required=True, help="JSONL file; passage i has vector i")
+    add("--encoder", required=True, help="Hugging Face name or path that made the vectors")
+    add("--nprobe", type=int, help="lists an IVF index looks into")
+    add("--ef-search", type=int, help="passages an HNSW index walks over")
+    _add_making(adopt, copies=False)
+    add_model_arguments(adopt)
+    adopt.set_defaults(run=_adopt)
+
+
+def _add_making(parser: argparse.ArgumentParser, copies: bool = True) -> None:
+    """Add what every command that makes a folder takes."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to make")
+    if copies:
+        add("--copy-corpus", action="store_true", help="copy the corpus into the folder")
+    add("--overwrite", action="store_true", help="replace the index that is there")
+    add("--quiet", action="store_true", help="no progress bar, no estimate")
+
+
+def _add_readers(commands: Any) -> None:
+    """Add the commands that read a folder."""
     search = commands.add_parser("search", help="print the best passages of queries")
     search.add_argument("folder", type=Path, help="folder that `research index build` made")
     search.add_argument("query", nargs="+", help="one or more queries, each in quotes")
     search.add_argument("--top-k", type=int, default=5, help="passages a query (default: 5)")
     search.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
     search.add_argument("--json", action="store_true", help="one JSON object a query")
+    search.add_argument(
+        "--mmap",
+        action=argparse.BooleanOptionalAction,
+        help="leave vectors on disk (default: if they fill half of the memory)",
+    )
     search.set_defaults(run=_search)
 
     info = commands.add_parser("info", help="print the passport of an index")
@@ -119,35 +278,10 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--check", action="store_true", help="also check that all parts fit")
     info.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
     info.set_defaults(run=_info)
-    return parser
 
-
-def _add_build(build: argparse.ArgumentParser) -> None:
-    add = build.add_argument
-    add("--corpus", type=Path, required=True, help='JSONL file of {"id", "contents"}')
-    add("--out", type=Path, required=True, help="folder to make")
-    add("--kind", default="dense", help="dense: vectors in a FAISS flat index (default)")
-    add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
-    add("--metric", choices=("ip", "l2"), default="ip", help="inner product or distance")
-    add("--copy-corpus", action="store_true", help="copy the corpus into the folder")
-    add("--overwrite", action="store_true", help="replace the index that is there")
-    add("--quiet", action="store_true", help="no progress bar")
-    build.set_defaults(run=_build)
-
-    sketch = build.add_argument_group(f"options of {SKETCH}").add_argument
-    sketch("--dim", type=int, help="length of the vectors (default: 2048)")
-    sketch("--k1", type=float, help="saturation of repeated words (default: 0.9)")
-    sketch("--b", type=float, help="penalty of long passages, 0 to 1 (default: 0.75)")
-    sketch("--title-weight", type=int, help="how often a title counts (default: 2)")
-    sketch("--num-hashes", type=int, help="cells a word is written to (default: 8)")
-
-    model = build.add_argument_group("options of a Hugging Face encoder").add_argument
-    model("--query-prefix", help="default: what E5, BGE, GTE or Contriever were trained with")
-    model("--passage-prefix", help="the same for passages")
-    model("--pooling", choices=("mean", "cls", "last"), help="default: by model family")
-    model("--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1")
-    model("--max-length", type=int, help="tokens of a text (default: 512)")
-    model("--batch-size", type=int, help="texts in one forward pass (default: 64)")
-    model("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32")
-    model("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
-    model("--revision", help="branch, tag or commit on the Hub")
+    tune = commands.add_parser("tune", help="find nprobe or efSearch for a recall, and keep it")
+    tune.add_argument("folder", type=Path, help="folder that `research index build` made")
+    tune.add_argument(
+        "--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})"
+    )
+    tune.set_defaults(run=_tune)

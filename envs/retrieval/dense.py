@@ -1,46 +1,28 @@
-"""Dense retrieval over a FAISS flat index: exact, batched, the same answer every time."""
+"""Dense retrieval over a FAISS index: batched, and with a flat index exact, the same every time."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
+from research_rl.envs.retrieval.faiss_index import (
+    Metric,
+    blas_for,
+    import_faiss,
+    is_exact,
+    is_inner,
+    new_index,
+    search_everywhere,
+)
+from research_rl.envs.retrieval.results import ResultCache
 from research_rl.envs.types import Passage, Retriever
 
-Metric = Literal["ip", "l2"]
-_BLAS_LOCK = threading.Lock()
+__all__ = ["DenseRetriever", "Metric", "add_passages", "import_faiss", "new_index"]
 _TIE = 1e-5  # relative; single and batched float32 kernels differ by about 1e-6
-
-
-def import_faiss() -> Any:
-    """Return the module ``faiss``.
-
-    Raises:
-        ImportError: it is not installed; the message is the line that installs it.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "FAISS must be installed for dense retrieval; do pip install 'research-rl[cpu]', or "
-            "'research-rl[gpu]' on a machine with an NVIDIA GPU (one of them, never both: "
-            "faiss-cpu and faiss-gpu own the same module)"
-        ) from error
-    return faiss
-
-
-def new_index(dim: int, metric: Metric = "ip") -> Any:
-    """Return an empty FAISS flat index for vectors of that length."""
-    faiss = import_faiss()
-    if metric not in ("ip", "l2"):
-        raise ValueError(f"metric must be one of 'ip', 'l2', got {metric!r}")
-    return faiss.IndexFlatIP(dim) if metric == "ip" else faiss.IndexFlatL2(dim)
 
 
 def add_passages(
@@ -63,7 +45,7 @@ class DenseRetriever(Retriever):
     """The passages whose vectors lie nearest to the query's.
 
     Scores closer than 1e-5 of the largest count as ties, and ties keep the order of the corpus:
-    so one query gives the same passages alone and in a batch.
+    so over a flat index one query gives the same passages alone and in a batch.
 
     Args:
         index: a FAISS index with one vector a passage.
@@ -71,6 +53,7 @@ class DenseRetriever(Retriever):
         encoder: what the vectors were made with.
         source: a function and its arguments that open the same retriever again: a pickle then
             holds these and no vectors. None pickles everything.
+        cache_size: results that are kept for queries that come again; 0 keeps none.
     """
 
     def __init__(
@@ -79,6 +62,7 @@ class DenseRetriever(Retriever):
         passages: Sequence[Passage],
         encoder: Encoder,
         source: tuple[Callable[..., Retriever], tuple[Any, ...]] | None = None,
+        cache_size: int = 0,
     ) -> None:
         if index.ntotal != len(passages):
             raise ValueError(
@@ -88,6 +72,7 @@ class DenseRetriever(Retriever):
         if not len(passages):
             raise ValueError("passages must not be empty")
         self.index, self.passages, self.encoder, self._source = index, passages, encoder, source
+        self._cache = ResultCache(cache_size)
 
     @classmethod
     def from_passages(
@@ -118,24 +103,27 @@ class DenseRetriever(Retriever):
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        distinct = list(dict.fromkeys(queries))
-        if not distinct:
-            return []
-        scores, ids = self._nearest(self.encoder.encode_queries(distinct), min(k, len(self)))
-        found = {
-            query: [
+        return self._cache.answer(queries, k, self._find)
+
+    def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Search different queries."""
+        scores, ids = self._nearest(self.encoder.encode_queries(queries), min(k, len(self)))
+        rows = zip(ids.tolist(), scores.tolist(), strict=True)
+        return [
+            [
                 Passage(passage.id, passage.contents, score)
-                for passage, score in zip(map(self.passages.__getitem__, row), best, strict=True)
+                for place, score in zip(row, best, strict=True)
+                if place >= 0  # a graph may reach fewer than k
+                for passage in [self.passages[place]]
             ]
-            for query, row, best in zip(distinct, ids.tolist(), scores.tolist(), strict=True)
-        }
-        return [list(found[query]) for query in queries]
+            for row, best in rows
+        ]
 
     def _nearest(self, vectors: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
         """Return scores and positions (n, k), best first, ties by position.
 
-        A few more than ``k`` are fetched; rows whose last one still ties with the k-th are
-        searched again, sixteen times as wide.
+        A few more than ``k`` are fetched; in an exact index, rows whose last one still ties with
+        the k-th are searched again, sixteen times as wide.
         """
         scores = np.zeros((len(vectors), k), np.float32)
         ids = np.tile(np.arange(k), (len(vectors), 1))
@@ -144,49 +132,32 @@ class DenseRetriever(Retriever):
         width = min(2 * k + 8, len(self))
         while len(todo):
             found, places = self._search(vectors[todo], width)
-            scale = np.abs(found).max(axis=1) if self._inner else self._norms(vectors[todo], found)
-            tie = _TIE * scale[:, None]
+            sizes = np.where(places < 0, 0, np.abs(found)).max(axis=1)
+            if not self._inner:  # rounding of squared distances is that of the squared norms
+                sizes += np.square(vectors[todo]).sum(axis=1)
             group = np.zeros(places.shape, np.int64)
-            group[:, 1:] = np.cumsum(found[:, :-1] - found[:, 1:] > tie, axis=1)
+            gaps = found[:, :-1] - found[:, 1:] > _TIE * sizes[:, None]
+            group[:, 1:] = np.cumsum(gaps | (places[:, 1:] < 0), axis=1)
             order = np.lexsort((places, group), axis=1)[:, :k]
             ids[todo] = np.take_along_axis(places, order, axis=1)
             scores[todo] = np.take_along_axis(found, order, axis=1)
             cut = group[:, -1] == group[:, k - 1]
-            todo = todo[cut] if width < len(self) else todo[:0]
+            todo = todo[cut] if width < len(self) and is_exact(self.index) else todo[:0]
             width = min(16 * width, len(self))
         return scores, ids
 
     @property
     def _inner(self) -> bool:
-        return bool(self.index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
-
-    @staticmethod
-    def _norms(vectors: Vectors, found: Vectors) -> Vectors:
-        """Scale of rounding in squared distances: that of the norms they are made from."""
-        scale: Vectors = np.square(vectors).sum(axis=1) + np.abs(found).max(axis=1)
-        return scale
+        return is_inner(self.index)
 
     def _search(self, vectors: Vectors, width: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-        with _blas_for(len(vectors)):
-            distances, places = self.index.search(np.ascontiguousarray(vectors), width)
+        """Return scores and positions (n, width); lists too short to fill a row are not enough."""
+        vectors = np.ascontiguousarray(vectors)
+        with blas_for(len(vectors)):
+            distances, places = self.index.search(vectors, width)
+            short = np.flatnonzero(places[:, -1] < 0)
+            if len(short):
+                distances[short], places[short] = search_everywhere(
+                    self.index, vectors[short], width
+                )
         return (distances if self._inner else -distances), places
-
-
-@contextmanager
-def _blas_for(num_queries: int) -> Iterator[None]:
-    """Let FAISS multiply matrices for several queries at once.
-
-    Its own threshold turns to BLAS at some hundred queries only; at 64 queries of 384 numbers
-    that costs a factor of seven. The threshold is global to the process, hence the lock.
-    """
-    if num_queries == 1:
-        yield
-        return
-    faiss = import_faiss()
-    with _BLAS_LOCK:
-        before = faiss.cvar.distance_compute_blas_threshold
-        faiss.cvar.distance_compute_blas_threshold = 1
-        try:
-            yield
-        finally:
-            faiss.cvar.distance_compute_blas_threshold = before

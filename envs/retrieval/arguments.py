@@ -1,0 +1,66 @@
+"""Arguments of ``research index`` that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from research_rl.envs.retrieval.build import Storage
+from research_rl.envs.retrieval.encoders import SKETCH
+from research_rl.envs.retrieval.faiss_index import TYPES
+from research_rl.envs.retrieval.recall import TARGET
+
+SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
+MODEL_OPTIONS = (
+    *("query_prefix", "passage_prefix", "pooling", "normalize", "max_length"),
+    *("batch_size", "dtype", "device", "revision"),
+)
+
+
+def storage_of(args: argparse.Namespace) -> Storage:
+    """Return how vectors are to be kept."""
+    return Storage(
+        index_type=args.type,
+        metric=args.metric,
+        fp16=args.fp16,
+        nprobe=args.nprobe,
+        ef_search=args.ef_search,
+        recall=args.recall,
+        memory=args.memory,
+    )
+
+
+def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how vectors are kept and found."""
+    add = parser.add_argument_group("how vectors are kept").add_argument
+    add("--type", default="flat", help=f"{', '.join(TYPES)}, or a FAISS factory string (flat)")
+    add("--metric", choices=("ip", "l2"), default="ip", help="inner product or distance")
+    add("--fp16", action="store_true", help="16 bits a number, for flat, ivf and hnsw")
+    add("--nprobe", type=int, help="lists an IVF index looks into (default: found by --recall)")
+    add("--ef-search", type=int, help="passages an HNSW index walks over (default: likewise)")
+    add("--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})")
+    add("--memory", help="what the build may take, such as 2GB (default: 4/5 of the machine's)")
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of every encoder."""
+    sketch = parser.add_argument_group(f"options of {SKETCH}, and of --kind bm25").add_argument
+    sketch("--dim", type=int, help="length of the vectors (default: 2048)")
+    sketch("--k1", type=float, help="saturation of repeated words (default: 0.9)")
+    sketch("--b", type=float, help="penalty of long passages, 0 to 1 (default: 0.75)")
+    sketch("--title-weight", type=int, help="how often a title counts (default: 2)")
+    sketch("--num-hashes", type=int, help="cells a word is written to (default: 8)")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of a Hugging Face encoder."""
+    model = parser.add_argument_group("options of a Hugging Face encoder").add_argument
+    model("--query-prefix", help="default: what E5, BGE, GTE or Contriever were trained with")
+    model("--passage-prefix", help="the same for passages")
+    model("--pooling", choices=("mean", "cls", "last"), help="default: by model family")
+    model("--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1")
+    model("--max-length", type=int, help="tokens of a text (default: the model's, at most 512)")
+    model("--batch-size", type=int, help="texts in one forward pass (default: 64)")
+    model("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32")
+    model("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
+    model("--revision", help="branch, tag or commit on the Hub")

@@ -1,0 +1,173 @@
+"""What a build will take, said before it starts: time, disk and memory."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from research_rl.envs.retrieval.encoders import Encoder
+from research_rl.envs.retrieval.faiss_index import (
+    Metric,
+    bytes_per_vector,
+    import_faiss,
+    new_index,
+    training_rows,
+)
+from research_rl.envs.retrieval.vectors import BLOCK, streamed_header
+from research_rl.envs.types import Passage
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_PROBE_S, _PROBE_ROWS = 0.5, 512
+_KMEANS_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a dense build takes, in bytes and seconds.
+
+    Args:
+        count: passages.
+        dim: numbers a vector.
+        factory: how FAISS keeps them.
+        memory: main memory at the peak, with what the process holds already.
+        disk: the finished folder, without the corpus.
+        scratch: disk needed besides while it is made.
+        seconds: how long it takes; None if that was not measured.
+    """
+
+    count: int
+    dim: int
+    factory: str
+    memory: int
+    disk: int
+    scratch: int
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f", about {duration(self.seconds)}"
+        return (
+            f"{self.count} passages x {self.dim} as {self.factory}{took}, "
+            f"{size(self.disk)} on disk (and {size(self.scratch)} until it is done), "
+            f"{size(self.memory)} of memory"
+        )
+
+
+def parse_size(text: str | int) -> int:
+    """Return a number of bytes written like "2GB", "512MiB" or 1000000.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"memory must be a size such as 2GB or 512MB, got {text!r}")
+    number, unit, binary = match.groups()
+    power = _UNITS[unit.upper()]
+    if binary:
+        power = 1024 ** list(_UNITS).index(unit.upper())
+    return int(float(number) * power)
+
+
+def size(number: int) -> str:
+    """Return bytes for people: 1.5 GB."""
+    for power, unit in ((10**9, "GB"), (10**6, "MB")):
+        if number >= power:
+            return f"{number / power:.1f} {unit}"
+    return f"{number / 1000:.1f} kB"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: 40 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(
+    count: int,
+    dim: int,
+    factory: str,
+    metric: Metric,
+    memory: int,
+    scratch: int,
+    seconds: float | None = None,
+) -> Estimate:
+    """Return what storing ``count`` vectors takes, with so much scratch space and time."""
+    index = new_index(dim, metric, factory)
+    sample = min(training_rows(index, count), memory // 4 // (4 * dim)) * 8 * dim
+    kept = count * bytes_per_vector(index)
+    block = 8 * BLOCK * dim * 4
+    held = 0 if _is_streamed(index) else kept
+    total = held_now() + 40 * count + max(block + held, sample + block)
+    return Estimate(count, dim, factory, int(total), kept + 16 * count, scratch, seconds)
+
+
+def check_memory(plan: Estimate, memory: int) -> None:
+    """Refuse a build that needs more memory than it may take.
+
+    Raises:
+        ValueError: says how much it takes and what takes less.
+    """
+    if plan.memory > memory:
+        raise ValueError(
+            f"memory must be at least {size(plan.memory)} for {plan.count} x {plan.dim} as "
+            f"{plan.factory}, got {size(memory)}; give it --memory, or take the type flat or sq8, "
+            "which are written block by block, or ivf-sq8, ivf-pq or rabitq, which are smaller"
+        )
+
+
+def seconds_of(encoder: Encoder, passages: Sequence[Passage], rows: int) -> float:
+    """Return about how long encoding takes, from a few hundred passages spread over the corpus."""
+    places = np.linspace(0, len(passages) - 1, min(len(passages), _PROBE_ROWS)).astype(int)
+    texts = [passages[place].contents for place in places.tolist()]
+    if type(encoder).fit is not Encoder.fit:
+        encoder = copy.deepcopy(encoder)
+        encoder.fit(texts)
+    encoder.encode_passages(texts[:1])
+    start, done = time.perf_counter(), 0
+    while done < len(texts) and time.perf_counter() - start < _PROBE_S:
+        encoder.encode_passages(texts[done : done + 32])
+        done = min(done + 32, len(texts))
+    return (time.perf_counter() - start) / done * rows
+
+
+def seconds_to_index(factory: str, metric: Metric, count: int, dim: int) -> float:
+    """Return about how long training and adding take: k-means and graphs, nothing else counts."""
+    index = new_index(dim, metric, factory)
+    ivf = import_faiss().try_extract_index_ivf(index)
+    left, right = np.ones((512, dim), np.float32), np.ones((dim, 1024), np.float32)
+    start = time.perf_counter()
+    left @ right
+    per_product = (time.perf_counter() - start) / (512 * 1024)
+    if ivf:
+        trained = _KMEANS_ROUNDS * training_rows(index, count)
+        return float(per_product * ivf.nlist * (trained + count))
+    graph = "HNSW" in factory
+    return 4000 * per_product * count if graph else 0.0
+
+
+def held_now() -> int:
+    """Return the most memory this process has held so far, in bytes (0 where it cannot be told)."""
+    if sys.platform == "win32":
+        return 0
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmRSS:\s*(\d+) kB", status.read_text())
+        return 1024 * int(found[1]) if found else 0
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _is_streamed(index: object) -> bool:
+    """Return whether an index is written block by block; untrained, by the look of its type."""
+    if getattr(index, "is_trained", False):
+        return streamed_header(index, 1) is not None
+    return type(index).__name__ == "IndexScalarQuantizer"

@@ -1,0 +1,199 @@
+"""FAISS indexes by name: how vectors are kept, what that takes, and how wide a search looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, Literal
+
+Metric = Literal["ip", "l2"]
+TYPES = ("flat", "sq8", "ivf", "ivf-sq8", "ivf-pq", "rabitq", "hnsw")
+_HALF = {"flat": "SQfp16", "ivf": "IVF{lists},SQfp16", "hnsw": "HNSW32_SQfp16"}
+_FACTORY = {
+    "flat": "Flat",
+    "sq8": "SQ8",
+    "ivf": "IVF{lists},Flat",
+    "ivf-sq8": "IVF{lists},SQ8",
+    "ivf-pq": "IVF{lists},PQ{bytes}",
+    "rabitq": "IVF{lists},RaBitQ",
+    "hnsw": "HNSW32",
+}
+_EF_CONSTRUCTION = 200
+_BLAS_LOCK = Lock()
+
+
+def import_faiss() -> Any:
+    """Return the module ``faiss``.
+
+    Raises:
+        ImportError: it is not installed; the message is the line that installs it.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "FAISS must be installed for dense retrieval; do pip install 'research-rl[cpu]', or "
+            "'research-rl[gpu]' on a machine with an NVIDIA GPU (one of them, never both: "
+            "faiss-cpu and faiss-gpu own the same module)"
+        ) from error
+    return faiss
+
+
+def factory_string(index_type: str, count: int, dim: int, fp16: bool = False) -> str:
+    """Return the FAISS factory string of a type: one of ``TYPES``, or such a string itself.
+
+    IVF gets about 4 sqrt(count) lists, a power of two, and never fewer than 39 vectors a list,
+    below which FAISS's k-means warns. PQ spends a byte on eight numbers, or more
+    where that would make over 128 bytes.
+
+    Args:
+        fp16: numbers of 16 bits where the type keeps numbers as they are (flat, ivf, hnsw).
+    """
+    if fp16 and index_type not in _HALF:
+        raise ValueError(
+            f"fp16 must go with the types {', '.join(_HALF)}, got {index_type!r}; leave it out"
+        )
+    template = (_HALF if fp16 else _FACTORY).get(index_type)
+    if template is None:
+        return index_type
+    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
+    while lists > 1 and lists * 39 > count:
+        lists //= 2
+    codes = next(size for size in range(min(max(dim // 8, 1), 128), 0, -1) if dim % size == 0)
+    return template.format(lists=lists, bytes=codes)
+
+
+def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
+    """Return an empty FAISS index for vectors of that length.
+
+    Raises:
+        ValueError: no such metric, or FAISS does not know the factory string.
+    """
+    faiss = import_faiss()
+    if metric not in ("ip", "l2"):
+        raise ValueError(f"metric must be one of 'ip', 'l2', got {metric!r}")
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
+    try:
+        index = faiss.index_factory(dim, factory, kind)
+    except RuntimeError as error:
+        reason = str(error).rpartition("Error: ")[2]
+        raise ValueError(
+            f"type must be one of {', '.join(TYPES)} or a FAISS factory string for {dim} "
+            f"numbers, got {factory!r}: {reason}"
+        ) from error
+    if hnsw := _hnsw(index):
+        hnsw.efConstruction = _EF_CONSTRUCTION
+    if hasattr(_base(index), "do_polysemous_training"):
+        _base(index).do_polysemous_training = False  # seconds a code byte, for a search not made
+    return index
+
+
+def is_exact(index: Any) -> bool:
+    """Return whether a search gives the nearest vectors themselves; FAISS's own may not."""
+    known = isinstance(index, import_faiss().Index)
+    return not known or type(index).__name__.startswith(("IndexFlat", "GpuIndexFlat"))
+
+
+def is_inner(index: Any) -> bool:
+    """Return whether larger is nearer."""
+    return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
+
+
+def bytes_per_vector(index: Any) -> int:
+    """Return about how much memory one vector takes in an index, in bytes."""
+    faiss = import_faiss()
+    if ivf := faiss.try_extract_index_ivf(index):
+        return int(ivf.code_size) + 8
+    if hnsw := _hnsw(index):
+        # twice M links of 4 bytes at the bottom; the upper levels and offsets add about a tenth
+        return int(_code_size(_base(index).storage) + 1.1 * 4 * hnsw.nb_neighbors(0) + 16)
+    return _code_size(_base(index))
+
+
+def training_rows(index: Any, count: int) -> int:
+    """Return how many vectors an index learns from: 64 a list, 10,000 for codes, 0 for none."""
+    if index.is_trained:
+        return 0
+    ivf = import_faiss().try_extract_index_ivf(index)
+    return min(count, max(10_000, 64 * int(ivf.nlist) if ivf else 0))
+
+
+def knob_of(index: Any) -> str | None:
+    """Return the number that trades time for recall: "nprobe", "efSearch" or None."""
+    if import_faiss().try_extract_index_ivf(index):
+        return "nprobe"
+    return "efSearch" if _hnsw(index) else None
+
+
+def widest(index: Any) -> int:
+    """Return the largest sensible value of an index's knob."""
+    ivf = import_faiss().try_extract_index_ivf(index)
+    return int(ivf.nlist) if ivf else max(16, min(4096, int(index.ntotal)))
+
+
+def set_knob(index: Any, value: int) -> None:
+    """Let searches look that wide.
+
+    Raises:
+        ValueError: the index has nothing to set, or the value is below 1.
+    """
+    knob = knob_of(index)
+    if knob is None:
+        raise ValueError("nprobe needs an IVF index and ef_search an HNSW index; leave them out")
+    if value < 1:
+        raise ValueError(f"{knob} must be at least 1, got {value}")
+    import_faiss().ParameterSpace().set_index_parameter(index, knob, min(value, widest(index)))
+
+
+def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
+    """Search all lists of an IVF index, whatever its nprobe; others as they are."""
+    faiss = import_faiss()
+    ivf = faiss.try_extract_index_ivf(index)
+    if not ivf:
+        return index.search(vectors, k)  # type: ignore[no-any-return]
+    base = _base(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        vectors = index.apply_chain(vectors)
+    params = faiss.SearchParametersIVF(nprobe=int(ivf.nlist))
+    return base.search(vectors, k, params=params)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def blas_for(num_queries: int) -> Iterator[None]:
+    """Let FAISS multiply matrices for several queries at once.
+
+    Its own threshold turns to BLAS at some hundred queries only; at 64 queries of 384 numbers
+    that costs a factor of seven. The threshold is global to the process, hence the lock.
+    """
+    if num_queries == 1:
+        yield
+        return
+    faiss = import_faiss()
+    with _BLAS_LOCK:
+        before = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = 1
+        try:
+            yield
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = before
+
+
+def _base(index: Any) -> Any:
+    """Return the index inside transforms and id maps."""
+    faiss = import_faiss()
+    index = faiss.downcast_index(index)
+    while isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap, faiss.IndexRefine)):
+        inner = index.base_index if isinstance(index, faiss.IndexRefine) else index.index
+        index = faiss.downcast_index(inner)
+    return index
+
+
+def _hnsw(index: Any) -> Any:
+    return getattr(_base(index), "hnsw", None)
+
+
+def _code_size(index: Any) -> int:
+    index = import_faiss().downcast_index(index)
+    return int(getattr(index, "code_size", 4 * index.d))

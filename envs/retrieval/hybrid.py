@@ -1,0 +1,91 @@
+"""Several retrievers asked together: what they rank high between them comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from research_rl.envs.retrieval.results import ResultCache
+from research_rl.envs.types import Passage, Retriever
+
+
+class HybridRetriever(Retriever):
+    """Reciprocal rank fusion: a passage scores the sum of weight / (k + rank) over retrievers.
+
+    Needs no comparable scores, only ranks (Cormack, Clarke and Buettcher 2009,
+    https://doi.org/10.1145/1571941.1572114). Passages are told apart by id, so all retrievers must
+    search the same corpus. Ties go to the retriever named first.
+
+    Args:
+        retrievers: at least two retrievers, or the index folders to open.
+        weights: one a retriever; None weighs all alike.
+        k: the larger, the less the first ranks stand out.
+        depth: passages asked of each retriever, at least as many as are wanted.
+        cache_size: results that are kept for queries that come again; 0 keeps none.
+    """
+
+    source: tuple[Callable[..., Retriever], tuple[Any, ...]] | None = None
+
+    def __init__(
+        self,
+        retrievers: list[Retriever | str],
+        weights: list[float] | None = None,
+        k: int = 60,
+        depth: int = 100,
+        cache_size: int = 0,
+    ) -> None:
+        weights = [1.0] * len(retrievers) if weights is None else list(weights)
+        if len(retrievers) < 2:
+            raise ValueError(f"retrievers must be at least two, got {len(retrievers)}")
+        if len(weights) != len(retrievers) or min(weights) <= 0:
+            raise ValueError(
+                f"weights must be positive, one for each of {len(retrievers)} retrievers, "
+                f"got {weights}"
+            )
+        if k < 0 or depth < 1:
+            raise ValueError(f"k must be >= 0 and depth >= 1, got k={k}, depth={depth}")
+        self.retrievers = [open_retriever(one) for one in retrievers]
+        self.weights, self.k, self.depth = weights, k, depth
+        self._cache = ResultCache(cache_size)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HybridRetriever:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self.source is not None:  # of an index folder, which opens the same one again
+            return self.source
+        return type(self), (self.retrievers, self.weights, self.k, self.depth, self._cache.size)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Return the ``k`` best passages of each query; the score is that of the fusion.
+
+        Raises:
+            RetrieverUnavailable: one of the retrievers does not answer.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        return self._cache.answer(queries, k, self._find)
+
+    def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        depth = max(k, self.depth)
+        found = [one.search(queries, depth) for one in self.retrievers]
+        return [self._fuse(rankings)[:k] for rankings in zip(*found, strict=True)]
+
+    def _fuse(self, rankings: Sequence[list[Passage]]) -> list[Passage]:
+        scores: dict[str, float] = {}
+        passages: dict[str, Passage] = {}
+        for weight, ranking in zip(self.weights, rankings, strict=True):
+            for rank, passage in enumerate(ranking, 1):
+                passages.setdefault(passage.id, passage)
+                scores[passage.id] = scores.get(passage.id, 0.0) + weight / (self.k + rank)
+        best = sorted(scores, key=lambda identity: -scores[identity])
+        return [Passage(i, passages[i].contents, scores[i]) for i in best]
+
+
+def open_retriever(retriever: Retriever | str) -> Retriever:
+    """Return the retriever itself, or the one in an index folder."""
+    if isinstance(retriever, Retriever):
+        return retriever
+    from research_rl.envs.retrieval.index import load_retriever
+
+    return load_retriever(retriever)

@@ -1,0 +1,199 @@
+"""What compression costs: recall of an index against exact search, and how to get more of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from research_rl.envs.retrieval.encoders import Encoder, Vectors
+from research_rl.envs.retrieval.faiss_index import (
+    Metric,
+    blas_for,
+    import_faiss,
+    knob_of,
+    set_knob,
+    widest,
+)
+from research_rl.envs.retrieval.passport import (
+    MANIFEST,
+    SAMPLE,
+    VECTORS,
+    IndexFolderError,
+    read_manifest,
+    write_json,
+)
+from research_rl.envs.retrieval.vectors import BLOCK, VectorParts
+from research_rl.envs.types import Passage
+
+Places = npt.NDArray[np.int64]
+TARGET = 0.95
+K = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Queries and what exact search finds for them.
+
+    Args:
+        queries: float32 (q, dim).
+        nearest: int64 (q, k), positions of the nearest vectors.
+    """
+
+    queries: Vectors
+    nearest: Places
+
+    def recall(self, index: Any) -> float:
+        """Return the share of the exact results that the index finds among its first k."""
+        k = self.nearest.shape[1]
+        with blas_for(len(self.queries)):
+            _, found = index.search(self.queries, k)
+        hits = (found[:, :, None] == self.nearest[:, None, :]).any(axis=1)
+        return float(hits.mean())
+
+    def save(self, path: Path) -> None:
+        np.savez(path, queries=self.queries, nearest=self.nearest)
+
+    @classmethod
+    def load(cls, path: Path) -> Sample:
+        with np.load(path) as arrays:
+            return cls(arrays["queries"], arrays["nearest"])
+
+
+def sample_queries(passages: Sequence[Passage], count: int, seed: int = 0) -> list[str]:
+    """Return runs of 6 to 12 words out of different passages, to stand for questions."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(passages), min(count, len(passages)), replace=False)
+    queries = []
+    for place in np.sort(chosen).tolist():
+        contents = passages[place].contents
+        words = re.findall(r"\S+", contents.partition("\n")[2] or contents)
+        length = int(rng.integers(6, 13))
+        start = int(rng.integers(0, max(1, len(words) - length + 1)))
+        queries.append(" ".join(words[start : start + length]))
+    return queries
+
+
+def exact_nearest(vectors: VectorParts, queries: Vectors, k: int, metric: Metric) -> Places:
+    """Return the positions of the ``k`` nearest vectors of each query, reading block by block."""
+    faiss = import_faiss()
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
+    best = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for start, block in vectors.blocks(4 * BLOCK):
+        with blas_for(len(queries)):
+            distances, found = faiss.knn(queries, block, min(k, len(block)), metric=kind)
+        best = np.concatenate([best, -distances if metric == "ip" else distances], axis=1)
+        places = np.concatenate([places, found + start], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(best, order, axis=1)
+        places = np.take_along_axis(places, order, axis=1)
+    return places
+
+
+def make_sample(
+    passages: Sequence[Passage],
+    vectors: VectorParts,
+    encoder: Encoder,
+    metric: Metric,
+    count: int = 256,
+) -> Sample:
+    """Search for sampled queries exactly."""
+    queries = encoder.encode_queries(sample_queries(passages, count))
+    queries = queries[queries.any(axis=1)] if queries.any() else queries[:1]
+    return Sample(queries, exact_nearest(vectors, queries, min(K, len(vectors)), metric))
+
+
+def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float]:
+    """Set the smallest nprobe or efSearch that reaches a recall; return it and the recall.
+
+    Where the widest search does not reach it, that is what is set.
+
+    Raises:
+        ValueError: the index has nothing to tune, or the target is not above 0 and at most 1.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1, got {target}")
+    if knob_of(index) is None:
+        raise ValueError("type must be an ivf or hnsw one to be tuned; others search everything")
+
+    def reached(value: int) -> float:
+        set_knob(index, value)
+        return sample.recall(index)
+
+    low, high, limit = 0, 1, widest(index)
+    recall = reached(high)
+    while recall < target and high < limit:
+        low, high = high, min(2 * high, limit)
+        recall = reached(high)
+    while high - low > max(1, high // 8) and recall >= target:
+        middle = (low + high) // 2
+        at_middle = reached(middle)
+        low, high, recall = (
+            (low, middle, at_middle) if at_middle >= target else (middle, high, recall)
+        )
+    set_knob(index, high)
+    return high, recall
+
+
+def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
+    """Find the search width of an index folder for a recall, and write it into the passport.
+
+    Returns:
+        What the passport then says of the recall: k, recall, queries.
+
+    Raises:
+        IndexFolderError: no index, or one without a sample of exact results.
+        ValueError: its type has nothing to tune.
+    """
+    place = Path(folder)
+    passport = read_manifest(place)
+    if "index" not in passport:
+        raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
+    file = place / passport["index"].get("file", VECTORS)
+    try:
+        index = import_faiss().read_index(str(file))
+    except RuntimeError as error:
+        raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
+    if knob_of(index) is not None and not (place / SAMPLE).is_file():
+        raise IndexFolderError(
+            f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
+        )
+    value, recall = tune(index, Sample.load(place / SAMPLE), target)
+    passport["index"][str(knob_of(index))] = value
+    passport["recall"] = recall_passport(Sample.load(place / SAMPLE), recall)
+    write_json(place / MANIFEST, passport)
+    return dict(passport["recall"])
+
+
+def judge(
+    folder: Path, sample: Sample, width: int | None = None, target: float = TARGET
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Measure the recall of the vectors in a folder, after looking for a width if none is given.
+
+    Returns:
+        The knob and its value (empty for a type without one), and what the passport says of the
+        recall. The sample is kept in the folder.
+    """
+    index = import_faiss().read_index(str(folder / VECTORS))
+    sample.save(folder / SAMPLE)
+    knob = knob_of(index)
+    if knob is None:
+        return {}, recall_passport(sample, sample.recall(index))
+    if width is None:
+        width, recall = tune(index, sample, target)
+    else:
+        set_knob(index, width)
+        recall = sample.recall(index)
+    return {knob: width}, recall_passport(sample, recall)
+
+
+def recall_passport(sample: Sample, recall: float) -> dict[str, Any]:
+    """Return what a passport says of an index's recall."""
+    queries, k = sample.nearest.shape
+    return {"k": k, "recall": round(recall, 4), "queries": queries}

@@ -1,0 +1,123 @@
+"""A second look: a cross-encoder reads query and passage together and sorts the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from research_rl.envs.retrieval.hybrid import open_retriever
+from research_rl.envs.retrieval.results import ResultCache
+from research_rl.envs.types import Passage, Retriever
+
+
+class RerankRetriever(Retriever):
+    """The candidates of another retriever, sorted anew by a Hugging Face cross-encoder.
+
+    Candidates of equal score keep the order they had.
+
+    Args:
+        retriever: who finds the candidates, or an index folder to open.
+        model: sequence classification model that scores (query, passage), by name or folder, such
+            as ``BAAI/bge-reranker-base``; with several labels the last one counts as relevant.
+        candidates: passages sorted for each query, at least as many as are wanted.
+        max_length: tokens of query and passage together; passages are cut.
+        batch_size: pairs in one forward pass.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
+        revision: branch, tag or commit on the Hub.
+        cache_size: results that are kept for queries that come again; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever | str,
+        model: str,
+        candidates: int = 50,
+        max_length: int = 512,
+        batch_size: int = 32,
+        dtype: str = "float32",
+        device: str = "auto",
+        revision: str | None = None,
+        cache_size: int = 0,
+    ) -> None:
+        if min(candidates, max_length, batch_size) < 1:
+            raise ValueError(
+                "candidates, max_length and batch_size must be positive, "
+                f"got {candidates}, {max_length} and {batch_size}"
+            )
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        self.retriever, self.model = open_retriever(retriever), model
+        self.candidates, self.max_length, self.batch_size = candidates, max_length, batch_size
+        self.dtype, self.device, self.revision = dtype, device, revision
+        self._parts: tuple[Any, Any] | None = None
+        self._cache = ResultCache(cache_size)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RerankRetriever:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        sizes = (self.candidates, self.max_length, self.batch_size)
+        where = (self.dtype, self.device, self.revision, self._cache.size)
+        return type(self), (self.retriever, self.model, *sizes, *where)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Return the ``k`` best candidates of each query; the score is the cross-encoder's.
+
+        Raises:
+            RetrieverUnavailable: the retriever behind does not answer.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        return self._cache.answer(queries, k, self._find)
+
+    def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        found = self.retriever.search(queries, max(k, self.candidates))
+        pairs = [
+            (query, p.contents) for query, row in zip(queries, found, strict=True) for p in row
+        ]
+        scores = iter(self._scores(pairs))
+        results = []
+        for row in found:
+            scored = [Passage(p.id, p.contents, next(scores)) for p in row]
+            results.append(sorted(scored, key=lambda p: -p.score)[:k])
+        return results
+
+    def _loaded(self) -> tuple[Any, Any]:
+        """Return tokenizer and model, loading them the first time."""
+        if self._parts is None:
+            import torch
+            from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+            device = self.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                self.model, revision=self.revision, dtype=getattr(torch, self.dtype)
+            )
+            self._parts = tokenizer, model.to(device).eval()
+        return self._parts
+
+    def _scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Return the relevance of each pair; pairs of like length share a forward pass."""
+        import torch
+
+        tokenizer, model = self._loaded()
+        out = [0.0] * len(pairs)
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            texts = [[t.encode("utf-8", "replace").decode() for t in pairs[i]] for i in rows]
+            batch = tokenizer(
+                *map(list, zip(*texts, strict=True)),
+                padding=True,
+                truncation="longest_first",
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(model.device)
+            with torch.inference_mode():
+                logits = model(**batch).logits.float()  # (rows, labels)
+            for row, score in zip(rows, logits[:, -1].tolist(), strict=True):
+                out[row] = score
+        return out

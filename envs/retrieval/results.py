@@ -1,0 +1,54 @@
+"""Answers that are asked for again: equal queries of a call once, recent ones not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from research_rl.envs.types import Passage
+
+Results = list[list[Passage]]
+
+
+class ResultCache:
+    """The results of the latest queries, least recently used out first; thread-safe.
+
+    Args:
+        size: queries whose results are kept; 0 keeps none.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        if size < 0:
+            raise ValueError(f"cache_size must not be negative, got {size}")
+        self.size = size
+        self._kept: OrderedDict[tuple[str, int], list[Passage]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def answer(
+        self, queries: Sequence[str], k: int, find: Callable[[Sequence[str], int], Results]
+    ) -> Results:
+        """Return the results of all queries; ``find`` is asked once for those that are not kept.
+
+        Args:
+            find: gets different queries and ``k``, and returns one list a query.
+        """
+        known: dict[str, list[Passage]] = {}
+        with self._lock:
+            for query in dict.fromkeys(queries):
+                if (query, k) in self._kept:
+                    self._kept.move_to_end((query, k))
+                    known[query] = self._kept[query, k]
+        if new := [query for query in dict.fromkeys(queries) if query not in known]:
+            known |= dict(zip(new, find(new, k), strict=True))
+            self._keep([((query, k), known[query]) for query in new])
+        return [list(known[query]) for query in queries]
+
+    def _keep(self, results: Sequence[tuple[tuple[str, int], list[Passage]]]) -> None:
+        with self._lock:
+            self._kept.update(results[-self.size :] if self.size else ())
+            while len(self._kept) > self.size:
+                self._kept.popitem(last=False)

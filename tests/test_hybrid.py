@@ -1,0 +1,233 @@
+"""BM25, fusion and reranking: each against its formula, each one retriever like any other."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("bm25s")
+
+from research_rl.envs.retrieval import (
+    BM25Retriever,
+    HybridRetriever,
+    IndexFolderError,
+    RerankRetriever,
+    build_index,
+    load_retriever,
+)
+from research_rl.envs.retrieval.bm25 import largest
+from research_rl.envs.retrieval.encoders import words
+from research_rl.envs.retrieval.passport import read_manifest
+from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
+
+DOCS = [
+    '"Oslo"\nOslo is the capital of Norway; cities of the north.',
+    '"Paris"\nParis is the capital of France, a city on the Seine.',
+    '"Emma"\nEmma is a novel by Jane Austen about love, love and marriage.',
+    "A passage without a title says that Jane Austen never lived in Oslo.",
+]
+PASSAGES = [Passage(str(i), text) for i, text in enumerate(DOCS)]
+
+
+class Fixed(Retriever):
+    """Ranks passages of given ids, and counts the calls."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids, self.calls = ids, 0
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.calls += 1
+        return [[Passage(i, f"text {i}") for i in self.ids[:k]] for _ in queries]
+
+
+class Down(Retriever):
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        raise RetrieverUnavailable("http://gone after 3 attempts")
+
+
+def by_formula(query: str, k1: float, b: float, title_weight: int) -> list[float]:
+    """Return BM25 of every passage with Lucene's idf, without the constant factor k1 + 1."""
+    split = []
+    for doc in DOCS:
+        title, newline, _ = doc.partition("\n")
+        split.append(Counter(words(doc) + (words(title) * (title_weight - 1) if newline else [])))
+    mean = sum(sum(doc.values()) for doc in split) / len(split)
+    scores = []
+    for doc in split:
+        score = 0.0
+        for term in words(query):
+            df = sum(term in other for other in split)
+            if df:
+                idf = math.log(1 + (len(DOCS) - df + 0.5) / (df + 0.5))
+                norm = k1 * (1 - b + b * sum(doc.values()) / mean)
+                score += idf * doc[term] / (doc[term] + norm)
+        scores.append(score)
+    return scores
+
+
+@pytest.mark.parametrize("query", ["capital of Norway", "Jane Austen's Oslo Oslo", "love", "zebra"])
+@pytest.mark.parametrize("settings", [(0.9, 0.75, 2), (1.5, 0.3, 1)])
+def test_bm25_is_the_formula(query: str, settings: tuple[float, float, int]) -> None:
+    k1, b, title_weight = settings
+    retriever = BM25Retriever.from_passages(PASSAGES, k1=k1, b=b, title_weight=title_weight)
+    wanted = by_formula(query, *settings)
+    found = retriever.search([query], 4)[0]
+    assert [p.id for p in found] == [str(i) for i in np.argsort(-np.array(wanted), kind="stable")]
+    np.testing.assert_allclose([p.score for p in found], sorted(wanted, reverse=True), rtol=1e-5)
+
+
+def test_the_largest_come_in_order_and_ties_by_place() -> None:
+    scores = np.array([1, 3, 2, 3, 2, 2], np.float32)
+    for k in range(1, 7):
+        assert largest(scores, k).tolist() == [1, 3, 2, 4, 5, 0][:k]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = [json.dumps({"id": p.id, "contents": p.contents}) for p in PASSAGES]
+    (tmp_path / "c.jsonl").write_text("\n".join(rows))
+    return tmp_path / "c.jsonl"
+
+
+def test_a_bm25_folder_opens_as_what_was_built(tmp_path: Path, corpus: Path) -> None:
+    folder = build_index(corpus, tmp_path / "i", kind="bm25", k1=1.2)
+    retriever = load_retriever(folder)
+    memory = BM25Retriever.from_passages(PASSAGES, k1=1.2)
+    queries = ["capital of France", "Austen", "?"]
+    assert retriever.search(queries, 3) == memory.search(queries, 3)
+    assert pickle.loads(pickle.dumps(retriever)) is retriever
+    assert copy.deepcopy(retriever) is retriever
+    passport = read_manifest(folder)
+    assert passport["bm25"] == {"k1": 1.2, "b": 0.75, "title_weight": 2}
+    assert "encoder" not in passport
+    corpus.write_text(corpus.read_text() + "\n" + json.dumps({"id": "x", "contents": "y"}))
+    with pytest.raises(IndexFolderError, match=r"--kind bm25 --overwrite"):
+        load_retriever(folder, cache_size=0)
+
+
+def test_a_hybrid_folder_is_the_fusion_of_both(tmp_path: Path, corpus: Path) -> None:
+    pytest.importorskip("faiss")
+    folder = build_index(corpus, tmp_path / "h", kind="hybrid", dim=64)
+    dense = load_retriever(build_index(corpus, tmp_path / "d", dim=64))
+    lexical = load_retriever(build_index(corpus, tmp_path / "b", kind="bm25"))
+    retriever = load_retriever(folder)
+    queries = ["capital of France", "Austen in Oslo"]
+    assert retriever.search(queries, 3) == HybridRetriever([dense, lexical]).search(queries, 3)
+    assert pickle.loads(pickle.dumps(retriever)) is retriever
+    by_name = HybridRetriever([str(tmp_path / "d"), str(tmp_path / "b")])
+    assert by_name.search(queries, 3) == retriever.search(queries, 3)
+    assert pickle.loads(pickle.dumps(by_name)).search(queries, 3) == retriever.search(queries, 3)
+
+
+def test_fusion_is_the_sum_of_weighted_reciprocal_ranks() -> None:
+    fused = HybridRetriever([Fixed("a", "b", "c"), Fixed("c", "d")], weights=[1.0, 2.0], k=60)
+    found = fused.search(["q"], 10)[0]
+    wanted = {"a": 1 / 61, "b": 1 / 62, "c": 1 / 63 + 2 / 61, "d": 2 / 62}
+    assert {p.id: pytest.approx(p.score) for p in found} == wanted
+    assert [p.id for p in found] == ["c", "d", "a", "b"]
+    assert [p.id for p in fused.search(["q"], 2)[0]] == ["c", "d"]
+    ties = HybridRetriever([Fixed("a"), Fixed("b")])
+    assert [p.id for p in ties.search(["q"], 2)[0]] == ["a", "b"]
+
+
+def test_a_retriever_that_is_down_is_an_error_not_half_an_answer() -> None:
+    with pytest.raises(RetrieverUnavailable, match="3 attempts"):
+        HybridRetriever([Fixed("a"), Down()]).search(["q"], 1)
+    for arguments, text in (
+        (([Fixed("a")],), "at least two"),
+        (([Fixed("a"), Fixed("b")], [1.0]), "one for each of 2"),
+        (([Fixed("a"), Fixed("b")], [1.0, 0.0]), "must be positive"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            HybridRetriever(*arguments)  # type: ignore[arg-type]
+
+
+def test_results_are_kept_and_bounded() -> None:
+    one, two = Fixed("a", "b"), Fixed("c", "d")
+    fused = HybridRetriever([one, two], cache_size=2)
+    first = fused.search(["p", "q", "p"], 2)
+    assert first[0] == first[2]
+    assert first[0] is not first[2]
+    assert fused.search(["q", "p"], 2) == [first[1], first[0]]
+    assert one.calls == 1
+    fused.search(["p"], 1)  # another k is another search
+    assert one.calls == 2
+    fused.search(["r", "s", "t"], 1)
+    fused.search(["p"], 2)
+    assert one.calls == 4
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT that classifies pairs."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)]
+    raw = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names
+    )
+    folder = tmp_path_factory.mktemp("models") / "cross"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_cross_encoder_sorts_the_candidates(cross_encoder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    behind = BM25Retriever.from_passages(PASSAGES)
+    retriever = RerankRetriever(
+        behind, str(cross_encoder), candidates=4, max_length=40, batch_size=3, device="cpu"
+    )
+    queries = ["capital of norway", "jane austen"]
+    tokenizer = AutoTokenizer.from_pretrained(cross_encoder)
+    model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
+    for query, found in zip(queries, retriever.search(queries, 2), strict=True):
+        scores = {}
+        for passage in PASSAGES:
+            ids = tokenizer(
+                query, passage.contents, return_tensors="pt", truncation=True, max_length=40
+            )
+            with torch.inference_mode():
+                scores[passage.id] = model(**ids).logits[0, -1].item()
+        best = sorted(scores, key=lambda i: -scores[i])[:2]
+        assert [p.id for p in found] == best
+        assert [p.score for p in found] == pytest.approx([scores[i] for i in best], abs=1e-5)
+    again = pickle.loads(pickle.dumps(retriever))
+    assert again.search(queries, 2) == retriever.search(queries, 2)
+    with pytest.raises(ValueError, match="dtype must be"):
+        RerankRetriever(behind, "x", dtype="int8")
