@@ -5,6 +5,7 @@ from research_rl.envs.retrieval.build import Storage
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder, Encoder, make_encoder
+from research_rl.envs.retrieval.gpu import GpuFaissRetriever
 from research_rl.envs.retrieval.hf_encoder import HFEncoder
 from research_rl.envs.retrieval.hybrid import HybridRetriever
 from research_rl.envs.retrieval.index import (
@@ -15,6 +16,7 @@ from research_rl.envs.retrieval.index import (
 )
 from research_rl.envs.retrieval.remote import RemoteRetriever
 from research_rl.envs.retrieval.rerank import RerankRetriever
+from research_rl.envs.retrieval.torch_search import TorchFlatRetriever
 
 __all__ = [
     "BM25Retriever",
@@ -23,12 +25,14 @@ __all__ = [
     "CorpusError",
     "DenseRetriever",
     "Encoder",
+    "GpuFaissRetriever",
     "HFEncoder",
     "HybridRetriever",
     "IndexFolderError",
     "RemoteRetriever",
     "RerankRetriever",
     "Storage",
+    "TorchFlatRetriever",
     "build_index",
     "load_retriever",
     "make_encoder",

@@ -91,9 +91,13 @@ def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
 
 
 def is_exact(index: Any) -> bool:
-    """Return whether a search gives the nearest vectors themselves; FAISS's own may not."""
-    known = isinstance(index, import_faiss().Index)
-    return not known or type(index).__name__.startswith(("IndexFlat", "GpuIndexFlat"))
+    """Return whether a search gives the nearest vectors themselves.
+
+    FAISS's own may not; others are exact unless their ``exact`` says otherwise.
+    """
+    if isinstance(index, import_faiss().Index):
+        return type(index).__name__.startswith(("IndexFlat", "GpuIndexFlat"))
+    return bool(getattr(index, "exact", True))
 
 
 def is_inner(index: Any) -> bool:
