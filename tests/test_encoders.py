@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -300,3 +301,67 @@ def test_what_is_said_overrules_what_is_known() -> None:
         HFEncoder("x", pooling="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dtype must be"):
         HFEncoder("x", dtype="int8")
+
+
+def as_sentence_model(bert: Path, folder: Path, pooling: str, steps: Sequence[str]) -> Path:
+    """Copy a model into the layout of sentence-transformers."""
+    shutil.copytree(bert, folder)
+    types = ["Transformer", "Pooling", *steps]
+    modules = [
+        {"idx": i, "path": f"{i}_{t}" if i else "", "type": f"sentence_transformers.models.{t}"}
+        for i, t in enumerate(types)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    modes = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False} | {pooling: True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
+    prompts = {"prompts": {"query": "ask: ", "document": "doc: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return folder
+
+
+def test_a_sentence_model_states_how_it_pools(bert: Path, tmp_path: Path) -> None:
+    steps = ["Normalize"]
+    folder = as_sentence_model(bert, tmp_path / "mine", "pooling_mode_cls_token", steps)
+    encoder = HFEncoder(str(folder), device="cpu")
+    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("cls", True, 9)
+    assert (encoder.query_prefix, encoder.passage_prefix) == ("ask: ", "doc: ")
+    wanted = by_hand(bert, "ask: oslo in norway", "cls", True, 9)
+    np.testing.assert_allclose(encoder.encode_queries(["oslo in norway"])[0], wanted, atol=1e-5)
+    assert HFEncoder(str(folder), pooling="mean", max_length=20).max_length == 20
+    bare = as_sentence_model(bert, tmp_path / "bare", "pooling_mode_mean_tokens", [])
+    assert HFEncoder(str(bare)).normalize is False
+    for name, pooling, more, text in (
+        ("max", "pooling_mode_max_tokens", [], "must pool by mean, cls or last token"),
+        ("dense", "pooling_mode_mean_tokens", ["Dense"], "got a step Dense"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            HFEncoder(str(as_sentence_model(bert, tmp_path / name, pooling, more)))
+
+
+def test_dpr_has_a_model_for_queries_and_one_for_passages(bert: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import DPRConfig, DPRContextEncoder, DPRQuestionEncoder
+
+    config = DPRConfig(
+        vocab_size=80,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    towers = {"dpr-ctx_encoder": DPRContextEncoder, "dpr-question_encoder": DPRQuestionEncoder}
+    made = {name: kind(config).eval() for name, kind in towers.items()}
+    for name, model in made.items():
+        shutil.copytree(bert, tmp_path / name)
+        model.save_pretrained(tmp_path / name)
+    encoder = HFEncoder(str(tmp_path / "dpr-ctx_encoder"), device="cpu")
+    tokenizer, _ = encoder._loaded()
+    ids = tokenizer("oslo", return_tensors="pt")
+    for name, encode in zip(made, (encoder.encode_passages, encoder.encode_queries), strict=True):
+        with torch.inference_mode():
+            wanted = made[name](**ids).pooler_output[0].numpy()
+        np.testing.assert_allclose(encode(["oslo"])[0], wanted, atol=1e-5)

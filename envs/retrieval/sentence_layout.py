@@ -1,0 +1,83 @@
+"""What a model folder in the layout of sentence-transformers says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_POOLING = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+_PROMPTS = {"query": "query_prefix", "passage": "passage_prefix", "document": "passage_prefix"}
+
+
+def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
+    """Return pooling, normalisation, length and prefixes, as far as the model states them.
+
+    Reads ``modules.json`` and what it names; empty for a model without one, or a name that cannot
+    be looked up just now.
+
+    Args:
+        model: a folder, or a name on the Hub.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: the model needs a step that is not made here (a Dense layer, another pooling).
+    """
+    modules = _read(model, "modules.json", revision)
+    if not isinstance(modules, list):
+        return {}
+    found: dict[str, Any] = {"normalize": False}
+    for module in modules:
+        kind = str(module["type"]).rpartition(".")[2]
+        if kind == "Pooling":
+            config = _read(model, f"{module['path']}/config.json", revision) or {}
+            found["pooling"] = _pooling(model, config)
+        elif kind == "Normalize":
+            found["normalize"] = True
+        elif kind != "Transformer":
+            raise ValueError(
+                f"encoder {model} must be made of Transformer, Pooling and Normalize, got a step "
+                f"{kind}; export its vectors and use research index adopt"
+            )
+    length = (_read(model, "sentence_bert_config.json", revision) or {}).get("max_seq_length")
+    if isinstance(length, int):
+        found["max_length"] = length
+    prompts = (_read(model, "config_sentence_transformers.json", revision) or {}).get("prompts")
+    for name, text in (prompts or {}).items():
+        if name in _PROMPTS and text:
+            found[_PROMPTS[name]] = text
+    return found
+
+
+def _pooling(model: str, config: dict[str, Any]) -> str:
+    chosen = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
+    if len(chosen) != 1 or chosen[0] not in _POOLING:
+        raise ValueError(
+            f"encoder {model} must pool by mean, cls or last token, got {', '.join(chosen)}; "
+            "pass pooling= (--pooling) if one of them will do"
+        )
+    return _POOLING[chosen[0]]
+
+
+def _read(model: str, name: str, revision: str | None) -> Any:
+    """Return the JSON of one file of a model, None if there is none."""
+    if Path(model).is_dir():
+        path: str | Path | None = Path(model) / name
+    else:
+        from transformers.utils import cached_file
+
+        path = cached_file(
+            model,
+            name,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if path is None or not Path(path).is_file():
+        return None
+    return json.loads(Path(path).read_text(encoding="utf-8"))
