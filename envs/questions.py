@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,27 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     if not questions:
         raise QuestionError(source, None, "holds no questions")
     return _of_split(source, questions, split) if split and chosen_by_metadata else questions
+
+
+def find_split(source: str | Path, names: Sequence[str]) -> str | None:
+    """Return the first of these splits that a folder or a Hub data set has.
+
+    Returns:
+        None where it has none of them, and where there is nothing to choose: ``source`` is a file,
+        says its split itself, or is not there.
+
+    Raises:
+        QuestionError: the Hub does not tell what the data set has.
+        ImportError: the Hub needs a package that is not installed.
+    """
+    path = Path(source)
+    if path.is_dir():
+        there = {file.stem for file in path.iterdir() if file.suffix in _SUFFIXES}
+    elif not path.exists() and _is_hub_name(source):
+        there = set(_hub_splits(str(source)))
+    else:
+        return None
+    return next((name for name in names if name in there), None)
 
 
 def question_from_dict(row: Row) -> Question:
@@ -233,9 +254,13 @@ def _open(source: str | Path, split: str | None) -> tuple[str | Path, Iterator[t
         path = _split_file(path, split)
     if path.is_file():
         return path, _file_rows(path)
-    if _HUB_NAME.match(str(source)) and path.suffix not in _SUFFIXES:
+    if _is_hub_name(source):
         return source, _hub_rows(str(source), split)
     raise QuestionError(source, None, "there is no such file of questions")
+
+
+def _is_hub_name(source: str | Path) -> bool:
+    return bool(_HUB_NAME.match(str(source))) and Path(source).suffix not in _SUFFIXES
 
 
 def _split_file(folder: Path, split: str | None) -> Path:
@@ -331,6 +356,20 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _hub_rows(name: str, split: str | None) -> Iterator[tuple[int, Any]]:
     """Yield the rows of a Hugging Face data set."""
+    if split is None:
+        example = f"{name}{_SPLIT_MARK}train"
+        raise QuestionError(name, None, f"a Hub data set must be told which split: {example!r}")
+    return enumerate(_ask_hub("load_dataset", name, split=split), 1)
+
+
+def _hub_splits(name: str) -> Iterable[str]:
+    """Names of the splits of a Hugging Face data set."""
+    splits: Iterable[str] = _ask_hub("get_dataset_split_names", name)
+    return splits
+
+
+def _ask_hub(what: str, name: str, **options: str) -> Any:
+    """What a function of ``datasets`` says about ``owner/name:config``."""
     try:
         import datasets
     except ImportError as error:
@@ -339,12 +378,8 @@ def _hub_rows(name: str, split: str | None) -> Iterator[tuple[int, Any]]:
             "do pip install 'research-rl[data]'"
         ) from error
     repository, _, config = name.partition(":")
-    if split is None:
-        example = f"{name}{_SPLIT_MARK}train"
-        raise QuestionError(name, None, f"a Hub data set must be told which split: {example!r}")
     try:
-        rows = datasets.load_dataset(repository, config or None, split=split)
+        return getattr(datasets, what)(repository, config or None, **options)
     except Exception as error:
         reason = f"there is no such file, and the Hub does not give it: {error}"
         raise QuestionError(name, None, reason) from error
-    return enumerate(rows, 1)

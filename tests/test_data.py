@@ -60,6 +60,27 @@ def test_a_restored_loader_serves_the_next_question(served: int) -> None:
     assert (ids(resumed) + ids(resumed) + ids(resumed))[: 9 - served] == straight[served:]
 
 
+@pytest.mark.parametrize(("size", "left"), [(1, 4), (2, 2), (3, 1), (4, 1), (5, 0), (10, 0)])
+def test_a_restored_loader_may_have_another_batch_size(size: int, left: int) -> None:
+    stopped = QuestionLoader(QUESTIONS, 3, seed=1)
+    batches = iter(stopped)
+    seen = [question.id for _ in range(2) for question in next(batches)]
+    resumed = QuestionLoader(QUESTIONS, size, seed=1)
+    resumed.load_state_dict(stopped.state_dict())
+    found = ids(resumed)
+    if left:  # the rest of the pass
+        assert len(found) == left
+        assert not {i for batch in found for i in batch} & set(seen)
+        found = ids(resumed)
+    assert len(found) == len(resumed)
+
+
+def test_an_evaluation_that_was_cut_short_begins_anew() -> None:
+    loader = QuestionLoader(QUESTIONS, 4)
+    assert [question.id for question in next(iter(loader))] == ["0", "1", "2", "3"]
+    assert [question.id for question in next(iter(loader))] == ["0", "1", "2", "3"]
+
+
 @pytest.mark.parametrize("seed", [None, 1])
 def test_ranks_share_a_batch_without_overlap(seed: int | None) -> None:
     whole = ids(QuestionLoader(QUESTIONS, 4, seed))
@@ -98,6 +119,19 @@ def test_roles_and_limits(tmp_path: Path) -> None:
     assert [len(batch) for batch in data.predict_dataloader()] == [2]
 
 
+@pytest.mark.parametrize("name", ["validation", "dev", "val"])
+def test_a_folder_gives_each_role_its_split(tmp_path: Path, name: str) -> None:
+    for split, n in (("train", 8), (name, 5), ("test", 3)):
+        write(tmp_path / f"{split}.jsonl", n)
+    folder = str(tmp_path)
+    data = QuestionDataModule(folder, folder, folder)
+    assert [len(data.questions(role)) for role in ("train", "val", "test")] == [8, 5, 3]
+    assert len(QuestionDataModule(train=f"{folder}#test").questions("train")) == 3
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(QuestionError, match=r"must be told which split: .*#.*train\.jsonl"):
+        data.questions("test")
+
+
 def test_missing_empty_and_unnamed_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match="no such file"):
         QuestionDataModule(train=str(tmp_path / "gone.jsonl")).train_dataloader()
@@ -132,4 +166,4 @@ def test_lightning_saves_how_far_the_loader_is() -> None:
     loader = QuestionLoader(QUESTIONS, 5, seed=0)
     combined = pl.utilities.combined_loader.CombinedLoader(loader)
     next(iter(combined))
-    assert combined._state_dicts() == [{"passes": 0, "served": 1}]
+    assert combined._state_dicts() == [{"passes": 0, "served": 5}]

@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.questions import QuestionError, question_from_dict, read_questions
+from research_rl.envs.questions import (
+    QuestionError,
+    find_split,
+    question_from_dict,
+    read_questions,
+)
 
 FLASHRAG = {
     "id": "dev_0",
@@ -214,6 +219,31 @@ def test_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
     assert [q.id for q in read_questions(f"{tmp_path / 'dev.jsonl'}#train")] == ["train"]
     with pytest.raises(QuestionError, match=r"must be told which split.*#dev'.*dev\.jsonl"):
         read_questions(tmp_path)
+
+
+def test_the_split_that_a_folder_or_data_set_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("validation", "dev", "val")
+    for split in ("dev", "val", "train"):
+        write_lines(tmp_path / f"{split}.jsonl", FLASHRAG)
+    (tmp_path / "validation.txt").write_text("")
+    assert find_split(tmp_path, names) == "dev"
+    assert find_split(tmp_path, ("test",)) is None
+    for settled in (tmp_path / "dev.jsonl", f"{tmp_path}#train", tmp_path / "nowhere.jsonl"):
+        assert find_split(settled, names) is None
+
+    def get_dataset_split_names(name: str, config: str | None) -> list[str]:
+        if (name, config) != ("RUC-NLPIR/FlashRAG_datasets", "musique"):
+            raise ConnectionError("no network")
+        return ["train", "dev"]
+
+    hub = SimpleNamespace(get_dataset_split_names=get_dataset_split_names)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert find_split("RUC-NLPIR/FlashRAG_datasets:musique", names) == "dev"
+    assert find_split("RUC-NLPIR/FlashRAG_datasets:musique#train", names) is None
+    with pytest.raises(QuestionError, match=r"the Hub does not give it: no network"):
+        find_split("no/where", names)
 
 
 def test_a_name_with_a_mark_is_a_file_where_there_is_one(tmp_path: Path) -> None:

@@ -9,13 +9,20 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 from research_rl.agents.sampling import seed_of
-from research_rl.envs.questions import read_questions
+from research_rl.envs.questions import find_split, read_questions
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.envs.types import Question
 
 Role = Literal["train", "val", "test"]
+SPLITS: dict[Role, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("validation", "dev", "val"),
+    "test": ("test",),
+}
+"""What the splits of a folder or a Hub data set are called; the first that is there is taken."""
 
 
 @dataclass
@@ -63,8 +70,9 @@ class WorldConfig:
 class QuestionLoader:
     """Batches of questions; Lightning saves its state in the checkpoint.
 
-    The order of a pass is a function of (seed, pass), and the state says how many global batches
-    were served, so a resumed run goes on with the very next question on any number of ranks.
+    The order of a pass is a function of (seed, pass), and the state says how many questions of it
+    were served over all ranks, so a resumed run goes on with the very next one on any number of
+    ranks and with any batch size.
 
     Args:
         questions: what to serve.
@@ -114,19 +122,29 @@ class QuestionLoader:
         return whole + int(self.seed is None and rest > 0)
 
     def __iter__(self) -> Iterator[list[Question]]:
-        """Serve what is left of the current pass; a rank's share of a small batch may be empty."""
+        """Serve what is left of the current training pass, or every question to evaluate.
+
+        A rank's share of a small batch may be empty.
+        """
         order = list(range(len(self.questions)))
+        first, last = 0, len(order) - 1
         if self.seed is not None:
+            self._turn_pass()  # after a checkpoint of smaller batches too little may be left
             random.Random(seed_of(self.seed, "pass", self.passes)).shuffle(order)
-        for number in range(self.served, len(self)):
-            self.served = number + 1
-            if self.served == len(self):
-                self.passes, self.served = self.passes + 1, 0
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            first, last = self.served, len(order) - self.batch_size
+        for start in range(first, last + 1, self.batch_size):
+            rows = order[start : start + self.batch_size]
+            if self.seed is not None:
+                self.served = start + self.batch_size
+                self._turn_pass()
             yield [self.questions[row] for row in rows[self.rank :: self.world_size]]
 
+    def _turn_pass(self) -> None:
+        if self.served + self.batch_size > len(self.questions):
+            self.passes, self.served = self.passes + 1, 0
+
     def state_dict(self) -> dict[str, int]:
-        """Return how far the loader is, the same on every rank."""
+        """Return how far the loader is in training, the same on every rank."""
         return {"passes": self.passes, "served": self.served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -136,6 +154,9 @@ class QuestionLoader:
 
 class QuestionDataModule(pl.LightningDataModule):
     """Questions by path or Hugging Face name.
+
+    A folder or a Hub data set gives its split of the same name (validation, dev or val for ``val``)
+    unless the name says another: ``data/hotpotqa#dev``.
 
     Args:
         train: questions to learn from.
@@ -197,7 +218,7 @@ class QuestionDataModule(pl.LightningDataModule):
             )
         if limit is not None and limit < 1:
             raise ValueError(f"limit_{role} must be at least 1, got {limit}")
-        questions = read_questions(source)[:limit]
+        questions = read_questions(source, find_split(source, SPLITS[role]))[:limit]
         if not questions:
             raise ValueError(f"{source} must hold at least one question, got an empty file")
         return questions
@@ -207,8 +228,9 @@ class QuestionDataModule(pl.LightningDataModule):
         return self._loader("train", self.batch_size, self.seed)
 
     def val_dataloader(self) -> QuestionLoader | list[QuestionLoader]:
-        """Return every validation question in order; nothing where none are configured."""
-        if self.sources["val"] is None and self.world is None:
+        """Return every validation question in order; a fit does without where none are given."""
+        validating = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if self.sources["val"] is None and self.world is None and not validating:
             return []
         return self._loader("val", self.val_batch_size)
 
