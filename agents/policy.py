@@ -139,6 +139,7 @@ class LMPolicy(nn.Module):
         temperature: float = 1.0,
         entropy: bool = True,
         hidden: bool = False,
+        entropy_gradient: bool = True,
     ) -> PolicyOutput:
         """Score input_ids[:, 1:], each given everything to its left.
 
@@ -149,6 +150,8 @@ class LMPolicy(nn.Module):
             temperature: the logits are divided by it.
             entropy: also return the entropy of each next-token distribution.
             hidden: also return the last hidden states.
+            entropy_gradient: whether the entropy has a gradient; without, it costs no memory that
+                grows with (B, T, V).
 
         Raises:
             ValueError: the padding is not on the right.
@@ -162,7 +165,7 @@ class LMPolicy(nn.Module):
             logits = logits / temperature
         log_z = logits.logsumexp(-1)
         target = logits.gather(-1, input_ids[:, 1:, None])[..., 0]
-        spread = log_z - (logits.softmax(-1) * logits).sum(-1) if entropy else None
+        spread = _entropy(logits, log_z, entropy_gradient) if entropy else None
         return PolicyOutput(
             logprobs=(target - log_z).masked_fill(~real, 0.0),
             entropy=None if spread is None else spread.masked_fill(~real, 0.0),
@@ -214,6 +217,15 @@ class Reference:
             out = self._policy(input_ids, attention_mask, temperature, entropy=False)
         logprobs: Tensor = out.logprobs
         return logprobs
+
+
+def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
+    """Entropy (B, T) of the softmax of logits (B, T, V), in nats."""
+    if gradient:
+        return log_z - (logits.softmax(-1) * logits).sum(-1)
+    with torch.no_grad():  # row by row, so that what is made on the way is (T, V)
+        rows = zip(logits, log_z, strict=True)
+        return torch.stack([z - (row.softmax(-1) * row).sum(-1) for row, z in rows])
 
 
 def _has_adapter(model: nn.Module) -> bool:

@@ -119,6 +119,11 @@ def test_only_a_kl_needs_a_reference() -> None:
     assert not GRPO(kl_coef=0.0).needs_reference
 
 
+def test_only_a_bonus_needs_the_gradient_of_the_entropy() -> None:
+    assert not GRPO().entropy_gradient
+    assert GRPO(entropy_coef=0.01).entropy_gradient
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

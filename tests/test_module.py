@@ -28,6 +28,7 @@ from research_rl.agents.policy import LoraConfig, PolicyConfig, PolicyOutput
 from research_rl.agents.types import SamplingParams
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.config import Updates
+from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.types import Batch
 
@@ -84,6 +85,23 @@ def test_old_logprobs_are_those_of_the_sampling_policy(
         assert batch.old_logprobs is not None
         old, sampled = batch.old_logprobs[batch.loss_mask], batch.sampled_logprobs[batch.loss_mask]
         assert torch.allclose(old, sampled, atol=1e-5)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.01])
+def test_the_entropy_has_a_graph_only_where_it_is_learned_from(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coefficient: float
+) -> None:
+    seen: list[bool] = []
+    loss = GRPO.loss
+
+    def spy(self: GRPO, out: PolicyOutput, batch: Batch) -> Any:
+        assert out.entropy is not None
+        seen.append(out.entropy.requires_grad)
+        return loss(self, out, batch)
+
+    monkeypatch.setattr(GRPO, "loss", spy)
+    fit(tmp_path, policy, steps=1, algorithm=GRPO(entropy_coef=coefficient))
+    assert set(seen) == {coefficient > 0}
 
 
 def test_one_update_is_the_first_of_several(policy: Path, tmp_path: Path) -> None:
@@ -231,6 +249,40 @@ def test_validation_comes_before_the_first_update_and_only_then(
     run.fit(resumed, Data(), ckpt_path=str(tmp_path / "last.ckpt"))
     steps = [row["step"] for row in rows(tmp_path / "resumed") if "val/f1" in row]
     assert steps == ["4"]
+
+
+def test_a_module_that_was_validated_can_be_trained(policy: Path, tmp_path: Path) -> None:
+    looked_at = module(policy)
+    trainer(tmp_path / "look").validate(looked_at, Data(), verbose=False)
+    assert looked_at.reference is None
+    trainer(tmp_path / "run", limit_val_batches=0).fit(looked_at, Data())
+    assert torch.equal(weights(looked_at), weights(fit(tmp_path / "straight", policy)))
+
+
+def test_a_resumed_run_may_have_larger_batches(policy: Path, tmp_path: Path) -> None:
+    half = str(tmp_path / "half.ckpt")
+    fit(tmp_path / "half", policy, steps=3).trainer.save_checkpoint(half)
+    data = Data()
+    data.batch_size = 8
+    resumed = module(policy)
+    trainer(tmp_path / "run", steps=5, limit_val_batches=0).fit(resumed, data, ckpt_path=half)
+    assert resumed.iteration == 5
+    assert len(resumed.train_rollouts) == 32
+
+
+def test_validate_needs_questions(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.val must name a question file, got none"):
+        trainer(tmp_path).validate(module(policy), QuestionDataModule())
+
+
+def test_a_limited_validation_asks_the_same_questions(policy: Path, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    trained = module(policy)
+    keep = pl.callbacks.LambdaCallback(
+        on_validation_end=lambda *_: asked.append([r.question.id for r in trained.val_rollouts])
+    )
+    trainer(tmp_path, limit_val_batches=1, callbacks=[keep]).fit(trained, Data())
+    assert asked == [[q.id for q in questions()[:3]]] * 3
 
 
 def test_validation_needs_no_questions(policy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from pathlib import Path
 
@@ -71,6 +72,30 @@ def test_left_padding_is_refused(policy: LMPolicy) -> None:
     ids, mask = batch(policy, "abc", "a")
     with pytest.raises(ValueError, match="padded on the right"):
         policy(ids.flip(1), mask.flip(1))
+
+
+def test_an_entropy_that_is_only_logged_has_no_graph(policy: LMPolicy) -> None:
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    kept: list[tuple[int, ...]] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    sizes = []
+    for gradient in (True, False):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = policy(ids, mask, temperature=0.7, entropy_gradient=gradient)
+        assert out.entropy.requires_grad is gradient
+        sizes.append(sum(math.prod(shape) for shape in kept))
+        if gradient:
+            expected = out
+    torch.testing.assert_close(out.entropy, expected.entropy)
+    assert torch.equal(out.logprobs, expected.logprobs)
+    vocabulary = policy.model.config.vocab_size
+    assert sizes[0] - sizes[1] >= 2 * 2 * 3 * vocabulary  # the softmax and its product
 
 
 def test_gradient_checkpointing_and_frozen_embeddings(folder: Path) -> None:

@@ -37,6 +37,9 @@ class Algorithm(nn.Module):
     one update, because the policy that samples and the one that learns are then the same."""
     needs_values: bool = False
     """Whether ``advantages`` or ``loss`` read ``batch.values``; ``out.hidden`` is then set."""
+    entropy_gradient: bool = True
+    """Whether ``loss`` needs the gradient of ``out.entropy``; False saves memory, several times
+    the size of the logits, where the entropy is only logged."""
 
     def bind(self, policy: LMPolicy) -> None:
         """Build what depends on the policy's size, a value head for instance."""
@@ -114,6 +117,7 @@ class GRPO(Algorithm):
         self.scale_by_std = scale_by_std
         self.fixed_length = fixed_length
         self.needs_reference = kl_coef > 0
+        self.entropy_gradient = entropy_coef > 0
 
     def advantages(self, batch: Batch) -> Tensor:
         """Return the group advantages, (B,).

@@ -116,15 +116,15 @@ class ReSearchModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Load the policy, and its frozen starting point where the algorithm compares with it."""
-        if "policy" in self._modules:
-            return
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, "model"))
-            self.policy = LMPolicy.from_config(self.policy_config)
-            self.algorithm.bind(self.policy)
-        self.engine = self._make_engine(self.policy)
-        self.strict_loading = self.policy_config.lora is None
-        if self.trainer.state.fn == TrainerFn.FITTING and self.algorithm.needs_reference:
+        if "policy" not in self._modules:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_of(self.seed, "model"))
+                self.policy = LMPolicy.from_config(self.policy_config)
+                self.algorithm.bind(self.policy)
+            self.engine = self._make_engine(self.policy)
+            self.strict_loading = self.policy_config.lora is None
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and self.algorithm.needs_reference and self.reference is None:
             self.reference = Reference(self.policy)
 
     def configure_optimizers(self) -> Any:
@@ -258,6 +258,7 @@ class ReSearchModule(pl.LightningModule):
             temperature=self.sampling.temperature,
             entropy=entropy,
             hidden=self.algorithm.needs_values,
+            entropy_gradient=self.algorithm.entropy_gradient,
         )
         return out
 
