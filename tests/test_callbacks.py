@@ -55,9 +55,17 @@ class Pretender(pl.LightningModule):
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
         self.val_rollouts: list[Rollout] = []
+        self.test_rollouts: list[Rollout] = []
+        self.iteration = 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.iteration = checkpoint["iteration"]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.val_rollouts = rollouts()
+        self.test_rollouts = rollouts()[:1]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -70,6 +78,7 @@ class Pretender(pl.LightningModule):
             optimizer.step()
         self.train_rollouts = rollouts()
         self.train_advantages = [r.reward.value - 0.5 for r in self.train_rollouts]
+        self.iteration += 1
         self.log_dict({"train/reward": 0.5, "train/f1": 0.25, "train/searches": 1.5})
 
     def on_validation_epoch_start(self) -> None:
@@ -192,11 +201,26 @@ def test_validate_keeps_what_fit_wrote(tmp_path: Path) -> None:
     module = Pretender()
     fit(run, module, 2)
     before = names(tmp_path / "rollouts")
+    rows = (tmp_path / "rollouts/rollouts.jsonl").read_text()
     run.validate(module, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
     assert names(tmp_path / "rollouts") == before
-    run.test(module, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
-    after = set(names(tmp_path / "rollouts")) - set(before)
-    assert after == {"test_000002.html", "test_000002.txt"}
+    assert (tmp_path / "rollouts/rollouts.jsonl").read_text() == rows
+    for _ in range(2):
+        run.test(module, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
+        after = set(names(tmp_path / "rollouts")) - set(before)
+        assert after == {"test_000002.html", "test_000002.txt"}
+        more = (tmp_path / "rollouts/rollouts.jsonl").read_text().removeprefix(rows).splitlines()
+        assert [json.loads(row)["split"] for row in more] == ["test"]
+
+
+def test_a_loaded_policy_is_numbered_by_what_it_learned(tmp_path: Path) -> None:
+    loaded = Pretender()
+    loaded.iteration = 7
+    run = trainer(tmp_path, RolloutLog())
+    run.test(loaded, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
+    run.validate(loaded, DataLoader(range(1)), verbose=False)  # type: ignore[arg-type]
+    pages = {p.name for p in (tmp_path / "rollouts").glob("*_*.html")}
+    assert pages == {"test_000007.html", "val_000007.html"}
 
 
 def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ class RolloutLog(RunCallback):
     """Writes rollouts as text, as a page of HTML and as rows of JSON, into ``rollouts/``.
 
     Reads ``train_rollouts`` and ``train_advantages`` (one number a rollout) of the module after
-    training batches, and ``val_rollouts`` after validations and tests. A file is numbered by the
-    iterations that the policy had learned from when it wrote them, as in ``metrics.csv``.
+    training batches, ``val_rollouts`` after validations and ``test_rollouts`` after tests. A file
+    is numbered by the iterations that the policy had learned from when it wrote them.
 
     Args:
         every_n_steps: iterations between two looks at training; every validation is written.
@@ -148,13 +148,13 @@ class RolloutLog(RunCallback):
         """Write the validation of a fit, or of the command validate."""
         if trainer.is_global_zero and not trainer.sanity_checking:
             rollouts = rollouts_of(pl_module, "val_rollouts")
-            self._write(trainer, pl_module, "val", finished_iterations(trainer), rollouts)
+            self._write(trainer, pl_module, "val", _learned(trainer, pl_module), rollouts)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the command test saw."""
         if trainer.is_global_zero:
-            rollouts = rollouts_of(pl_module, "val_rollouts")
-            self._write(trainer, pl_module, "test", finished_iterations(trainer), rollouts)
+            rollouts = rollouts_of(pl_module, "test_rollouts")
+            self._write(trainer, pl_module, "test", _learned(trainer, pl_module), rollouts)
 
     def _write(
         self,
@@ -170,6 +170,8 @@ class RolloutLog(RunCallback):
                 self._files = RolloutFiles(run_folder(trainer) / self.folder)
                 if trainer.state.fn == "fit":
                     self._files.begin(finished_iterations(trainer) if trainer.ckpt_path else 0)
+            if trainer.state.fn != "fit":
+                self._files.forget(split, step)
             limit = self.num_questions if split == "train" else self.num_val_questions
             decode = getattr(getattr(pl_module, "policy", None), "decode", None)
             self._files.write(split, step, rollouts, advantages, limit, decode)
@@ -227,6 +229,11 @@ def cosmetic(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         log.warning("could not %s: %s: %s", what, type(error).__name__, error, exc_info=True)
+
+
+def _learned(trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+    """Return how many iterations the policy has learned from, also where it was only loaded."""
+    return int(getattr(pl_module, "iteration", finished_iterations(trainer)))
 
 
 def rollouts_of(pl_module: pl.LightningModule, name: str) -> list[Any]:

@@ -55,10 +55,17 @@ class RolloutFiles:
             match = _PAGE.fullmatch(path.name)
             if match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
+        self._keep(lambda split, at: _is_past(split, at, step))
+
+    def forget(self, split: str, step: int) -> None:
+        """Remove the rows of a validation or test that is made once more."""
+        self._keep(lambda *row: row != (split, step))
+
+    def _keep(self, wanted: Callable[[str, int], bool]) -> None:
         rows = self.folder / ROWS
         if rows.is_file():
             lines = rows.read_text("utf-8").splitlines()
-            _replace(rows, "".join(f"{x}\n" for x in lines if _is_past_row(x, step)))
+            _replace(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
 
     def write(
         self,
@@ -129,10 +136,10 @@ def _is_past(split: str, at: int, step: int) -> bool:
     return at < step or (at == step and split == "val" and step > 0)
 
 
-def _is_past_row(line: str, step: int) -> bool:
+def _is_wanted(line: str, wanted: Callable[[str, int], bool]) -> bool:
     try:
         row = json.loads(line)
-        return _is_past(row["split"], row["step"], step)
+        return wanted(row["split"], row["step"])
     except (ValueError, KeyError, TypeError):  # the end of a run that was killed while writing
         return False
 
