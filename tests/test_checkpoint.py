@@ -59,7 +59,7 @@ def test_full_disk_keeps_the_last_good_one(
     message = str(error.value)
     assert "No space left on device" in message
     assert "kept whole: last.ckpt" in message
-    assert "--ckpt_path last" in message
+    assert message.endswith("make room, then resume with --ckpt_path last")
     assert len(AtomicCheckpointIO().load_checkpoint(path)["weights"]) == 10
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -135,14 +135,16 @@ class Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, steps: int, resume: bool = False) -> list[tuple[str, str, str]]:
+def fit(
+    folder: Path, steps: int, resume: bool = False, model: Line | None = None, **settings: Any
+) -> list[tuple[str, str, str]]:
     """Train to ``steps`` and return the metrics file's (step, train/x, val/x)."""
     keep = KeepMetrics()
+    often = {"val_check_interval": 2, "check_val_every_n_epoch": None}
     trainer = pl.Trainer(
+        **(settings or often),
         accelerator="cpu",
         max_steps=steps,
-        val_check_interval=2,
-        check_val_every_n_epoch=None,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
@@ -156,7 +158,7 @@ def fit(folder: Path, steps: int, resume: bool = False) -> list[tuple[str, str, 
     loader = torch.utils.data.DataLoader([0] * 100)
     last = str(folder / "checkpoints" / "last.ckpt") if resume else None
     keep.read(trainer)
-    trainer.fit(Line(), loader, loader, ckpt_path=last)
+    trainer.fit(model or Line(), loader, loader, ckpt_path=last)
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [(row["step"], row.get("train/x", ""), row.get("val/x", "")) for row in rows]
@@ -170,6 +172,35 @@ def test_a_resumed_run_keeps_its_metrics(tmp_path: Path) -> None:
     assert fit(tmp_path / "halves", 6, resume=True) == whole
     # A fresh run in the same folder starts a new file.
     assert fit(tmp_path / "halves", 4) == first
+
+
+class Fails(Line):
+    """Fails before its first batch, or in it."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        setattr(self, hook, self.fail)
+
+    def fail(self, *args: Any) -> None:
+        raise OSError("no such thing")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hook", ["configure_model", "on_fit_start", "training_step"])
+def test_a_resume_that_fails_keeps_the_metrics(hook: str, tmp_path: Path) -> None:
+    fit(tmp_path, 4)
+    before = (tmp_path / "metrics.csv").read_text()
+    with pytest.raises(OSError, match="no such thing"):
+        fit(tmp_path, 6, resume=True, model=Fails(hook))
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_best_is_kept_where_lightning_validates_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    fit(tmp_path, 200, max_epochs=2)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == 100
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -98,6 +98,17 @@ def test_resumed_equals_uninterrupted(
     assert all(torch.equal(halves[name], whole[name]) for name in whole)
 
 
+def test_a_resume_that_fails_costs_nothing(
+    run: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run / "runs/tiny/metrics.csv").read_text()
+    fit = ["fit", "--config", config, "--trainer.max_steps", 3, "--ckpt_path", "last"]
+    fails(monkeypatch, *fit, "--data.val", "nowhere.jsonl")
+    assert (run / "runs/tiny/metrics.csv").read_text() == before
+    research(monkeypatch, *fit)
+    assert [row["step"] for row in metrics(run / "runs/tiny") if row["train/reward"]] == list("012")
+
+
 def test_last_without_a_checkpoint_starts_anew(
     config: Path,
     tmp_path: Path,
@@ -117,9 +128,15 @@ def test_looking_at_a_run_leaves_it_alone(
 ) -> None:
     root = run / "runs" / "tiny"
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    research(monkeypatch, command, "--config", config, "--ckpt_path", "best")
+    pages = ["--trainer.callbacks+=RolloutLog"]
+    research(monkeypatch, command, "--config", config, "--ckpt_path", "best", *pages)
     assert {p: p.read_bytes() for p in before} == before
     assert (root / command / "config.yaml").is_file()
+    learned = torch.load(root / "checkpoints/best.ckpt", weights_only=True)["iteration"]
+    if command != "predict":
+        name = f"{'val' if command == 'validate' else 'test'}_{learned:06d}.txt"
+        shown = (root / command / "rollouts" / name).read_text()
+        assert all(q.text in shown for q in builtin_world()[0][:6])
     if command == "predict":
         rows = (root / "predict/predictions.jsonl").read_text().splitlines()
         assert [json.loads(row)["id"] for row in rows] == [q.id for q in builtin_world()[0][:6]]

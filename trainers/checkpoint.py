@@ -72,9 +72,7 @@ def _why(cause: OSError, target: Path, written: int) -> str:
         free = shutil.disk_usage(folder).free / 1e6
         reason += f" after {written / 1e6:.1f} MB ({free:.1f} MB free)"
     kept = sorted(p.name for p in target.parent.glob("*.ckpt")) if target.parent.is_dir() else []
-    remedy = (
-        "make room, then resume with --ckpt_path last" if kept else "make room, then start anew"
-    )
+    remedy = "resume with --ckpt_path last" if kept else "start anew"
     return (
         f"cannot write the checkpoint {target}: {reason}; "
         f"kept whole: {', '.join(kept) or 'none yet'}; make room, then {remedy}"
@@ -109,6 +107,7 @@ class RunCheckpoint(ModelCheckpoint):
             mode=mode,
             save_last=True,
             save_on_exception=save_on_exception,
+            save_on_train_epoch_end=False,  # else last.ckpt, written first, would stand in its way
             enable_version_counter=False,
         )
 
@@ -184,30 +183,35 @@ def _listing(folder: Path) -> str:
 class KeepMetrics(pl.Callback):
     """A resumed run goes on in the ``metrics.csv`` of the run before it.
 
-    Lightning's CSVLogger empties its folder as soon as the trainer starts, before any hook of a
-    callback: call ``read`` ahead of ``trainer.fit``. The rows from before the checkpoint are put
-    back when training starts.
+    Lightning's CSVLogger deletes the file as soon as the trainer starts, before any hook of a
+    callback: call ``read`` ahead of ``trainer.fit``. The file then stays until training starts, so
+    that a run which fails before costs nothing, and keeps the rows from before the checkpoint.
     """
 
     def __init__(self) -> None:
         self._rows: dict[Path, list[dict[str, str]]] = {}
 
     def read(self, trainer: pl.Trainer) -> None:
-        """Remember the rows that stand in the metrics files of the trainer's CSVLoggers."""
-        for path in map(_metrics_file, _csv_loggers(trainer)):
+        """Remember the rows of the trainer's CSVLoggers, and keep their files."""
+        for logger in _csv_loggers(trainer) if trainer.is_global_zero else ():
+            path = _metrics_file(logger)
             if path.is_file():
-                with path.open(newline="", encoding="utf-8") as file:
-                    self._rows[path] = list(csv.DictReader(file))
+                text = path.read_text(encoding="utf-8")
+                self._rows[path] = list(csv.DictReader(text.splitlines()))
+                _ = logger.experiment  # deletes the file, now and not again
+                path.write_text(text, encoding="utf-8")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the rows back that the restored state has seen."""
-        if trainer.ckpt_path is None or not trainer.is_global_zero:
-            return
+        """Keep the rows that the restored state has seen; none where no state was restored."""
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        seen = progress.total.processed
+        seen = progress.total.processed if trainer.ckpt_path is not None else -1
         for logger in _csv_loggers(trainer):
-            rows = self._rows.pop(_metrics_file(logger), [])
-            logger.experiment.metrics[:0] = [_filled(r) for r in rows if _is_past(r, seen)]
+            path = _metrics_file(logger)
+            if path in self._rows:
+                rows = self._rows.pop(path)
+                logger.experiment.metrics[:0] = [_filled(r) for r in rows if _is_past(r, seen)]
+                path.unlink(missing_ok=True)
+                logger.save()
 
 
 def _csv_loggers(trainer: pl.Trainer) -> list[CSVLogger]:

@@ -133,7 +133,7 @@ class ResearchCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         everyone: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in everyone:
-            if isinstance(callback, KeepMetrics):
+            if isinstance(callback, KeepMetrics) and self.subcommand == "fit":
                 callback.read(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
