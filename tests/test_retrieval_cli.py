@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("faiss")
+pytest.importorskip("bm25s")
 
 from research_rl.envs.retrieval.cli import main
 
@@ -38,6 +39,27 @@ def test_build_search_info(
     assert json.loads(capsys.readouterr().out)["corpus"]["count"] == 3
 
 
+def test_shards_types_and_tuning(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, out = str(tmp_path / "part"), str(tmp_path / "index")
+    given = ["--corpus", str(corpus), "--dim", "64"]
+    main(["build", *given, "--out", part, "--shard", "0/1"])
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{part}: one shard, ")
+    assert "3 passages x 64 as Flat, about 1 s" in printed.err
+    main(["merge", part, "--out", out, "--type", "hnsw"])
+    assert "recall@3 1.000 with efSearch" in capsys.readouterr().err
+    main(["tune", out, "--recall", "1"])
+    assert capsys.readouterr().out.startswith(f"{out}: efSearch 1, recall@3 1.000")
+    main(["search", out, "Peru", "--top-k", "1", "--mmap"])
+    assert "1. [lima]" in capsys.readouterr().out
+    main(["build", "--corpus", str(corpus), "--out", out, "--kind", "hybrid", "--overwrite"])
+    assert capsys.readouterr().out.startswith(f"{out}: 3 passages x 2048, ")
+    main(["search", out, "Peru", "--top-k", "1"])
+    assert "1. [lima]" in capsys.readouterr().out
+
+
 def test_what_the_user_can_mend_is_one_line_and_status_2(
     tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +73,22 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
         ("build", "--corpus", str(corpus), "--out", out, "--dim", "99"): "multiple of num_hashes",
         ("build", "--corpus", str(corpus), "--out", out, "--pooling", "cls"): "--pooling must not",
         ("build", "--corpus", str(corpus), "--out", str(tmp_path)): "new folder or an index",
+        ("build", "--corpus", str(corpus), "--out", out, "--type", "iff"): "type must be one of",
+        ("build", "--corpus", str(corpus), "--out", out, "--shard", "3"): "shard must be i/n",
+        ("build", "--corpus", str(corpus), "--out", out, "--kind", "bm25", "--dim", "8"): "--dim",
+        ("merge", out, "--out", out + "2"): "is no shard",
+        ("tune", out): "make it: research index build",
+        (
+            "adopt",
+            "--faiss",
+            out,
+            "--corpus",
+            out,
+            "--encoder",
+            "x",
+            "--out",
+            out,
+        ): "no such corpus",
         ("search", out, "Peru"): "make it: research index build",
         ("info", out): "make it: research index build",
     }
@@ -65,7 +103,9 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     assert not Path(out).exists()
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["search"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["build"], ["merge"], ["adopt"], ["tune"], ["search"], ["info"], ["serve"]]
+)
 def test_help_says_what_there_is(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -63,12 +63,12 @@ def adopt_index(
     """
     if encoder == SKETCH:
         raise ValueError(f"encoder must be the one the index was made with, got {SKETCH!r}")
-    made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     file, source, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
     index = _open(file)
+    made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     for given in (nprobe, ef_search):
         if given is not None:
             set_knob(index, given)

@@ -24,7 +24,7 @@ from research_rl.envs.retrieval.vectors import BLOCK, streamed_header
 from research_rl.envs.types import Passage
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_PROBE_S, _PROBE_ROWS = 0.5, 512
+_PROBE_S, _PROBE_ROWS = 2.0, 512
 _KMEANS_ROUNDS = 10
 
 

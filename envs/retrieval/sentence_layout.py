@@ -68,7 +68,7 @@ def _read(model: str, name: str, revision: str | None) -> Any:
     if Path(model).is_dir():
         path: str | Path | None = Path(model) / name
     else:
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         path = cached_file(
             model,
