@@ -47,6 +47,16 @@ def test_an_empty_response_is_a_row_without_loss() -> None:
     assert batch.loss_mask.sum(1).tolist() == [0, 2]
 
 
+def test_a_truncated_rollout_can_be_left_out_of_the_loss() -> None:
+    whole, cut = rollout("a", 1.0, 2), rollout("a", 0.0, 3)
+    cut.finish_reason = "length"
+    assert Batch.from_rollouts([whole, cut], PAD).loss_mask.sum(1).tolist() == [2, 3]
+    batch = Batch.from_rollouts([whole, cut], PAD, mask_truncated=True)
+    assert batch.loss_mask.sum(1).tolist() == [2, 0]
+    assert batch.rewards.tolist() == [1.0, 0.0]  # the group still compares with it
+    assert int(batch.num_tokens) == 2
+
+
 def test_no_rollouts_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one rollout"):
         Batch.from_rollouts([], PAD)

@@ -38,9 +38,19 @@ def test_measures_of_a_rollout() -> None:
         "searches": 1.0,
         "sampled_tokens": 1.0,
         "response_tokens": 3.0,
+        "truncated": 0.0,
+        "overridden_searches": 0.0,
         "chain": 1.0,
         "hops": 1.0,
     }
+
+
+def test_a_query_that_the_next_one_replaced_is_counted() -> None:
+    r = rollout(1.0, ["b"])
+    r.turns[0] = "<search>a</search" + "<search>b</search>"
+    assert measure(r)["overridden_searches"] == 1.0
+    r.finish_reason = "length"
+    assert measure(r)["truncated"] == 1.0
 
 
 @pytest.mark.parametrize("queries", [[], ["b"], ["b", "a"], ["a", "b", "b"]])

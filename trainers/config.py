@@ -75,6 +75,8 @@ class Updates:
         micro_batch_tokens: tokens in one forward and backward pass, padding included; None is no
             limit.
         max_grad_norm: the gradient is scaled down to this norm; None leaves it.
+        mask_truncated: leave rollouts that ran out of tokens out of the loss; their reward of 0
+            still counts for their group.
     """
 
     group_size: int = 5
@@ -83,6 +85,7 @@ class Updates:
     micro_batch_size: int = 8
     micro_batch_tokens: int | None = None
     max_grad_norm: float | None = 1.0
+    mask_truncated: bool = False
 
     def __post_init__(self) -> None:
         names = ("group_size", "num_epochs", "num_minibatches", "micro_batch_size")

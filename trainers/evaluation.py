@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from research_rl.agents.types import Rollout
+from research_rl.envs.protocol import STOP
 
 Measures = dict[str, float]
 
@@ -18,8 +19,9 @@ def measure(rollout: Rollout) -> Measures:
 
     ``reward``, ``f1``, ``em``; ``format`` (1 if nothing is wrong with the text); ``searches``
     (retrievals made); ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results
-    included); ``chain`` (1 if the queries are exactly the question's gold chain; only where its
-    metadata hold one); ``hops`` (only where its metadata do).
+    included); ``truncated`` (1 if the tokens ran out); ``overridden_searches`` (queries that a
+    later ``<search>`` of the same turn replaced); ``chain`` (1 if the queries are exactly the
+    question's gold chain; only where its metadata hold one); ``hops`` (only where its metadata do).
     """
     question, reward, sequence = rollout.question, rollout.reward, rollout.sequence
     values: Measures = {
@@ -30,6 +32,8 @@ def measure(rollout: Rollout) -> Measures:
         "searches": float(rollout.num_searches),
         "sampled_tokens": float(sum(sequence.loss_mask)),
         "response_tokens": float(len(sequence.response_ids)),
+        "truncated": float(rollout.finish_reason == "length"),
+        "overridden_searches": float(sum(map(_overridden, rollout.turns))),
     }
     if (chain := question.metadata.get("chain")) is not None:
         values["chain"] = float(_folded(rollout.queries) == _folded(chain))
@@ -103,6 +107,11 @@ def _means(rows: Sequence[Measures]) -> Measures:
     names = {name: None for row in rows for name in row if name != HOPS}
     columns = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+def _overridden(turn: str) -> int:
+    """Openings of a search before the last one of a turn that ends in a search."""
+    return max(0, turn.count("<search>") - 1) if STOP in turn else 0
 
 
 def _folded(queries: Iterable[str]) -> list[str]:

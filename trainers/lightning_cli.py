@@ -22,6 +22,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info
+from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
@@ -186,6 +187,8 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
     ):
         warnings.filterwarnings("ignore", message)
+    if not sys.stderr.isatty():  # a log file is no place for bars of transformers
+        disable_progress_bar()
     notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     notes.addFilter(_is_no_advertisement)
 

@@ -190,7 +190,9 @@ class ReSearchModule(pl.LightningModule):
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
         self.train_rollouts = self._sample_groups(questions)
         sampled = perf_counter()
-        batch = Batch.from_rollouts(self.train_rollouts, self.policy.pad_id).to(self.device)
+        batch = Batch.from_rollouts(
+            self.train_rollouts, self.policy.pad_id, self.updates.mask_truncated
+        ).to(self.device)
         self._score(batch)
         metrics = self._learn(batch)
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)

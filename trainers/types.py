@@ -46,8 +46,15 @@ class Batch:
         self.count()
 
     @classmethod
-    def from_rollouts(cls, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
+    def from_rollouts(
+        cls, rollouts: Sequence[Rollout], pad_id: int, mask_truncated: bool = False
+    ) -> Batch:
         """Pad rollouts on the right; those of one question (same id and text) are one group.
+
+        Args:
+            rollouts: at least one.
+            pad_id: fills up the rows.
+            mask_truncated: give rollouts that ran out of tokens an empty loss mask.
 
         Raises:
             ValueError: there is no rollout.
@@ -58,6 +65,10 @@ class Batch:
         ids = [s.prompt_ids + s.response_ids for s in sequences]
         given = [len(s.prompt_ids) - 1 for s in sequences]
         masks = [[False] * n + s.loss_mask for n, s in zip(given, sequences, strict=True)]
+        if mask_truncated:
+            for mask, rollout in zip(masks, rollouts, strict=True):
+                if rollout.finish_reason == "length":
+                    mask[:] = [False] * len(mask)
         logprobs = [[0.0] * n + s.logprobs for n, s in zip(given, sequences, strict=True)]
         keys: dict[Hashable, int] = {}
         questions = [(r.question.id, r.question.text) for r in rollouts]
