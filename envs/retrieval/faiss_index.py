@@ -17,7 +17,7 @@ _FACTORY = {
     "ivf": "IVF{lists},Flat",
     "ivf-sq8": "IVF{lists},SQ8",
     "ivf-pq": "IVF{lists},PQ{bytes}",
-    "rabitq": "IVF{lists},RaBitQ",
+    "rabitq": "RR{dim},IVF{lists},RaBitQ",  # one bit a number needs them mixed first
     "hnsw": "HNSW32",
 }
 _EF_CONSTRUCTION = 200
@@ -62,7 +62,7 @@ def factory_string(index_type: str, count: int, dim: int, fp16: bool = False) ->
     while lists > 1 and lists * 39 > count:
         lists //= 2
     codes = next(size for size in range(min(max(dim // 8, 1), 128), 0, -1) if dim % size == 0)
-    return template.format(lists=lists, bytes=codes)
+    return template.format(lists=lists, bytes=codes, dim=dim)
 
 
 def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
