@@ -138,7 +138,8 @@ def make_vectors(folder: Path, count: int, dim: int, asked: int) -> tuple[Vector
 def build(kind: str, vectors: Vectors, folder: Path) -> float:
     """Write ``kind``.faiss; return seconds. IVF types share centroids and assignments."""
     count, dim = vectors.shape
-    index = faiss.index_factory(dim, factory_string(kind, count, dim), faiss.METRIC_INNER_PRODUCT)
+    factory = factory_string(kind, count, dim).removeprefix(f"RR{dim},")  # mixed well as they are
+    index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     started = time.perf_counter()
     lists = 0.0
     if kind.startswith(("ivf", "rabitq")):
