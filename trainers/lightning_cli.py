@@ -188,7 +188,7 @@ def _quiet() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     if not sys.stderr.isatty():  # a log file is no place for bars of transformers
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
     notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     notes.addFilter(_is_no_advertisement)
 
