@@ -190,3 +190,29 @@ def test_a_real_device_finds_what_the_cpu_finds(fp16: bool) -> None:
     index = flat(n=50_000)
     _, places = GpuIndex(index, fp16=fp16).search(vectors()[:70], 10)
     np.testing.assert_array_equal(places, index.search(vectors()[:70], 10)[1])
+
+
+@pytest.mark.parametrize("factory", ["IVF8,SQ8", "RR16,IVF8,RaBitQ", "Flat"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_lists_are_found_on_the_gpus_there_are(
+    factory: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[Any] = []
+
+    def all_gpus(index: Any) -> Any:
+        moved.append(index)
+        return index
+
+    names = {name: getattr(faiss, name) for name in dir(faiss)}
+    fake = SimpleNamespace(
+        **{**names, "get_num_gpus": lambda: count, "index_cpu_to_all_gpus": all_gpus}
+    )
+    vectors = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
+    alone, helped = new_index(16, "ip", factory), new_index(16, "ip", factory)
+    alone.train(vectors)
+    monkeypatch.setattr(faiss_index, "import_faiss", lambda: fake)
+    with faiss_index.clustering_on_gpus(helped):
+        helped.train(vectors)
+    expected = 1 if count and "IVF" in factory else 0
+    assert [index.ntotal for index in moved] == [8] * expected  # k-means leaves its centres there
+    assert faiss.serialize_index(helped).tobytes() == faiss.serialize_index(alone).tobytes()

@@ -17,6 +17,7 @@ from research_rl.envs.retrieval.corpus import Corpus, sha256_of
 from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.faiss_index import (
     Metric,
+    clustering_on_gpus,
     import_faiss,
     new_index,
     training_rows,
@@ -155,6 +156,7 @@ def store(
     """Train an index on a sample and write it with all vectors.
 
     Types whose file is a header and codes are written block by block; others are held in memory.
+    Lists are found on the GPUs where there are any.
 
     Args:
         memory: bytes that may be taken; a quarter bounds the training sample.
@@ -162,7 +164,9 @@ def store(
     faiss = import_faiss()
     index = new_index(parts.dim, metric, factory)
     if rows := training_rows(index, len(parts)):
-        index.train(parts.sample(max(256, min(rows, memory // 4 // (4 * parts.dim)))))
+        sample = parts.sample(max(256, min(rows, memory // 4 // (4 * parts.dim))))
+        with clustering_on_gpus(index):
+            index.train(sample)
     header = streamed_header(index, len(parts)) if index.is_trained else None
     if header is None:
         for _, block in parts.blocks():

@@ -116,6 +116,26 @@ def bytes_per_vector(index: Any) -> int:
     return _code_size(_base(index))
 
 
+@contextmanager
+def clustering_on_gpus(index: Any) -> Iterator[None]:
+    """Let the k-means of an IVF index run on all GPUs, where FAISS has CUDA and sees any.
+
+    Source: https://github.com/facebookresearch/faiss/wiki/Faiss-on-the-GPU
+    """
+    faiss = import_faiss()
+    able = hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus() > 0
+    ivf = faiss.try_extract_index_ivf(index) if able else None
+    if ivf is None:
+        yield
+        return
+    on_gpus = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(ivf.d, ivf.metric_type))
+    ivf.clustering_index = on_gpus
+    try:
+        yield
+    finally:
+        ivf.clustering_index = None  # the index does not own it
+
+
 def training_rows(index: Any, count: int) -> int:
     """Return how many vectors an index learns from: 64 a list, 10,000 for codes, 0 for none."""
     if index.is_trained:
