@@ -6,7 +6,7 @@ some dimensions more than others; a query belongs to an article as its passages 
 own. Every type runs in this process, one call after the other in turn, and each figure is the
 median of the rounds. Peak memory is that of a process of its own that opens the index and searches.
 
-    python benchmarks/retrieval.py --folder /tmp/scale --json scale.json    # about 15 minutes
+    python benchmarks/retrieval.py --folder runs/scale --json runs/scale.json    # about 15 minutes
 """
 
 from __future__ import annotations
