@@ -246,3 +246,18 @@ def test_sizes_and_factories() -> None:
     assert factory_string("ivf-pq", 1_000_000, 384) == "IVF4096,PQ48"
     assert factory_string("ivf", 3, 8) == "IVF1,Flat"
     assert factory_string("PCA64,Flat", 3, 8) == "PCA64,Flat"
+
+
+def test_a_type_is_judged_by_the_encoders_own_dimension(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 600)
+    build_index(corpus, tmp_path / "index", dim=96, storage=Storage("IVF4,PQ48x4"))
+    assert read_manifest(tmp_path / "index")["index"]["type"] == "IVF4,PQ48x4"
+    with pytest.raises(ValueError, match="for 96 numbers"):
+        build_index(corpus, tmp_path / "no", dim=96, storage=Storage("IVF4,PQ64"))
+
+
+def test_a_flat_index_has_nothing_to_tune(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 60)
+    build_index(corpus, tmp_path / "index", encoder=Numbered())
+    with pytest.raises(ValueError, match="must be an ivf or hnsw one"):
+        tune_folder(tmp_path / "index")

@@ -160,6 +160,12 @@ class ResearchCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         name = kwargs.get("ckpt_path")
+        if name is None and subcommand != "fit":
+            log.warning(
+                "no --ckpt_path: %s asks the model that model.policy names, as it was before any "
+                "training here; --ckpt_path last or best asks a run's",
+                subcommand,
+            )
         if name is None or "://" in str(name):
             return kwargs
         try:

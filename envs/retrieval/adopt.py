@@ -72,7 +72,7 @@ def adopt_index(
     for given in (nprobe, ef_search):
         if given is not None:
             set_knob(index, given)
-    with workplace(target, {"adopt": str(file)}) as folder:
+    with workplace(target, {"adopt": str(file), "corpus": str(source)}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         _check_shape(index, file, passages, made)

@@ -101,14 +101,14 @@ class Storage:
         raw = 0 if factory == "Flat" else rows * dim * (2 if self.fp16 else 4)
         return estimate(count, dim, factory, self.metric, self.limit, raw, seconds)
 
-    def check(self) -> None:
-        """Refuse what cannot be, before any work.
+    def check(self, dim: int) -> None:
+        """Refuse what cannot be with vectors of ``dim`` numbers, before any work.
 
         Raises:
             ValueError: says what.
         """
         _ = self.limit
-        knob = knob_of(new_index(64, self.metric, self.factory(10_000, 64)))
+        knob = knob_of(new_index(dim, self.metric, self.factory(10_000, dim)))
         for name, given, type_ in (
             ("nprobe", self.nprobe, "ivf"),
             ("efSearch", self.ef_search, "hnsw"),
@@ -168,8 +168,8 @@ def build_index(
         raise ValueError(f"kind must be dense to be built in shards, got {kind!r}")
     made = None
     if kind != "bm25":
-        storage.check()
         made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
+        storage.check(made.dim)
     if kind != "dense":
         import_bm25s()
     check_target(target, overwrite)
@@ -213,7 +213,6 @@ def merge_shards(
         IndexFolderError: a shard is missing, or belongs to something else.
     """
     storage = storage or Storage()
-    storage.check()
     target = Path(out).resolve()
     check_target(target, overwrite)
     files, about, first = read_shards([Path(folder) for folder in shards])
@@ -223,6 +222,7 @@ def merge_shards(
     known = about["encoder"]
     made = encoder or make_encoder(known["name"], **known["settings"])
     made.load(first)
+    storage.check(made.dim)
     job = _Job("dense", storage, source, target, made, copy_corpus, progress, report or _silent)
     with workplace(target, {"merge": [str(file.path) for file in files]}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:

@@ -160,7 +160,11 @@ def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
         index = import_faiss().read_index(str(file))
     except RuntimeError as error:
         raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
-    if knob_of(index) is not None and not (place / SAMPLE).is_file():
+    if knob_of(index) is None:
+        raise ValueError(
+            f"type must be an ivf or hnsw one to be tuned, got {passport['index']['type']!r}"
+        )
+    if not (place / SAMPLE).is_file():
         raise IndexFolderError(
             f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
         )
