@@ -213,3 +213,18 @@ def test_last_is_renewed_though_the_metric_gets_worse(tmp_path: Path) -> None:
         for name in ("best", "last")
     }
     assert steps == {"best": 2, "last": 5}
+
+
+class Level(Line):
+    """As good at every validation."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/x", 1.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_equal_policies_the_newest_is_best(tmp_path: Path) -> None:
+    fit(tmp_path, 6, model=Level())
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == 6
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

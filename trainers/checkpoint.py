@@ -84,7 +84,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     Lightning's ModelCheckpoint, with the names that ``--ckpt_path best`` and ``last`` look for,
     renews ``last.ckpt`` only when the metric gets better. This one does after every validation
-    and when training ends, so that resuming loses no work.
+    and when training ends, so that resuming loses no work; and of equally good policies it keeps
+    the newest, which has learned most, where Lightning keeps the first.
 
     Args:
         monitor: the metric.
@@ -116,6 +117,13 @@ class RunCheckpoint(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Return whether the current policy is at least as good as the best so far."""
+        if super().check_monitor_top_k(trainer, current):
+            return True
+        tie = current is not None and bool(current == self.best_model_score)
+        return trainer.strategy.reduce_boolean_decision(tie)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``best.ckpt`` if it is, and ``last.ckpt`` in any case."""
