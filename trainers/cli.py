@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import version
 
 from research_rl.trainers.usage import FAILED, TRACEBACK, UsageError, is_users_mistake
@@ -16,16 +16,36 @@ usage: research COMMAND [options]
 Train language models to reason with search.
 
 commands:
-  fit       train a policy              research fit --config quickstart
-  validate  score held-out questions    research validate --config quickstart --ckpt_path best
-  test      score the test questions    research test --config quickstart --ckpt_path best
-  predict   answer questions            research predict --config quickstart --ckpt_path best
-  index     make an index, search it    research index build --corpus FILE --out DIR
-  export    write a Hugging Face folder research export --ckpt FILE --out DIR
+  fit          train a policy              research fit --config quickstart
+  validate     score held-out questions    research validate --config quickstart --ckpt_path best
+  test         score the test questions    research test --config quickstart --ckpt_path best
+  predict      answer questions            research predict --config quickstart --ckpt_path best
+  evaluate     compare methods             research evaluate --config evaluate/quickstart
+  ask          ask one question            research ask "Who ...?" --model DIR --index DIR
+  data         fetch, convert questions    research data convert --from hotpotqa FILE --out DIR
+  index        make an index, search it    research index build --corpus FILE --out DIR
+  export       write a Hugging Face folder research export --ckpt FILE --out DIR
+  replay       play recorded rollouts      research replay RUN
+  plan         memory and time of a run    research plan --config quickstart
+  lint-reward  look for holes in a reward  research lint-reward default
 
 `research COMMAND --help` shows the options of a command. --version prints the version; --debug, or
 RESEARCH_TRACEBACK=1, shows the traceback of an error.
 """
+
+# Each command imports its own world, so that `research index` need not wait for Lightning.
+COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict"), "research_rl.trainers.lightning_cli"),
+    "evaluate": "research_rl.trainers.evaluate.cli",
+    "ask": "research_rl.trainers.evaluate.ask",
+    "data": "research_rl.envs.datasets.cli",
+    "index": "research_rl.envs.retrieval.cli",
+    "export": "research_rl.trainers.export",
+    "replay": "research_rl.trainers.replay",
+    "plan": "research_rl.trainers.plan",
+    "lint-reward": "research_rl.envs.lint",
+}
+"""Where the ``main(args)`` of each command is."""
 
 
 def main() -> None:
@@ -47,40 +67,16 @@ def main() -> None:
 
 def _dispatch(args: list[str]) -> None:
     command = args[0] if args else "--help"
-    commands: dict[str, Callable[[list[str]], None]] = {
-        **dict.fromkeys(("fit", "validate", "test", "predict"), _train),
-        "index": _index,
-        "export": _export,
-    }
     if command in ("--help", "-h"):
         print(HELP, end="")
     elif command == "--version":
         print(f"research-rl {version('research-rl')}")
-    elif command in commands:
-        commands[command](args[1:])
+    elif command in COMMANDS:
+        import_module(COMMANDS[command]).main(args[1:])
     else:
-        near = get_close_matches(command, commands, n=1)
+        near = get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no command {command!r} (known: {', '.join(commands)}){hint}")
-
-
-# Each command imports its own world, so that `research index` need not wait for Lightning.
-def _train(args: list[str]) -> None:
-    from research_rl.trainers.lightning_cli import run
-
-    run()
-
-
-def _index(args: list[str]) -> None:
-    from research_rl.envs.retrieval import cli
-
-    cli.main(args)
-
-
-def _export(args: list[str]) -> None:
-    from research_rl.trainers import export
-
-    print(f"wrote {export.main(args)}")
+        raise UsageError(f"no command {command!r} (known: {', '.join(COMMANDS)}){hint}")
 
 
 if __name__ == "__main__":

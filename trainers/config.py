@@ -77,6 +77,8 @@ class Updates:
         max_grad_norm: the gradient is scaled down to this norm; None leaves it.
         mask_truncated: leave rollouts that ran out of tokens out of the loss; their reward of 0
             still counts for their group.
+        resample_rounds: how often groups whose rewards are all equal are replaced by those of
+            other training questions, as in DAPO; 0 keeps them.
     """
 
     group_size: int = 5
@@ -86,12 +88,15 @@ class Updates:
     micro_batch_tokens: int | None = None
     max_grad_norm: float | None = 1.0
     mask_truncated: bool = False
+    resample_rounds: int = 0
 
     def __post_init__(self) -> None:
         names = ("group_size", "num_epochs", "num_minibatches", "micro_batch_size")
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.resample_rounds < 0:
+            raise ValueError(f"resample_rounds must be at least 0, got {self.resample_rounds}")
         for name in ("micro_batch_tokens", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:

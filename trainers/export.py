@@ -17,8 +17,8 @@ from research_rl.trainers.checkpoint import find_checkpoint
 _PREFIX = "policy."
 
 
-def main(argv: Sequence[str]) -> Path:
-    """Run ``research export`` with these arguments; return the folder that it wrote."""
+def main(argv: Sequence[str]) -> None:
+    """Run ``research export`` with these arguments, and say which folder it wrote."""
     parser = argparse.ArgumentParser(
         prog="research export",
         description="Write weights and tokenizer of a checkpoint as a Hugging Face folder.",
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> Path:
     )
     args = parser.parse_args(argv)
     export(args.ckpt, args.out, args.config)
-    return Path(args.out)
+    print(f"wrote {args.out}")
 
 
 def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:

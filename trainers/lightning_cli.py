@@ -231,4 +231,9 @@ def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> Research
     )
 
 
-__all__ = ["ResearchCLI", "find_config", "run", "shipped_configs"]
+def main(args: list[str]) -> None:
+    """Run the console script's command; Lightning reads it from sys.argv, as its ranks do."""
+    run()
+
+
+__all__ = ["ResearchCLI", "find_config", "main", "run", "shipped_configs"]

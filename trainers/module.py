@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -28,7 +28,9 @@ from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs.types import Question
 from research_rl.trainers.advantages import constant_group_fraction
 from research_rl.trainers.algorithms import GRPO, Algorithm
+from research_rl.trainers.collection import Collector
 from research_rl.trainers.config import EnvConfig, Updates
+from research_rl.trainers.credit import Credit
 from research_rl.trainers.evaluation import average, measure, prediction_row
 from research_rl.trainers.ranks import gather, mean_over_ranks, means_over_ranks, without_sync
 from research_rl.trainers.types import Batch
@@ -49,6 +51,7 @@ class ReSearchModule(pl.LightningModule):
         policy: the language model; its weights before training are also the reference.
         env: the environment it plays.
         algorithm: the learning rule.
+        credit: values single turns for an algorithm that reads them; None values none.
         engine: what samples from the policy.
         sampling: how training rollouts are sampled.
         validation_sampling: how held-out questions are answered; None is as sampling, but greedy.
@@ -66,6 +69,7 @@ class ReSearchModule(pl.LightningModule):
         policy: PolicyConfig,
         env: EnvConfig = EnvConfig(),  # noqa: B008  (the CLI reads these defaults)
         algorithm: Algorithm = _GRPO,
+        credit: Credit | None = None,
         engine: Callable[[LMPolicy], Engine] = CachedEngine,
         sampling: SamplingParams = SamplingParams(),  # noqa: B008
         validation_sampling: SamplingParams | None = None,
@@ -83,6 +87,7 @@ class ReSearchModule(pl.LightningModule):
         self.automatic_optimization = False
         self.policy_config = policy
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
+        self.credit = credit
         self.sampling = sampling
         self.validation_sampling = validation_sampling or replace(sampling, temperature=0.0)
         self.updates = updates
@@ -188,30 +193,45 @@ class ReSearchModule(pl.LightningModule):
         """Sample a group for each question, then learn from all of them."""
         start = perf_counter()
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
-        self.train_rollouts = self._sample_groups(questions)
+        collect = Collector(
+            self._sample, self.updates.group_size, self.updates.resample_rounds, self.seed
+        )
+        self.train_rollouts = collect(questions, self.iteration, self._pool())
         sampled = perf_counter()
         batch = Batch.from_rollouts(
             self.train_rollouts, self.policy.pad_id, self.updates.mask_truncated
         ).to(self.device)
+        if self.credit is not None:
+            with torch.no_grad(), evaluating(self.policy.model):
+                batch.set_turn_rewards(self.credit.turn_rewards(self.train_rollouts, self.policy))
         self._score(batch)
         metrics = self._learn(batch)
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
         self.train_advantages = per_rollout.tolist()
         means = _means(self.train_rollouts, by_hop=("f1", "searches"))
+        if self.updates.resample_rounds:
+            means["sampled_rollouts"] = float(collect.num_sampled)
         means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
         seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
         self._log(_prefixed("train", means) | _prefixed("time", seconds))
         self.iteration += 1
 
-    def _sample_groups(self, questions: list[Question]) -> list[Rollout]:
-        asked = [question for question in questions for _ in range(self.updates.group_size)]
-        samples: Counter[str] = Counter()
-        seeds = []
-        for question in asked:
-            seeds.append(seed_of(self.seed, self.iteration, question.id, samples[question.id]))
-            samples[question.id] += 1
-        return self._play(asked, self.sampling, seeds)
+    def _pool(self) -> Sequence[Question]:
+        """Questions that may stand in for those of which every rollout scores the same."""
+        if not self.updates.resample_rounds:
+            return ()
+        pool: Sequence[Question] = getattr(self.trainer.train_dataloader, "questions", ())
+        if not pool:
+            raise ValueError(
+                "resample_rounds must have training questions to draw from, got a loader of type "
+                f"{type(self.trainer.train_dataloader).__name__}; use QuestionDataModule, or set "
+                "updates.resample_rounds to 0"
+            )
+        return pool
+
+    def _sample(self, questions: list[Question], seeds: list[int]) -> list[Rollout]:
+        return self._play(questions, self.sampling, seeds)
 
     def _play(
         self, questions: list[Question], params: SamplingParams, seeds: list[int]
@@ -294,6 +314,7 @@ class ReSearchModule(pl.LightningModule):
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
         metrics = {name: value / weight for name, value in sums.items()}
+        self.algorithm.after_update(metrics)
         return metrics | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
 
     def _active(self, minibatch: Batch) -> Batch:

@@ -23,8 +23,9 @@ class Batch:
     """Rollouts, right-padded; column t of a (B, T) tensor speaks about ``input_ids[:, t + 1]``.
 
     What is set after construction: ``old_logprobs`` where a batch is used for several updates,
-    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``advantages`` once per batch,
-    ``weights``, ``num_tokens`` and ``num_rows`` once per minibatch.
+    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``turn_rewards`` where turns
+    have a credit of their own, ``advantages`` once per batch, ``weights``, ``num_tokens`` and
+    ``num_rows`` once per minibatch.
     """
 
     input_ids: Tensor  # (B, L) long
@@ -33,16 +34,19 @@ class Batch:
     sampled_logprobs: Tensor  # (B, T) as the engine reported them
     rewards: Tensor  # (B,)
     groups: Tensor  # (B,) long, equal where the question is the same
+    turns: Tensor = field(init=False)  # (B, T) long, the turn of a loss token; -1 elsewhere
     old_logprobs: Tensor | None = field(init=False, default=None)  # (B, T)
     ref_logprobs: Tensor | None = field(init=False, default=None)  # (B, T)
     values: Tensor | None = field(init=False, default=None)  # (B, T)
     returns: Tensor | None = field(init=False, default=None)  # (B, T)
+    turn_rewards: Tensor | None = field(init=False, default=None)  # (B, T) on a turn's tokens
     advantages: Tensor = field(init=False)  # (B, T)
     weights: Tensor = field(init=False)  # (B, T) share of each token in the loss
     num_tokens: Tensor = field(init=False)  # () loss tokens of an optimizer step, mean over ranks
     num_rows: Tensor = field(init=False)  # () rollouts of an optimizer step, mean over ranks
 
     def __post_init__(self) -> None:
+        self.turns = _turns(self.loss_mask)
         self.count()
 
     @classmethod
@@ -80,6 +84,22 @@ class Batch:
             rewards=torch.tensor([r.reward.value for r in rollouts], dtype=torch.float32),
             groups=torch.tensor([keys.setdefault(key, len(keys)) for key in questions]),
         )
+
+    def set_turn_rewards(self, rewards: Sequence[Sequence[float]]) -> None:
+        """Give every loss token the reward of its turn.
+
+        Args:
+            rewards: one number for each turn of each rollout; turns without tokens are skipped.
+
+        Raises:
+            ValueError: a rollout has more turns than numbers.
+        """
+        width = max([int(self.turns.max()) + 1, 1, *map(len, rewards)])
+        if bool((self.turns.amax(1).cpu() >= torch.tensor([len(row) for row in rewards])).any()):
+            raise ValueError("turn rewards must hold a number for each turn, got fewer than turns")
+        table = _pad([[*row, *[0.0] * (width - len(row))] for row in rewards], 0.0, torch.float32)
+        values = table.to(self.turns.device).gather(1, self.turns.clamp(min=0))
+        self.turn_rewards = values * self.loss_mask
 
     def __len__(self) -> int:
         """Return B."""
@@ -170,6 +190,13 @@ class Batch:
             if value is not None or item.default is None:
                 setattr(other, item.name, None if value is None else function(value))
         return other
+
+
+def _turns(mask: Tensor) -> Tensor:
+    """Number each row's runs of True from 0, and put -1 between them."""
+    begins = mask.clone()
+    begins[:, 1:] &= ~mask[:, :-1]
+    return (begins.cumsum(1) - 1).masked_fill(~mask, -1)
 
 
 def _pad(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:

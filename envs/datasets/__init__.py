@@ -1,0 +1,1 @@
+"""Question files of the field: the published layouts, their counts, and how to get them."""

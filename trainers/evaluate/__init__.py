@@ -1,0 +1,1 @@
+"""The evaluation: methods x data sets x models, one row a question, and a report."""
