@@ -5,7 +5,7 @@ from __future__ import annotations
 from research_rl.agents.cached import CachedEngine, EngineStats
 from research_rl.agents.engine import ReferenceEngine
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig, PolicyOutput, Reference
-from research_rl.agents.research import Agent, Prediction, ReSearchAgent
+from research_rl.agents.research import Agent, Prediction, ReSearchAgent, Step
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.sampling import seed_of
 from research_rl.agents.types import Engine, OnStop, Rollout, SamplingParams, Sequence
@@ -27,6 +27,7 @@ __all__ = [
     "Rollout",
     "SamplingParams",
     "Sequence",
+    "Step",
     "collect_rollouts",
     "seed_of",
 ]
