@@ -21,7 +21,7 @@ from research_rl.envs.rewards import (
 from research_rl.envs.spaces import UnicodeText
 from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable, Reward
 from research_rl.envs.vector import ReSearchVectorEnv
-from research_rl.envs.wrappers import Transcript
+from research_rl.envs.wrappers import Transcript, fork
 
 __all__ = [
     "BASE",
@@ -47,6 +47,7 @@ __all__ = [
     "Step",
     "Transcript",
     "UnicodeText",
+    "fork",
     "get_prompt",
     "get_reward",
     "parse_action",

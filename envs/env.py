@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,19 @@ class ReSearchEnv(gym.Env[str, str]):
         query = episode.begin(str(action))
         found = None if query is None else self.task.search([query])[0]
         return episode.finish(found)
+
+    def fork(self) -> ReSearchEnv:
+        """Return an independent copy as it stands: the same episode, the same draws to come.
+
+        Questions, retriever and rules are shared. Wrappers know nothing of it: to copy an
+        environment as ``gym.make`` gives it, with theirs, use :func:`research_rl.envs.fork`.
+        """
+        twin = copy(self)
+        twin.observation_space = deepcopy(self.observation_space)
+        twin.action_space = deepcopy(self.action_space)
+        twin._np_random = deepcopy(self._np_random)
+        twin._episode = None if self._episode is None else self._episode.fork()
+        return twin
 
     def render(self) -> str | None:
         """Return the episode so far in colour, None without a render mode."""

@@ -8,6 +8,7 @@ episodes can share one search.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -168,6 +169,15 @@ class Episode:
         self.segments.pop()
         self._append_passages()
         return self.results[-1]
+
+    def fork(self) -> Episode:
+        """Return an independent copy of the episode as it stands; question and rules are shared."""
+        twin = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                setattr(twin, name, value.copy())
+        twin.passages = [found.copy() for found in self.passages]
+        return twin
 
     @property
     def _budget_used(self) -> bool:

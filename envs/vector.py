@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -159,6 +160,30 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             infos = self._finish_row(row, step, infos)
             observations[row] = self._observations[row]
         return tuple(observations), rewards, terminated, truncated, infos
+
+    def fork(self, rows: Sequence[int]) -> ReSearchVectorEnv:
+        """Return another environment whose row ``i`` is an independent copy of row ``rows[i]``.
+
+        Each row goes on from where it stands, with the same draws to come; questions, retriever
+        and rules are shared. ``fork([3] * 8)`` are eight ways to go on from row 3.
+
+        Raises:
+            ValueError: no row is named, or one that is not there.
+        """
+        wrong = [row for row in rows if not 0 <= row < self.num_envs]
+        if wrong or not rows:
+            raise ValueError(
+                f"rows must name at least one row from 0 to {self.num_envs - 1}, got {list(rows)}"
+            )
+        twin = copy(self)
+        twin.resize(len(rows))
+        for new, row in enumerate(rows):
+            episode = self._episodes[row]
+            twin._episodes[new] = None if episode is None else episode.fork()
+            twin._draws[new] = deepcopy(self._draws[row])
+            twin._observations[new] = self._observations[row]
+            twin._steps[new], twin._done[new] = self._steps[row], self._done[row]
+        return twin
 
     def render(self) -> tuple[str, ...] | None:
         """Return each row's episode so far in colour, None without a render mode."""

@@ -1,12 +1,14 @@
-"""Wrappers of our own around ReSearch-v0."""
+"""Wrappers of our own around ReSearch-v0, and copies of whatever stands around it."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
+from research_rl.envs.env import ReSearchEnv
 from research_rl.envs.spaces import UnicodeText
 
 
@@ -40,3 +42,24 @@ class Transcript(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
 
     def _seen(self) -> str:
         return self._text[-self._max_chars :]
+
+
+def fork(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Return an independent copy of ReSearch-v0 as it stands, with its wrappers and their state.
+
+    The same actions give the same observations in both, and neither hears of the other's. The
+    questions, the retriever and the rules are shared.
+
+    Raises:
+        TypeError: another environment is inside.
+    """
+    base = env.unwrapped
+    if not isinstance(base, ReSearchEnv):
+        raise TypeError(f"fork() copies ReSearch-v0, got {type(base).__name__}")
+    memo: dict[int, Any] = {id(base): base.fork()}
+    layer = env
+    while isinstance(layer, gym.Wrapper):  # a wrapper keeps the spec, whose arguments may be large
+        cached = layer._cached_spec
+        memo[id(cached)] = cached
+        layer = layer.env
+    return deepcopy(env, memo)
