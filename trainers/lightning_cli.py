@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import warnings
-from difflib import get_close_matches
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import ActionConfigFile, set_parsing_settings  # type: ignore[attr-defined]
+from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -30,58 +27,19 @@ from research_rl.trainers import algorithms, callbacks, progress, warmstart  # n
 from research_rl.trainers.checkpoint import AtomicCheckpointIO, KeepMetrics, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.usage import FAILED, TRACEBACK, one_line
+from research_rl.trainers.shipped import (
+    CONFIGS,
+    OneLineParser,
+    ShippedConfigFile,
+    find_config,
+    shipped_configs,
+)
 
 log = logging.getLogger(__name__)
-CONFIGS = Path(str(files("research_rl.configs")))
 
 
-def shipped_configs() -> list[str]:
-    """Names of the configs in this package: ``quickstart``, ``algorithm/grpo``, ..."""
-    found = (p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.rglob("*.yaml"))
-    return sorted(p.as_posix() for p in found)
-
-
-def find_config(name: str) -> str:
-    """Return the path that ``--config name`` means: a file here, else a shipped config.
-
-    Raises:
-        TypeError: neither is there (jsonargparse turns it into a usage error).
-    """
-    path = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
-    if Path(name).is_file() or not path.resolve().is_relative_to(CONFIGS.resolve()):
-        return name
-    if path.is_file():
-        return str(path)
-    near = get_close_matches(name, shipped_configs(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise TypeError(f"no config {name!r} (shipped: {', '.join(shipped_configs())}){hint}")
-
-
-class ShippedConfigFile(ActionConfigFile):
-    """``--config NAME`` where NAME is a file, a shipped config or YAML itself."""
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
-        """Merge the config into what was parsed so far."""
-        is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
-        known = value if is_yaml else find_config(str(value))
-        ActionConfigFile.apply_config(parser, cfg, dest, known)
-
-
-class ResearchParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with status 2 and the reason, without the usage of some hundred options."""
-        if not self.exit_on_error or os.environ.get(TRACEBACK):
-            super().error(message, ex)  # raises, or prints all there is
-        options = set(self._option_string_actions)
-        for action in self._actions:
-            for parser in action.choices.values() if isinstance(action.choices, dict) else ():
-                options.update(parser._option_string_actions)
-        sys.stderr.write(f"research: error: {one_line(message, sorted(options))}\n")
-        sys.exit(FAILED)
+class ResearchParser(OneLineParser, LightningArgumentParser):
+    """Lightning's parser with errors of one line."""
 
 
 class ResearchCLI(LightningCLI):
@@ -236,4 +194,4 @@ def main(args: list[str]) -> None:
     run()
 
 
-__all__ = ["ResearchCLI", "find_config", "main", "run", "shipped_configs"]
+__all__ = ["CONFIGS", "ResearchCLI", "find_config", "main", "run", "shipped_configs"]
