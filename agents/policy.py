@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,16 @@ class LMPolicy(nn.Module):
             while len(ids) > 1 and ids[-1] in self.eos_ids:
                 ids.pop()  # some tokenizers end every text
             return ids
+        return self.encode_chat(messages)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of chat messages through the tokenizer's template, up to where the model begins.
+
+        Control tokens that stand in a message stay plain text.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             raise ValueError(
                 "a chat prompt must meet a tokenizer with a chat template, got "
