@@ -25,6 +25,8 @@ class SamplingParams:
         top_p: sample from the smallest set of tokens with this probability; 1 is all.
         top_k: sample from this many of the likeliest tokens; 0 is all.
         stop: strings that end a turn.
+        min_new_tokens: no token that ends a sequence, or could complete a stop string, is sampled
+            before the response has this many.
     """
 
     max_response_tokens: int = 512
@@ -33,6 +35,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ("</search>",)
+    min_new_tokens: int = 0
 
 
 @dataclass
@@ -117,6 +120,8 @@ class Rollout:
     queries: list[str] = field(default_factory=list)
     passage_ids: list[list[str]] = field(default_factory=list)
     """What each query retrieved, best first."""
+    seed: int | None = None
+    """What it was sampled with, where somebody kept it."""
 
     @property
     def num_searches(self) -> int:

@@ -69,6 +69,8 @@ class Collector:
             seeds.append(seed_of(*keys, number) if number else seed_of(*keys))
             samples[question.id] += 1
         rollouts = self._play(asked, seeds)
+        for rollout, seed in zip(rollouts, seeds, strict=True):
+            rollout.seed = seed
         return [rollouts[a : a + size] for a in range(0, len(rollouts), size)]
 
 
