@@ -19,10 +19,10 @@ from pytorch_lightning.loggers import CSVLogger
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     CheckpointError,
-    KeepMetrics,
     RunCheckpoint,
     find_checkpoint,
 )
+from research_rl.trainers.metrics_file import KeepMetrics
 
 
 def weights(size: int = 1000) -> dict[str, Any]:

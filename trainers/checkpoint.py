@@ -1,11 +1,13 @@
-"""Checkpoints that are either whole or not there, and the metrics file of a resumed run."""
+"""Checkpoint files that are either whole or not there, and how they are found by name."""
 
 from __future__ import annotations
 
-import csv
+import copy
 import errno
+import logging
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
 
+from research_rl.trainers.stopping import StopSignal
+
+log = logging.getLogger(__name__)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -87,11 +93,19 @@ class RunCheckpoint(ModelCheckpoint):
     and when training ends, so that resuming loses no work; and of equally good policies it keeps
     the newest, which has learned most, where Lightning keeps the first.
 
+    Every checkpoint stands between two iterations, so that going on from it gives the same losses,
+    rollouts and weights, bit by bit. SIGTERM, and under SLURM the signal before a time limit, end
+    the run behind the iteration that is running, with ``last.ckpt`` renewed; a validation that
+    is cut off by it is made when the run goes on.
+
     Args:
         monitor: the metric.
         mode: max or min, whichever is better.
         dirpath: where to; None is ``checkpoints`` in the trainer's default_root_dir.
-        save_on_exception: also write ``last.ckpt`` when a run fails or is interrupted.
+        every_n_iterations: renew ``last.ckpt`` also so often, between validations; None does not.
+
+    Raises:
+        ValueError: ``every_n_iterations`` is not positive.
     """
 
     def __init__(
@@ -99,24 +113,95 @@ class RunCheckpoint(ModelCheckpoint):
         monitor: str = "val/f1",
         mode: str = "max",
         dirpath: str | None = None,
-        save_on_exception: bool = False,
+        every_n_iterations: int | None = None,
     ) -> None:
+        if every_n_iterations is not None and every_n_iterations < 1:
+            raise ValueError(
+                f"every_n_iterations must be at least 1 or null, got {every_n_iterations}"
+            )
         super().__init__(
             dirpath=dirpath,
             filename="best",
             monitor=monitor,
             mode=mode,
             save_last=True,
-            save_on_exception=save_on_exception,
             save_on_train_epoch_end=False,  # else last.ckpt, written first, would stand in its way
             enable_version_counter=False,
         )
+        self.every_n_iterations = every_n_iterations
+        self._stop = StopSignal()
+        self._before_validation: dict[str, Any] | None = None
+        self._owes_validation = False
+        self._saved_after: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to the signals that end a run, instead of Lightning, which saves anywhere."""
+        self._stop.listen(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the validation that was cut off; of a run begun anew, drop the old checkpoints."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path is None and trainer.is_global_zero:
+            for name in ("best.ckpt", "last.ckpt"):
+                (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
+        if self._owes_validation:
+            self._owes_validation = False
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Renew ``last.ckpt`` where it is time, and end the run if it was asked to."""
+        loop = trainer.fit_loop.epoch_loop
+        last = loop._is_training_done  # then what follows saves, and goes before the end
+        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if self._stop.heard(trainer) and not last:
+            self._owes_validation = validates
+            self._renew_last(trainer)
+            self._stop.end(trainer)
+        self._before_validation = None
+        if validates and not last:
+            self._before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
+        elif self.every_n_iterations and (loop.total_batch_idx + 1) % self.every_n_iterations == 0:
+            self._renew_last(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """End a validation that was asked to, in the state before it."""
+        if self._before_validation is not None and self._stop.heard(trainer):
+            self._owes_validation = True
+            self._renew_last(trainer)
+            self._stop.end(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Of a validation that was cut off, keep the state of the loops before it."""
+        if self._owes_validation and self._before_validation is not None:
+            checkpoint["loops"]["fit_loop"] = self._before_validation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and whether a validation is to be made up for."""
+        return {**super().state_dict(), "owes_validation": self._owes_validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state; a folder that was moved keeps its best."""
+        self._owes_validation = state_dict.get("owes_validation", False)
+        super().load_state_dict(_moved(state_dict, Path(str(self.dirpath))))
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Return whether the current policy is at least as good as the best so far."""
@@ -128,113 +213,146 @@ class RunCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``best.ckpt`` if it is, and ``last.ckpt`` in any case."""
         super().on_validation_end(trainer, pl_module)
+        self._before_validation = None
         self._renew_last(trainer)
+        if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop._is_training_done:
+            if trainer.global_step > 0 and self._stop.heard(trainer):
+                self._stop.end(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``last.ckpt`` if training went on after the last validation."""
-        self._renew_last(trainer)
+        if self._saved_after != trainer.global_step:
+            self._renew_last(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Write ``last.ckpt`` if asked to, unless it is the checkpoint that failed."""
-        if self._should_save_on_exception(trainer) and not isinstance(exception, CheckpointError):
-            self._renew_last(trainer)
+        """Save nothing, for an iteration may be half done; say how to go on."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+            if self._saved_after is None:
+                rank_zero_info("interrupted before the first checkpoint; nothing was kept")
+            else:
+                rank_zero_info(
+                    "interrupted; go on behind update %d with the same command and "
+                    "`--ckpt_path last`",
+                    self._saved_after,
+                )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        super().teardown(trainer, pl_module, stage)
+        self._stop.forget()
 
     def _renew_last(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step > 0 and not self._should_skip_saving_checkpoint(trainer):
+        if trainer.global_step > 0 and not self._should_skip_saving(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._saved_after = trainer.global_step
+
+    @staticmethod
+    def _should_skip_saving(trainer: pl.Trainer) -> bool:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        return bool(trainer.fast_dev_run) or not fitting or trainer.sanity_checking
+
+
+def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the state of a ModelCheckpoint with its paths in ``folder``, if the best is there."""
+    if not state.get("best_model_path") or state.get("dirpath") == str(folder):
+        return state
+
+    def here(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    if not Path(here(state["best_model_path"])).exists():
+        return state
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    moved = {name: here(state[name]) for name in paths if name in state}
+    best = {here(path): score for path, score in state.get("best_k_models", {}).items()}
+    return {**state, **moved, "best_k_models": best, "dirpath": str(folder)}
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:
-    """Return the checkpoint file that ``name`` means.
+    """Return the checkpoint that ``name`` means.
+
+    A torn one, cut short by a copy or a power failure, is skipped with a warning: ``last`` is then
+    the newest that is whole.
 
     Args:
-        name: a path; or ``last``, the newest ``last*.ckpt`` in ``folder``; or ``best``, the one
-            that the newest checkpoint in ``folder`` remembers as the best by its monitor.
+        name: a path; or ``last``, the newest whole ``last*.ckpt`` in ``folder``, else the newest
+            whole checkpoint there; or ``best``, the one that the newest remembers as the best by
+            its monitor.
         folder: where ModelCheckpoint writes.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
+        CheckpointError: the file that is named is torn, or every one is.
     """
     if name not in ("last", "best"):
-        if not Path(name).exists():
+        path = Path(name)
+        if not path.exists():
             raise FileNotFoundError(
                 f"checkpoint must be a file, 'last' or 'best', got {name!r}, which is not there; "
-                f"in {folder}: {_listing(folder)}"
+                f"{_listing(folder)}"
             )
-        return Path(name)
-    newest = max(folder.glob("last*.ckpt"), key=lambda p: p.stat().st_mtime, default=None)
-    if newest is None:
-        raise FileNotFoundError(
-            f"no checkpoint {name!r} in {folder}: {_listing(folder)}; run `research fit` first"
-        )
+        if (torn := why_torn(path)) is not None:
+            raise CheckpointError(f"{path} is not a whole checkpoint: {torn}; {_listing(folder)}")
+        return path
+    newest = _newest_whole(name, folder)
     return newest if name == "last" else _best(newest)
+
+
+def why_torn(path: Path) -> str | None:
+    """Return why a checkpoint cannot be used, None if it is whole; it is read once in full.
+
+    A folder is a sharded checkpoint; its ``.metadata`` is written last.
+    """
+    if path.is_dir():
+        return None if (path / ".metadata").is_file() else "its .metadata is missing"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return None if damaged is None else f"{damaged} is damaged"
+
+
+def _newest_whole(name: str, folder: Path) -> Path:
+    def age(path: Path) -> tuple[bool, float]:
+        return path.name.startswith("last"), path.stat().st_mtime
+
+    found = sorted(folder.glob("*.ckpt"), key=age, reverse=True)
+    if not any(path.name.startswith("last") for path in found):
+        raise FileNotFoundError(
+            f"no checkpoint {name!r} yet; {_listing(folder)}; `research fit` writes it at its "
+            "first validation"
+        )
+    for path in found:
+        torn = why_torn(path)
+        if torn is None:
+            return path
+        log.warning("skipped %s, which is torn (%s)", path, torn)
+    raise CheckpointError(f"every checkpoint in {folder} is torn; {_listing(folder)}; begin anew")
 
 
 def _best(newest: Path) -> Path:
     state = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
-    for saved in state.get("callbacks", {}).values():
-        if isinstance(saved, dict) and saved.get("best_model_path"):
-            best = newest.parent / Path(saved["best_model_path"]).name
-            if best.is_file():
+    saved = [s for s in state.get("callbacks", {}).values() if isinstance(s, dict)]
+    for each in saved:
+        if each.get("best_model_path"):
+            best = newest.parent / Path(each["best_model_path"]).name
+            if best.exists() and (torn := why_torn(best)) is not None:
+                raise CheckpointError(f"{best} is torn ({torn}); use 'last'")
+            if best.exists():
                 return best
+    if any(each.get("monitor") for each in saved):
+        raise FileNotFoundError(
+            f"{newest} knows no best checkpoint: no validation has been made since training began; "
+            "use 'last', or go on training until one is"
+        )
     raise FileNotFoundError(
         f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or use 'last'"
     )
 
 
 def _listing(folder: Path) -> str:
-    return ", ".join(sorted(p.name for p in folder.glob("*.ckpt"))) or "nothing"
-
-
-class KeepMetrics(pl.Callback):
-    """A resumed run goes on in the ``metrics.csv`` of the run before it.
-
-    Lightning's CSVLogger deletes the file as soon as the trainer starts, before any hook of a
-    callback: call ``read`` ahead of ``trainer.fit``. The file then stays until training starts, so
-    that a run which fails before costs nothing, and keeps the rows from before the checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[Path, list[dict[str, str]]] = {}
-
-    def read(self, trainer: pl.Trainer) -> None:
-        """Remember the rows of the trainer's CSVLoggers, and keep their files."""
-        for logger in _csv_loggers(trainer) if trainer.is_global_zero else ():
-            path = _metrics_file(logger)
-            if path.is_file():
-                text = path.read_text(encoding="utf-8")
-                self._rows[path] = list(csv.DictReader(text.splitlines()))
-                _ = logger.experiment  # deletes the file, now and not again
-                path.write_text(text, encoding="utf-8")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the rows that the restored state has seen; none where no state was restored."""
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
-        seen = progress.total.processed if trainer.ckpt_path is not None else -1
-        for logger in _csv_loggers(trainer):
-            path = _metrics_file(logger)
-            if path in self._rows:
-                rows = self._rows.pop(path)
-                logger.experiment.metrics[:0] = [_filled(r) for r in rows if _is_past(r, seen)]
-                path.unlink(missing_ok=True)
-                logger.save()
-
-
-def _csv_loggers(trainer: pl.Trainer) -> list[CSVLogger]:
-    return [x for x in trainer.loggers if isinstance(x, CSVLogger)] if trainer.logger else []
-
-
-def _metrics_file(logger: CSVLogger) -> Path:
-    return Path(logger.log_dir) / "metrics.csv"
-
-
-def _filled(row: dict[str, str]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if value}
-
-
-def _is_past(row: dict[str, str], seen: int) -> bool:
-    """Whether a row was logged before ``seen`` batches were done, or by the validation then."""
-    step = int(float(row.get("step") or 0))
-    return step < seen or (step == seen and not any(k.startswith("train/") for k in _filled(row)))
+    found = ", ".join(sorted(p.name for p in folder.glob("*.ckpt")))
+    return f"{folder} holds {found}" if found else f"{folder} holds no checkpoint"

@@ -1,0 +1,83 @@
+"""SIGTERM and SLURM's warning: a run ends between two iterations instead of anywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+log = logging.getLogger(__name__)
+
+
+class StopSignal:
+    """Remembers that the process was asked to stop, until somebody looks.
+
+    Lightning's own handlers are replaced while it listens: the one for SIGTERM ends in the middle of
+    a validation, and the one for SLURM's warning saves a checkpoint in the middle of an iteration.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._former: dict[int, Any] = {}
+        self._requeues = False
+
+    def listen(self, trainer: pl.Trainer) -> None:
+        """Take the signals over; one that came before counts, too."""
+        if trainer.received_sigterm:
+            self._number = signal.SIGTERM
+        if threading.current_thread() is not threading.main_thread():
+            return
+        numbers = [signal.SIGTERM]
+        cluster = trainer._accelerator_connector.cluster_environment
+        if isinstance(cluster, SLURMEnvironment) and cluster.auto_requeue:
+            self._requeues = True
+            numbers.append(cluster.requeue_signal or signal.SIGUSR1)
+        for number in numbers:
+            self._former[number] = signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+
+    def heard(self, trainer: pl.Trainer) -> bool:
+        """Whether any rank was asked to stop; all of them must ask."""
+        return trainer.strategy.reduce_boolean_decision(self._number is not None, all=False)
+
+    def end(self, trainer: pl.Trainer) -> NoReturn:
+        """Leave, and have SLURM queue the job again if that was its warning.
+
+        Raises:
+            SIGTERMException: always; the exit status is 128 and the signal's number.
+        """
+        number = self._number or signal.SIGTERM
+        rank_zero_info(
+            "%s: saved between two iterations; go on with the same command and `--ckpt_path last`",
+            signal.Signals(number).name,
+        )
+        if self._requeues and number != signal.SIGTERM and trainer.is_global_zero:
+            _requeue()
+        raise SIGTERMException(128 + number)
+
+    def forget(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._former.items():
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, handler)
+        self._former = {}
+
+
+def _requeue() -> None:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("the job %s could not be queued again: %s", job, error)
