@@ -131,7 +131,7 @@ def test_only_a_bonus_needs_the_gradient_of_the_entropy() -> None:
         ({"clip_high": 0.0}, "clip_high must be positive, got 0.0"),
         ({"kl_coef": -0.1}, "kl_coef must not be negative, got -0.1"),
         ({"entropy_coef": math.nan}, "entropy_coef must not be negative, got nan"),
-        ({"kl_estimator": "k4"}, "kl_estimator must be one of k1, k2, k3, got 'k4'"),
+        ({"kl_estimator": "k4"}, "kl_estimator must be one of k1, k2, k3, abs, got 'k4'"),
         ({"aggregation": "mean"}, "aggregation must be one of token-mean, .*got 'mean'"),
         ({"aggregation": "fixed-length"}, "fixed_length must be positive"),
     ],

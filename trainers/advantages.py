@@ -1,4 +1,4 @@
-"""From rewards (B,) and group ids (B,) to one advantage for each rollout (B,)."""
+"""From rewards to advantages: of a rollout (B,), of its turns, or of its tokens (B, T)."""
 
 from __future__ import annotations
 
@@ -63,3 +63,175 @@ def constant_group_fraction(rewards: Tensor, groups: Tensor) -> Tensor:
     """Return the share of groups whose rewards are all the same, a scalar: they teach nothing."""
     stats = group_statistics(rewards, groups)
     return (stats.constant / stats.size).sum() / (1 / stats.size).sum()
+
+
+def leave_one_out_advantages(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Return each reward less the mean of the others in its group, (B,); 0 in a group of one.
+
+    The RLOO baseline, https://arxiv.org/abs/2402.14740. It is
+    ``size / (size - 1) * (r - mean)``.
+
+    Args:
+        rewards: (B,).
+        groups: (B,) group ids.
+    """
+    stats = group_statistics(rewards, groups)
+    scale = stats.size / (stats.size - 1).clamp(min=1)
+    return (scale * (rewards - stats.mean)).masked_fill(stats.constant, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Return ``(x - mean) / (std + epsilon)`` over all masked tokens of all ranks, 0 elsewhere.
+
+    The normalisation of the whole batch in https://arxiv.org/abs/2501.03262. The std is unbiased.
+    Values that are all the same become 0. In a data-parallel run every rank must call it.
+
+    Args:
+        values: (B, T).
+        mask: (B, T) bool.
+        epsilon: keeps the division finite.
+    """
+    kept = values.masked_fill(~mask, 0.0).double()
+    count, total = _over_ranks(torch.stack([mask.sum().double(), kept.sum()]))
+    centred = (kept - total / count.clamp(min=1)).masked_fill(~mask, 0.0)
+    variance = _over_ranks(centred.square().sum()) / (count - 1).clamp(min=1)
+    # a difference that is only rounding is none, and must not be blown up by the division
+    rounding = (1e-6 * kept.abs().amax()).square()
+    return torch.where(variance <= rounding, 0.0, centred / (variance.sqrt() + epsilon)).to(values)
+
+
+def _over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over the ranks of a data-parallel run."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    return value
+
+
+def last_tokens(turns: Tensor) -> Tensor:
+    """Return where each turn ends, (B, T) bool.
+
+    Args:
+        turns: (B, T) the turn of each loss token, -1 elsewhere.
+    """
+    after = torch.cat([turns[:, 1:], turns.new_full((len(turns), 1), -1)], 1)
+    return (turns >= 0) & (after != turns)
+
+
+def token_rewards(rewards: Tensor, turns: Tensor, turn_rewards: Tensor | None = None) -> Tensor:
+    """Return what each token is paid (B, T): turns at their ends, the rollout at its last token.
+
+    Args:
+        rewards: (B,) of the rollouts.
+        turns: (B, T) the turn of each loss token, -1 elsewhere.
+        turn_rewards: (B, T) the reward of a turn on all its tokens; None is none.
+    """
+    ends = last_tokens(turns)
+    last = ends & (ends.flip(1).cumsum(1).flip(1) == 1)
+    paid = last * rewards[:, None]
+    return paid if turn_rewards is None else paid + ends * turn_rewards
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return the sum of the rewards from each loss token on, (B, T), 0 on other columns.
+
+    What stands between two turns takes no time: gamma counts the policy's own tokens.
+
+    Args:
+        rewards: (B, T), 0 where the mask is False.
+        mask: (B, T) bool.
+        gamma: discount of a token.
+    """
+    running = rewards.new_zeros(len(rewards))
+    returns = torch.zeros_like(rewards)
+    for t in reversed(range(rewards.shape[1])):
+        running = torch.where(mask[:, t], rewards[:, t] + gamma * running, running)
+        returns[:, t] = running
+    return returns * mask
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Return advantages and the critic's targets, both (B, T), 0 on other columns.
+
+    Generalized advantage estimation, https://arxiv.org/abs/1506.02438, over
+    the policy's own tokens alone: the step behind the last token of a turn is the first token of
+    the next one, and what the environment wrote in between is neither valued nor discounted.
+
+    Args:
+        rewards: (B, T), 0 where the mask is False.
+        values: (B, T) the value before each token.
+        mask: (B, T) bool.
+        gamma: discount of a token.
+        gae_lambda: 1 is the return less the value, 0 the one-step error.
+    """
+    advantage, value = (values.new_zeros(len(values)) for _ in range(2))
+    advantages = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        error = rewards[:, t] + gamma * value - values[:, t]
+        here = mask[:, t]
+        advantage = torch.where(here, error + gamma * gae_lambda * advantage, advantage)
+        value = torch.where(here, values[:, t], value)
+        advantages[:, t] = advantage
+    return advantages * mask, (advantages + values) * mask
+
+
+def group_turn_rewards(
+    turn_rewards: Tensor, turns: Tensor, groups: Tensor, *, scale_by_std: bool = True
+) -> Tensor:
+    """Return turn rewards less the mean of all turns of the group, over their std, (B, T).
+
+    Every turn counts once, however many tokens it has:
+    https://arxiv.org/abs/2510.14967.
+
+    Args:
+        turn_rewards: (B, T) the reward of a turn on all its tokens.
+        turns: (B, T) the turn of each loss token, -1 elsewhere.
+        groups: (B,) group ids.
+        scale_by_std: False only subtracts the mean.
+    """
+    row, column = last_tokens(turns).nonzero(as_tuple=True)
+    if not len(row):
+        return torch.zeros_like(turn_rewards)
+    ends = torch.zeros_like(turn_rewards)
+    ends[row, column] = group_advantages(
+        turn_rewards[row, column], groups[row], scale_by_std=scale_by_std
+    )
+    return _spread(ends, turns)
+
+
+def turn_returns(turn_rewards: Tensor, turns: Tensor, gamma: float) -> Tensor:
+    """Return the discounted sum of each turn's own and later rewards on all its tokens, (B, T).
+
+    Args:
+        turn_rewards: (B, T) the reward of a turn on all its tokens.
+        turns: (B, T) the turn of each loss token, -1 elsewhere.
+        gamma: discount of a turn; 0 is the turn's own reward.
+    """
+    ends = last_tokens(turns)
+    return _spread(discounted_returns(turn_rewards * ends, ends, gamma), turns)
+
+
+def _spread(ends: Tensor, turns: Tensor) -> Tensor:
+    """Give all tokens of a turn what stands at its last one."""
+    spread = torch.zeros_like(ends)
+    running = ends.new_zeros(len(ends))
+    last = last_tokens(turns)
+    for t in reversed(range(ends.shape[1])):
+        running = torch.where(last[:, t], ends[:, t], running)
+        spread[:, t] = running
+    return spread * (turns >= 0)
+
+
+def overlong_penalty(lengths: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
+    """Return DAPO's soft punishment of long responses, (B,), from 0 down to -1.
+
+    0 up to ``max_tokens - soft_tokens``, then linear, -1 at ``max_tokens`` and beyond: equation 13
+    of https://arxiv.org/abs/2503.14476.
+
+    Args:
+        lengths: (B,) tokens of the responses, results included.
+        max_tokens: the token budget of a rollout.
+        soft_tokens: how many tokens before it the punishment begins.
+    """
+    return ((max_tokens - soft_tokens - lengths) / soft_tokens).clamp(-1.0, 0.0)

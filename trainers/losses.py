@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-KLEstimator = Literal["k1", "k2", "k3"]
-Aggregation = Literal["token-mean", "sequence-mean", "fixed-length"]
+KLEstimator = Literal["k1", "k2", "k3", "abs"]
+Aggregation = Literal["token-mean", "sequence-mean", "sequence-sum", "fixed-length"]
+CorrectionKind = Literal["truncate", "mask"]
 
 KL_LIMIT = 10.0
 """k3 is cut to [-10, 10], as in the code of ReSearch (https://github.com/Agent-RL/ReCall)."""
@@ -18,16 +19,19 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
     """Estimate KL(policy || reference) at each token, (B, T).
 
     With d = ref - logp: k1 = -d; k2 = d^2 / 2; k3 = exp(d) - d - 1, never negative, cut to
-    [-10, 10]. Source: http://joschu.net/blog/kl-approx.html.
+    [-10, 10]; abs = |d|. Source: http://joschu.net/blog/kl-approx.html. Of k1, k2 and k3 only the
+    gradient of k2 is, on samples of the policy itself, that of the KL; k1's is 0 in the mean.
 
     Args:
         logprobs: (B, T) under the policy, with gradient.
         ref_logprobs: (B, T) under the reference.
-        estimator: k1, k2 or k3.
+        estimator: k1, k2, k3 or abs.
     """
     log_ratio = ref_logprobs - logprobs
     if estimator == "k1":
         return -log_ratio
+    if estimator == "abs":
+        return log_ratio.abs()
     if estimator == "k2":
         return 0.5 * log_ratio.square()
     # beyond 2 * KL_LIMIT the result is cut anyway, and an overflow would make its gradient NaN
@@ -56,6 +60,123 @@ def clipped_surrogate(
     return torch.maximum(plain, clipped), clipped > plain
 
 
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean log-ratio of each row as the value of all its tokens, (B, T).
+
+    Its gradient is each token's own, ``sg[mean] + x - sg[x]``, which under sequence-mean adds up to
+    the gradient of the mean: GSPO-token of
+    https://arxiv.org/abs/2507.18071.
+
+    Args:
+        log_ratio: (B, T).
+        mask: (B, T) bool, the loss tokens; the others may hold anything.
+    """
+    own = log_ratio.masked_fill(~mask, 0.0)
+    mean = own.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return mean.detach() + own - own.detach()
+
+
+def cispo_surrogate(
+    logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """Return ``-sg[clip(ratio, 1 - clip_low, 1 + clip_high)] * A * logp`` and the clipped, (B, T).
+
+    The clip bounds a weight and takes no token's gradient away:
+    https://arxiv.org/abs/2506.13585.
+
+    Args:
+        logprobs: (B, T) with gradient.
+        log_ratio: (B, T), see :func:`clipped_surrogate`.
+        advantages: (B, T).
+        clip_low: 1 is no lower bound.
+        clip_high: how far above 1 the weight may rise.
+    """
+    ratio = log_ratio.detach().exp()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -weight * advantages * logprobs, ratio != weight
+
+
+def geometric_surrogate(
+    log_ratio: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """Return ``-A * geometric mean of the clipped ratios`` and where they are clipped, (B, T).
+
+    The log-ratio of each token is cut to [-clip_low, clip_high] on the side on which the clip of
+    PPO would cut, then the row's mean is its exponent:
+    https://arxiv.org/abs/2507.20673 (its clip of (e^-0.4, e^0.4) is 0.4 and 0.4 here).
+
+    Args:
+        log_ratio: (B, T), see :func:`clipped_surrogate`.
+        advantages: (B, T); the formula is the paper's where they are equal along a row.
+        mask: (B, T) bool, the loss tokens.
+        clip_low: of the log-ratio.
+        clip_high: of the log-ratio.
+    """
+    bounded = log_ratio.clamp(-clip_low, clip_high)
+    kept = torch.where(
+        advantages > 0, torch.minimum(log_ratio, bounded), torch.maximum(log_ratio, bounded)
+    )
+    return -advantages * sequence_log_ratio(kept, mask).exp(), kept != log_ratio
+
+
+def soft_gate_surrogate(
+    log_ratio: Tensor, advantages: Tensor, tau_positive: float, tau_negative: float
+) -> Tensor:
+    """Return ``-A * 4 / tau * sigmoid(tau * (ratio - 1))``, (B, T).
+
+    The soft gate of https://arxiv.org/abs/2511.20347: a slope that is that of the ratio at 1
+    and fades on both sides, in place of a clip.
+
+    Args:
+        log_ratio: (B, T), see :func:`clipped_surrogate`.
+        advantages: (B, T).
+        tau_positive: how fast it fades where the advantage is positive.
+        tau_negative: the same where it is not; larger, as such updates are less stable.
+    """
+    tau = torch.where(advantages > 0, tau_positive, tau_negative)
+    return -advantages * torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Return the critic's loss (B, T): half the squared error, the larger of clipped and plain.
+
+    ``max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2``, as in OpenAI Baselines;
+    see https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/, detail 9.
+
+    Args:
+        values: (B, T) with gradient.
+        old_values: (B, T) before the update.
+        returns: (B, T).
+        clip: how far an update may move a value; None is anywhere.
+    """
+    plain = (values - returns).square()
+    if clip is None:
+        return plain / 2
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum(plain, (near - returns).square()) / 2
+
+
+def mismatch_weights(
+    log_ratio: Tensor, kind: CorrectionKind, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """Return what makes up for a sampler that is not the learner, and where it was cut, (B, T).
+
+    "truncate": min(ratio, high), https://openreview.net/forum?id=xsonlP8DRV; "mask": the ratio
+    where it lies in [low, high], else 0, IcePop of https://arxiv.org/abs/2510.18855.
+
+    Args:
+        log_ratio: (B, T) log-probs under the learner before its update minus the sampler's.
+        kind: truncate or mask.
+        low: smallest ratio that a mask keeps.
+        high: largest ratio.
+    """
+    ratio = log_ratio.detach().exp()
+    if kind == "truncate":
+        return ratio.clamp(max=high), ratio > high
+    cut = (ratio < low) | (ratio > high)
+    return ratio.masked_fill(cut, 0.0), cut
+
+
 def token_weights(
     mask: Tensor,
     aggregation: Aggregation,
@@ -72,6 +193,8 @@ def token_weights(
         mask: (B, T) bool, the tokens that the policy wrote.
         aggregation: "token-mean": every token weighs the same (https://arxiv.org/abs/2503.14476);
             "sequence-mean": every rollout does (https://arxiv.org/abs/2402.03300);
+            "sequence-sum": every token weighs 1 / rows, so that log-probs add up to that of the
+            rollout (https://arxiv.org/abs/2402.14740);
             "fixed-length": every token weighs 1 / (length * rows), whatever the lengths
             (https://arxiv.org/abs/2503.20783).
         num_tokens: () True entries of the whole optimizer step's masks, mean over ranks.
@@ -85,6 +208,8 @@ def token_weights(
         return mask / num_tokens
     if aggregation == "sequence-mean":
         return mask / mask.sum(1, keepdim=True).clamp(min=1) / num_rows
+    if aggregation == "sequence-sum":
+        return mask / num_rows
     if length is None:
         raise ValueError("fixed-length aggregation must have a length, got None")
     return mask / (length * num_rows)

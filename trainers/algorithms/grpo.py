@@ -1,48 +1,42 @@
-"""Group Relative Policy Optimization, as ReSearch uses it."""
+"""GRPO as ReSearch uses it, and the rules that change one formula of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import Any
 
 from torch import Tensor
 
-from research_rl.trainers.advantages import group_advantages, group_statistics
-from research_rl.trainers.algorithms.base import (
-    Algorithm,
-    check_known,
-    check_not_negative,
-    check_positive,
-    weighted_metric,
-    weighted_sum,
-)
+from research_rl.trainers.advantages import group_advantages, overlong_penalty
+from research_rl.trainers.algorithms.base import check_positive
+from research_rl.trainers.algorithms.policy_gradient import PolicyGradient, check_groups
 from research_rl.trainers.losses import (
     Aggregation,
     KLEstimator,
+    cispo_surrogate,
     clipped_surrogate,
-    kl_estimate,
-    token_weights,
+    geometric_surrogate,
+    sequence_log_ratio,
+    soft_gate_surrogate,
 )
 from research_rl.trainers.types import Batch
 
-if TYPE_CHECKING:
-    from research_rl.agents.policy import PolicyOutput
 
-
-class GRPO(Algorithm):
+class GRPO(PolicyGradient):
     """Group Relative Policy Optimization (https://arxiv.org/abs/2402.03300) as ReSearch uses it.
+
+    ``A = (r - mean of the group) / std of the group``, for every token of the rollout.
 
     Args:
         clip_low: how far below 1 the importance ratio may fall before it is clipped.
         clip_high: how far above 1; None is the same as clip_low.
-        kl_coef: weight of the KL to the reference in the loss; 0 needs no reference.
-        kl_estimator: k1, k2 or k3.
+        kl_coef: weight of the KL to the reference; 0 needs no reference.
+        kl_estimator: k1, k2, k3 or abs.
         entropy_coef: weight of the entropy bonus.
         scale_by_std: divide advantages by the standard deviation of their group's rewards.
-        aggregation: how token losses become one number: token-mean, sequence-mean, fixed-length.
+        aggregation: token-mean, sequence-mean (as in the GRPO paper), sequence-sum, fixed-length.
         fixed_length: tokens a rollout counts as under fixed-length; usually the token budget.
+        options: those of PolicyGradient.
     """
-
-    needs_old_logprobs = True
 
     def __init__(
         self,
@@ -54,25 +48,19 @@ class GRPO(Algorithm):
         scale_by_std: bool = True,
         aggregation: Aggregation = "token-mean",
         fixed_length: int | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.clip_low = check_positive("clip_low", clip_low)
-        self.clip_high = clip_low if clip_high is None else check_positive("clip_high", clip_high)
-        self.kl_coef = check_not_negative("kl_coef", kl_coef)
-        self.entropy_coef = check_not_negative("entropy_coef", entropy_coef)
-        self.kl_estimator: KLEstimator = kl_estimator
-        self.aggregation: Aggregation = aggregation
-        check_known("kl_estimator", kl_estimator, get_args(KLEstimator))
-        check_known("aggregation", aggregation, get_args(Aggregation))
-        if aggregation == "fixed-length" and (fixed_length is None or fixed_length < 1):
-            raise ValueError(
-                f"fixed_length must be positive with aggregation fixed-length, got {fixed_length}; "
-                "set it to the token budget of a rollout"
-            )
+        super().__init__(
+            clip_low=clip_low,
+            clip_high=clip_high,
+            kl_coef=kl_coef,
+            kl_estimator=kl_estimator,
+            entropy_coef=entropy_coef,
+            aggregation=aggregation,
+            fixed_length=fixed_length,
+            **options,
+        )
         self.scale_by_std = scale_by_std
-        self.fixed_length = fixed_length
-        self.needs_reference = kl_coef > 0
-        self.entropy_gradient = entropy_coef > 0
 
     def advantages(self, batch: Batch) -> Tensor:
         """Return the group advantages, (B,).
@@ -80,41 +68,208 @@ class GRPO(Algorithm):
         Raises:
             ValueError: every rollout is alone in its group, so that nothing could be learned.
         """
-        if bool((group_statistics(batch.rewards, batch.groups).size == 1).all()):
+        check_groups(batch)
+        rewards = self.rewards(batch)
+        return group_advantages(rewards, batch.groups, scale_by_std=self.scale_by_std)
+
+
+class DrGRPO(GRPO):
+    """GRPO done right (https://arxiv.org/abs/2503.20783): without its two biases.
+
+    ``A = r - mean of the group``, not divided by the std, which favours questions that are too
+    easy or too hard; each token weighs ``1 / (rows * fixed_length)``, so that a long wrong rollout
+    is not punished less.
+
+    Args:
+        fixed_length: the token budget of a rollout.
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO.
+    """
+
+    def __init__(self, fixed_length: int, kl_coef: float = 0.0, **options: Any) -> None:
+        super().__init__(
+            kl_coef=kl_coef,
+            scale_by_std=False,
+            aggregation="fixed-length",
+            fixed_length=fixed_length,
+            **options,
+        )
+
+
+class DAPO(GRPO):
+    """Decoupled clip and dynamic sampling (https://arxiv.org/abs/2503.14476).
+
+    GRPO with a higher upper clip, the token mean, no KL and a soft punishment of long responses.
+    Its dynamic sampling is ``model.updates.resample_rounds``, its filter of overlong rollouts
+    ``model.updates.mask_truncated``.
+
+    Args:
+        clip_low: how far below 1 the importance ratio may fall before it is clipped.
+        clip_high: how far above 1.
+        max_tokens: the token budget of a rollout, results included; None punishes no length.
+        soft_tokens: how many tokens before it the reward begins to fall, to -1 at max_tokens.
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        max_tokens: int | None = None,
+        soft_tokens: int = 512,
+        kl_coef: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(clip_low=clip_low, clip_high=clip_high, kl_coef=kl_coef, **options)
+        if max_tokens is not None and not 0 < soft_tokens <= max_tokens:
             raise ValueError(
-                "group_size must be at least 2, got 1; a group compares rollouts of one question"
+                f"soft_tokens must lie between 1 and max_tokens, got {soft_tokens} and {max_tokens}"
             )
-        return group_advantages(batch.rewards, batch.groups, scale_by_std=self.scale_by_std)
+        self.max_tokens, self.soft_tokens = max_tokens, soft_tokens
 
-    def weights(self, batch: Batch) -> Tensor:
-        """Return each token's share (B, T) under the chosen aggregation."""
-        return token_weights(
-            batch.loss_mask, self.aggregation, batch.num_tokens, batch.num_rows, self.fixed_length
+    def rewards(self, batch: Batch) -> Tensor:
+        """Return each rollout's reward (B,), less what its length costs."""
+        rewards = super().rewards(batch)
+        if self.max_tokens is None:
+            return rewards
+        prompt = batch.loss_mask.int().argmax(1) + 1  # a response begins with the policy's own
+        lengths = (batch.lengths - prompt) * batch.loss_mask.any(1)
+        return rewards + overlong_penalty(lengths, self.max_tokens, self.soft_tokens)
+
+
+class GSPO(GRPO):
+    """Group Sequence Policy Optimization (https://arxiv.org/abs/2507.18071).
+
+    The ratio of a rollout is ``exp(mean of its tokens' log-ratios)``, clipped as a whole; clips are
+    some hundred times narrower than those of token ratios. With one update a batch it is GRPO.
+
+    Args:
+        clip_low: how far below 1 the rollout's ratio may fall before it is clipped.
+        clip_high: how far above 1.
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 3e-4,
+        clip_high: float = 4e-4,
+        kl_coef: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            clip_low=clip_low,
+            clip_high=clip_high,
+            kl_coef=kl_coef,
+            aggregation="sequence-mean",
+            **options,
         )
 
-    def active(self, batch: Batch) -> Tensor:
-        """Return the rows (B,) with an advantage, or all where KL or entropy count too."""
-        if self.kl_coef or self.entropy_coef:
-            return super().active(batch)
-        return ((batch.advantages != 0) & batch.loss_mask).any(1)
+    def surrogate(
+        self, logprobs: Tensor, log_ratio: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the clipped surrogate of the rollout's ratio at each token, (B, T)."""
+        ratio = sequence_log_ratio(log_ratio, batch.loss_mask)
+        return clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
 
-    def loss(self, out: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return clipped surrogate + kl_coef * KL - entropy_coef * entropy, weighted and summed.
 
-        Metrics: entropy (nats a token), kl (where there is a reference) and clip_frac.
-        """
-        old = out.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        per_token, clipped = clipped_surrogate(
-            out.logprobs - old, batch.advantages, self.clip_low, self.clip_high
+class CISPO(GRPO):
+    """Clipped importance-sampling weights (https://arxiv.org/abs/2506.13585), of MiniMax-M1.
+
+    REINFORCE with ``sg[clip(ratio)]`` as a weight: a clipped token keeps its gradient, so rare but
+    decisive tokens are not silenced.
+
+    Args:
+        clip_low: 1, no lower bound, as in the paper.
+        clip_high: how far above 1 the weight may rise; 4 is the cap of 5 of ScaleRL
+            (https://arxiv.org/abs/2510.13786).
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 1.0,
+        clip_high: float = 4.0,
+        kl_coef: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(clip_low=clip_low, clip_high=clip_high, kl_coef=kl_coef, **options)
+
+    def surrogate(
+        self, logprobs: Tensor, log_ratio: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return ``-sg[clip(ratio)] * A * logp`` at each token, (B, T)."""
+        return cispo_surrogate(logprobs, log_ratio, batch.advantages, self.clip_low, self.clip_high)
+
+
+class GMPO(GRPO):
+    """Geometric-Mean Policy Optimization (https://arxiv.org/abs/2507.20673).
+
+    The geometric mean of a rollout's token ratios in place of their arithmetic mean, less moved by
+    outliers, which allows a wider clip; each token's log-ratio is clipped.
+
+    Args:
+        clip_low: how far below 0 the log-ratio of a token may fall.
+        clip_high: how far above 0.
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 0.4,
+        clip_high: float = 0.4,
+        kl_coef: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            clip_low=clip_low,
+            clip_high=clip_high,
+            kl_coef=kl_coef,
+            aggregation="sequence-mean",
+            **options,
         )
-        metrics = {"clip_frac": weighted_metric(clipped, batch)}
-        if self.kl_coef:
-            assert batch.ref_logprobs is not None
-            kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl_estimator)
-            per_token = per_token + self.kl_coef * kl
-            metrics["kl"] = weighted_metric(kl, batch)
-        if out.entropy is not None:
-            metrics["entropy"] = weighted_metric(out.entropy, batch)
-            if self.entropy_coef:
-                per_token = per_token - self.entropy_coef * out.entropy
-        return weighted_sum(per_token, batch), metrics
+
+    def surrogate(
+        self, logprobs: Tensor, log_ratio: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return ``-A * geometric mean`` at each token, (B, T)."""
+        return geometric_surrogate(
+            log_ratio, batch.advantages, batch.loss_mask, self.clip_low, self.clip_high
+        )
+
+
+class SAPO(GRPO):
+    """Soft Adaptive Policy Optimization (https://arxiv.org/abs/2511.20347).
+
+    A sigmoid gate in place of the clip: ``4 / tau * sigmoid(tau * (ratio - 1)) * A``, with a
+    larger tau where the advantage is not positive.
+
+    Args:
+        tau_positive: how fast the gate fades where the advantage is positive.
+        tau_negative: the same where it is not.
+        kl_coef: weight of the KL to the reference; the paper uses none.
+        options: those of GRPO; the clips are not used.
+    """
+
+    def __init__(
+        self,
+        tau_positive: float = 1.0,
+        tau_negative: float = 1.05,
+        kl_coef: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(kl_coef=kl_coef, aggregation="sequence-mean", **options)
+        self.tau_positive = check_positive("tau_positive", tau_positive)
+        self.tau_negative = check_positive("tau_negative", tau_negative)
+
+    def surrogate(
+        self, logprobs: Tensor, log_ratio: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the gated surrogate at each token, (B, T); nothing is clipped."""
+        gated = soft_gate_surrogate(
+            log_ratio, batch.advantages, self.tau_positive, self.tau_negative
+        )
+        return gated, None
