@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError  # noqa: E402
 from research_rl.envs.retrieval.hub import local_corpus, write_rows  # noqa: E402
 from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -55,6 +57,47 @@ def test_it_finds_by_position_and_stays_where_it_is(
     assert passport["index"]["file"] == f"../{file.name}"
     assert passport["index"].get("nprobe") == nprobe
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "offsets.npy"]
+
+
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "HNSW4", "PCA16,HNSW4"])
+def test_an_adopted_index_is_tuned_against_its_own_vectors(
+    tmp_path: Path, corpus: Path, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adopt_index(others(corpus, factory), corpus, Numbered(), tmp_path / "i")
+    monkeypatch.setattr(
+        "research_rl.envs.retrieval.index.make_encoder", lambda name, **options: Numbered()
+    )
+    narrow, wide = tune_folder(folder, 0.5), tune_folder(folder, 0.999)
+    assert wide["against"] == "the index's own vectors"
+    assert 0.5 <= narrow["recall"] <= wide["recall"]
+    assert wide["recall"] > 0.99
+    assert read_manifest(folder)["recall"] == wide
+
+
+def test_a_width_belongs_to_its_kind_of_index(tmp_path: Path, corpus: Path) -> None:
+    ivf = others(corpus, "IVF8,Flat")
+    with pytest.raises(ValueError, match="efSearch must go with an HNSW index, and this one has n"):
+        adopt_index(ivf, corpus, Numbered(), tmp_path / "i", ef_search=4)
+    folder = adopt_index(ivf, corpus, Numbered(), tmp_path / "i", nprobe=100)
+    assert read_manifest(folder)["index"]["nprobe"] == 8, "there are no more lists"
+
+
+def test_a_mismatch_names_the_way_to_adopt_it_again(tmp_path: Path, corpus: Path) -> None:
+    moved = tmp_path / "my files"
+    moved.mkdir()
+    corpus = corpus.rename(moved / corpus.name)
+    file = others(corpus, "IVF8,Flat")
+    folder = adopt_index(file, corpus, Numbered(), moved / "i", nprobe=3)
+    write_corpus(corpus, 599)
+    with pytest.raises(IndexFolderError) as caught:
+        load_retriever(folder)
+    words = shlex.split(str(caught.value).partition("adopt it again: ")[2])
+    assert words[:4] == ["research", "index", "adopt", "--faiss"]
+    assert Path(words[4]).resolve() == file.resolve()
+    assert words[5:] == [
+        *("--corpus", str(corpus), "--out", str(folder), "--encoder", "numbered"),
+        *("--nprobe", "3", "--overwrite"),
+    ]
 
 
 def test_what_does_not_fit_is_said(tmp_path: Path, corpus: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_bm25_folder_opens_as_what_was_built(tmp_path: Path, corpus: Path) -> 
     assert passport["bm25"] == {"k1": 1.2, "b": 0.75, "title_weight": 2}
     assert "encoder" not in passport
     corpus.write_text(corpus.read_text() + "\n" + json.dumps({"id": "x", "contents": "y"}))
-    with pytest.raises(IndexFolderError, match=r"--kind bm25 --overwrite"):
+    with pytest.raises(IndexFolderError, match=r"--kind bm25 --k1 1.2 --b 0.75 --title-weight 2 --overwrite"):
         load_retriever(folder, cache_size=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,13 +23,21 @@ from research_rl.envs.retrieval import (  # noqa: E402
     IndexFolderError,
     Storage,
     build_index,
+    cli,
     load_retriever,
     merge_shards,
 )
-from research_rl.envs.retrieval.estimate import parse_size  # noqa: E402
-from research_rl.envs.retrieval.faiss_index import TYPES, factory_string, new_index  # noqa: E402
+from research_rl.envs.retrieval.estimate import held_now, parse_size  # noqa: E402
+from research_rl.envs.retrieval.faiss_index import (  # noqa: E402
+    TYPES,
+    blas_for,
+    bytes_per_vector,
+    factory_string,
+    new_index,
+    search_everywhere,
+)
 from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.recall import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
 from research_rl.envs.retrieval.vectors import (  # noqa: E402
     VectorFile,
     VectorParts,
@@ -219,7 +228,7 @@ def test_what_cannot_be_is_refused_before_any_work(corpus: Path, tmp_path: Path)
         ({"nprobe": 4}, "nprobe must be at least 1 and go with an ivf type, got 4 for 'flat'"),
         ({"index_type": "ivf", "ef_search": 4}, "efSearch must be .* hnsw type"),
         ({"memory": "much"}, "memory must be a size such as 2GB"),
-        ({"index_type": "hnsw", "memory": "20MB"}, "memory must be at least .* give it --memory"),
+        ({"index_type": "hnsw", "memory": "20MB"}, "memory must be at least .* give it more"),
     ]
     for storage, words in cases:
         with pytest.raises(ValueError, match=words):
@@ -227,6 +236,74 @@ def test_what_cannot_be_is_refused_before_any_work(corpus: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="shard must be i/n"):
         build_index(corpus, tmp_path / "i", shard="2/2")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_without_passages_is_refused(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 2)
+    with pytest.raises(ValueError, match="must hold passages, got a corpus of 2; make fewer"):
+        build_index(corpus, tmp_path / "i", encoder=Numbered(), shard="0/5")
+
+
+def test_a_refusal_names_the_types_that_fit(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be at least") as caught:
+        build(corpus, tmp_path / "i", index_type="IVF8,Flat,RFlat", memory=held_now() + 2_000_000)
+    fitting = str(caught.value).partition("take a type that fits: ")[2].split(", ")
+    for name in fitting:
+        if name:
+            build(corpus, tmp_path / name, index_type=name, memory=held_now() + 2_000_000)
+
+
+def test_vectors_kept_twice_count_twice() -> None:
+    sizes = [
+        bytes_per_vector(new_index(DIM, "ip", f))
+        for f in ("SQ8", "SQ8,RFlat", "SQ8,Refine(SQfp16)")
+    ]
+    assert sizes == [DIM, DIM + 4 * DIM, DIM + 2 * DIM]
+    ivf = [bytes_per_vector(new_index(DIM, "ip", f)) for f in ("IVF8,SQ8", "IVF8,SQ8,RFlat")]
+    assert ivf == [DIM + 8, DIM + 8 + 4 * DIM]
+
+
+def test_the_advice_holds_every_option(tmp_path: Path) -> None:
+    (tmp_path / "my files").mkdir()
+    corpus = write_corpus(tmp_path / "my files" / "corpus.jsonl", 300)
+    folder = build_index(
+        *(corpus, tmp_path / "my files" / "index", "hybrid"),
+        **{"dim": 64, "num_hashes": 4, "k1": 1.5},
+        storage=Storage("ivf", "l2", nprobe=3),
+    )
+    before = read_manifest(folder)
+    with corpus.open("a") as file:
+        file.write('{"id": "new", "contents": "one more"}\n')
+    with pytest.raises(IndexFolderError, match="build it again: research index build") as caught:
+        load_retriever(folder)
+    words = shlex.split(str(caught.value).partition("build it again: ")[2])
+    cli.main([*words[2:], "--quiet"])
+    after = read_manifest(folder)
+    assert after["corpus"]["count"] == 301
+    for key in ("kind", "encoder", "bm25", "index"):
+        assert after[key] == before[key], key
+    assert after["bm25"]["k1"] == after["encoder"]["settings"]["k1"] == 1.5
+
+
+@pytest.mark.parametrize("factory", ["RR32,IVF8,SQ8", "PCA16,IVF8,Flat", "IVF8,Flat"])
+def test_all_lists_of_a_transformed_index_are_searched(factory: str) -> None:
+    vectors = Numbered().encode_passages([str(i) for i in range(600)])
+    index = new_index(DIM, "ip", factory)
+    index.train(vectors)
+    index.add(vectors)
+    few = search_everywhere(index, vectors[:20], 600)[1]
+    assert (np.sort(few, axis=1) == np.arange(600)).all()
+    faiss.extract_index_ivf(index).nprobe = 8
+    assert (few[:, 0] == index.search(vectors[:20], 1)[1][:, 0]).all()
+
+
+def test_threads_share_the_blas_threshold() -> None:
+    before = faiss.cvar.distance_compute_blas_threshold
+    with blas_for(4):
+        with blas_for(64), blas_for(1):
+            assert faiss.cvar.distance_compute_blas_threshold == 1
+        assert faiss.cvar.distance_compute_blas_threshold == 1, "one still searches"
+    assert faiss.cvar.distance_compute_blas_threshold == before
 
 
 def test_the_estimate_comes_before_the_work(corpus: Path, tmp_path: Path) -> None:

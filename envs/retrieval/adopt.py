@@ -62,23 +62,22 @@ def adopt_index(
         IndexFolderError: the index cannot be read, or count or dimension differ.
     """
     if encoder == SKETCH:
-        raise ValueError(f"encoder must be the one the index was made with, got {SKETCH!r}")
+        raise ValueError(
+            f"encoder must be the one that made the index, got {SKETCH!r}, which learns from a "
+            "corpus when an index is built and so made no index of others; name a model"
+        )
     file, source, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
-    for given in (nprobe, ef_search):
-        if given is not None:
-            set_knob(index, given)
+    width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
     with workplace(target, {"adopt": str(file), "corpus": str(source)}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         _check_shape(index, file, passages, made)
         report(_compare(index, passages, made))
-        knob = knob_of(index)
-        width = nprobe if nprobe is not None else ef_search
         passport = {
             "format": FORMAT,
             "kind": "dense",
@@ -90,12 +89,28 @@ def adopt_index(
                 "dimension": index.d,
                 "file": near_path(file, target),
             }
-            | ({knob: width} if knob and width is not None else {}),
+            | width,
             "versions": versions(),
         }
         write_json(folder / MANIFEST, passport)
         move_into_place(folder, target)
     return target
+
+
+def _width(index: Any, given: dict[str, int | None]) -> dict[str, int]:
+    """Set how wide an index looks, if that is given, and return the setting as it is kept.
+
+    Raises:
+        ValueError: it is given for another kind of index.
+    """
+    knob = knob_of(index)
+    for name, kind in (("nprobe", "IVF"), ("efSearch", "HNSW")):
+        if given[name] is not None and name != knob:
+            raise ValueError(
+                f"{name} must go with an {kind} index, and this one has {knob or 'nothing to set'}"
+            )
+    value = given[knob] if knob else None
+    return {} if knob is None or value is None else {knob: set_knob(index, value)}
 
 
 def _open(file: Path) -> Any:

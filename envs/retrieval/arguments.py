@@ -12,7 +12,7 @@ from research_rl.envs.retrieval.recall import TARGET
 SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
 MODEL_OPTIONS = (
     *("query_prefix", "passage_prefix", "pooling", "normalize", "max_length"),
-    *("batch_size", "dtype", "device", "revision"),
+    *("batch_size", "dtype", "device", "revision", "query_model"),
 )
 
 
@@ -43,7 +43,9 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the settings of every encoder."""
-    sketch = parser.add_argument_group(f"options of {SKETCH}, and of --kind bm25").add_argument
+    sketch = parser.add_argument_group(
+        f"options of {SKETCH}, and of BM25 (bm25, hybrid)"
+    ).add_argument
     sketch("--dim", type=int, help="length of the vectors (default: 2048)")
     sketch("--k1", type=float, help="saturation of repeated words (default: 0.9)")
     sketch("--b", type=float, help="penalty of long passages, 0 to 1 (default: 0.75)")
@@ -64,3 +66,4 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32")
     model("--device", help="cpu, cuda, ... (default: the GPU if there is one)")
     model("--revision", help="branch, tag or commit on the Hub")
+    model("--query-model", help="another model for queries, as DPR has")

@@ -33,7 +33,13 @@ from research_rl.envs.retrieval.estimate import (
     seconds_of,
     seconds_to_index,
 )
-from research_rl.envs.retrieval.faiss_index import Metric, factory_string, knob_of, new_index
+from research_rl.envs.retrieval.faiss_index import (
+    TYPES,
+    Metric,
+    factory_string,
+    knob_of,
+    new_index,
+)
 from research_rl.envs.retrieval.passport import (
     BM25,
     FORMAT,
@@ -101,6 +107,11 @@ class Storage:
         raw = 0 if factory == "Flat" else rows * dim * (2 if self.fp16 else 4)
         return estimate(count, dim, factory, self.metric, self.limit, raw, seconds)
 
+    def fitting(self, rows: int, count: int, dim: int) -> list[str]:
+        """Return the types that such a build has memory for."""
+        others = (Storage(name, self.metric, memory=self.memory) for name in TYPES)
+        return [s.index_type for s in others if s.estimate(rows, count, dim).memory <= s.limit]
+
     def check(self, dim: int) -> None:
         """Refuse what cannot be with vectors of ``dim`` numbers, before any work.
 
@@ -153,7 +164,7 @@ def build_index(
         storage: how vectors are kept; None keeps them as they are and searches exactly.
         shard: "i/n" encodes the i-th of n parts only, for ``merge_shards``.
         report: called with an estimate before the work and with the recall after it.
-        options: arguments of the encoder, or of ``fit_bm25`` for kind "bm25".
+        options: arguments of the encoder; for kinds "bm25" and "hybrid" also of ``fit_bm25``.
 
     Raises:
         CorpusError: the corpus cannot be read.
@@ -167,9 +178,14 @@ def build_index(
     if part and kind != "dense":
         raise ValueError(f"kind must be dense to be built in shards, got {kind!r}")
     made = None
+    counting = DEFAULTS | {k: v for k, v in options.items() if kind != "dense" and k in DEFAULTS}
     if kind != "bm25":
-        made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
+        others = DEFAULTS if kind == "hybrid" and encoder != SKETCH else {}
+        own = {name: value for name, value in options.items() if name not in others}
+        made = make_encoder(encoder, **own) if isinstance(encoder, str) else encoder
         storage.check(made.dim)
+    elif unknown := sorted(options.keys() - DEFAULTS):
+        raise ValueError(f"BM25 has the options {', '.join(DEFAULTS)}, got {unknown[0]}")
     if kind != "dense":
         import_bm25s()
     check_target(target, overwrite)
@@ -182,8 +198,7 @@ def build_index(
         if part and made:
             job.make_shard(folder, passages, sha256, part, made)
         else:
-            settings = DEFAULTS | options if made is None else DEFAULTS
-            job.make(folder, passages, sha256, settings)
+            job.make(folder, passages, sha256, counting)
         move_into_place(folder, target)
     return target
 
@@ -234,7 +249,7 @@ def merge_shards(
             )
         plan = storage.estimate(0, len(passages), made.dim)
         job.report(str(plan))
-        check_memory(plan, storage.limit)
+        check_memory(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
         made.save(folder)
         kept = job.keep(folder, passages, made, VectorParts(files), None)
         job.finish(folder, len(passages), sha256, kept)
@@ -285,6 +300,11 @@ class _Job:
     ) -> None:
         """Fill the folder of a shard."""
         rows = shard_rows(len(passages), shard)
+        if not rows:
+            raise ValueError(
+                f"shard {shard[0]}/{shard[1]} must hold passages, got a corpus of {len(passages)}; "
+                "make fewer shards"
+            )
         self._fit(folder, passages, encoder)
         self._estimate(encoder, passages, len(rows), Storage(memory=self.storage.memory))
         file = VectorFile(folder / RAW, encoder.dim, self.storage.fp16)
@@ -370,7 +390,7 @@ class _Job:
             seconds += seconds_to_index(storage.factory(count, dim), storage.metric, count, dim)
         plan = storage.estimate(rows, count, dim, seconds)
         self.report(str(plan))
-        check_memory(plan, storage.limit)
+        check_memory(plan, storage.limit, storage.fitting(rows, count, dim))
 
     def _is_direct(self, shard: tuple[int, int] | None) -> bool:
         """Whether vectors are written into the FAISS file as they are made."""

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +29,10 @@ from research_rl.envs.retrieval.index import (
     read_manifest,
 )
 from research_rl.envs.retrieval.passport import MANIFEST
-from research_rl.envs.retrieval.recall import TARGET, tune_folder
+from research_rl.envs.retrieval.recall import TARGET
+from research_rl.envs.retrieval.tuning import tune_folder
 
+_COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
 _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
   research index build --corpus corpus.jsonl --out index --kind hybrid --encoder intfloat/e5-base-v2
@@ -50,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: code 2 with one line on stderr for whatever the user can mend.
     """
-    args = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and not given[0].startswith("-") and given[0] not in _COMMANDS:
+        near = get_close_matches(given[0], _COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        _fail(f"no command {given[0]!r} (known: {', '.join(_COMMANDS)}){hint}")
+    args = _parser().parse_args(given)
     try:
         args.run(args)
     except (ValueError, OSError, ImportError) as error:
@@ -121,10 +129,18 @@ def _tune(args: argparse.Namespace) -> None:
     met = (
         "" if found["recall"] >= args.recall else f", less than {args.recall}: no width gives more"
     )
-    _say(f"{args.folder}: {knob} {known[knob]}, recall@{found['k']} {found['recall']:.3f}{met}")
+    against = f" against {found['against']}" if "against" in found else ""
+    _say(
+        f"{args.folder}: {knob} {known[knob]}, "
+        f"recall@{found['k']} {found['recall']:.3f}{against}{met}"
+    )
 
 
 def _search(args: argparse.Namespace) -> None:
+    if args.top_k < 1:
+        _fail(f"--top-k must be at least 1, got {args.top_k}")
+    if not all(query.strip() for query in args.query):
+        _fail("a query must hold a word, got an empty one")
     retriever = load_retriever(args.folder, args.corpus, args.mmap)
     found = retriever.search(args.query, args.top_k)
     for query, passages in zip(args.query, found, strict=True):
@@ -160,10 +176,12 @@ def _done(name: Path, folder: Path, seconds: float) -> None:
 def _encoder_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the given options of the encoder, or of BM25; refuse those of another one."""
     options = _given(args, SKETCH_OPTIONS + MODEL_OPTIONS)
-    own: Sequence[str] = SKETCH_OPTIONS if args.encoder == SKETCH else MODEL_OPTIONS
+    own: Collection[str] = SKETCH_OPTIONS if args.encoder == SKETCH else MODEL_OPTIONS
     whose = args.encoder
     if args.kind == "bm25":
         own, whose = ("k1", "b", "title_weight"), "none, for --kind bm25 has no encoder"
+    elif args.kind == "hybrid":
+        own = {*own, "k1", "b", "title_weight"}
     if foreign := sorted(set(options) - set(own)):
         flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
         _fail(f"{flags} must not be given with --encoder {whose}; leave it out")
@@ -204,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _add_readers(commands)
-    serve = commands.add_parser("serve", help="answer over HTTP, in every dialect")
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP, in every dialect", allow_abbrev=False
+    )
     from research_rl.envs.retrieval.server import add_serve_arguments, run_serve
 
     add_serve_arguments(serve)
@@ -260,7 +280,9 @@ def _add_making(parser: argparse.ArgumentParser, copies: bool = True) -> None:
 
 def _add_readers(commands: Any) -> None:
     """Add the commands that read a folder."""
-    search = commands.add_parser("search", help="print the best passages of queries")
+    search = commands.add_parser(
+        "search", help="print the best passages of queries", allow_abbrev=False
+    )
     search.add_argument("folder", type=Path, help="folder that `research index build` made")
     search.add_argument("query", nargs="+", help="one or more queries, each in quotes")
     search.add_argument("--top-k", type=int, default=5, help="passages a query (default: 5)")
@@ -273,13 +295,15 @@ def _add_readers(commands: Any) -> None:
     )
     search.set_defaults(run=_search)
 
-    info = commands.add_parser("info", help="print the passport of an index")
+    info = commands.add_parser("info", help="print the passport of an index", allow_abbrev=False)
     info.add_argument("folder", type=Path, help="folder that `research index build` made")
     info.add_argument("--check", action="store_true", help="also check that all parts fit")
     info.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
     info.set_defaults(run=_info)
 
-    tune = commands.add_parser("tune", help="find nprobe or efSearch for a recall, and keep it")
+    tune = commands.add_parser(
+        "tune", help="find nprobe or efSearch for a recall, and keep it", allow_abbrev=False
+    )
     tune.add_argument("folder", type=Path, help="folder that `research index build` made")
     tune.add_argument(
         "--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})"

@@ -23,6 +23,8 @@ from research_rl.envs.retrieval.faiss_index import (
 from research_rl.envs.retrieval.vectors import BLOCK, streamed_header
 from research_rl.envs.types import Passage
 
+SAMPLED, K = 256, 5
+"""Queries on which the recall of a compressed index is measured, and how many results of each."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PROBE_S, _PROBE_ROWS = 2.0, 512
 _KMEANS_ROUNDS = 10
@@ -106,20 +108,27 @@ def estimate(
     block = 8 * BLOCK * dim * 4
     held = 0 if _is_streamed(index) else kept
     total = held_now() + 40 * count + max(block + held, sample + block)
-    return Estimate(count, dim, factory, int(total), kept + 16 * count, scratch, seconds)
+    judged = 0 if factory == "Flat" else SAMPLED * (4 * dim + 8 * K)
+    disk = kept + 16 * count + judged
+    return Estimate(count, dim, factory, int(total), disk, scratch, seconds)
 
 
-def check_memory(plan: Estimate, memory: int) -> None:
+def check_memory(plan: Estimate, memory: int, fitting: Sequence[str] = ()) -> None:
     """Refuse a build that needs more memory than it may take.
+
+    Args:
+        plan: what it takes.
+        memory: what it may take, in bytes.
+        fitting: types that would do with that.
 
     Raises:
         ValueError: says how much it takes and what takes less.
     """
     if plan.memory > memory:
+        other = f", or take a type that fits: {', '.join(fitting)}" if fitting else ""
         raise ValueError(
             f"memory must be at least {size(plan.memory)} for {plan.count} x {plan.dim} as "
-            f"{plan.factory}, got {size(memory)}; give it --memory, or take the type flat or sq8, "
-            "which are written block by block, or ivf-sq8, ivf-pq or rabitq, which are smaller"
+            f"{plan.factory}, got {size(memory)}; give it more (--memory){other}"
         )
 
 

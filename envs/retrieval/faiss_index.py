@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from threading import Lock
 from typing import Any, Literal
 
@@ -21,7 +23,18 @@ _FACTORY = {
     "hnsw": "HNSW32",
 }
 _EF_CONSTRUCTION = 200
-_BLAS_LOCK = Lock()
+
+
+@dataclass
+class _Threshold:
+    """Who has lowered FAISS's threshold, and what it was before."""
+
+    lock: Any = field(default_factory=Lock)
+    users: int = 0
+    before: int = 0
+
+
+_BLAS = _Threshold()
 
 
 def import_faiss() -> Any:
@@ -78,10 +91,11 @@ def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
     try:
         index = faiss.index_factory(dim, factory, kind)
     except RuntimeError as error:
-        reason = str(error).rpartition("Error: ")[2]
+        near = get_close_matches(factory.lower(), TYPES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"type must be one of {', '.join(TYPES)} or a FAISS factory string for {dim} "
-            f"numbers, got {factory!r}: {reason}"
+            f"numbers, such as IVF1024,SQ8, got {factory!r}{hint}"
         ) from error
     if hnsw := _hnsw(index):
         hnsw.efConstruction = _EF_CONSTRUCTION
@@ -108,6 +122,11 @@ def is_inner(index: Any) -> bool:
 def bytes_per_vector(index: Any) -> int:
     """Return about how much memory one vector takes in an index, in bytes."""
     faiss = import_faiss()
+    known = faiss.downcast_index(index)  # a view: it does not keep the index alive
+    if isinstance(known, faiss.IndexPreTransform):
+        return bytes_per_vector(known.index)
+    if isinstance(known, faiss.IndexRefine):  # finds with one index, scores again with another
+        return bytes_per_vector(known.base_index) + _code_size(known.refine_index)
     if ivf := faiss.try_extract_index_ivf(index):
         return int(ivf.code_size) + 8
     if hnsw := _hnsw(index):
@@ -157,8 +176,8 @@ def widest(index: Any) -> int:
     return int(ivf.nlist) if ivf else max(16, min(4096, int(index.ntotal)))
 
 
-def set_knob(index: Any, value: int) -> None:
-    """Let searches look that wide.
+def set_knob(index: Any, value: int) -> int:
+    """Let searches look that wide, or as wide as there is; return how wide.
 
     Raises:
         ValueError: the index has nothing to set, or the value is below 1.
@@ -168,7 +187,9 @@ def set_knob(index: Any, value: int) -> None:
         raise ValueError("nprobe needs an IVF index and ef_search an HNSW index; leave them out")
     if value < 1:
         raise ValueError(f"{knob} must be at least 1, got {value}")
-    import_faiss().ParameterSpace().set_index_parameter(index, knob, min(value, widest(index)))
+    width = min(value, widest(index))
+    import_faiss().ParameterSpace().set_index_parameter(index, knob, width)
+    return width
 
 
 def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
@@ -178,10 +199,18 @@ def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
     if not ivf:
         return index.search(vectors, k)  # type: ignore[no-any-return]
     base = _base(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        vectors = index.apply_chain(vectors)
+    vectors = _transformed(index, vectors)
     params = faiss.SearchParametersIVF(nprobe=int(ivf.nlist))
     return base.search(vectors, k, params=params)  # type: ignore[no-any-return]
+
+
+def search_one_by_one(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
+    """Search all that an IVF index or a graph holds, as it holds it; others as they are."""
+    graph = _base(index)
+    if not hasattr(graph, "hnsw"):
+        return search_everywhere(index, vectors, k)
+    vectors = _transformed(index, vectors)
+    return graph.storage.search(vectors, k)  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -189,19 +218,25 @@ def blas_for(num_queries: int) -> Iterator[None]:
     """Let FAISS multiply matrices for several queries at once.
 
     Its own threshold turns to BLAS at some hundred queries only; at 64 queries of 384 numbers
-    that costs a factor of seven. The threshold is global to the process, hence the lock.
+    that costs a factor of seven. The threshold is global to the process: the first of several
+    threads lowers it and the last one puts it back.
     """
     if num_queries == 1:
         yield
         return
-    faiss = import_faiss()
-    with _BLAS_LOCK:
-        before = faiss.cvar.distance_compute_blas_threshold
-        faiss.cvar.distance_compute_blas_threshold = 1
-        try:
-            yield
-        finally:
-            faiss.cvar.distance_compute_blas_threshold = before
+    cvar = import_faiss().cvar
+    with _BLAS.lock:
+        if _BLAS.users == 0:
+            _BLAS.before = cvar.distance_compute_blas_threshold
+            cvar.distance_compute_blas_threshold = 1
+        _BLAS.users += 1
+    try:
+        yield
+    finally:
+        with _BLAS.lock:
+            _BLAS.users -= 1
+            if _BLAS.users == 0:
+                cvar.distance_compute_blas_threshold = _BLAS.before
 
 
 def _base(index: Any) -> Any:
@@ -212,6 +247,17 @@ def _base(index: Any) -> Any:
         inner = index.base_index if isinstance(index, faiss.IndexRefine) else index.index
         index = faiss.downcast_index(inner)
     return index
+
+
+def _transformed(index: Any, vectors: Any) -> Any:
+    """Return vectors as the index inside transforms sees them."""
+    faiss = import_faiss()
+    known = faiss.downcast_index(index)
+    if not isinstance(known, faiss.IndexPreTransform):
+        return vectors
+    for step in range(known.chain.size()):
+        vectors = faiss.downcast_VectorTransform(known.chain.at(step)).apply(vectors)
+    return vectors
 
 
 def _hnsw(index: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
@@ -106,13 +108,31 @@ def check_corpus(folder: Path, passport: dict[str, Any], file: Path) -> None:
 
 
 def rebuild(folder: Path, passport: dict[str, Any], file: Path) -> str:
-    """Return the advice to build an index again, with the command."""
+    """Return the advice to make an index again, with the command and all its options."""
+    index = passport.get("index") or {}
     encoder = passport.get("encoder")
-    named = f"--encoder {encoder['name']} " if encoder else ""
-    return (
-        f"build it again: research index build --corpus {file} --out {folder} "
-        f"--kind {passport['kind']} {named}--overwrite"
-    )
+    if "file" in index:  # an adopted index: its vectors are somebody else's
+        words = ["adopt", "--faiss", folder / index["file"], "--corpus", file, "--out", folder]
+    else:
+        words = ["build", "--corpus", file, "--out", folder, "--kind", passport["kind"]]
+        words += ["--type", index["type"], "--metric", index["metric"]] if index else []
+    words += ["--encoder", encoder["name"]] if encoder else []
+    settings = passport.get("bm25", {}) | (encoder["settings"] if encoder else {})
+    settings |= {name: index.get(name) for name in ("nprobe", "efSearch")}
+    command = ["research", "index", *map(str, words), *_flags(settings), "--overwrite"]
+    return f"{words[0]} it again: {shlex.join(command)}"
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    """Return settings as options of the command line; those that are None are left out."""
+    words = []
+    for name, value in settings.items():
+        flag = re.sub(r"(?<=[a-z])(?=[A-Z])|_", "-", name).lower()
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def check_target(target: Path, overwrite: bool) -> None:

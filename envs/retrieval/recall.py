@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
+from research_rl.envs.retrieval.estimate import SAMPLED, K
 from research_rl.envs.retrieval.faiss_index import (
     Metric,
     blas_for,
@@ -20,20 +21,12 @@ from research_rl.envs.retrieval.faiss_index import (
     set_knob,
     widest,
 )
-from research_rl.envs.retrieval.passport import (
-    MANIFEST,
-    SAMPLE,
-    VECTORS,
-    IndexFolderError,
-    read_manifest,
-    write_json,
-)
+from research_rl.envs.retrieval.passport import SAMPLE, VECTORS
 from research_rl.envs.retrieval.vectors import BLOCK, VectorParts
 from research_rl.envs.types import Passage
 
 Places = npt.NDArray[np.int64]
 TARGET = 0.95
-K = 5
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ def make_sample(
     vectors: VectorParts,
     encoder: Encoder,
     metric: Metric,
-    count: int = 256,
+    count: int = SAMPLED,
 ) -> Sample:
     """Search for sampled queries exactly."""
     queries = encoder.encode_queries(sample_queries(passages, count))
@@ -141,40 +134,6 @@ def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float
     return high, recall
 
 
-def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
-    """Find the search width of an index folder for a recall, and write it into the passport.
-
-    Returns:
-        What the passport then says of the recall: k, recall, queries.
-
-    Raises:
-        IndexFolderError: no index, or one without a sample of exact results.
-        ValueError: its type has nothing to tune.
-    """
-    place = Path(folder)
-    passport = read_manifest(place)
-    if "index" not in passport:
-        raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
-    file = place / passport["index"].get("file", VECTORS)
-    try:
-        index = import_faiss().read_index(str(file))
-    except RuntimeError as error:
-        raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
-    if knob_of(index) is None:
-        raise ValueError(
-            f"type must be an ivf or hnsw one to be tuned, got {passport['index']['type']!r}"
-        )
-    if not (place / SAMPLE).is_file():
-        raise IndexFolderError(
-            f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
-        )
-    value, recall = tune(index, Sample.load(place / SAMPLE), target)
-    passport["index"][str(knob_of(index))] = value
-    passport["recall"] = recall_passport(Sample.load(place / SAMPLE), recall)
-    write_json(place / MANIFEST, passport)
-    return dict(passport["recall"])
-
-
 def judge(
     folder: Path, sample: Sample, width: int | None = None, target: float = TARGET
 ) -> tuple[dict[str, int], dict[str, Any]]:
@@ -192,7 +151,7 @@ def judge(
     if width is None:
         width, recall = tune(index, sample, target)
     else:
-        set_knob(index, width)
+        width = set_knob(index, width)
         recall = sample.recall(index)
     return {knob: width}, recall_passport(sample, recall)
 

@@ -100,10 +100,12 @@ def serve(
 
     Raises:
         ImportError: the extra ``serve`` is not installed.
+        OSError: the address cannot be listened on.
     """
     config = config or ServerConfig()
     if host not in _LOOPBACK and config.api_key is None:
         log.warning("%s can be reached from other machines and asks for no key", host)
+    _check_free(host, port)
     _make_server(retriever, config, host, port, log_level="info").run()
 
 
@@ -203,6 +205,20 @@ def _make_server(
         timeout_graceful_shutdown=math.ceil(config.timeout),
     )
     return uvicorn.Server(settings)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Try the address before uvicorn does, which would log the failure and end the process."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise OSError(
+                f"the server must be able to listen on {host} port {port}, got: {error}; stop what "
+                "runs there, or name another --port"
+            ) from error
 
 
 def _check_installed() -> None:

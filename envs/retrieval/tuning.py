@@ -1,0 +1,92 @@
+"""Find how wide an index folder must look for a wanted recall: ``research index tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_rl.envs.retrieval.dense import DenseRetriever
+from research_rl.envs.retrieval.estimate import SAMPLED, K
+from research_rl.envs.retrieval.faiss_index import (
+    blas_for,
+    import_faiss,
+    knob_of,
+    search_one_by_one,
+)
+from research_rl.envs.retrieval.hybrid import HybridRetriever
+from research_rl.envs.retrieval.index import load_retriever
+from research_rl.envs.retrieval.passport import (
+    MANIFEST,
+    SAMPLE,
+    VECTORS,
+    IndexFolderError,
+    read_manifest,
+    write_json,
+)
+from research_rl.envs.retrieval.recall import (
+    TARGET,
+    Sample,
+    recall_passport,
+    sample_queries,
+    tune,
+)
+
+OWN = "the index's own vectors"
+
+
+def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
+    """Find the search width of an index folder for a recall, and write it into the passport.
+
+    An index that was built here has a sample of exact results. One that was adopted has none, and
+    what it was made from is gone: its own vectors, compressed as they are, are searched one by one
+    for sampled queries, so the recall leaves out what compression itself costs.
+
+    Returns:
+        What the passport then says of the recall: k, recall, queries, and for an adopted index
+        ``against``.
+
+    Raises:
+        IndexFolderError: there is no index.
+        ValueError: its type has nothing to tune.
+    """
+    place = Path(folder)
+    passport = read_manifest(place)
+    if "index" not in passport:
+        raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
+    file = place / passport["index"].get("file", VECTORS)
+    try:
+        index = import_faiss().read_index(str(file))
+    except RuntimeError as error:
+        raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
+    knob = knob_of(index)
+    if knob is None:
+        raise ValueError(
+            f"type must be an ivf or hnsw one to be tuned, got {passport['index']['type']!r}"
+        )
+    adopted = "file" in passport["index"]
+    if not (place / SAMPLE).is_file():
+        if not adopted:
+            raise IndexFolderError(
+                f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
+            )
+        own_sample(place, index).save(place / SAMPLE)
+    sample = Sample.load(place / SAMPLE)
+    value, recall = tune(index, sample, target)
+    passport["index"][knob] = value
+    passport["recall"] = recall_passport(sample, recall) | ({"against": OWN} if adopted else {})
+    write_json(place / MANIFEST, passport)
+    return dict(passport["recall"])
+
+
+def own_sample(folder: Path, index: Any) -> Sample:
+    """Search everything that an index of a folder holds, for queries made from its passages."""
+    retriever = load_retriever(folder)
+    dense = retriever.retrievers[0] if isinstance(retriever, HybridRetriever) else retriever
+    assert isinstance(dense, DenseRetriever)
+    queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
+    k = min(K, index.ntotal)
+    with blas_for(len(queries)):
+        _, nearest = search_one_by_one(index, queries, k)
+    return Sample(queries, np.asarray(nearest, np.int64))
