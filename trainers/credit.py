@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Literal, get_args
 
@@ -173,7 +174,7 @@ def transcripts(rollout: Rollout) -> list[list[int]]:
 
 def _gains(values: Sequence[float], num_turns: int) -> list[float]:
     """Differences of the values of successive states, 0 for turns that no result follows."""
-    gains = [after - before for before, after in zip(values, values[1:], strict=False)]
+    gains = [after - before for before, after in pairwise(values)]
     return (gains + [0.0] * num_turns)[:num_turns]
 
 
