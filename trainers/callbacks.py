@@ -7,7 +7,6 @@ written is a warning and never ends a training; only rank zero writes.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
 from research_rl.agents.types import Rollout
+from research_rl.trainers.export import ExportError, save_policy
 from research_rl.trainers.plots import learning_curve
 from research_rl.trainers.progress import RunProgressBar, finished_iterations
 from research_rl.trainers.rollout_files import RolloutFiles
@@ -197,7 +197,7 @@ class ExportPolicy(RunCallback):
         """Write the folder whole or not at all.
 
         Raises:
-            OSError: the disk does not take it; the checkpoints are untouched.
+            ExportError: the disk does not take it; the checkpoints are untouched.
         """
         policy: Any = pl_module.policy
         if not trainer.is_global_zero:
@@ -206,18 +206,11 @@ class ExportPolicy(RunCallback):
             log.warning("the policy is sharded and was not exported; use `research export --ckpt`")
             return
         target = run_folder(trainer) / self.folder
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            policy.save_pretrained(partial)
-            if target.is_dir():
-                shutil.rmtree(target)
-            partial.replace(target)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f"cannot export the policy to {target}: {error}; make room, then run "
-                "`research export --ckpt ... --out ...` on the last checkpoint"
+            save_policy(policy, target)
+        except ExportError as error:
+            raise ExportError(
+                f"{error}, then run `research export --ckpt ... --out ...` on the last checkpoint"
             ) from error
         self.written = target
 

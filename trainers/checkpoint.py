@@ -65,6 +65,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(_why(cause, target, written)) from error
 
 
+def disk_error(error: BaseException) -> str | None:
+    """Return the reason where the disk is behind an error, None where it is not.
+
+    Libraries hide it: torch behind a RuntimeError, safetensors as text in an error of its own.
+    """
+    for each in _chain(error):
+        if isinstance(each, OSError):
+            return each.strerror or str(each)
+        for number in _DISK_FULL:
+            if f"os error {number}" in str(each) or os.strerror(number) in str(each):
+                return os.strerror(number)
+    return None
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -215,9 +229,9 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self._before_validation = None
         self._renew_last(trainer)
-        if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop._is_training_done:
-            if trainer.global_step > 0 and self._stop.heard(trainer):
-                self._stop.end(trainer)
+        goes_on = trainer.global_step > 0 and not trainer.fit_loop.epoch_loop._is_training_done
+        if trainer.state.fn == TrainerFn.FITTING and goes_on and self._stop.heard(trainer):
+            self._stop.end(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``last.ckpt`` if training went on after the last validation."""
@@ -228,7 +242,7 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save nothing, for an iteration may be half done; say how to go on."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit":
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
             if self._saved_after is None:
                 rank_zero_info("interrupted before the first checkpoint; nothing was kept")
             else:

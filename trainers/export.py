@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.trainers.checkpoint import find_checkpoint
+from research_rl.trainers.checkpoint import disk_error, find_checkpoint
 
 _PREFIX = "policy."
+
+
+class ExportError(OSError):
+    """A policy could not be written as a folder; nothing is left of it."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,13 +54,62 @@ def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:
     Raises:
         FileNotFoundError: the checkpoint, the config or the model it names is missing.
         ValueError: the checkpoint does not hold this policy, or ``out`` holds something already.
+        ExportError: the disk does not take it; ``out`` is as it was.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out must be an empty or a new folder, got {out}; name another one")
     checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
-    policy = LMPolicy.from_config(policy_config(config or _config_of(checkpoint)))
-    _load(policy, checkpoint)
-    policy.save_pretrained(out)
+    run = checkpoint.parent.parent
+    policy = LMPolicy.from_config(policy_config(config or _config_of(checkpoint), run))
+    load_policy(policy, checkpoint)
+    save_policy(policy, out)
+
+
+def save_policy(policy: LMPolicy, target: Path) -> None:
+    """Write the policy as a Hugging Face folder, whole or not at all; replace what is there.
+
+    Raises:
+        ExportError: the disk does not take it; what was there is untouched.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    with _removed_on_failure(partial, target):
+        shutil.rmtree(partial, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        policy.save_pretrained(partial)
+        readable(partial)
+        if target.is_dir():
+            shutil.rmtree(target)
+        partial.replace(target)
+
+
+@contextmanager
+def _removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # safetensors has an error of its own, which carries the system's as text alone
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise ExportError(f"cannot export the policy to {target}: {reason}; make room") from error
+
+
+def readable(folder: Path) -> None:
+    """Give each file the mode that a new file gets here; safetensors' are the owner's alone."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
+def iteration_of(checkpoint: Path) -> int | None:
+    """Return the iterations that the weights in a checkpoint file have learned from."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    iteration = state.get("iteration")
+    return None if iteration is None else int(iteration)
 
 
 def _config_of(checkpoint: Path) -> Path:
@@ -67,9 +122,18 @@ def _config_of(checkpoint: Path) -> Path:
     return found
 
 
-def policy_config(config: Path) -> PolicyConfig:
-    """Return the ``model.policy`` section of a run's config.yaml."""
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
+    """Return the ``model.policy`` section of a run's config.yaml.
+
+    Args:
+        config: the file.
+        run: where the run's folder is now, for what the config names relative to it; None is
+            where it was.
+    """
+    file: Any = OmegaConf.load(config)
+    if run is not None and isinstance(file.get("trainer"), dict | type(file)):
+        file.trainer.default_root_dir = str(run)
+    loaded: Any = OmegaConf.to_container(file, resolve=True)
     section = loaded.get("model", {}).get("policy") if isinstance(loaded, dict) else None
     if not isinstance(section, dict) or "model" not in section:
         raise ValueError(f"{config} must have model.policy.model; use the config.yaml of a run")
@@ -77,8 +141,12 @@ def policy_config(config: Path) -> PolicyConfig:
     return PolicyConfig(**section, lora=LoraConfig(**lora) if lora else None)
 
 
-def _load(policy: LMPolicy, checkpoint: Path) -> None:
-    """Put the checkpoint's weights in; one with a LoRA adapter may hold the adapter alone."""
+def load_policy(policy: LMPolicy, checkpoint: Path) -> None:
+    """Put the checkpoint's weights in; one with a LoRA adapter may hold the adapter alone.
+
+    Raises:
+        ValueError: the checkpoint does not hold this policy.
+    """
     state: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True).get(
         "state_dict", {}
     )

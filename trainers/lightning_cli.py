@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
-from research_rl.trainers import algorithms, callbacks, progress, warmstart  # noqa: F401
+from research_rl.trainers import algorithms, callbacks, progress, recorder, warmstart  # noqa: F401
 from research_rl.trainers.checkpoint import AtomicCheckpointIO, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.metrics_file import KeepMetrics

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class StopSignal:
     """Remembers that the process was asked to stop, until somebody looks.
 
-    Lightning's own handlers are replaced while it listens: the one for SIGTERM ends in the middle of
-    a validation, and the one for SLURM's warning saves a checkpoint in the middle of an iteration.
+    Lightning's own handlers are replaced while it listens: the one for SIGTERM ends a run in the
+    middle of a validation, and the one for SLURM's warning saves in the middle of an iteration.
     """
 
     def __init__(self) -> None:
