@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
+from research_rl.agents.packed import Packed, PackedForward
 from research_rl.envs.prompts import Prompt
 
 _MARK = "\ufdd0"
@@ -222,11 +223,29 @@ class Reference:
         self, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
     ) -> Tensor:
         """Return (B, T) float32 log-probs of input_ids[:, 1:], without a graph."""
-        model: Any = self._policy.model
-        with torch.no_grad(), model.disable_adapter() if self._shared else nullcontext():
+        with self._frozen():
             out = self._policy(input_ids, attention_mask, temperature, entropy=False)
         logprobs: Tensor = out.logprobs
         return logprobs
+
+    def packed_logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
+        """Return (N,) float32 log-probs of the targets of a flat batch, without a graph."""
+        forward = PackedForward(self._policy.model)
+        with self._frozen(), forward.enabled():
+            return forward.head(temperature).logprobs(forward.hidden(packed), packed.targets)[0]
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Inside, the model is the starting point: without adapter, dropout and graph."""
+        model: Any = self._policy.model
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()
+            with torch.no_grad(), model.disable_adapter() if self._shared else nullcontext():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:

@@ -71,9 +71,9 @@ class Updates:
         num_epochs: passes over the rollouts of an iteration.
         num_minibatches: optimizer steps in a pass.
         micro_batch_size: rollouts in one forward and backward pass; costs memory and time, never
-            changes the gradient.
-        micro_batch_tokens: tokens in one forward and backward pass, padding included; None is no
-            limit.
+            changes the gradient. None is no limit.
+        micro_batch_tokens: tokens in one forward and backward pass, the prompt of a group once;
+            None is no limit.
         max_grad_norm: the gradient is scaled down to this norm; None leaves it.
         mask_truncated: leave rollouts that ran out of tokens out of the loss; their reward of 0
             still counts for their group.
@@ -84,20 +84,20 @@ class Updates:
     group_size: int = 5
     num_epochs: int = 1
     num_minibatches: int = 1
-    micro_batch_size: int = 8
-    micro_batch_tokens: int | None = None
+    micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = 8192
     max_grad_norm: float | None = 1.0
     mask_truncated: bool = False
     resample_rounds: int = 0
 
     def __post_init__(self) -> None:
-        names = ("group_size", "num_epochs", "num_minibatches", "micro_batch_size")
+        names = ("group_size", "num_epochs", "num_minibatches")
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.resample_rounds < 0:
             raise ValueError(f"resample_rounds must be at least 0, got {self.resample_rounds}")
-        for name in ("micro_batch_tokens", "max_grad_norm"):
+        for name in ("micro_batch_size", "micro_batch_tokens", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or null, got {value}")

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents.cached import CachedEngine
 from research_rl.agents.engine import evaluating
-from research_rl.agents.policy import LMPolicy, PolicyConfig, PolicyOutput, Reference
+from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.sampling import seed_of
 from research_rl.agents.types import Engine, Rollout, SamplingParams
@@ -32,6 +32,7 @@ from research_rl.trainers.collection import Collector
 from research_rl.trainers.config import EnvConfig, Updates
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.evaluation import average, measure, prediction_row
+from research_rl.trainers.learner import MISMATCH, Learner
 from research_rl.trainers.ranks import gather, mean_over_ranks, means_over_ranks, without_sync
 from research_rl.trainers.types import Batch
 
@@ -106,6 +107,7 @@ class ReSearchModule(pl.LightningModule):
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
         self._grad_norm = torch.zeros(())
+        self._learns: Learner | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse a precision that would turn the questions themselves into tensors; make the env.
@@ -204,7 +206,7 @@ class ReSearchModule(pl.LightningModule):
         if self.credit is not None:
             with torch.no_grad(), evaluating(self.policy.model):
                 batch.set_turn_rewards(self.credit.turn_rewards(self.train_rollouts, self.policy))
-        self._score(batch)
+        self._learner().score(batch)
         metrics = self._learn(batch)
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
@@ -240,73 +242,46 @@ class ReSearchModule(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             return collect_rollouts(questions, self.env, self.policy, self.engine, params, seeds)
 
-    @torch.no_grad()
-    def _score(self, batch: Batch) -> None:
-        """Set advantages, and what they and the loss compare with; see Algorithm for the order."""
-        rule = self.algorithm
-        blank = torch.zeros_like(batch.sampled_logprobs)
-        if rule.needs_old_logprobs and self.updates.steps > 1:
-            batch.old_logprobs = blank.clone()
-        if rule.needs_values:
-            batch.values = blank.clone()
-        if self.reference is not None:
-            batch.ref_logprobs = blank.clone()
-        with evaluating(self.policy.model):
-            for index in self._micro_batches(batch):
-                self._score_rows(batch, index)
-        advantages = rule.advantages(batch)
-        if advantages.ndim == 1:
-            advantages = advantages[:, None]
-        batch.advantages = advantages * batch.loss_mask
-
-    def _score_rows(self, batch: Batch, index: Tensor) -> None:
-        rows = batch[index].trim()
-        width = rows.loss_mask.shape[1]
-        if batch.old_logprobs is not None or batch.values is not None:
-            out = self._forward(rows, entropy=False)
-            if batch.old_logprobs is not None:
-                batch.old_logprobs[index, :width] = out.logprobs
-            if batch.values is not None:
-                batch.values[index, :width] = self.algorithm.values(out).float()
-        if self.reference is not None and batch.ref_logprobs is not None:
-            batch.ref_logprobs[index, :width] = self.reference.logprobs(
-                rows.input_ids, rows.attention_mask, self.sampling.temperature
+    def _learner(self) -> Learner:
+        """What runs the policy over rollouts, made when it is first needed."""
+        if self._learns is None:
+            temperature = self.sampling.temperature
+            self._learns = Learner(
+                self.policy, self.algorithm, self.updates, temperature, self.reference
             )
-
-    def _forward(self, rows: Batch, entropy: bool = True) -> PolicyOutput:
-        out: PolicyOutput = self.policy(
-            rows.input_ids,
-            rows.attention_mask,
-            temperature=self.sampling.temperature,
-            entropy=entropy,
-            hidden=self.algorithm.needs_values,
-            entropy_gradient=self.algorithm.entropy_gradient,
-        )
-        return out
-
-    def _micro_batches(self, rows: Batch) -> list[Tensor]:
-        return rows.micro_batches(self.updates.micro_batch_size, self.updates.micro_batch_tokens)
+        return self._learns
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         """Go through the batch as often as configured; return metrics, means over the updates."""
         updates, total = self.updates, defaultdict[str, Tensor](lambda: self._zero())
+        first = True
         for epoch in range(updates.num_epochs):
             shuffled = seed_of(self.seed, "minibatches", self.iteration, epoch)
             seed = shuffled if updates.num_minibatches > 1 else None
             for minibatch in batch.minibatches(updates.num_minibatches, seed):
-                for name, value in self._update(minibatch).items():
-                    total[name] = total[name] + value / updates.steps
+                metrics = self._update(minibatch, compare=first)
+                for name, value in metrics.items():
+                    single = name.startswith("mismatch_")  # the first update's alone
+                    total[name] = total[name] + (value if single else value / updates.steps)
+                first = False
         return dict(total)
 
-    def _update(self, minibatch: Batch) -> dict[str, Tensor]:
-        """Take one optimizer step; return its metrics, the same on every rank."""
+    def _update(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
+        """Take one optimizer step; return its metrics, the same on every rank.
+
+        Args:
+            minibatch: what to learn from.
+            compare: also measure how far sampled and recomputed log-probs are apart.
+        """
         minibatch.count(lambda value: mean_over_ranks(self.trainer, value))
         minibatch.weights = self.algorithm.weights(minibatch)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.zero_grad()
-        sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch)))
+        sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch), compare))
         loss, weight = sums.pop("loss"), sums.pop("weight")
+        tokens = sums.pop("tokens", weight).clamp(min=1)
+        apart = {name: sums.pop(name) / tokens for name in list(sums) if name in MISMATCH}
         self._check_finite("loss", loss)
         rate = self._zero() + optimizer.param_groups[0]["lr"]
         optimizer.step()
@@ -315,24 +290,23 @@ class ReSearchModule(pl.LightningModule):
             scheduler.step()
         metrics = {name: value / weight for name, value in sums.items()}
         self.algorithm.after_update(metrics)
-        return metrics | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
+        return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
 
     def _active(self, minibatch: Batch) -> Batch:
         """The rows that have a gradient; one row where none has, so that ranks stay in step."""
         active = self.algorithm.active(minibatch).nonzero()[:, 0]
         return minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
 
-    def _backward(self, rows: Batch) -> dict[str, Tensor]:
+    def _backward(self, rows: Batch, compare: bool) -> dict[str, Tensor]:
         """Add up gradients over micro-batches; return sums of loss, weights and metrics."""
-        parts = self._micro_batches(rows)
+        learner = self._learner()
+        parts = learner.portions(rows)
         sums = defaultdict[str, Tensor](lambda: self._zero())
         for number, index in enumerate(parts, 1):
-            part = rows[index].trim()
             with without_sync(self.trainer, wanted=number < len(parts)):
-                loss, metrics = self.algorithm.loss(self._forward(part), part)
-                self.manual_backward(loss)
-            for name, value in {**metrics, "loss": loss, "weight": part.weights.sum()}.items():
-                sums[name] = sums[name] + value.detach().float()
+                found = learner.backward(rows[index], self.manual_backward, compare)
+            for name, value in found.items():
+                sums[name] = sums[name] + value
         return dict(sums)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -105,9 +105,27 @@ class Batch:
         """Return B."""
         return len(self.input_ids)
 
-    def __getitem__(self, index: Tensor) -> Batch:
+    def __getitem__(self, index: Tensor | slice) -> Batch:
         """Return some rows; the counts stay those of the whole optimizer step."""
         return self._map(lambda value: value[index] if value.ndim else value)
+
+    def tokens(self, rows: Tensor, columns: Tensor) -> Batch:
+        """Return some tokens as rows of their own, with one column each.
+
+        Args:
+            rows: (N,).
+            columns: (N,) of a (B, T) tensor.
+        """
+        width = self.loss_mask.shape[1]
+
+        def cut(value: Tensor) -> Tensor:
+            if value.ndim < 2:
+                return value[rows] if value.ndim else value
+            if value.shape[1] == width:
+                return value[rows, columns][:, None]
+            return torch.stack((value[rows, columns], value[rows, columns + 1]), 1)
+
+        return self._map(cut)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
@@ -161,20 +179,21 @@ class Batch:
         for index in order.tensor_split(number):
             yield self[index.to(self.input_ids.device)]
 
-    def micro_batches(self, rows: int, tokens: int | None = None) -> list[Tensor]:
-        """Return row indices that fit in memory together, longest rollouts first.
+    def micro_batches(self, rows: int | None, tokens: int | None = None) -> list[Tensor]:
+        """Return row indices that fit in memory together when padded, longest rollouts first.
 
         Args:
-            rows: at most this many rollouts.
+            rows: at most this many rollouts; None is no limit.
             tokens: at most this many tokens, padding included; a rollout that is longer stands
                 alone. None is no limit.
         """
         lengths = self.lengths.tolist()
+        limit = len(self) if rows is None else rows
         parts: list[list[int]] = []
         width = 0
         for row in sorted(range(len(self)), key=lambda row: (-lengths[row], row)):
             full = bool(parts) and (
-                len(parts[-1]) >= rows
+                len(parts[-1]) >= limit
                 or (tokens is not None and (len(parts[-1]) + 1) * width > tokens)
             )
             if full or not parts:

@@ -31,6 +31,9 @@ class Algorithm(nn.Module):
     one update, because the policy that samples and the one that learns are then the same."""
     needs_values: bool = False
     """Whether ``advantages`` or ``loss`` read ``batch.values``; ``out.hidden`` is then set."""
+    separable: bool = False
+    """Whether ``loss`` is a sum over tokens, each term a function of the token's own columns; its
+    gradient is then computed in the same pass over the vocabulary. False is always right."""
     entropy_gradient: bool = True
     """Whether ``loss`` needs the gradient of ``out.entropy``; False saves memory, several times
     the size of the logits, where the entropy is only logged."""

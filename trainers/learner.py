@@ -1,0 +1,227 @@
+"""Forward and backward passes over rollouts: what they cost, and in which portions they run.
+
+A rollout's tokens go through the model without padding, the prompt of a group once; the output head
+sees the tokens that the policy wrote and no others. Where the loss of a token depends on nothing
+but the token, its gradient is computed together with it. A model that cannot be called so goes the
+long way round, over padded rows; the gradient is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research_rl.agents.engine import evaluating
+from research_rl.agents.packed import Packed, PackedForward, pack
+from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
+from research_rl.trainers.algorithms.base import Algorithm
+from research_rl.trainers.config import Updates
+from research_rl.trainers.losses import kl_estimate
+from research_rl.trainers.portions import packed_portions
+from research_rl.trainers.types import Batch
+
+_log = logging.getLogger(__name__)
+_OFF = 0.05
+"""From here on a sampled token's probability counts as different from the learner's."""
+
+MISMATCH = ("mismatch_mean", "mismatch_5pct", "mismatch_k3")
+"""How far the log-probs of the sampled tokens are from the learner's: mean distance in nats, share
+of tokens whose probability is off by more than 5 %, and the KL by the estimator k3."""
+
+Backward = Callable[[Tensor], Any]
+
+
+class Learner:
+    """Runs the policy over rollouts, to score them and for the gradient of a loss.
+
+    Args:
+        policy: the model that is trained.
+        algorithm: the learning rule.
+        updates: the sizes of a portion.
+        temperature: of sampling.
+        reference: what the algorithm compares with, if it does.
+    """
+
+    def __init__(
+        self,
+        policy: LMPolicy,
+        algorithm: Algorithm,
+        updates: Updates,
+        temperature: float = 1.0,
+        reference: Reference | None = None,
+    ) -> None:
+        self.policy, self.algorithm, self.updates = policy, algorithm, updates
+        self.temperature, self.reference = temperature, reference
+        self.packed = packed_forward(policy)
+        """How the model is called with a flat batch; None where it cannot be."""
+        self.forward_tokens = 0
+        """Tokens that went through the policy with gradient so far, padding included."""
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Inside, the model may be called; backward passes belong inside too."""
+        if self.packed is None:
+            yield
+            return
+        with self.packed.enabled():
+            yield
+
+    def portions(self, rows: Batch) -> list[Tensor]:
+        """Row indices of each forward pass, largest first."""
+        size, tokens = self.updates.micro_batch_size, self.updates.micro_batch_tokens
+        if self.packed is None:
+            return rows.micro_batches(size, tokens)
+        return packed_portions(rows, size, tokens)
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> None:
+        """Set advantages, and what they and the loss compare with; see Algorithm for the order."""
+        rule = self.algorithm
+        blank = torch.zeros_like(batch.sampled_logprobs)
+        if rule.needs_old_logprobs and self.updates.steps > 1:
+            batch.old_logprobs = blank.clone()
+        if rule.needs_values:
+            batch.values = blank.clone()
+        if self.reference is not None:
+            batch.ref_logprobs = blank.clone()
+        if batch.old_logprobs is not None or batch.values is not None or self.reference is not None:
+            with evaluating(self.policy.model), self.ready():
+                for index in self.portions(batch):
+                    self._score_rows(batch, index)
+        advantages = rule.advantages(batch)
+        if advantages.ndim == 1:
+            advantages = advantages[:, None]
+        batch.advantages = advantages * batch.loss_mask
+
+    def _score_rows(self, batch: Batch, index: Tensor) -> None:
+        rows = batch[index].trim()
+        width = rows.loss_mask.shape[1]
+        packed = pack(rows.input_ids, rows.loss_mask) if self.packed is not None else None
+        if batch.old_logprobs is not None or batch.values is not None:
+            out = self._forward(rows, packed, entropy=False)
+            if batch.old_logprobs is not None:
+                batch.old_logprobs[index, :width] = out.logprobs
+            if batch.values is not None:
+                batch.values[index, :width] = self.algorithm.values(out).float()
+        if self.reference is None or batch.ref_logprobs is None:
+            return
+        if packed is None:
+            found = self.reference.logprobs(rows.input_ids, rows.attention_mask, self.temperature)
+        else:
+            found = packed.padded(self.reference.packed_logprobs(packed, self.temperature))
+        batch.ref_logprobs[index, :width] = found
+
+    def backward(self, rows: Batch, backward: Backward, compare: bool = False) -> dict[str, Tensor]:
+        """Compute the loss of one portion and its gradient.
+
+        Args:
+            rows: a portion with advantages and weights.
+            backward: given the loss, adds its gradient up.
+            compare: also return by how much the sampled log-probs differ.
+
+        Returns:
+            Sums over the tokens, without a graph: loss, weight, the algorithm's metrics; with
+            compare also tokens and those named in ``MISMATCH``.
+        """
+        rows = rows.trim()
+        with self.ready():
+            if self.packed is None:
+                loss, sums = self._padded_loss(rows, compare)
+            else:
+                loss, sums = self._packed_loss(rows, self.packed, compare)
+            backward(loss)
+        sums["loss"], sums["weight"] = loss, rows.weights.sum()
+        return {name: value.detach().float() for name, value in sums.items()}
+
+    def _padded_loss(self, rows: Batch, compare: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        out = self._forward(rows, None)
+        loss, metrics = self.algorithm.loss(out, rows)
+        return loss, {**metrics, **(_differences(out, rows) if compare else {})}
+
+    def _packed_loss(
+        self, rows: Batch, forward: PackedForward, compare: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rule, packed = self.algorithm, pack(rows.input_ids, rows.loss_mask)
+        if not rule.separable:
+            out = self._forward(rows, packed)
+            loss, metrics = rule.loss(out, rows)
+            return loss, {**metrics, **(_differences(out, rows) if compare else {})}
+        tokens = rows.tokens(packed.rows, packed.columns)
+        sums = defaultdict[str, Tensor](lambda: torch.zeros((), device=packed.ids.device))
+
+        def token_loss(
+            part: slice, logprobs: Tensor, entropy: Tensor, hidden: Tensor | None
+        ) -> Tensor:
+            some = tokens[part]
+            states = None if hidden is None else hidden[:, None]
+            out = PolicyOutput(logprobs[:, None], entropy[:, None], states)
+            loss, metrics = rule.loss(out, some)
+            for name, value in {**metrics, **(_differences(out, some) if compare else {})}.items():
+                sums[name] = sums[name] + value.detach()
+            return loss
+
+        self.forward_tokens += len(packed.ids)
+        loss = forward.head(self.temperature).loss(
+            forward.hidden(packed),
+            packed.targets,
+            token_loss,
+            [p for p in rule.parameters() if p.requires_grad],
+            entropy_gradient=rule.entropy_gradient,
+            pass_hidden=rule.needs_values,
+        )
+        return loss, dict(sums)
+
+    def _forward(self, rows: Batch, packed: Packed | None, entropy: bool = True) -> PolicyOutput:
+        """What the policy says about the rows, (B, T); 0 at tokens that it did not write."""
+        rule, size = self.algorithm, rows.input_ids.numel()
+        if torch.is_grad_enabled():
+            self.forward_tokens += size if packed is None else len(packed.ids)
+        if packed is not None and self.packed is not None:
+            states = self.packed.hidden(packed)
+            head = self.packed.head(self.temperature)
+            logprobs, spread = head.logprobs(states, packed.targets, entropy)
+            spread = spread if rule.entropy_gradient else spread.detach()
+            return PolicyOutput(
+                packed.padded(logprobs),
+                packed.padded(spread) if entropy else None,
+                packed.padded(states) if rule.needs_values else None,
+            )
+        out: PolicyOutput = self.policy(
+            rows.input_ids,
+            rows.attention_mask,
+            temperature=self.temperature,
+            entropy=entropy,
+            hidden=rule.needs_values,
+            entropy_gradient=rule.entropy_gradient,
+        )
+        return out
+
+
+def packed_forward(policy: LMPolicy) -> PackedForward | None:
+    """Return how the policy's model is called with a flat batch, None if it cannot be."""
+    forward = PackedForward(policy.model)
+    try:
+        with evaluating(policy.model):
+            forward.check()
+    except (NotImplementedError, TypeError, AttributeError) as error:
+        _log.warning("learning from padded rollouts, which costs more: %s", error)
+        return None
+    return forward
+
+
+@torch.no_grad()
+def _differences(out: PolicyOutput, rows: Batch) -> dict[str, Tensor]:
+    """Sums over the loss tokens of how far sampled and recomputed log-probs are apart."""
+    ours, theirs = out.logprobs[rows.loss_mask], rows.sampled_logprobs[rows.loss_mask]
+    return {
+        "tokens": rows.loss_mask.sum().float(),
+        MISMATCH[0]: (ours - theirs).abs().sum(),
+        MISMATCH[1]: ((ours - theirs).exp() - 1).abs().gt(_OFF).sum().float(),
+        MISMATCH[2]: kl_estimate(theirs, ours, "k3").sum(),
+    }
