@@ -79,7 +79,8 @@ class FlatBatch:
     ids: Tensor  # (tokens,)
     positions: Tensor  # (tokens,)
     blocks: list[Block]
-    write_tokens: Tensor  # (writes,) into the flat batch; a shared prompt is written many times
+    write_tokens: Tensor | None
+    """(writes,) into the flat batch, as a shared prompt is written many times; None: each once."""
     write_slots: Tensor  # (writes,)
     write_positions: Tensor  # (writes,)
 
@@ -98,23 +99,30 @@ def flat_batch(
             decoding token.
     """
     n, device = last.shape[0], last.device
-    ids, positions = [last], [lengths]
     tokens = torch.arange(n, device=device)
-    writes = [torch.stack((tokens, tokens, lengths))]
+    blocks = [Block(tokens[:, None], slice(0, n), longest)] if n else []
+    if not segments:
+        return FlatBatch(cache, last, lengths, blocks, None, tokens, lengths)
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    writes: list[Tensor] = []
     offset, offsets = n, []
-    for s in segments:
+    for s in segments:  # on the host, and carried over as a whole
         size = len(s.ids)
-        ids.append(torch.tensor(s.ids, device=device))
-        positions.append(torch.arange(s.start, s.start + size, device=device))
-        flat = torch.arange(offset, offset + size, device=device).repeat(len(s.slots))
-        slots = torch.tensor(s.slots, device=device).repeat_interleave(size)
+        ids.append(torch.tensor(s.ids))
+        positions.append(torch.arange(s.start, s.start + size))
+        flat = torch.arange(offset, offset + size).repeat(len(s.slots))
+        slots = torch.tensor(s.slots).repeat_interleave(size)
         writes.append(torch.stack((flat, slots, positions[-1].repeat(len(s.slots)))))
         offsets.append(offset)
         offset += size
-    blocks = [Block(tokens[:, None], slice(0, n), longest)] if n else []
     blocks += _segment_blocks(segments, offsets, device)
-    write = torch.cat(writes, 1)
-    return FlatBatch(cache, torch.cat(ids), torch.cat(positions), blocks, *write)
+    read = torch.stack((torch.cat(ids), torch.cat(positions))).to(device)
+    decoded = torch.stack((tokens, tokens, lengths))
+    write = torch.cat((decoded, torch.cat(writes, 1).to(device)), 1)
+    return FlatBatch(
+        cache, torch.cat((last, read[0])), torch.cat((lengths, read[1])), blocks, *write
+    )
 
 
 def _segment_blocks(
@@ -189,9 +197,16 @@ def slot_attention(
     assert flat is not None
     k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)  # (tokens, Hk, D)
     keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)
-    keys[flat.write_slots, :, flat.write_positions] = k[flat.write_tokens]
-    values[flat.write_slots, :, flat.write_positions] = v[flat.write_tokens]
+    new_k, new_v = (
+        (k, v) if flat.write_tokens is None else (k[flat.write_tokens], v[flat.write_tokens])
+    )
+    keys[flat.write_slots, :, :, flat.write_positions] = new_k
+    values[flat.write_slots, :, flat.write_positions] = new_v
     q = (query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling)).transpose(0, 1)
+    if flat.write_tokens is None:  # only decoding tokens
+        (block,) = flat.blocks
+        mask = block.mask(flat.positions, sliding_window)
+        return _attend(q[:, None], keys, values, block, mask, softcap)[:, 0][None], None
     out = v.new_empty(*q.shape[:2], v.shape[2])  # (tokens, H, Dv)
     for block in flat.blocks:
         mask = block.mask(flat.positions, sliding_window)
@@ -215,8 +230,8 @@ def _attend(
     rows, size, heads, dim = q.shape
     groups, width = keys.shape[1], values.shape[3]
     folded = q.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)  # (c, Hk, g, m, D)
-    k, v = keys[block.slots, :, : block.keys], values[block.slots, :, : block.keys]
-    scores = folded.reshape(rows, groups, -1, dim) @ k.transpose(2, 3)
+    k, v = keys[block.slots, :, :, : block.keys], values[block.slots, :, : block.keys]
+    scores = folded.reshape(rows, groups, -1, dim) @ k
     scores = scores.view(rows, groups, -1, size, block.keys).float()
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.sampling import check_params, sample, uniforms
+from research_rl.agents.sampling import check_params, sample, suppress_ends, uniforms
 from research_rl.agents.turns import TurnEnd, check_finite, check_prompts, resume, seed_tensor
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
@@ -62,6 +62,8 @@ class ReferenceEngine(Engine):
             ]
         )
         positions = torch.tensor([len(s.response_ids) for s in sequences])
+        ends, sampled = self._end.table.to(logits.device), positions.to(logits.device)
+        logits = suppress_ends(logits, ends, sampled, params)
         uniform = uniforms(seeds, positions).to(logits.device)
         tokens, logprobs = sample(logits, params, uniform)
         check_finite(logprobs)

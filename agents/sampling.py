@@ -44,11 +44,58 @@ def check_params(params: SamplingParams) -> None:
         raise ValueError(
             f"max_response_tokens must be at least 1, got {params.max_response_tokens}; raise it"
         )
+    if not 0 <= params.min_new_tokens <= params.max_response_tokens:
+        raise ValueError(
+            f"min_new_tokens must be in [0, max_response_tokens = {params.max_response_tokens}], "
+            f"got {params.min_new_tokens}; 0 lets a turn end at once"
+        )
     if params.max_result_tokens is not None and params.max_result_tokens < 1:
         raise ValueError(
             f"max_result_tokens must be at least 1, got {params.max_result_tokens}; "
             "use null for no cap"
         )
+
+
+def check_trainable(params: SamplingParams) -> None:
+    """Refuse settings under which a learner cannot recompute the sampled log-probs.
+
+    The learner divides the logits by the temperature and nothing else. What top_p, top_k and
+    min_new_tokens cut off would count as probability there, so the ratio of new and sampled
+    probabilities would be wrong from the first update on.
+
+    Raises:
+        ValueError: naming the setting and what it must be.
+    """
+    check_params(params)
+    if params.temperature == 0:
+        raise ValueError(
+            "temperature must be positive in training, got 0; a greedy group has equal rollouts "
+            "and teaches nothing"
+        )
+    for name, neutral in (("top_p", 1.0), ("top_k", 0), ("min_new_tokens", 0)):
+        if (value := getattr(params, name)) != neutral:
+            raise ValueError(
+                f"{name} must be {neutral} in training, got {value}: log-probs are recomputed from "
+                "the temperature alone; shape the sampling by temperature, or set it for "
+                "validation only"
+            )
+
+
+def suppress_ends(
+    logits: Tensor, ends: Tensor, positions: Tensor, params: SamplingParams
+) -> Tensor:
+    """Logits (B, V) without the tokens that could end a turn, in rows short of min_new_tokens.
+
+    Args:
+        logits: (B, V).
+        ends: (V,) bool, the tokens that end a sequence or could complete a stop string.
+        positions: (B,) how many tokens each response holds.
+        params: for min_new_tokens; results come behind a turn, so all those tokens are sampled.
+    """
+    if not params.min_new_tokens:
+        return logits
+    early = positions < params.min_new_tokens
+    return logits.masked_fill(early[:, None] & ends, -torch.inf)
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
@@ -107,11 +154,12 @@ def _sample_all(x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     top = x.amax(-1, keepdim=True)
     p = (x - top).exp_()
     p = (F.pad(p, (0, blocks * block - vocab)) if vocab % block else p).view(rows, blocks, block)
-    ends = p.sum(-1, dtype=torch.float64).cumsum(-1)  # (B, blocks)
+    mass = p.sum(-1, dtype=torch.float64)  # (B, blocks)
+    ends = mass.cumsum(-1)
     total = ends[:, -1:]
     point = uniform[:, None] * total
     which = torch.searchsorted(ends, point, right=True).clamp_(max=blocks - 1)
-    below = ends.gather(-1, which) - p.sum(-1, dtype=torch.float64).gather(-1, which)
+    below = ends.gather(-1, which) - mass.gather(-1, which)
     inner = p.gather(1, which[:, :, None].expand(rows, 1, block))[:, 0].double().cumsum(-1)
     tokens = (which * block + _first_above(inner, point - below)).clamp_(max=vocab - 1)[:, 0]
     logprobs = x.gather(-1, tokens[:, None]) - top - total.log().float()

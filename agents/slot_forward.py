@@ -6,23 +6,21 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from research_rl.agents.attention import FlatBatch, Segment, flat_batch, slots_enabled
 from research_rl.agents.kv_cache import SlotCache
-from research_rl.agents.policy import LMPolicy
 
 
 class SlotForward:
-    """The policy's model, called with a flat batch.
+    """A model, called with a flat batch.
 
     Args:
-        policy: a peft model is called below its wrapper, adapters on.
+        model: a causal language model; a peft model is called below its wrapper, adapters on.
     """
 
-    def __init__(self, policy: LMPolicy) -> None:
-        model: Any = policy.model
-        self.model: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @property
@@ -67,7 +65,7 @@ class SlotForward:
         vocab = self.model.get_input_embeddings().weight.shape[0]
         texts = [[(7 * i + 3 * n) % vocab for i in range(n)] for n in (9, 6)]
         with torch.autocast(self.device.type, enabled=False):
-            stock, ours = self._stock_logits(texts), self._slot_logits(texts)
+            stock, ours = self._stock_logits(texts), self._tried_logits(texts)
         worst = float((ours - stock).abs().max() / stock.abs().max().clamp(min=1.0))
         if bool(stock.isfinite().all()) and not worst <= _tolerance(self.model):
             raise NotImplementedError(
@@ -80,6 +78,21 @@ class SlotForward:
         rows = [torch.tensor([t], device=self.device) for t in texts]
         logits = [self.model(input_ids=row, use_cache=False).logits[:, -1] for row in rows]
         return torch.cat(logits).float()
+
+    def _tried_logits(self, texts: list[list[int]]) -> Tensor:
+        """_slot_logits, where a model that cannot be called so is refused."""
+        try:
+            return self._slot_logits(texts)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, TypeError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError):
+                raise
+            raise NotImplementedError(
+                "the cached engine must call the model with its own attention, got "
+                f"{type(error).__name__} from {type(self.model).__name__}: {error}; "
+                "use ReferenceEngine for this model"
+            ) from error
 
     def _slot_logits(self, texts: list[list[int]]) -> Tensor:
         """The same over slots: four tokens, then the rest but one, with the last one decoding."""

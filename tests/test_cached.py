@@ -208,7 +208,7 @@ def test_attention_in_chunks_is_refused() -> None:
 
 def test_an_unknown_attention_argument_is_refused() -> None:
     policy = tiny.policy()
-    forward = SlotForward(policy)
+    forward = SlotForward(policy.model)
     cache = SlotCache(1, 8)
     cache.reserve(8)
     one = torch.ones(1, dtype=torch.int64)
@@ -226,13 +226,13 @@ def test_a_slot_holds_what_it_was_given_through_growth_and_moves() -> None:
     cache.reserve(10)
     key = torch.randn(10, 2, 4)
     keys, _ = cache.layer(0, key, key)
-    keys[1, :, :10] = key.transpose(0, 1)
+    keys[1, :, :, :10] = key.permute(1, 2, 0)
     cache.reserve(400)
     cache.copy([1], [2], 10)
     keys, values = cache.layer(0, key, key)
-    assert keys.shape == values.shape == (3, 2, 512, 4)
-    torch.testing.assert_close(keys[1, :, :10], key.transpose(0, 1))
-    torch.testing.assert_close(keys[2, :, :10], key.transpose(0, 1))
+    assert (keys.shape, values.shape) == ((3, 2, 4, 512), (3, 2, 512, 4))
+    torch.testing.assert_close(keys[1, :, :, :10], key.permute(1, 2, 0))
+    torch.testing.assert_close(keys[2, :, :, :10], key.permute(1, 2, 0))
     with pytest.raises(ValueError, match="at most 600 tokens, got 601"):
         cache.reserve(601)
 
