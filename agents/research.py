@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
+from research_rl.agents.sampling import seed_of
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs.episode import Episode
 from research_rl.envs.types import Passage, Question
@@ -40,16 +41,15 @@ class Prediction:
     passages: tuple[tuple[Passage, ...], ...] = ()
     """What each query found and the model was shown, best first."""
     finish_reason: str = ""
-    """Why it ended: of ReSearch the episode's reason (answer, no_answer, search_budget,
-    turn_budget, length), of the others answer, no_answer or length; error where ``error`` is set.
-    """
+    """Why it ended: the episode's reason (answer, no_answer, search_budget, turn_budget, length),
+    of the baselines answer, no_answer or length; error where ``error`` is set."""
     format_error: str | None = None
     """What is wrong with the form of the model's text; None if nothing is."""
     sampled_tokens: int = 0
     """Tokens that the model wrote, over all its calls."""
     result_tokens: int = 0
-    """Tokens of passages and other text given between the model's, each counted once; 0 where
-    nobody counts them."""
+    """Tokens of passages that the model was given, counted again where they are shown again; 0
+    where nobody counts them."""
     seconds: float = 0.0
     """Wall time; of questions that were answered together, each has an equal share of it."""
     rollout: Rollout | None = None
@@ -75,6 +75,7 @@ class ReSearchAgent(Agent):
         engine: samples from it.
         env: ``gym.make_vec("ReSearch-v0", autoreset_mode="Disabled", ...)``.
         params: how to sample; greedy when None.
+        seed: of sampled texts; each question has its own seed made from it.
     """
 
     def __init__(
@@ -83,14 +84,18 @@ class ReSearchAgent(Agent):
         engine: Engine,
         env: gym.vector.VectorEnv[Any, Any, Any],
         params: SamplingParams | None = None,
+        seed: int = 0,
     ) -> None:
-        self.policy, self.engine, self.env = policy, engine, env
+        self.policy, self.engine, self.env, self.seed = policy, engine, env, seed
         self.params = params or SamplingParams(temperature=0.0)
 
     def answer(self, questions: Seq[Question]) -> list[Prediction]:
         """See Agent.answer; the questions' gold answers are used for nothing but the reward."""
         began = time.perf_counter()
-        rollouts = collect_rollouts(questions, self.env, self.policy, self.engine, self.params)
+        seeds = [seed_of(self.seed, question.id) for question in questions]
+        rollouts = collect_rollouts(
+            questions, self.env, self.policy, self.engine, self.params, seeds
+        )
         if not rollouts:
             return []
         share = (time.perf_counter() - began) / len(rollouts)

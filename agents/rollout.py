@@ -46,7 +46,7 @@ def collect_rollouts(
             model has too few positions for a prompt and the budget behind it.
         RetrieverUnavailable: a search failed, and the environment does not observe failures.
     """
-    rows = _rows(env)
+    rows = vector_rows(env)
     if not questions:
         return []
     rows.resize(len(questions))
@@ -139,7 +139,7 @@ def _check_length(policy: LMPolicy, prompt: int, budget: int) -> None:
         )
 
 
-def _rows(env: gym.vector.VectorEnv[Any, Any, Any]) -> ReSearchVectorEnv:
+def vector_rows(env: gym.vector.VectorEnv[Any, Any, Any]) -> ReSearchVectorEnv:
     """The batched environment inside, refused if it does not wait at the end of an episode."""
     rows = env.unwrapped
     if not isinstance(rows, ReSearchVectorEnv):
