@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,17 @@ class Algorithm(nn.Module):
     """Whether ``advantages`` or ``loss`` read ``batch.values``; ``out.hidden`` is then set."""
     separable: bool = False
     """Whether ``loss`` is a sum over tokens, each term a function of the token's own columns; its
-    gradient is then computed in the same pass over the vocabulary. False is always right."""
+    gradient is then computed in the same pass over the vocabulary. False is always right, and is
+    what a subclass gets that defines ``loss``, ``surrogate`` or ``values`` and does not say."""
     entropy_gradient: bool = True
     """Whether ``loss`` needs the gradient of ``out.entropy``; False saves memory, several times
     the size of the logits, where the entropy is only logged."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Do not inherit ``separable`` where what it speaks about is another."""
+        super().__init_subclass__(**kwargs)
+        if "separable" not in vars(cls) and {"loss", "surrogate", "values"} & vars(cls).keys():
+            cls.separable = False
 
     def bind(self, policy: LMPolicy) -> None:
         """Build what depends on the policy's size, a value head for instance."""

@@ -188,6 +188,8 @@ class CISPO(GRPO):
         options: those of GRPO.
     """
 
+    separable = True
+
     def __init__(
         self,
         clip_low: float = 1.0,
@@ -253,6 +255,8 @@ class SAPO(GRPO):
         kl_coef: weight of the KL to the reference; the paper uses none.
         options: those of GRPO; the clips are not used.
     """
+
+    separable = True
 
     def __init__(
         self,

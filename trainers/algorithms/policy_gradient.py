@@ -99,6 +99,7 @@ class PolicyGradient(Algorithm):
     """
 
     needs_old_logprobs = True
+    separable = True
 
     def __init__(
         self,

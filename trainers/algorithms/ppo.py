@@ -46,6 +46,7 @@ class PPO(PolicyGradient):
     """
 
     needs_values = True
+    separable = True
     num_updates: Tensor
 
     def __init__(
