@@ -102,6 +102,21 @@ class ModelUnavailable(ConnectionError):
     """No server of a model answers, or none lets us in; says where and what it said last."""
 
 
+def load_policy(config: PolicyConfig | str, device: str | None = None) -> LMPolicy:
+    """Load a policy to ask, not to train.
+
+    Args:
+        config: how to load it, or a Hugging Face id or folder.
+        device: where it goes; None is a GPU if there is one.
+
+    Raises:
+        FileNotFoundError: there is no such model, neither as a folder nor on the Hub.
+    """
+    policy = LMPolicy.from_config(PolicyConfig(config) if isinstance(config, str) else config)
+    policy.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy.requires_grad_(False).eval()
+
+
 class LocalGenerator(Generator):
     """A Hugging Face model in this process, sampled by an engine.
 
@@ -117,13 +132,8 @@ class LocalGenerator(Generator):
         engine: Engine | None = None,
         device: str | None = None,
     ) -> None:
-        if not isinstance(policy, LMPolicy):
-            config = PolicyConfig(policy) if isinstance(policy, str) else policy
-            policy = LMPolicy.from_config(config)
-            policy.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            policy.requires_grad_(False).eval()
-        self.policy = policy
-        self.engine = engine or CachedEngine(policy)
+        self.policy = policy if isinstance(policy, LMPolicy) else load_policy(policy, device)
+        self.engine = engine or CachedEngine(self.policy)
 
     def generate(
         self,
