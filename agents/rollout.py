@@ -54,12 +54,12 @@ def collect_rollouts(
     texts = dict.fromkeys(q.text for q in questions)
     prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
     _check_length(policy, max(map(len, prompts.values())), params.max_response_tokens)
-    play = _Play(env, rows.episodes, policy, params.max_result_tokens)
+    play = Play(env, rows.episodes, policy, params.max_result_tokens)
     sequences = engine.run([prompts[q.text] for q in questions], params, play.on_stop, seeds)
     return [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
 
 
-class _Play:
+class Play:
     """Hands finished turns to the environment and its replies back.
 
     Args:
