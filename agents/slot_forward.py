@@ -105,8 +105,25 @@ class SlotForward:
         longest = max(map(len, texts))
         with slots_enabled(self.model):
             self(flat_batch(cache, last[:0], lengths[:0], 0, begin), 0)
-            logits = self(flat_batch(cache, last, lengths, longest, rest), len(texts))
+            batch = flat_batch(cache, last, lengths, longest, rest)
+            logits = self(batch, len(texts))
+        self._check_window({w for block in batch.blocks for w in block.masks} - {None})
         return logits.float()
+
+    def _check_window(self, seen: set[int | None]) -> None:
+        """Refuse a model that looks through a window without saying so to its attention.
+
+        The texts of the check are shorter than a real window, so their logits would not tell.
+        """
+        config = self.model.config
+        layers = getattr(config, "layer_types", None) or ("sliding_attention",)
+        window = getattr(config, "sliding_window", None)
+        if window and "sliding_attention" in layers and not seen:
+            raise NotImplementedError(
+                "the cached engine must be told of sliding windows by each attention layer, got "
+                f"none from {type(self.model).__name__}, whose config has sliding_window = "
+                f"{window}; use ReferenceEngine for this model"
+            )
 
 
 def _rope_types(model: Any) -> set[str]:
