@@ -96,6 +96,16 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     return _of_split(source, questions, split) if split and chosen_by_metadata else questions
 
 
+def raw_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (line, row) of a file, of a folder's split or of a Hub data set, as they are there.
+
+    Raises:
+        QuestionError: nothing there, or a line that is no JSON.
+        ImportError: parquet or the Hub need a package that is not installed.
+    """
+    yield from _open(source, split)[1]
+
+
 def find_split(source: str | Path, names: Sequence[str]) -> str | None:
     """Return the first of these splits that a folder or a Hub data set has.
 
