@@ -5,6 +5,9 @@ passage, so a query that names the wrong person or the wrong relation finds a wr
 people of train, validation and test are disjoint, all their facts lie in one corpus, and equal
 seeds give equal worlds. Names are one word each; the list of names does not depend on the seed, so
 a model that knows the words of one world can be tried in another whose facts are all new.
+
+Some people may have an alias: all that is known of them stands under that name, and a search for
+the name in the question finds only how they are called. Whoever asks about them must search again.
 """
 
 from __future__ import annotations
@@ -61,6 +64,14 @@ def passage_of(relation: str, person: str, other: str) -> str:
     return f"{person}\n{query_of(relation, person)} is {other} ."
 
 
+def alias_passage_of(person: str, alias: str) -> str:
+    """Return the passage that a search for somebody with an alias finds first.
+
+    ``Bakset\nBakset is called Domlor .``
+    """
+    return f"{person}\n{person} is called {alias} ."
+
+
 def question_of(relations: Iterable[str], person: str) -> str:
     """Return the question that follows ``relations`` from ``person``, the first one innermost."""
     phrase = person
@@ -75,16 +86,21 @@ class SyntheticWorld:
     Args:
         num_people: people in all; half of them in train, a fifth in val, the rest in test.
         seed: decides who is in which split and who is whose boss.
+        alias_share: share of the people of each split whose facts stand under another name.
 
     Raises:
-        ValueError: ``num_people`` is too small for every split to have its own people.
+        ValueError: ``num_people`` is too small for every split to have its own people, or
+            ``alias_share`` is no share.
     """
 
-    def __init__(self, num_people: int = 600, seed: int = 0) -> None:
+    def __init__(self, num_people: int = 600, seed: int = 0, alias_share: float = 0.0) -> None:
         if num_people < _MIN_PEOPLE:
             raise ValueError(f"num_people must be at least {_MIN_PEOPLE}, got {num_people}")
+        if not 0 <= alias_share <= 1:
+            raise ValueError(f"alias_share must be between 0 and 1, got {alias_share}")
         self.num_people = num_people
         self.seed = seed
+        self.alias_share = alias_share
         self.relations = RELATIONS
         self.names = person_names(num_people)
         rng = random.Random(f"world {seed}")
@@ -95,19 +111,39 @@ class SyntheticWorld:
             for person in members:
                 others = rng.sample([other for other in members if other != person], len(RELATIONS))
                 self.facts |= {(r, person): o for r, o in zip(RELATIONS, others, strict=True)}
+        self.aliases = self._choose_aliases()
+        """Person -> the name under which the facts about that person stand."""
+
+    def _choose_aliases(self) -> dict[str, str]:
+        rng = random.Random(f"aliases {self.seed}")
+        chosen = [
+            person
+            for members in self.people.values()
+            for person in rng.sample(members, round(self.alias_share * len(members)))
+        ]
+        fresh = person_names(self.num_people + len(chosen))[self.num_people :]
+        return dict(zip(chosen, rng.sample(fresh, len(fresh)), strict=True))
 
     @property
     def passages(self) -> list[Passage]:
-        """Every fact of every split as a passage of its own."""
-        return [
-            Passage(id=_passage_id(relation, person), contents=passage_of(relation, person, other))
+        """Every fact of every split as a passage of its own, and every alias as one."""
+        facts = [
+            Passage(
+                id=_passage_id(relation, person),
+                contents=passage_of(relation, self.aliases.get(person, person), other),
+            )
             for (relation, person), other in self.facts.items()
+        ]
+        return facts + [
+            Passage(id=_passage_id("alias", person), contents=alias_passage_of(person, alias))
+            for person, alias in self.aliases.items()
         ]
 
     @property
     def vocabulary(self) -> list[str]:
         """Every word that occurs in a question or a passage, each once, names last."""
-        return ["Who", "is", "the", "of", "?", ".", *RELATIONS, *self.names]
+        words = ["Who", "is", "the", "of", "?", ".", *RELATIONS, *self.names]
+        return [*words, "called", *self.aliases.values()] if self.aliases else words
 
     def sample(
         self, split: Split, hops: int | Mapping[int, float], n: int, seed: int = 0
@@ -115,8 +151,9 @@ class SyntheticWorld:
         """Return ``n`` different questions about the people of one split.
 
         The relations of a question are distinct, and so are the people on its path. The metadata
-        hold ``hops``, ``chain`` (the queries that lead to the answer), ``gold_ids`` (the passages
-        they find) and ``split``.
+        hold ``hops``, ``chain`` (the queries that lead to the answer, those that find only an alias
+        among them), ``gold_ids`` (the passages they find), ``split``, and ``aliases`` (how many of
+        the people who are asked about have one) where the world has any.
 
         Args:
             split: whose people are asked about.
@@ -171,7 +208,8 @@ class SyntheticWorld:
     def _passport(
         self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
     ) -> dict[str, object]:
-        return {
+        aliases = {"alias_share": self.alias_share} if self.alias_share else {}
+        return aliases | {
             "format": _FORMAT,
             "num_people": self.num_people,
             "seed": self.seed,
@@ -200,17 +238,22 @@ class SyntheticWorld:
             path.append(self.facts[relation, path[-1]])
         if len(set(path)) != len(path):
             return None
-        steps = list(zip(relations, path, strict=False))
+        chain: list[str] = []
+        gold: list[str] = []
+        for relation, person in zip(relations, path, strict=False):
+            if person in self.aliases:
+                chain.append(query_of(relation, person))
+                gold.append(_passage_id("alias", person))
+            chain.append(query_of(relation, self.aliases.get(person, person)))
+            gold.append(_passage_id(relation, person))
+        known: dict[str, object] = {"hops": hops, "chain": chain, "gold_ids": gold, "split": split}
+        if self.aliases:
+            known["aliases"] = len(chain) - hops
         return Question(
             id=f"{split}-{start}-{'-'.join(relations)}",
             text=question_of(relations, start),
             answers=(path[-1],),
-            metadata={
-                "hops": hops,
-                "chain": [query_of(relation, person) for relation, person in steps],
-                "gold_ids": [_passage_id(relation, person) for relation, person in steps],
-                "split": split,
-            },
+            metadata=known,
         )
 
 

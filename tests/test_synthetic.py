@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from research_rl.envs.questions import read_questions
-from research_rl.envs.retrieval import load_retriever
-from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld, builtin_world, person_names
+from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
+from research_rl.envs.synthetic import (
+    SPLITS,
+    Split,
+    SyntheticWorld,
+    _sketch_dim,
+    builtin_world,
+    person_names,
+)
 from research_rl.envs.types import Question
 
 WORLD = SyntheticWorld(num_people=100)
@@ -152,3 +159,40 @@ def test_importing_the_world_imports_neither_torch_nor_faiss() -> None:
     code = "import sys, research_rl.envs.synthetic; print({'torch', 'faiss'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+ALIASED = SyntheticWorld(num_people=100, alias_share=0.5)
+
+
+def test_half_of_each_split_has_an_alias_that_nobody_else_bears() -> None:
+    for split in SPLITS:
+        members = ALIASED.people[split]
+        assert sum(person in ALIASED.aliases for person in members) == round(0.5 * len(members))
+    assert len({*ALIASED.names, *ALIASED.aliases.values()}) == 150
+    assert ALIASED.names == WORLD.names, "the people and their facts are those without aliases"
+    assert ALIASED.facts == WORLD.facts
+
+
+def test_a_search_for_somebody_with_an_alias_finds_the_alias_alone() -> None:
+    encoder = BM25SketchEncoder(dim=_sketch_dim(ALIASED))
+    retriever = DenseRetriever.from_passages(ALIASED.passages, encoder)
+    questions = [q for split in SPLITS for q in ALIASED.sample(split, {1: 1, 2: 1, 3: 1}, 90)]
+    for question in questions:
+        chain, gold = question.metadata["chain"], question.metadata["gold_ids"]
+        assert len(chain) == question.metadata["hops"] + question.metadata["aliases"]
+        assert [found[0].id for found in retriever.search(chain, 1)] == gold
+    aliased = sum(question.metadata["aliases"] > 0 for question in questions)
+    assert 0.5 * len(questions) < aliased < len(questions)
+
+
+def test_a_world_with_aliases_is_another_folder_content(tmp_path: Path) -> None:
+    sizes: dict[Split, int] = {"train": 5, "val": 5, "test": 5}
+    SyntheticWorld(60).write(tmp_path, sizes)
+    before = (tmp_path / "corpus.jsonl").read_text()
+    SyntheticWorld(60, alias_share=0.5).write(tmp_path, sizes)
+    assert (tmp_path / "corpus.jsonl").read_text() != before
+
+
+def test_a_share_of_aliases_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"alias_share must be between 0 and 1, got 1\.5"):
+        SyntheticWorld(60, alias_share=1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
@@ -213,3 +214,19 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         return float(json.loads((folder / REPORT).read_text())["final_loss"])
 
     assert final_loss("long", 60) < 0.6 * final_loss("short", 2)
+
+
+def test_where_people_have_aliases_the_good_ones_search_again() -> None:
+    make = Demonstrator(WORLD.names, WORLD.facts, 1.0, 4, seed=0, alias_share=0.5)
+    searched_again = 0
+    for demonstration in (make() for _ in range(200)):
+        results = [result.split("\n")[2].split() for result in demonstration.results]
+        hops = demonstration.question.count(" of ")
+        aliases = [words for words in results if words[2] == "called"]
+        assert len(results) == hops + len(aliases) <= 4
+        for words, after in itertools.pairwise(results):
+            if words[2] == "called":  # P is called A . -> the boss of A is B .
+                assert after[3] == words[3]
+                searched_again += 1
+        assert answer_of(demonstration) == results[-1][5]
+    assert 50 < searched_again < 300

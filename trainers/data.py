@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -13,9 +16,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from research_rl.agents.sampling import seed_of
 from research_rl.envs.questions import find_split, read_questions
-from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.envs.synthetic import Split, SyntheticWorld
 from research_rl.envs.types import Question
 
+log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]
 SPLITS: dict[Role, tuple[str, ...]] = {
     "train": ("train",),
@@ -38,6 +42,8 @@ class WorldConfig:
         num_train: training questions in all.
         num_val: validation questions of each number of hops.
         num_test: test questions of each number of hops.
+        alias_share: share of the people whose facts stand under another name, which the first
+            search for them reveals.
     """
 
     folder: str = "data/world"
@@ -48,19 +54,51 @@ class WorldConfig:
     num_train: int = 3000
     num_val: int = 60
     num_test: int = 200
+    alias_share: float = 0.0
 
     def write(self) -> None:
         """Write the world, unless its folder holds it already."""
+        world, sizes, hops = self._contents()
+        world.write(self.folder, sizes=sizes, hops=hops)
+
+    def is_there(self) -> bool:
+        """Whether the folder holds a world, this one or another."""
+        return (Path(self.folder) / "world.json").is_file()
+
+    def check(self) -> None:
+        """Refuse to go on with another world than the folder holds.
+
+        Raises:
+            ValueError: the folder holds no world, or one of other settings.
+        """
+        world, sizes, hops = self._contents()
+        held = Path(self.folder) / "world.json"
+        if not self.is_there():
+            raise ValueError(
+                f"data.world must have been written by `research fit`, got none in {self.folder}; "
+                "name the run's folder with --trainer.default_root_dir"
+            )
+        if json.loads(held.read_text(encoding="utf-8")) != world._passport(sizes, hops):
+            raise ValueError(
+                f"data.world must have the settings that {self.folder} was written with, got "
+                "others; use those of its run (its config.yaml), or another data.world.folder"
+            )
+
+    def _contents(
+        self,
+    ) -> tuple[SyntheticWorld, dict[Split, int], dict[Split, Mapping[int, float]]]:
         even = dict.fromkeys(self.eval_hops, 1.0)
-        SyntheticWorld(self.num_people, self.seed).write(
-            self.folder,
-            sizes={
-                "train": self.num_train,
-                "val": self.num_val * len(even),
-                "test": self.num_test * len(even),
-            },
-            hops={"train": self.train_hops, "val": even, "test": even},
-        )
+        sizes: dict[Split, int] = {
+            "train": self.num_train,
+            "val": self.num_val * len(even),
+            "test": self.num_test * len(even),
+        }
+        hops: dict[Split, Mapping[int, float]] = {
+            "train": self.train_hops,
+            "val": even,
+            "test": even,
+        }
+        return SyntheticWorld(self.num_people, self.seed, self.alias_share), sizes, hops
 
     def questions(self, role: Role) -> str:
         """Return the file that holds the questions of a role."""
@@ -197,9 +235,39 @@ class QuestionDataModule(pl.LightningDataModule):
         self.world = world
 
     def prepare_data(self) -> None:
-        """Write the synthetic world, once and on one process, where one is configured."""
-        if self.world is not None:
+        """Write the synthetic world, once and on one process, where one is configured.
+
+        A fit that begins writes it. Whatever else looks at a run must find it as it was.
+
+        Raises:
+            ValueError: it is not there, or other than configured, and no fit begins.
+        """
+        if self.world is None:
+            return
+        trainer = self.trainer
+        fits = trainer is None or trainer.state.fn == TrainerFn.FITTING
+        resumes = trainer is not None and bool(trainer.ckpt_path)
+        if fits and (not resumes or not self.world.is_there()):
             self.world.write()
+        else:
+            self.world.check()
+
+    def setup(self, stage: str) -> None:
+        """Read the questions that the stage needs, so that a wrong file ends it at once."""
+        given = [role for role, source in self.sources.items() if source is not None]
+        if self.world is not None and given:
+            log.warning(
+                "questions of data.%s come from the files given, not from data.world, whose index "
+                "may hold none of their facts",
+                ", data.".join(given),
+            )
+        roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for role in roles.get(stage, ("test",)):
+            if stage != "fit" or role == "train" or self._has(role):
+                self.questions(role)
+
+    def _has(self, role: Role) -> bool:
+        return self.sources[role] is not None or self.world is not None
 
     def questions(self, role: Role) -> list[Question]:
         """Read the questions of a role.
@@ -230,7 +298,7 @@ class QuestionDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> QuestionLoader | list[QuestionLoader]:
         """Return every validation question in order; a fit does without where none are given."""
         validating = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
-        if self.sources["val"] is None and self.world is None and not validating:
+        if not self._has("val") and not validating:
             return []
         return self._loader("val", self.val_batch_size)
 

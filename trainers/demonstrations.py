@@ -14,7 +14,14 @@ from research_rl.envs.episode import Episode, Rules
 from research_rl.envs.prompts import get_prompt
 from research_rl.envs.protocol import BUDGET_USED, NOTHING_TO_SEARCH
 from research_rl.envs.rewards import get_reward
-from research_rl.envs.synthetic import MAX_HOPS, RELATIONS, passage_of, query_of, question_of
+from research_rl.envs.synthetic import (
+    MAX_HOPS,
+    RELATIONS,
+    alias_passage_of,
+    passage_of,
+    query_of,
+    question_of,
+)
 from research_rl.envs.types import Passage, Question
 
 TAGS = (
@@ -56,6 +63,8 @@ class Demonstrator:
             anybody seen.
         max_searches: most searches in one; at this number the environment says that they are used.
         seed: equal seeds give equal demonstrations.
+        alias_share: share of the people whose facts stand under another name. Searching rightly is
+            then searching again; a name found by accident is a person like others to the rest.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Demonstrator:
         good_share: float,
         max_searches: int,
         seed: int,
+        alias_share: float = 0.0,
     ) -> None:
         if not 0 <= good_share <= 1:
             raise ValueError(f"good_share must be between 0 and 1, got {good_share}")
@@ -73,13 +83,17 @@ class Demonstrator:
         self._good_share = good_share
         self._rules = Rules(get_prompt("{prompt}"), get_reward("default"), max_searches)
         self._max_searches = max_searches
+        self._alias_share = alias_share
+        # with aliases a hop may take two searches, and to search rightly must not run out of them
+        self._max_hops = max(1, min(MAX_HOPS, max_searches // 2)) if alias_share else MAX_HOPS
         self._rng = random.Random(f"demonstrations {seed}")
 
     def __call__(self) -> Demonstration:
         """Return the next demonstration."""
-        rng, world = self._rng, _ThrowAwayWorld(self._names, self._true_facts, self._rng)
+        rng = self._rng
+        world = _ThrowAwayWorld(self._names, self._true_facts, rng, self._alias_share)
         start = world.new_person()
-        relations = rng.sample(RELATIONS, rng.randint(1, MAX_HOPS))
+        relations = rng.sample(RELATIONS, rng.randint(1, self._max_hops))
         episode = Episode(Question("", question_of(relations, start), ("",)), self._rules)
         if rng.random() < self._good_share:
             answer = self._search_rightly(episode, world, relations, start)
@@ -92,7 +106,10 @@ class Demonstrator:
         self, episode: Episode, world: _ThrowAwayWorld, relations: Sequence[str], person: str
     ) -> str:
         for relation in relations:
-            person = _search(episode, world, relation, person)
+            found = _search(episode, world, relation, person)
+            if found == world.alias(person):
+                found = _search(episode, world, relation, found)
+            person = found
         return person
 
     def _search_badly(
@@ -114,16 +131,28 @@ class _ThrowAwayWorld:
         names: Sequence[str],
         true_facts: Mapping[tuple[str, str], str],
         rng: random.Random,
+        alias_share: float,
     ) -> None:
         self._names, self._true_facts, self._rng = names, true_facts, rng
+        self._alias_share = alias_share
         self._people: set[str] = set()
         self._facts: dict[tuple[str, str], str] = {}
+        self._aliases: dict[str, str | None] = {}
 
     def new_person(self, never: str | None = None) -> str:
         while (name := self._rng.choice(self._names)) in self._people or name == never:
             pass
         self._people.add(name)
         return name
+
+    def alias(self, person: str) -> str | None:
+        """The name under which somebody's facts stand; None where that is the person's own."""
+        if person not in self._aliases:
+            chosen = self._alias_share > 0 and self._rng.random() < self._alias_share
+            self._aliases[person] = alias = self.new_person() if chosen else None
+            if alias is not None:
+                self._aliases[alias] = None
+        return self._aliases[person]
 
     def fact(self, relation: str, person: str) -> str:
         key = relation, person
@@ -133,9 +162,11 @@ class _ThrowAwayWorld:
 
 
 def _search(episode: Episode, world: _ThrowAwayWorld, relation: str, person: str) -> str:
-    """Play one search and return the person it finds."""
-    other = world.fact(relation, person)
+    """Play one search and return the person, or the alias, that it finds."""
+    alias = world.alias(person)
+    other = alias or world.fact(relation, person)
+    found = alias_passage_of(person, alias) if alias else passage_of(relation, person, other)
     query = episode.begin(_SEARCH.format(query_of(relation, person)))
     assert query is not None
-    episode.finish([Passage("", passage_of(relation, person, other))])
+    episode.finish([Passage("", found)])
     return other

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from research_rl.agents.policy import LMPolicy
 from research_rl.envs.prompts import get_prompt
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.trainers.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
+from research_rl.trainers.export import readable, removed_on_failure
 from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class WarmStartConfig:
         lr: peak learning rate; it rises over the first steps and falls by a cosine.
         model: shape of the model.
         seed: of the weights and the demonstrations.
+        alias_share: share of the people in the demonstrations whose facts stand under another name.
     """
 
     num_people: int = 600
@@ -68,6 +71,7 @@ class WarmStartConfig:
     lr: float = 3e-3
     model: TinyModelConfig = field(default_factory=TinyModelConfig)
     seed: int = 0
+    alias_share: float = 0.0
 
 
 class WarmStart(pl.Callback):
@@ -86,9 +90,24 @@ class WarmStart(pl.Callback):
         self.config = config or WarmStartConfig()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the model on the first rank while the others wait."""
-        if trainer.is_global_zero:
-            warm_start(self.folder, self.config)
+        """Make the model on the first rank while the others wait; only a fit that begins does.
+
+        Raises:
+            ValueError: the folder holds no such model, and no fit begins.
+        """
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if not fits or (trainer.ckpt_path and (Path(self.folder) / REPORT).is_file()):
+            if not is_warm_started(self.folder, self.config):
+                raise ValueError(
+                    f"the warm start in {self.folder} must be that of the run, got none or one of "
+                    "other settings; use the settings of the run (its config.yaml), or another "
+                    "folder"
+                )
+        else:
+            if not is_warm_started(self.folder, self.config):
+                pl_module.setup(stage)  # opens the index: minutes before it would be missed
+            if trainer.is_global_zero:
+                warm_start(self.folder, self.config)
         trainer.strategy.barrier("warm start")
 
 
@@ -99,17 +118,18 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
         FileExistsError: the folder holds something that no warm start made.
     """
     target = Path(folder)
-    settings = {"format": _FORMAT, **asdict(config)}
-    if _is_made(target, settings):
+    if is_warm_started(target, config):
         return target
+    if (target / REPORT).is_file():
+        logger.warning("%s was made with other settings; the warm start is done anew", target)
     started = time.perf_counter()
-    world = SyntheticWorld(config.num_people, config.world_seed)
+    world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
     tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
     loss = _train(policy, world, config)
     report = {
-        "settings": settings,
+        "settings": _settings(config),
         "final_loss": loss,
         "precision": "bf16-mixed" if _fast_bf16() else "32-true",
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -161,7 +181,12 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
     None without any step.
     """
     demonstrator = Demonstrator(
-        world.names, world.facts, config.good_share, config.max_searches, config.seed
+        names=[*world.names, *world.aliases.values()],
+        true_facts=world.facts,
+        good_share=config.good_share,
+        max_searches=config.max_searches,
+        seed=config.seed,
+        alias_share=config.alias_share,
     )
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -237,17 +262,18 @@ def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Ten
     return ids, labels
 
 
-def _is_made(target: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds the model of these settings; refuse a folder of another maker."""
-    if not target.exists():
-        return False
+def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
+    """Return whether the folder holds the model of these settings.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+    """
+    target = Path(folder)
     report = target / REPORT
     if report.is_file():
         made_with = json.loads(report.read_text(encoding="utf-8"))["settings"]
-        if made_with == json.loads(json.dumps(settings)):
-            return True
-        logger.warning("%s was made with other settings; the warm start is done anew", target)
-    elif any(target.iterdir()):
+        return bool(made_with == json.loads(json.dumps(_settings(config))))
+    if target.exists() and any(target.iterdir()):
         raise FileExistsError(
             f"the folder of a warm start must be new or made by one, got {target} without "
             f"{REPORT}; choose another folder or remove this one"
@@ -255,11 +281,24 @@ def _is_made(target: Path, settings: dict[str, Any]) -> bool:
     return False
 
 
+def _settings(config: WarmStartConfig) -> dict[str, Any]:
+    settings = {"format": _FORMAT, **asdict(config)}
+    if not config.alias_share:
+        del settings["alias_share"]  # so that folders made before it was there are still known
+    return settings
+
+
 def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
-    """Write the Hugging Face folder beside the target and move it there whole."""
+    """Write the Hugging Face folder beside the target and move it there whole.
+
+    Raises:
+        ExportError: the disk does not take it.
+    """
     partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    policy.save_pretrained(partial)
-    (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with removed_on_failure(partial, f"write the warm start to {target}"):
+        shutil.rmtree(partial, ignore_errors=True)
+        policy.save_pretrained(partial)
+        readable(partial)
+        (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
