@@ -69,8 +69,8 @@ def check_trainable(params: SamplingParams) -> None:
     check_params(params)
     if params.temperature == 0:
         raise ValueError(
-            "temperature must be positive in training, got 0; a greedy group has equal rollouts "
-            "and teaches nothing"
+            f"temperature must be positive in training, got {params.temperature}; a greedy group "
+            "has equal rollouts and teaches nothing"
         )
     for name, neutral in (("top_p", 1.0), ("top_k", 0), ("min_new_tokens", 0)):
         if (value := getattr(params, name)) != neutral:

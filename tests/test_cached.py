@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torch import Tensor
 
 from research_rl.agents.attention import Segment, flat_batch, slots_enabled
 from research_rl.agents.cached import CachedEngine
@@ -122,6 +123,38 @@ def test_every_prompt_is_read_once(slots: int) -> None:
     given = sum(len(s.loss_mask) - sum(s.loss_mask) for s in sequences)
     assert stats.result_tokens == given
     assert stats.prefilled_tokens == stats.prompt_tokens + given
+
+
+class PlannedTurns(CachedEngine):
+    """Three turns of 64 tokens: two end in a search, the last in an end of sequence."""
+
+    def shape_logits(
+        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
+    ) -> Tensor:
+        stop, eos = (self._policy.encode("</search>")[0], min(self._policy.eos_ids))
+        logits = logits.masked_fill(self.end.table, -torch.inf)
+        for row, position in enumerate(positions.tolist()):
+            if position % (64 + 128) == 63:
+                logits[row] = -torch.inf
+                logits[row, eos if position > 384 else stop] = 0.0
+        return logits
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_tokens_read_are_each_prompt_once_and_what_was_appended(overlap: bool) -> None:
+    policy = make_policy("qwen2")
+    prompts = [[(11 * i + j) % 200 for j in range(128)] for i in range(4) for _ in range(5)]
+    given = [j % 200 for j in range(128)]
+
+    def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
+        return [given if s.finish == "stop" else None for _, s in stopped]
+
+    engine = PlannedTurns(policy, overlap_searches=overlap)
+    params = SamplingParams(max_response_tokens=600)
+    sequences = engine.run(prompts, params, on_stop, range(20))
+    assert all(sum(s.loss_mask) == 3 * 64 and s.finish == "eos" for s in sequences)
+    assert engine.stats.sampled_tokens == 20 * 3 * 64
+    assert engine.stats.prefilled_tokens == 4 * (128 - 1) + 20 * 2 * 128 == 5628
 
 
 def test_the_cache_does_not_outlive_a_change_of_weights() -> None:

@@ -122,6 +122,34 @@ def test_a_reply_must_leave_room_for_a_token(make: Callable[[LMPolicy], Engine],
 
 
 @pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_turn_ends_before_min_new_tokens(
+    make: Callable[[LMPolicy], Engine], temperature: float
+) -> None:
+    policy = tiny.policy(bias={"<eos>": 9.0})
+    short, _ = play(make, policy, temperature=temperature)
+    assert min(len(s.response_ids) for s in short) < 10
+    sequences, searcher = play(make, policy, temperature=temperature, min_new_tokens=10)
+    table = TurnEnd(policy, ("</search>",)).table
+    assert searcher.calls
+    for s in sequences:
+        assert len(s.response_ids) >= 10
+        assert not table[s.response_ids[:9]].any()
+    assert any(len(s.response_ids) < 20 for s in sequences)
+    s = sequences[0]  # the log-prob is that of the distribution without the ends
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([s.prompt_ids])).logits[0, -1].float()
+    expected = logits.masked_fill(table, -torch.inf).log_softmax(-1)[s.response_ids[0]]
+    assert s.logprobs[0] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_both_engines_suppress_the_same_ends() -> None:
+    policy = tiny.policy(bias={"</search>": 6.0, "<eos>": 4.0})
+    theirs, ours = (play(make, policy, min_new_tokens=7)[0] for make in ENGINES)
+    assert [s.response_ids for s in ours] == [s.response_ids for s in theirs]
+
+
+@pytest.mark.parametrize("make", ENGINES)
 def test_bad_input_is_refused(make: Callable[[LMPolicy], Engine], policy: LMPolicy) -> None:
     engine, params = make(policy), SamplingParams()
     assert engine.run([], params, Searcher(policy)) == []

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from research_rl.agents.sampling import check_params, sample, seed_of, uniforms
+from research_rl.agents.sampling import (
+    check_params,
+    check_trainable,
+    sample,
+    seed_of,
+    suppress_ends,
+    uniforms,
+)
 from research_rl.agents.types import SamplingParams
 
 
@@ -117,8 +124,28 @@ def test_seed_of_tells_its_keys_apart() -> None:
         ("top_k", -1),
         ("max_response_tokens", 0),
         ("max_result_tokens", 0),
+        ("min_new_tokens", -1),
+        ("min_new_tokens", 513),
     ],
 )
 def test_bad_settings_are_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} must be"):
         check_params(SamplingParams(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", 0.0), ("top_p", 0.9), ("top_k", 5), ("min_new_tokens", 2)]
+)
+def test_what_training_cannot_recompute_is_refused_by_name(field: str, value: float) -> None:
+    check_trainable(SamplingParams(temperature=0.7))
+    check_params(SamplingParams(**{field: value}))
+    with pytest.raises(ValueError, match=f"{field} must be .* in training, got {value}"):
+        check_trainable(SamplingParams(**{field: value}))
+
+
+def test_ends_are_suppressed_in_rows_that_are_short() -> None:
+    logits, ends = torch.zeros(2, 3), torch.tensor([False, True, False])
+    params = SamplingParams(min_new_tokens=4)
+    shaped = suppress_ends(logits, ends, torch.tensor([3, 4]), params)
+    assert shaped.tolist() == [[0.0, -torch.inf, 0.0], [0.0, 0.0, 0.0]]
+    assert suppress_ends(logits, ends, torch.tensor([3, 4]), SamplingParams()) is logits
