@@ -1,4 +1,4 @@
-"""The learning curve of a run, or of several seeds of it, as one PNG."""
+"""The learning curve of a run, or of several seeds of it, and its health, each as one PNG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,60 @@ _HOP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 _ALL_COLOUR = "#33383d"
 _SOFT = "#6b737b"
 _GRID = "#e3e5e7"
+_HEALTH_INCHES = (13.2, 6.2)
+_HEALTH_PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
+    ("reward, F1, format", {"train/reward": "reward", "train/f1": "F1", "train/format": "format"}),
+    ("nats a token", {"train/entropy": "entropy", "health/logprob": "log-prob, all"}),
+    (
+        "log-prob of rollouts, nats a token",
+        {"health/right_logprob": "right", "health/wrong_logprob": "wrong"},
+    ),
+    (
+        "distance",
+        {
+            "train/kl": "KL to reference",
+            "train/mismatch_k3": "KL sampler, learner",
+            "train/mismatch_5pct": "share 5 % off",
+            "train/clip_frac": "share clipped",
+        },
+    ),
+    (
+        "groups that teach nothing",
+        {
+            "train/frac_zero_std": "equal rewards",
+            "health/all_right": "all right",
+            "health/all_wrong": "all wrong",
+        },
+    ),
+    (
+        "searching",
+        {
+            "health/closed_book": "closed book",
+            "health/closed_book_right": "right of those",
+            "health/duplicate_queries": "repeated queries",
+            "health/empty_queries": "empty queries",
+        },
+    ),
+    (
+        "writing",
+        {
+            "health/broken_tags": "broken tags",
+            "health/forged_results": "forged results",
+            "health/repetition": "repetition",
+            "health/empty_thoughts": "empty thoughts",
+            "train/truncated": "cut off",
+        },
+    ),
+    (
+        "length",
+        {
+            "train/sampled_tokens": "tokens a rollout",
+            "health/turn_tokens": "tokens a turn",
+            "health/thought_words": "words a thought",
+        },
+    ),
+)
+_SHARES = ("reward, F1, format", "groups that teach nothing", "searching", "writing")
 _HOP_KEY = re.compile(r"(?:train|val)/(?:f1|searches)_(\d+)hop")
 
 
@@ -95,6 +149,40 @@ def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> 
         _finish(axes)
     figure.supxlabel(_caption(runs), fontsize=8.5, color=_SOFT)
     return _save(figure, Path(out_png))
+
+
+def health_picture(metrics_csv: str | Path, out_png: str | Path) -> Path:
+    """Draw the health of a run in eight panels and return the path of the picture.
+
+    A vertical line stands where a CollapseGuard acted. Whatever the file does not hold is not
+    drawn.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+    """
+    run = read_metrics(metrics_csv)
+    figure = Figure(figsize=_HEALTH_INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    for axes, (title, names) in zip(figure.subplots(2, 4).flat, _HEALTH_PANELS, strict=True):
+        axes.set_title(title)
+        for name, colour in zip(names, _HOP_COLOURS, strict=False):
+            if name in run:
+                axes.plot(*run[name], color=colour, linewidth=1.4, label=names[name])
+        for step in _acted(run):
+            axes.axvline(step, color=_ALL_COLOUR, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
+        if title in _SHARES:
+            axes.set_ylim(-0.03, 1.03)
+        _finish(axes)
+    if _acted(run):
+        figure.supxlabel("dashed: the guard acted", fontsize=8.5, color=_SOFT)
+    return _save(figure, Path(out_png))
+
+
+def _acted(run: Metrics) -> list[int]:
+    """Return the steps at which the number of the guard's actions rose."""
+    steps, counts = run.get("guard/actions", Curve([], []))
+    return [
+        s for s, now, before in zip(steps, counts, [0.0, *counts], strict=False) if now > before
+    ]
 
 
 def _caption(runs: Sequence[Metrics]) -> str:
