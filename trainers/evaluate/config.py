@@ -1,0 +1,361 @@
+"""What ``research evaluate`` is told: methods x data sets x models, and everything they share."""
+
+from __future__ import annotations
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from research_rl import agents
+from research_rl.agents.generate import Generator
+from research_rl.agents.research import Agent
+from research_rl.envs.types import Retriever
+from research_rl.trainers.evaluate.published import check_system
+from research_rl.trainers.shipped import EVALUATION, OneLineParser, ShippedConfigFile
+from research_rl.trainers.usage import one_line
+
+PROVIDED = ("generator", "retriever", "policy", "engine", "top_k", "temperature", "seed")
+"""Arguments of an agent that the evaluation fills in, unless ``init_args`` does."""
+_HOW_NOT_WHAT = ("concurrency", "timeout", "retry_window", "api_key")
+"""Settings of a server's client that do not change what the model writes."""
+_METHOD_KEYS = ("class_path", "init_args", "models", "datasets")
+
+
+@dataclass
+class WorldQuestions:
+    """Questions about the people of a synthetic world, with that world's facts as the corpus.
+
+    Args:
+        hops: share of each number of hops, as a ratio.
+        num_questions: how many.
+        num_people: people in the world.
+        seed: of the world; another seed is another set of facts.
+        split: whose people are asked about: train, val or test.
+        question_seed: which of the possible questions are drawn.
+    """
+
+    hops: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0})
+    num_questions: int = 500
+    num_people: int = 600
+    seed: int = 0
+    split: str = "test"
+    question_seed: int = 1
+
+
+@dataclass
+class DatasetConfig:
+    """One set of questions and where their answers are looked up.
+
+    Args:
+        questions: a question file, a folder or a Hugging Face name, with ``#split`` where it has
+            several.
+        world: questions of the synthetic world instead.
+        index: folder of the index that is searched; None is the evaluation's ``index``, or the
+            world's own facts.
+        limit: ask only so many, the first ones; None is the evaluation's ``limit``.
+    """
+
+    questions: str | None = None
+    world: WorldQuestions | None = None
+    index: str | None = None
+    limit: int | None = None
+
+
+@dataclass
+class ModelConfig:
+    """Where the text comes from: one of ``model``, ``run`` and ``generator``.
+
+    Args:
+        model: a Hugging Face name or a folder written by save_pretrained.
+        run: folder of a ``research fit`` run; its checkpoint is loaded.
+        checkpoint: of the run: best, last or a file.
+        generator: a model that runs elsewhere, such as OpenAIGenerator with the url of a server.
+        dtype: of the weights of ``model``; auto keeps what the files have.
+        attn_implementation: of ``model``: eager, sdpa, flash_attention_2, ...; None lets
+            transformers choose.
+        device: of local weights; None takes a GPU if there is one.
+        max_slots: sequences that a local model writes at once.
+    """
+
+    model: str | None = None
+    run: str | None = None
+    checkpoint: str = "best"
+    generator: Generator | None = None
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    device: str | None = None
+    max_slots: int = 64
+
+
+@dataclass
+class EvaluationConfig:
+    """Methods x data sets x models.
+
+    Args:
+        datasets: name -> questions.
+        models: name -> weights or server.
+        methods: name -> {class_path, init_args, models, datasets}: an ``Agent`` by its class. Its
+            constructor gets what it takes of generator, retriever, policy, engine, top_k,
+            temperature and seed, and the rest from ``init_args``, which may also change those;
+            ``models`` and ``datasets`` restrict it to some.
+        run: folder of a run, for other settings to refer to as ${run}.
+        out: folder for the rows, the card, the figures and the page.
+        index: folder of an index, or a retriever, for data sets that name none.
+        top_k: passages of a search.
+        temperature: how every method samples; 0 is greedy.
+        seed: of sampled texts.
+        judges: name -> a Generator that judges the answers, such as OpenAIGenerator.
+        limit: ask only so many questions of each data set.
+        batch_size: questions asked together, and lost together if the process is killed.
+        only: parts of names; run only cells whose data set, model or method holds one of them.
+        reference: the method that the others are tested against.
+        closed_book: the method whose score says what the model knows without searching; None where
+            none does.
+        beside: a ReSearch model of the paper, as ReSearch-Qwen-7B, to show its figures beside.
+        resamples: of the bootstrap and the permutation test.
+        page_questions: questions of each data set that the page shows; all are in the rows.
+        max_failed_batches: batches without a single answer after which the run stops.
+        torch_threads: CPU threads of torch and faiss; None leaves it to them.
+        title: heading of the card and the page.
+        note: what a reader must know, printed at the head of both.
+    """
+
+    datasets: dict[str, DatasetConfig]
+    models: dict[str, ModelConfig]
+    methods: dict[str, Any]
+    run: str | None = None
+    out: str = "runs/evaluation"
+    index: str | Retriever | None = None
+    top_k: int = 5
+    temperature: float = 0.0
+    seed: int = 0
+    judges: dict[str, Generator] = field(default_factory=dict)
+    limit: int | None = None
+    batch_size: int = 64
+    only: list[str] = field(default_factory=list)
+    reference: str = "ReSearch"
+    closed_book: str | None = None
+    beside: str | None = None
+    resamples: int = 10000
+    page_questions: int = 500
+    max_failed_batches: int = 3
+    torch_threads: int | None = None
+    title: str = "Evaluation"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to answer, as configured.
+
+    Args:
+        name: what the card calls it.
+        agent: its class.
+        init_args: what the constructor gets besides what the evaluation provides.
+        models: names of the models that it runs on; None is all.
+        datasets: names of the data sets that it runs on; None is all.
+    """
+
+    name: str
+    agent: type[Agent]
+    init_args: dict[str, Any]
+    models: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = None
+
+
+def make_parser() -> OneLineParser:
+    """Return the parser of ``research evaluate``."""
+    parser = OneLineParser(
+        prog="research evaluate",
+        description="Compare methods on data sets: rows, a card, figures and a page.",
+        parser_mode="omegaconf+",
+        default_env=True,
+        env_prefix="RESEARCH",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ShippedConfigFile,
+        help=f"a YAML file or a shipped config ({EVALUATION}/...); repeat it to merge several",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check names and files and list what would be asked, then stop",
+    )
+    parser.add_class_arguments(EvaluationConfig, None, fail_untyped=False)
+    return parser
+
+
+def read_config(
+    parser: OneLineParser, parsed: Namespace
+) -> tuple[EvaluationConfig, dict[str, dict[str, Any]]]:
+    """Build the configuration that was parsed; the classes that it names are made here.
+
+    Returns:
+        The configuration, and for each model on a server the settings that decide what it writes.
+    """
+    described = {
+        name: _what_counts(model["generator"])
+        for name, model in parsed.clone().as_dict()["models"].items()
+        if model["generator"] is not None
+    }
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    made = build(parsed)
+    config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
+    return config, described
+
+
+def _what_counts(generator: dict[str, Any]) -> dict[str, Any]:
+    settings = dict(generator.get("init_args") or {})
+    kept = {key: value for key, value in settings.items() if key not in _HOW_NOT_WHAT}
+    return {"class_path": generator["class_path"], **kept}
+
+
+def check_config(config: EvaluationConfig) -> dict[str, Method]:
+    """Return the methods by name; refuse what cannot work before any model is loaded.
+
+    Raises:
+        ValueError: a name is unknown or a setting is missing or contradicts another one.
+        FileNotFoundError: a folder or file that is named is not there.
+    """
+    for what in ("datasets", "models", "methods"):
+        if not getattr(config, what):
+            raise ValueError(f"{what} must name at least one, got none; see docs/evaluation.md")
+    for name, dataset in config.datasets.items():
+        if (dataset.questions is None) == (dataset.world is None):
+            raise ValueError(f"datasets.{name} must have either questions or world")
+    for name, model in config.models.items():
+        _check_model(name, model)
+    for name in ("batch_size", "resamples", "page_questions", "max_failed_batches"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.limit is not None and config.limit < 1:
+        raise ValueError(f"limit must be at least 1 or null, got {config.limit}")
+    if config.beside is not None:
+        check_system(config.beside)
+    methods = {name: _method(name, spec, config) for name, spec in config.methods.items()}
+    for what in ("reference", "closed_book"):
+        if getattr(config, what) is not None:
+            one_of(what, getattr(config, what), methods)
+    return methods
+
+
+def shared_settings(config: EvaluationConfig) -> dict[str, Any]:
+    """Return the settings that every method whose constructor takes them gets."""
+    return {"top_k": config.top_k, "temperature": config.temperature, "seed": config.seed}
+
+
+def _check_model(name: str, model: ModelConfig) -> None:
+    given = [w for w in ("model", "run", "generator") if getattr(model, w) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"models.{name} must have one of model, run and generator, got {' and '.join(given)}"
+            if given
+            else f"models.{name} must have one of model, run and generator, got none of them"
+        )
+    if model.run is not None and not Path(model.run).is_dir():
+        raise FileNotFoundError(
+            f"models.{name}.run must be the folder of a run, got {model.run!r}, which is not "
+            "there; make it with `research fit`, or name another with --run"
+        )
+    looks_local = model.model is not None and model.model.startswith((".", "/", "~"))
+    if looks_local and not Path(str(model.model)).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"models.{name}.model must be a Hugging Face name or a folder, got {model.model!r}, "
+            "which is not there"
+        )
+
+
+def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
+    where = f"methods.{name}"
+    if isinstance(spec, str):
+        spec = {"class_path": spec}
+    if not isinstance(spec, Mapping) or "class_path" not in spec:
+        raise ValueError(f"{where} must have a class_path, got {spec!r}")
+    for key in spec:
+        one_of(f"a key of {where}", key, _METHOD_KEYS)
+    agent = find_agent(str(spec["class_path"]), where)
+    init_args = dict(spec.get("init_args") or {})
+    init_args = _typed(agent, init_args, where)
+    return Method(
+        name,
+        agent,
+        init_args,
+        _some(spec.get("models"), f"{where}.models", config.models),
+        _some(spec.get("datasets"), f"{where}.datasets", config.datasets),
+    )
+
+
+def _typed(agent: type[Agent], init_args: dict[str, Any], where: str) -> dict[str, Any]:
+    """The arguments as the constructor's annotations want them; what is provided is left out."""
+    taken = [name for name in inspect.signature(agent).parameters if name != "self"]
+    for key in init_args:
+        one_of(f"a key of {where}.init_args", key, taken)
+    skip: Any = {*PROVIDED} - {*init_args}
+    parser = OneLineParser(exit_on_error=False)
+    parser.add_class_arguments(agent, "args", skip=skip, fail_untyped=False, instantiate=False)
+    try:
+        parsed = parser.parse_object({"args": init_args})
+    except ArgumentError as error:
+        raise ValueError(f"{where}.init_args: {one_line(str(error))}") from error
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    made = vars(build(parsed).args)
+    return {key: made[key] for key in init_args}
+
+
+def _some(names: Any, where: str, known: Iterable[str]) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    for name in names:
+        one_of(where, name, known)
+    return tuple(names)
+
+
+def find_agent(path: str, where: str) -> type[Agent]:
+    """Return the class of a method: one of ours by its bare name, or ``module.Class``.
+
+    Raises:
+        ValueError: there is none, or it is no Agent.
+    """
+    module, _, name = path.rpartition(".")
+    ours = {n: c for n, c in vars(agents).items() if _is_agent(c) and not inspect.isabstract(c)}
+    if not module:
+        one_of(f"{where}.class_path", name, ours)
+        return ours[name]
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{where}.class_path must be a class that imports, got {path!r} ({error}); "
+            f"known: {', '.join(ours)}"
+        ) from error
+    if not _is_agent(found):
+        raise ValueError(f"{where}.class_path must be an Agent, got {path!r}")
+    agent: type[Agent] = found
+    return agent
+
+
+def _is_agent(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Agent)
+
+
+def one_of(what: str, name: Any, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, with the nearest one.
+
+    Raises:
+        ValueError: it is not among ``known``.
+    """
+    names: Sequence[str] = list(known)
+    if name not in names:
+        near = get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")

@@ -1,0 +1,61 @@
+"""The judges of an evaluation look at its rows; their verdicts become part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from research_rl.agents.generate import Generator
+from research_rl.agents.types import SamplingParams
+from research_rl.trainers.evaluate.judge import Chat, Judge, JudgeCase, Message
+from research_rl.trainers.evaluate.judge_cache import JudgeCache
+from research_rl.trainers.evaluate.rows import Row
+
+CACHE = "verdicts.jsonl"
+VERDICT_TOKENS = 1024
+"""Most tokens of a judge's reply: a rationale and the verdict behind it."""
+
+
+def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Path) -> list[Row]:
+    """Ask every judge about every answered row that it has not judged, and return what changed.
+
+    A judge that fails leaves its reason; the next run asks again. Verdicts are kept by content in
+    ``folder``, so an answer that two methods share is paid for once.
+
+    Args:
+        rows: of any cells; those without an answer from the model's server are passed over.
+        judges: by the name that the card calls them.
+        folder: of the evaluation.
+    """
+    cache, changed = JudgeCache(folder / CACHE), {}
+    for name, generator in judges.items():
+        todo = [
+            (place, row)
+            for place, row in enumerate(rows)
+            if row["error"] is None and row["judge"].get(name, {}).get("verdict") is None
+        ]
+        judge = Judge(str(getattr(generator, "model", name)), chat_of(generator), cache)
+        verdicts = judge.judge([_case(row) for _, row in todo], progress=True)
+        for (place, row), verdict in zip(todo, verdicts, strict=True):
+            said = {"verdict": verdict.correct, "error": verdict.error}
+            if row["judge"].get(name) != said:
+                before = changed.get(place, row)
+                changed[place] = {**before, "judge": {**before["judge"], name: said}}
+    return [changed[place] for place in sorted(changed)]
+
+
+def chat_of(generator: Generator) -> Chat:
+    """Return a function that sends one conversation, greedily, and returns the reply."""
+    params = SamplingParams(max_response_tokens=VERDICT_TOKENS, temperature=0.0, stop=())
+
+    def chat(messages: Sequence[Message]) -> str:
+        reply = generator.generate([[dict(message) for message in messages]], params)[0]
+        if reply.error is not None:
+            raise RuntimeError(reply.error)
+        return reply.text
+
+    return chat
+
+
+def _case(row: Row) -> JudgeCase:
+    return JudgeCase(row["question"], tuple(row["answers"]), row["prediction"])

@@ -1,0 +1,126 @@
+"""The models of an evaluation: loaded once, shared by every method that runs on them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from research_rl.agents import CachedEngine, LMPolicy, PolicyConfig
+from research_rl.agents.generate import LocalGenerator
+from research_rl.agents.loading import Dtype
+from research_rl.agents.research import Agent
+from research_rl.trainers.checkpoint import find_checkpoint
+from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
+from research_rl.trainers.evaluate.sources import Source
+from research_rl.trainers.export import load_policy, policy_config
+
+LOCAL_ONLY = ("policy", "engine")
+"""What a method can only get from a model in this process."""
+
+
+def run_checkpoint(config: ModelConfig) -> Path:
+    """Return the checkpoint that a model of a run means.
+
+    Raises:
+        FileNotFoundError: the run has none.
+    """
+    assert config.run is not None
+    return find_checkpoint(config.checkpoint, Path(config.run) / "checkpoints")
+
+
+def identity(config: ModelConfig) -> dict[str, Any]:
+    """Return what tells one model from another, for the settings of its rows.
+
+    Weights on disk are known by their files' sizes and times; how they are run (device,
+    slots) makes no difference.
+    """
+    assert config.generator is None, "it is known by its settings"
+    if config.run is not None:
+        return {"checkpoint": _stamp(run_checkpoint(config)), "dtype": config.dtype}
+    name = str(config.model)
+    folder = Path(name).expanduser()
+    found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    files = [_stamp(path) for path in found]
+    return {"model": name, "files": files, "dtype": config.dtype}
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+class LoadedModel:
+    """A model that is ready to write.
+
+    Args:
+        config: where it is.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.provided: dict[str, Any] = {}
+        if config.generator is not None:
+            self.provided["generator"] = config.generator
+        else:
+            policy = _policy(config)
+            engine = CachedEngine(policy, max_slots=config.max_slots)
+            generator = LocalGenerator(policy, engine)
+            self.provided |= {"policy": policy, "engine": engine, "generator": generator}
+
+    def agent(self, method: Method, source: Source, shared: Mapping[str, Any]) -> Agent:
+        """Make a method's agent over this model and the data set's passages.
+
+        Args:
+            method: which; what its ``init_args`` say counts most.
+            source: brings the retriever.
+            shared: settings of all methods, for those whose constructor takes them.
+        """
+        given: dict[str, Any] = {**self.provided, **shared}
+        if source.has_retriever:
+            given["retriever"] = source.retriever()
+        wanted = inspect.signature(method.agent).parameters
+        chosen = {name: given[name] for name in wanted if name in given}
+        return method.agent(**{**chosen, **method.init_args})
+
+
+def missing(method: Method, config: ModelConfig, source: Source) -> str | None:
+    """Say what a method needs that the model or the data set does not have, None if nothing."""
+    parameters = inspect.signature(method.agent).parameters
+    needed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in method.init_args
+    }
+    if config.generator is not None and (lost := sorted(needed & {*LOCAL_ONLY})):
+        return f"a model in this process (its {' and '.join(lost)}), not one on a server"
+    searches = "retriever" in needed or {"retriever", "top_k"} <= parameters.keys()
+    if searches and not source.has_retriever:
+        return "something to search: name the index of the data set, or one for all"
+    if lost := sorted(needed - {"retriever", *LOCAL_ONLY, *PROVIDED}):
+        return f"init_args.{lost[0]}"
+    return None
+
+
+def _policy(config: ModelConfig) -> LMPolicy:
+    if config.run is not None:
+        checkpoint, run = run_checkpoint(config), Path(config.run)
+        policy = LMPolicy.from_config(policy_config(run / "config.yaml", run))
+        load_policy(policy, checkpoint)
+    else:
+        policy = LMPolicy.from_config(
+            PolicyConfig(
+                str(config.model),
+                dtype=cast(Dtype, config.dtype),
+                attn_implementation=config.attn_implementation,
+            )
+        )
+    policy.to(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    policy.requires_grad_(False).eval()
+    return policy

@@ -1,0 +1,211 @@
+"""Ask every question of the grid, cell by cell, and keep each answer as soon as it is there."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from research_rl.agents.generate import ModelUnavailable
+from research_rl.agents.research import Agent, Prediction
+from research_rl.envs.types import Question
+from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
+from research_rl.trainers.evaluate.fingerprint import Settings
+from research_rl.trainers.evaluate.models import LoadedModel, identity, missing
+from research_rl.trainers.evaluate.rows import Cell, Key, Row, RowFile, row_of
+from research_rl.trainers.evaluate.sources import Source
+
+log = logging.getLogger(__name__)
+ROWS = "rows.jsonl"
+
+
+class Evaluation:
+    """The grid of an evaluation: who is asked what, and what is answered already.
+
+    Nothing is loaded here but the questions.
+
+    Args:
+        config: checked.
+        methods: what ``check_config`` returned.
+        described: the settings of models on servers, as ``read_config`` returned them.
+
+    Raises:
+        ValueError: no cell is left, a method cannot run where it should, or the folder holds rows
+            of other settings.
+        FileNotFoundError: a file, an index or a checkpoint is not there.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        methods: Mapping[str, Method],
+        described: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.config, self.methods, self._described = config, methods, described
+        self.out = Path(config.out)
+        self.cells = choose_cells(config, methods)
+        self.sources = {
+            name: Source(name, config.datasets[name], config.index, config.limit)
+            for name in dict.fromkeys(cell.dataset for cell in self.cells)
+        }
+        self._check_needs()
+        self.rows = RowFile(self.out / ROWS)
+        self._settings = Settings(self.out)
+        self._now = {cell: self._settings_of(cell) for cell in self.cells}
+        for cell, settings in self._now.items():
+            self._settings.check(cell, settings)
+
+    def wanted_keys(self) -> Iterator[Key]:
+        """Every row that the evaluation is to have, in the order of the card."""
+        for cell in self.cells:
+            for question in self.sources[cell.dataset].questions:
+                yield Key(*cell, question.id)
+
+    def wanted(self) -> list[Row]:
+        """Return the rows there are, of this grid alone, in the order of the card."""
+        return [self.rows.rows[key] for key in self.wanted_keys() if key in self.rows.rows]
+
+    def unanswered(self, cell: Cell) -> list[Question]:
+        """Return the questions of a cell that have no row, or one with an error."""
+        rows = self.rows.rows
+        found = ((q, rows.get(Key(*cell, q.id))) for q in self.sources[cell.dataset].questions)
+        return [q for q, row in found if row is None or row["error"] is not None]
+
+    def answer(self) -> None:
+        """Ask what is not answered yet; each model is loaded once, and only if it is needed.
+
+        Raises:
+            ModelUnavailable: a server gave no answer to several batches in a row.
+            RetrieverUnavailable: the search failed.
+        """
+        self._settings.add(self._now)
+        total = sum(1 for _ in self.wanted_keys())
+        left = {cell: self.unanswered(cell) for cell in self.cells}
+        todo = sum(map(len, left.values()))
+        bar = tqdm(total=total, initial=total - todo, unit="question", smoothing=0.05)
+        try:
+            for model in dict.fromkeys(cell.model for cell in self.cells):
+                cells = [cell for cell in self.cells if cell.model == model and left[cell]]
+                if cells:
+                    self._answer_with(LoadedModel(self.config.models[model]), cells, left, bar)
+                    gc.collect()  # one model at a time in memory
+        finally:
+            bar.close()
+            self.rows.close()
+
+    def finish(self) -> list[Row]:
+        """Put the rows in order, each once, and return those of this grid."""
+        if self.rows.rows:
+            self.rows.rewrite(self.wanted_keys())
+        return self.wanted()
+
+    def _answer_with(
+        self,
+        model: LoadedModel,
+        cells: Sequence[Cell],
+        left: Mapping[Cell, Sequence[Question]],
+        bar: tqdm[Any],
+    ) -> None:
+        for cell in cells:
+            bar.set_description(f"{cell.method}, {cell.dataset}")
+            source, method = self.sources[cell.dataset], self.methods[cell.method]
+            agent = model.agent(method, source, shared_settings(self.config))
+            self._answer_cell(cell, agent, left[cell], bar)
+
+    def _answer_cell(
+        self, cell: Cell, agent: Agent, questions: Sequence[Question], bar: tqdm[Any]
+    ) -> None:
+        size, silent = self.config.batch_size, 0
+        for start in range(0, len(questions), size):
+            predictions = agent.answer(questions[start : start + size])
+            self.rows.append(row_of(cell, prediction) for prediction in predictions)
+            bar.update(len(predictions))
+            silent = silent + 1 if all(p.error is not None for p in predictions) else 0
+            if silent == self.config.max_failed_batches:
+                raise ModelUnavailable(_silent(cell, predictions, silent))
+
+    def _settings_of(self, cell: Cell) -> dict[str, Any]:
+        """What decides the answers of a cell; the number of questions and the batch do not."""
+        config, method = self.config, self.methods[cell.method]
+        model, source = config.models[cell.model], self.sources[cell.dataset]
+        return {
+            "questions": source.content,
+            "searched": source.place,
+            "model": self._described.get(cell.model) or identity(model),
+            "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
+            "init_args": _plain(method.init_args),
+            "shared": shared_settings(config),
+        }
+
+    def _check_needs(self) -> None:
+        for cell in self.cells:
+            method, model = self.methods[cell.method], self.config.models[cell.model]
+            lack = missing(method, model, self.sources[cell.dataset])
+            if lack is not None:
+                raise ValueError(f"{cell} needs {lack}")
+
+
+def choose_cells(config: EvaluationConfig, methods: Mapping[str, Method]) -> list[Cell]:
+    """Return the cells of the grid that ``only`` leaves, in the order of the configuration.
+
+    Raises:
+        ValueError: none is left, or a part of ``only`` is in no name.
+    """
+    grid = [
+        Cell(dataset, model, name)
+        for dataset in config.datasets
+        for model in config.models
+        for name, method in methods.items()
+        if (method.models is None or model in method.models)
+        and (method.datasets is None or dataset in method.datasets)
+    ]
+    for part in config.only:
+        if not any(_holds(cell, [part]) for cell in grid):
+            names = [*config.datasets, *config.models, *methods]
+            raise ValueError(f"only must hold parts of {', '.join(names)}, got {part!r}")
+    chosen = [cell for cell in grid if not config.only or _chosen(cell, config)]
+    if not chosen:
+        raise ValueError(f"no cell of the grid is left: only is {config.only}")
+    return chosen
+
+
+def _chosen(cell: Cell, config: EvaluationConfig) -> bool:
+    """Of the parts that name a data set one must fit, and likewise of models and methods."""
+    for names, name in (
+        (config.datasets, cell.dataset),
+        (config.models, cell.model),
+        (config.methods, cell.method),
+    ):
+        parts = [p for p in config.only if any(p.casefold() in n.casefold() for n in names)]
+        if parts and not any(part.casefold() in name.casefold() for part in parts):
+            return False
+    return True
+
+
+def _holds(cell: Cell, parts: Sequence[str]) -> bool:
+    return any(part.casefold() in name.casefold() for part in parts for name in cell)
+
+
+def _silent(cell: Cell, predictions: Sequence[Prediction], batches: int) -> str:
+    return (
+        f"{cell}: no answer to {batches} batches of questions in a row, the last time because: "
+        f"{predictions[-1].error}; the rows are kept and the same command asks again"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it; an object is known by its class."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return f"{type(value).__module__}.{type(value).__qualname__}"

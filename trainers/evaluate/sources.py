@@ -1,0 +1,120 @@
+"""The questions of an evaluation and the passages they are looked up in, opened when needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from research_rl.envs.questions import QuestionError, read_questions
+from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
+from research_rl.envs.retrieval.passport import read_manifest
+from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld
+from research_rl.envs.types import Question, Retriever
+from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
+
+
+class Source:
+    """One data set: its questions are read at once, its retriever is opened at the first use.
+
+    Args:
+        name: of the data set.
+        config: where it lies.
+        index: what is searched where the data set names no index of its own.
+        limit: questions that are asked; None is all.
+
+    Raises:
+        QuestionError: the file is not there, a line is bad or an id is used twice.
+        IndexFolderError: there is no index in the folder.
+        ValueError: the world cannot have such questions.
+    """
+
+    def __init__(
+        self, name: str, config: DatasetConfig, index: str | Retriever | None, limit: int | None
+    ) -> None:
+        self.name = name
+        self._world: SyntheticWorld | None = None
+        whole = self._read(config)
+        self.content = content_hash(whole)
+        """Tells these questions from others, whatever the limit."""
+        self.questions: Sequence[Question] = whole[: config.limit or limit]
+        self._index = config.index or (None if self._world is not None else index)
+        if isinstance(self._index, str):
+            read_manifest(self._index)
+        self._retriever: Retriever | None = None
+
+    @property
+    def has_retriever(self) -> bool:
+        """Whether there is anything to search."""
+        return self._index is not None or self._world is not None
+
+    @property
+    def place(self) -> Any:
+        """What is searched, in words: a folder, the world, or the class of a retriever."""
+        if self._index is None:
+            return "the world's facts" if self._world is not None else None
+        if isinstance(self._index, str):
+            return str(Path(self._index).resolve())
+        return f"{type(self._index).__module__}.{type(self._index).__name__}"
+
+    def retriever(self) -> Retriever:
+        """Open what is searched, once."""
+        if self._retriever is None:
+            if isinstance(self._index, str):
+                self._retriever = load_retriever(self._index)
+            elif self._index is not None:
+                self._retriever = self._index
+            else:
+                assert self._world is not None, "check has_retriever first"
+                self._retriever = world_retriever(self._world)
+        return self._retriever
+
+    def _read(self, config: DatasetConfig) -> list[Question]:
+        if config.world is not None:
+            self._world, questions = world_questions(config.world)
+        else:
+            questions = read_questions(str(config.questions))
+        check_ids(self.name, questions)
+        return questions
+
+
+def world_questions(config: WorldQuestions) -> tuple[SyntheticWorld, list[Question]]:
+    """Return the world and the questions that a configuration asks for."""
+    one_of("world.split", config.split, SPLITS)
+    world = SyntheticWorld(config.num_people, config.seed)
+    hops = {int(kind): float(share) for kind, share in config.hops.items()}
+    split = cast(Split, config.split)
+    return world, world.sample(split, hops, config.num_questions, config.question_seed)
+
+
+def world_retriever(world: SyntheticWorld) -> Retriever:
+    """Return an exact index of every fact of the world, in memory, without any weights."""
+    dimension = -(-len(world.vocabulary) // 64) * 64  # a cell for each word
+    return DenseRetriever.from_passages(world.passages, BM25SketchEncoder(dim=dimension))
+
+
+def check_ids(name: str, questions: Sequence[Question]) -> None:
+    """Refuse questions that share an id: one of them would be counted for the other.
+
+    Raises:
+        QuestionError: an id is used twice.
+    """
+    seen: dict[str, int] = {}
+    for number, question in enumerate(questions, 1):
+        if question.id in seen:
+            first = seen[question.id]
+            raise QuestionError(
+                name, None, f"id {question.id!r} of question {number} is that of question {first}"
+            )
+        seen[question.id] = number
+
+
+def content_hash(questions: Sequence[Question]) -> str:
+    """Return a short hash of ids, texts and gold answers."""
+    digest = hashlib.sha256()
+    for question in questions:
+        line = json.dumps([question.id, question.text, list(question.answers)])
+        digest.update(line.encode("ascii") + b"\n")
+    return digest.hexdigest()[:16]
