@@ -7,11 +7,14 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from served_model import model_server
 
+from research_rl.agents.openai_api import OpenAIGenerator
 from research_rl.agents.research import Prediction
 from research_rl.envs.types import Question
 from research_rl.trainers.evaluate.agreement import agreement
@@ -20,11 +23,11 @@ from research_rl.trainers.evaluate.judge import (
     Judge,
     JudgeCase,
     Message,
-    judge_panel,
     judge_score,
     parse_verdict,
 )
 from research_rl.trainers.evaluate.judge_cache import JudgeCache
+from research_rl.trainers.evaluate.judging import chat_of
 
 CASES = [JudgeCase(f"Question {number}?", ("Oslo", "Christiania"), "Oslo") for number in range(6)]
 
@@ -233,19 +236,37 @@ def test_cases_are_asked_at_once() -> None:
     assert all(verdict.correct for verdict in verdicts)
 
 
-def test_a_panel_agrees_as_far_as_it_has_verdicts() -> None:
-    cache = JudgeCache(None)
-    judges = [
-        Judge("yes", FakeChat(reply(True)), cache),
-        Judge("no", FakeChat(reply(False)), cache),
-        Judge("down", FakeChat(OSError("down")), cache),
-    ]
-    panel = judge_panel(judges, CASES)
-    verdicts = {name: [v.correct for v in said] for name, said in panel.items()}
+def test_judges_agree_as_far_as_they_have_verdicts() -> None:
+    cache, replies = JudgeCache(None), {"yes": reply(True), "no": reply(False), "down": OSError()}
+    judges = [Judge(name, FakeChat(said), cache) for name, said in replies.items()]
+    verdicts = {j.model: [v.correct for v in j.judge(CASES)] for j in judges}
     assert agreement({"yes": verdicts["yes"], "no": verdicts["no"]}).percent == 0.0
     assert agreement(verdicts).left_out == len(CASES)
-    with pytest.raises(ValueError, match="a name of its own"):
-        judge_panel([judges[0], judges[0]], CASES)
+
+
+def test_a_judge_behind_http_is_asked_greedily_and_its_failures_stay_apart(tmp_path: Path) -> None:
+    bodies = []
+
+    def say(body: dict[str, Any]) -> Any:
+        bodies.append(body)
+        question = body["messages"][0]["content"]
+        if "Question 1?" in question:
+            return 400, {"error": "too long"}
+        return "What?" if "Question 2?" in question else reply("Question 3?" not in question)
+
+    with model_server(say) as server:
+        chat = chat_of(OpenAIGenerator(server.url, "tiny", retry_window=1.0, timeout=5.0))
+        judge = Judge("tiny", chat, JudgeCache(tmp_path / "verdicts.jsonl"), attempts=2)
+        verdicts = judge.judge(CASES[:4])
+    assert [verdict.correct for verdict in verdicts] == [True, None, None, False]
+    assert "too long" in str(verdicts[1].error)
+    assert "What?" in str(verdicts[2].error)
+    assert {(body["temperature"], body["max_tokens"]) for body in bodies} == {(0.0, 1024)}
+    # The server is gone; what it said is not, and the rest is told to have failed.
+    gone = chat_of(OpenAIGenerator(server.url, "tiny", retry_window=0.3, timeout=5.0))
+    again = Judge("tiny", gone, JudgeCache(tmp_path / "verdicts.jsonl")).judge(CASES[:4])
+    assert [verdict.correct for verdict in again] == [True, None, None, False]
+    assert "none of the requests was served" in str(again[1].error)
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -272,22 +272,6 @@ def judge_score(verdicts: Iterable[Verdict]) -> JudgeScore:
     return JudgeScore(share, len(judged), len(said) - len(judged))
 
 
-def judge_panel(
-    judges: Sequence[Judge], cases: Sequence[JudgeCase], progress: bool = False
-) -> dict[str, list[Verdict]]:
-    """Return the verdicts of several judges on the same cases, by the judges' names.
-
-    ``agreement({name: [v.correct for v in verdicts]})`` says how far they agree.
-
-    Raises:
-        ValueError: two judges have the same name.
-    """
-    names = [judge.model for judge in judges]
-    if len(set(names)) < len(names):
-        raise ValueError(f"each judge must have a name of its own, got {names}")
-    return {judge.model: judge.judge(cases, progress) for judge in judges}
-
-
 def _objects(text: str) -> Iterable[dict[str, object]]:
     """The JSON objects in a text, outermost first, in order; control characters are let be."""
     decoder, place = json.JSONDecoder(strict=False), text.find("{")
