@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
+from research_rl.agents.types import SamplingParams
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.types import Retriever
@@ -63,6 +64,34 @@ class EnvConfig:
 
 
 @dataclass
+class ValidationSampling:
+    """How held-out questions are answered; what is None is as in training.
+
+    Args:
+        temperature: 0 is greedy.
+        max_response_tokens: tokens of a response, results included.
+        max_result_tokens: tokens of a search result.
+        top_p: as in SamplingParams.
+        top_k: as in SamplingParams.
+        stop: texts that end a turn.
+        min_new_tokens: as in SamplingParams.
+    """
+
+    temperature: float = 0.0
+    max_response_tokens: int | None = None
+    max_result_tokens: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] | None = None
+    min_new_tokens: int | None = None
+
+    def over(self, sampling: SamplingParams) -> SamplingParams:
+        """Return the settings of training with these on top."""
+        set_here = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(sampling, **{k: v for k, v in set_here.items() if v is not None})
+
+
+@dataclass
 class Updates:
     """How rollouts are collected for, and used by, one iteration.
 
@@ -101,6 +130,18 @@ class Updates:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or null, got {value}")
+
+    def check_rollouts(self, number: int) -> None:
+        """Refuse an iteration of so few rollouts that a minibatch would be empty.
+
+        Raises:
+            ValueError: naming the setting and what it must be.
+        """
+        if self.num_minibatches > number:
+            raise ValueError(
+                f"num_minibatches must be at most {number}, the number of rollouts, got "
+                f"{self.num_minibatches}; lower it, or raise batch_size or group_size"
+            )
 
     @property
     def steps(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -23,13 +22,13 @@ from research_rl.agents.cached import CachedEngine
 from research_rl.agents.engine import evaluating
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
 from research_rl.agents.rollout import collect_rollouts
-from research_rl.agents.sampling import seed_of
+from research_rl.agents.sampling import check_trainable, seed_of
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs.types import Question
 from research_rl.trainers.advantages import constant_group_fraction
 from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.collection import Collector
-from research_rl.trainers.config import EnvConfig, Updates
+from research_rl.trainers.config import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.evaluation import average, measure, prediction_row
 from research_rl.trainers.learner import MISMATCH, Learner
@@ -55,7 +54,8 @@ class ReSearchModule(pl.LightningModule):
         credit: values single turns for an algorithm that reads them; None values none.
         engine: what samples from the policy.
         sampling: how training rollouts are sampled.
-        validation_sampling: how held-out questions are answered; None is as sampling, but greedy.
+        validation_sampling: how held-out questions are answered: as in sampling but greedy, unless
+            it says otherwise.
         updates: group size, and how often and in which portions rollouts are used.
         optimizer: of everything trainable.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
@@ -73,24 +73,25 @@ class ReSearchModule(pl.LightningModule):
         credit: Credit | None = None,
         engine: Callable[[LMPolicy], Engine] = CachedEngine,
         sampling: SamplingParams = SamplingParams(),  # noqa: B008
-        validation_sampling: SamplingParams | None = None,
+        validation_sampling: ValidationSampling | None = None,
         updates: Updates = Updates(),  # noqa: B008
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6),
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not sampling.temperature > 0:
-            raise ValueError(
-                f"sampling.temperature must be positive, got {sampling.temperature}; a greedy "
-                "group has equal rollouts and teaches nothing"
-            )
+        check_trainable(sampling)
         self.automatic_optimization = False
         self.policy_config = policy
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
+        if self.algorithm.needs_groups and updates.group_size < 2:
+            raise ValueError(
+                f"group_size must be at least 2 with {type(self.algorithm).__name__}, got "
+                f"{updates.group_size}; a group compares rollouts of one question"
+            )
         self.credit = credit
         self.sampling = sampling
-        self.validation_sampling = validation_sampling or replace(sampling, temperature=0.0)
+        self.validation_sampling = (validation_sampling or ValidationSampling()).over(sampling)
         self.updates = updates
         self.seed = seed
         self._env_config = env
@@ -194,6 +195,7 @@ class ReSearchModule(pl.LightningModule):
     def training_step(self, questions: list[Question], batch_idx: int) -> None:
         """Sample a group for each question, then learn from all of them."""
         start = perf_counter()
+        self.updates.check_rollouts(len(questions) * self.updates.group_size)
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
         collect = Collector(
             self._sample, self.updates.group_size, self.updates.resample_rounds, self.seed

@@ -31,6 +31,8 @@ class Algorithm(nn.Module):
     one update, because the policy that samples and the one that learns are then the same."""
     needs_values: bool = False
     """Whether ``advantages`` or ``loss`` read ``batch.values``; ``out.hidden`` is then set."""
+    needs_groups: bool = False
+    """Whether rollouts of one question are compared, so that there must be two of each."""
     separable: bool = False
     """Whether ``loss`` is a sum over tokens, each term a function of the token's own columns; its
     gradient is then computed in the same pass over the vocabulary. False is always right, and is

@@ -38,6 +38,8 @@ class GRPO(PolicyGradient):
         options: those of PolicyGradient.
     """
 
+    needs_groups = True
+
     def __init__(
         self,
         clip_low: float = 0.2,

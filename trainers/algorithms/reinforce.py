@@ -37,6 +37,8 @@ class RLOO(PolicyGradient):
         options: those of PolicyGradient.
     """
 
+    needs_groups = True
+
     def __init__(
         self,
         kl_coef: float = 1e-3,
@@ -106,6 +108,8 @@ class ReinforcePlusPlusBaseline(PolicyGradient):
         kl_estimator: k1, k2, k3 or abs.
         options: those of PolicyGradient.
     """
+
+    needs_groups = True
 
     def __init__(
         self, kl_coef: float = 1e-3, kl_estimator: KLEstimator = "k2", **options: Any
