@@ -203,15 +203,16 @@ class Reference:
 
     Args:
         policy: the policy before its first update.
+        dtype: of the copy; None is the policy's own.
     """
 
-    def __init__(self, policy: LMPolicy) -> None:
+    def __init__(self, policy: LMPolicy, dtype: torch.dtype | None = None) -> None:
         self._shared = _has_adapter(policy.model)
         if self._shared:
             self._policy = policy
         else:
             self._policy = LMPolicy(copy.deepcopy(policy.model), policy.tokenizer)
-            self._policy.requires_grad_(False).eval()
+            self._policy.requires_grad_(False).eval().to(dtype=dtype)
 
     def to(self, device: torch.device | str) -> Reference:
         """Move the copy; a shared model stays where the policy is."""

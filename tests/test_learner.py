@@ -213,6 +213,35 @@ def test_frozen_embeddings_get_no_gradient() -> None:
     assert next(learner.policy.model.model.layers.parameters()).grad is not None
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bfloat16_copies_compute_and_float32_weights_learn(checkpointing: bool) -> None:
+    exact, half = (
+        make(GRPO(), updates=Updates(4, compute_dtype=dtype), tie_word_embeddings=True)
+        for dtype in (None, "bfloat16")
+    )
+    if checkpointing:
+        half.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        half.policy.train()
+    seen: list[torch.dtype] = []
+    layer = half.policy.model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+    rows = prepared(exact)
+    before = [p.detach().clone() for p in half.policy.parameters()]
+    sums, found = learn(half, rows)
+    expected_sums, expected = learn(exact, rows)
+    assert len(seen) == 1 + checkpointing
+    assert set(seen) == {torch.bfloat16}
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 0.1
+    assert float(sums["loss"]) == pytest.approx(float(expected_sums["loss"]), abs=0.02)
+    parameters = list(half.policy.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+    with torch.no_grad():
+        parameters[0].add_(1.0)
+    half.moved()
+    assert float(learn(half, rows)[0]["loss"]) != float(sums["loss"])
+
+
 # -- cost
 
 

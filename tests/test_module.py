@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from training import (
     weights,
 )
 
+from research_rl.agents.packed import pack
 from research_rl.agents.policy import LoraConfig, PolicyConfig, PolicyOutput
 from research_rl.agents.types import SamplingParams
-from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.config import Updates
+from research_rl.trainers.algorithms import GRPO, PPO
+from research_rl.trainers.config import Updates, ValidationSampling
 from research_rl.trainers.data import QuestionDataModule
+from research_rl.trainers.learner import MISMATCH, Learner
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.types import Batch
+from research_rl.trainers.usage import is_users_mistake
 
 SEVERAL: dict[str, Any] = {"group_size": 4, "num_epochs": 2, "num_minibatches": 2}
 
@@ -136,17 +140,37 @@ def test_rows_that_teach_nothing_cost_nothing_and_change_nothing(
     assert torch.allclose(weights(skipping), weights(everything), atol=1e-7)
 
 
+def test_a_group_without_differences_costs_nothing(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs: list[int] = []
+    backward = Learner.backward
+
+    def spy(self: Learner, *arguments: Any) -> Any:
+        sums = backward(self, *arguments)
+        costs.append(self.forward_tokens)
+        return sums
+
+    advantages = lambda self, batch: (batch.groups == 0).float()  # noqa: E731
+    monkeypatch.setattr(Learner, "backward", spy)
+    monkeypatch.setattr(GRPO, "advantages", advantages)
+    trained = fit(tmp_path, policy, steps=1, algorithm=GRPO(kl_coef=0.0), updates=Updates(4))
+    batch = Batch.from_rollouts(trained.train_rollouts, 0)
+    first = batch[batch.groups == 0]
+    assert costs == [len(pack(first.input_ids, first.loss_mask).ids)]
+
+
 def test_an_iteration_without_differences_goes_on(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    loss = GRPO.loss
+    backward = Learner.backward
 
-    def spy(self: GRPO, out: PolicyOutput, batch: Batch) -> Any:
-        sizes.append(len(batch))
-        return loss(self, out, batch)
+    def spy(self: Learner, rows: Batch, *arguments: Any) -> Any:
+        sizes.append(len(rows))
+        return backward(self, rows, *arguments)
 
-    monkeypatch.setattr(GRPO, "loss", spy)
+    monkeypatch.setattr(Learner, "backward", spy)
     trained = fit(tmp_path / "run", policy, env=env(ConstantReward()), algorithm=GRPO(kl_coef=0.0))
     assert sizes == [1, 1]
     assert torch.equal(weights(trained), weights(start(policy, tmp_path)))
@@ -189,6 +213,16 @@ def test_mixed_precision(policy: Path, tmp_path: Path) -> None:
     assert float((ours - theirs).norm()) < 0.3 * LEARNING_RATE
     first = next(row for row in rows(tmp_path / "run") if "train/reward" in row)
     assert first["train/reward"] == rows(tmp_path / "exact")[0]["train/reward"]
+
+
+def test_bfloat16_copies_of_float32_weights(policy: Path, tmp_path: Path) -> None:
+    half = fit(tmp_path / "half", policy, updates=Updates(4, compute_dtype="bfloat16"))
+    exact = fit(tmp_path / "exact", policy, updates=Updates(4))
+    assert {p.dtype for p in half.policy.parameters()} == {torch.float32}
+    assert not torch.equal(weights(half), weights(exact))
+    assert float((weights(half) - weights(exact)).norm()) < 0.3 * LEARNING_RATE
+    kl = float(rows(tmp_path / "half")[0]["train/kl"])
+    assert kl == pytest.approx(0.0, abs=1e-6)  # the reference computes in bfloat16 too
 
 
 # -- checkpoints
@@ -325,8 +359,13 @@ def test_every_question_weighs_the_same(policy: Path, tmp_path: Path, size: int)
 
 def test_validation_is_greedy_unless_told_otherwise(policy: Path) -> None:
     assert module(policy).validation_sampling.temperature == 0.0
-    hot = SamplingParams(max_response_tokens=24, temperature=0.7)
-    assert module(policy, validation_sampling=hot).validation_sampling is hot
+    sampling = SamplingParams(max_response_tokens=24, max_result_tokens=9)
+    found = module(policy, sampling=sampling, validation_sampling=ValidationSampling(top_k=7))
+    assert found.validation_sampling == replace(sampling, temperature=0.0, top_k=7)
+    hot = ValidationSampling(temperature=0.7)
+    assert module(policy, validation_sampling=hot).validation_sampling.temperature == 0.7
+    names = [{f.name for f in fields(kind)} for kind in (SamplingParams, ValidationSampling)]
+    assert names[0] == names[1]
 
 
 def test_test_and_predict(policy: Path, tmp_path: Path) -> None:
@@ -357,6 +396,8 @@ def test_metrics_of_a_run(policy: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in train] == ["0", "1"]
     names = "reward f1 em format searches sampled_tokens response_tokens loss kl entropy grad_norm"
     expected = {f"train/{name}" for name in [*names.split(), "clip_frac", "frac_zero_std", "lr"]}
+    expected |= {f"train/{name}" for name in MISMATCH}
+    assert all(0 <= float(row["train/mismatch_mean"]) < 1e-4 for row in train)
     assert expected | {"time/rollout_s", "time/update_s"} <= set(train[0])
     assert any(name.startswith("train/f1_") for name in train[0])
     bar = run.progress_bar_metrics
@@ -401,14 +442,32 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     fresh = module(policy, algorithm=rule)
     with pytest.raises(
         FloatingPointError, match=f"train/{name} must be finite, got .* iteration 0"
-    ):
+    ) as found:
         trainer(tmp_path, limit_val_batches=0).fit(fresh, Data())
+    assert is_users_mistake(found.value)  # one line, no traceback
     assert torch.equal(weights(fresh), weights(start(policy, tmp_path)))
 
 
 def test_greedy_training_is_refused(policy: Path) -> None:
-    with pytest.raises(ValueError, match=r"sampling\.temperature must be positive, got 0\.0"):
+    with pytest.raises(ValueError, match=r"temperature must be positive in training, got 0\.0"):
         module(policy, sampling=SamplingParams(temperature=0.0))
+
+
+def test_sampling_that_cannot_be_learned_from_is_refused(policy: Path) -> None:
+    with pytest.raises(ValueError, match=r"top_p must be 1\.0 in training, got 0\.9"):
+        module(policy, sampling=SamplingParams(top_p=0.9))
+
+
+def test_what_cannot_be_learned_is_refused_before_anything_is_sampled(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="group_size must be at least 2 with GRPO, got 1"):
+        module(policy, updates=Updates(1))
+    module(policy, updates=Updates(1), algorithm=PPO())
+    fresh = module(policy, updates=Updates(4, num_minibatches=9))
+    monkeypatch.setattr(fresh, "_play", None)
+    with pytest.raises(ValueError, match="num_minibatches must be at most 8, the number of roll"):
+        trainer(tmp_path, limit_val_batches=0).fit(fresh, Data())
 
 
 def test_half_precision_modules_are_refused(policy: Path, tmp_path: Path) -> None:

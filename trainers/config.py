@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
+import torch
 from gymnasium.vector import VectorEnv
 
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
@@ -108,6 +109,9 @@ class Updates:
             still counts for their group.
         resample_rounds: how often groups whose rewards are all equal are replaced by those of
             other training questions, as in DAPO; 0 keeps them.
+        compute_dtype: bfloat16 lets learner and reference compute with copies of float32 weights,
+            made once an update; None computes in the weights' own dtype, or as trainer.precision
+            says.
     """
 
     group_size: int = 5
@@ -118,6 +122,7 @@ class Updates:
     max_grad_norm: float | None = 1.0
     mask_truncated: bool = False
     resample_rounds: int = 0
+    compute_dtype: Literal["bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         names = ("group_size", "num_epochs", "num_minibatches")
@@ -142,6 +147,11 @@ class Updates:
                 f"num_minibatches must be at most {number}, the number of rollouts, got "
                 f"{self.num_minibatches}; lower it, or raise batch_size or group_size"
             )
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the learner computes in; None is the weights' own."""
+        return None if self.compute_dtype is None else torch.bfloat16
 
     @property
     def steps(self) -> int:

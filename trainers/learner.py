@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from research_rl.agents.engine import evaluating
 from research_rl.agents.packed import Packed, PackedForward, pack
 from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
+from research_rl.agents.working import WorkingWeights
 from research_rl.trainers.algorithms.base import Algorithm
 from research_rl.trainers.config import Updates
 from research_rl.trainers.losses import kl_estimate
@@ -60,17 +61,27 @@ class Learner:
         self.temperature, self.reference = temperature, reference
         self.packed = packed_forward(policy)
         """How the model is called with a flat batch; None where it cannot be."""
+        self.working: WorkingWeights | None = None
+        if updates.dtype is not None:
+            self.working = WorkingWeights(policy.model, updates.dtype)
         self.forward_tokens = 0
         """Tokens that went through the policy with gradient so far, padding included."""
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Inside, the model may be called; backward passes belong inside too."""
-        if self.packed is None:
+        with ExitStack() as stack:
+            if self.packed is not None:
+                stack.enter_context(self.packed.enabled())
+            if self.working is not None:
+                stack.enter_context(torch.autocast(self.policy.device.type, enabled=False))
+                stack.enter_context(self.working.used())
             yield
-            return
-        with self.packed.enabled():
-            yield
+
+    def moved(self) -> None:
+        """Take over the weights that the optimizer has moved."""
+        if self.working is not None:
+            self.working.refresh()
 
     def portions(self, rows: Batch) -> list[Tensor]:
         """Row indices of each forward pass, largest first."""

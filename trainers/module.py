@@ -133,7 +133,7 @@ class ReSearchModule(pl.LightningModule):
             self.strict_loading = self.policy_config.lora is None
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.algorithm.needs_reference and self.reference is None:
-            self.reference = Reference(self.policy)
+            self.reference = Reference(self.policy, self.updates.dtype)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
@@ -287,6 +287,7 @@ class ReSearchModule(pl.LightningModule):
         self._check_finite("loss", loss)
         rate = self._zero() + optimizer.param_groups[0]["lr"]
         optimizer.step()
+        self._learner().moved()
         if self._make_scheduler is not None:
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
