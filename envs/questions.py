@@ -55,7 +55,8 @@ class QuestionError(ValueError):
 def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
     """Return the questions of a file, of a folder's ``<split>`` file or of a Hub data set.
 
-    Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over.
+    Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over. Those with
+    the same text and different ids are kept, with a warning.
 
     Args:
         source: a path, or a Hugging Face name: ``owner/name`` or ``owner/name:config``. Each may
@@ -93,7 +94,10 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
         logger.info("%s: passed over %d unanswerable questions", source, unanswerable)
     if not questions:
         raise QuestionError(source, None, "holds no questions")
-    return _of_split(source, questions, split) if split and chosen_by_metadata else questions
+    if split and chosen_by_metadata:
+        questions = _of_split(source, questions, split)
+    _tell_same_texts(source, questions)
+    return questions
 
 
 def raw_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:
@@ -247,6 +251,24 @@ def _hops(row: Row, metadata: Row) -> int:
         return int(match[1])
     steps = row.get("question_decomposition")
     return len(steps) if isinstance(steps, list) else len(metadata.get("supporting_titles", ()))
+
+
+def _tell_same_texts(source: str | Path, questions: Sequence[Question]) -> None:
+    """Warn of questions that differ in nothing but their id: each would be asked and counted."""
+    first: dict[str, str] = {}
+    twins = []
+    for question in questions:
+        folded = " ".join(question.text.split()).casefold()
+        if (other := first.setdefault(folded, question.id)) != question.id:
+            twins.append((other, question.id))
+    if twins:
+        logger.warning(
+            "%s: %d questions have the text of another, the first %r that of %r; each is kept",
+            source,
+            len(twins),
+            twins[0][1],
+            twins[0][0],
+        )
 
 
 def _of_split(source: str | Path, questions: list[Question], split: str) -> list[Question]:

@@ -190,6 +190,18 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
         read_questions(path)
 
 
+def test_equal_texts_with_different_ids_are_kept_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    twin = {**FLASHRAG, "id": "dev_1", "question": "who wrote  EMMA?"}
+    path = write_lines(tmp_path / "twins.jsonl", FLASHRAG, twin, {**HOTPOT})
+    assert len(read_questions(path)) == 3
+    assert "1 questions have the text of another, the first 'dev_1' that of 'dev_0'" in caplog.text
+    caplog.clear()
+    read_questions(write_lines(tmp_path / "one.jsonl", FLASHRAG, HOTPOT))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "[]"])
 def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "q.jsonl").write_text(text)

@@ -219,7 +219,10 @@ class _Conversion:
             raise QuestionError(self.job.source, line, reason)
         self.lines[question.id] = line
         self._note_text(question)
-        metadata = {"dataset": self.job.dataset.name, "split": self.job.split}
+        metadata: dict[str, Any] = {
+            "dataset": self.job.dataset.name,
+            "split": self.job.split,
+        }
         metadata |= question.metadata
         context = context_of(adapted, metadata.get("supporting_titles") or ())
         if context.passages:
