@@ -182,18 +182,18 @@ class PolicyGradient(Algorithm):
         """Return surrogate * correction + kl_coef * KL - entropy_coef * entropy, summed.
 
         Metrics, means over the loss: entropy (nats a token), kl and kl_coef (where there is a
-        reference), clip_frac, mismatch (``|log p learner - log p sampler|`` before the update) and
-        corrected (the share of tokens at which the correction was cut).
+        reference), clip_frac and corrected (the share of tokens whose correction was cut).
         """
         old = out.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         per_token, clipped = self.surrogate(out.logprobs, out.logprobs - old, batch)
-        mismatch = old - batch.sampled_logprobs
-        metrics = {"mismatch": weighted_metric(mismatch.abs(), batch)}
+        metrics: dict[str, Tensor] = {}
         if clipped is not None:
             metrics["clip_frac"] = weighted_metric(clipped, batch)
         if self.correction is not None:
             limits = self.correction
-            factor, cut = mismatch_weights(mismatch, limits.kind, limits.low, limits.high)
+            factor, cut = mismatch_weights(
+                old - batch.sampled_logprobs, limits.kind, limits.low, limits.high
+            )
             per_token = per_token * factor
             metrics["corrected"] = weighted_metric(cut, batch)
         if batch.ref_logprobs is not None:

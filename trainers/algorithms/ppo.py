@@ -75,9 +75,10 @@ class PPO(PolicyGradient):
 
     def bind(self, policy: LMPolicy) -> None:
         """Make the value head; every value begins at 0."""
-        size: int = policy.model.get_input_embeddings().weight.shape[1]
-        config = policy.model.config
-        self.head = nn.Linear(getattr(config, "hidden_size", size), 1)
+        size: Any = getattr(policy.model.config, "hidden_size", None)
+        if size is None:  # a model of several parts; those without such a size are rare
+            size = policy.model.get_output_embeddings().in_features
+        self.head = nn.Linear(int(size), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
