@@ -49,4 +49,4 @@ def _first_line(text: str) -> str:
 
 def _bare(text: str) -> str:
     """The text without quotes and emphasis around it and without its full stop."""
-    return text.strip(_WRAP).rstrip(".").strip(_WRAP)
+    return text.strip(_WRAP).rstrip(".").strip(_WRAP).strip()

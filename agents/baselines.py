@@ -108,12 +108,10 @@ class Baseline(Agent):
     def _search(self, work: Seq[Work], queries: Seq[str]) -> None:
         """Search once for all; what is found is added to each question's passages."""
         assert self.retriever is not None
+        if not work:
+            return
         distinct = list(dict.fromkeys(queries))
-        found = dict(
-            zip(distinct, self.retriever.search(distinct, self.top_k), strict=True)
-            if distinct
-            else ()
-        )
+        found = dict(zip(distinct, self.retriever.search(distinct, self.top_k), strict=True))
         for one, query in zip(work, queries, strict=True):
             one.queries.append(query)
             one.passages.append(tuple(found[query]))
@@ -122,6 +120,8 @@ class Baseline(Agent):
         self, work: Seq[Work], inputs: Seq[ModelInput], salt: str
     ) -> list[tuple[Work, Generation]]:
         """Write once for all; those whose generation failed are ended and left out."""
+        if not work:
+            return []
         seeds = None
         if self.params.temperature > 0:
             seeds = [seed_of(self.seed, one.question.id, salt) for one in work]

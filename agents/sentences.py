@@ -12,6 +12,7 @@ _OPENERS = "\"'“”‘’()[]"
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _NUMBERED = re.compile(r"\d+")
 _LONGEST_WORD = 64
+"""Characters looked at on either side of a full stop."""
 _CLOSERS = "\"'”’)]»*_"
 
 
@@ -30,7 +31,7 @@ _ALWAYS = _words(
 # Words that are abbreviations where a number follows.
 _COUNTED = _words(
     """
-    no nos op vol vols pp p fig figs eq ch sec art ca approx
+    no nos op vol vols pp p fig figs eq ch sec art ca approx b c d
     """
 )
 # Abbreviations that may end a sentence too: it goes on if what follows is not a capital.
@@ -93,7 +94,7 @@ def _ends(text: str, match: re.Match[str], begin: int) -> bool:
         return True
     before = text[max(begin, match.start() - _LONGEST_WORD) : match.start()]
     word = before.rsplit(maxsplit=1)[-1].strip(_OPENERS) if before.strip() else ""
-    rest = text[match.end() :].lstrip(" \t\r\f\v")
+    rest = text[match.end() : match.end() + _LONGEST_WORD].lstrip(" \t\r\f\v")
     if not rest or rest[0] == "\n":
         return True
     if match[0] != ".":  # a quote or bracket is closed behind the stop
@@ -116,8 +117,8 @@ def _ends_behind(word: str, rest: str, alone: bool) -> bool:
         return False
     if alone and (_NUMBERED.fullmatch(word) or len(word) == 1):
         return False  # "1. First," of a list
-    if _INITIALS.fullmatch(word):
-        return _first_word(rest) in _STARTERS and rest[0].isupper() and word != "I"
+    if word.isupper() and _INITIALS.fullmatch(word):
+        return _first_word(rest) in _STARTERS and rest[0].isupper()
     if bare in _MAYBE:
         return not (rest[0].islower() or rest[0].isdigit())
     return not rest[0].islower()

@@ -200,7 +200,7 @@ def test_a_dead_server_is_named_with_the_way_out() -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         began = time.monotonic()
-        with pytest.raises(ModelUnavailable, match="'tiny' at .*refused.* run the same command"):
+        with pytest.raises(ModelUnavailable, match=r"'tiny' at .*refused.* run the same command"):
             ask(url, ["Q", "R"], retry_window=0.5)
         assert time.monotonic() - began < 5
 
@@ -216,7 +216,7 @@ def test_garbage_for_ever_is_quoted() -> None:
 def test_a_wrong_model_is_told_without_retries() -> None:
     with model_server(lambda body: "yes") as server:
         generator = OpenAIGenerator(server.url, "big", retry_window=30.0)
-        with pytest.raises(ModelUnavailable, match="`big` does not exist.*check the url"):
+        with pytest.raises(ModelUnavailable, match=r"`big` does not exist.*check the url"):
             generator.generate([CHAT], SHORT)
         assert len(server.requests) == 1
 

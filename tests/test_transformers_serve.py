@@ -125,5 +125,5 @@ def test_every_method_runs_on_it(url: str, checkpoint: Path, api: str) -> None:
 
 def test_a_wrong_model_name_is_told_at_once(url: str) -> None:
     wrong = OpenAIGenerator(url, "no-such-model", api="completions", retry_window=5.0)
-    with pytest.raises(ModelUnavailable, match="no-such-model.*refused.*pinned"):
+    with pytest.raises(ModelUnavailable, match=r"no-such-model.*refused.*pinned"):
         wrong.generate(["Who?"], SamplingParams(4, stop=()))
