@@ -149,7 +149,7 @@ def test_a_run_leaves_curve_rollouts_and_policy(
     expected = [f"{page}.{kind}" for page in pages for kind in ("html", "txt")]
     assert names(tmp_path / "rollouts") == sorted([*expected, "index.html", "rollouts.jsonl"])
     listed = re.findall(r'href="(.*?)"', (tmp_path / "rollouts/index.html").read_text())
-    assert sorted(listed) == [f"{page}.html" for page in pages]
+    assert sorted(listed) == ["rollouts.jsonl", *(f"{page}.html" for page in pages)]
     page = (tmp_path / "rollouts/train_000002.html").read_text()
     assert "step 2" in page
     assert '"21":" 21"' in page, "the policy decodes the tokens"

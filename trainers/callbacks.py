@@ -134,6 +134,12 @@ class RolloutLog(RunCallback):
         """Forget the files of another fit."""
         self._files = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what an earlier run wrote behind the point where this one goes on."""
+        if trainer.is_global_zero:
+            with cosmetic("clear the rollouts"):
+                self._open(trainer)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
@@ -166,16 +172,20 @@ class RolloutLog(RunCallback):
         advantages: Sequence[float] | None = None,
     ) -> None:
         with cosmetic("write the rollouts"):
-            if self._files is None:
-                self._files = RolloutFiles(run_folder(trainer) / self.folder)
-                if trainer.state.fn == "fit":
-                    self._files.begin(finished_iterations(trainer) if trainer.ckpt_path else 0)
+            files = self._open(trainer)
             if trainer.state.fn != "fit":
-                self._files.forget(split, step)
+                files.forget(split, step)
             limit = self.num_questions if split == "train" else self.num_val_questions
             decode = getattr(getattr(pl_module, "policy", None), "decode", None)
-            self._files.write(split, step, rollouts, advantages, limit, decode)
-            self.written = self._files.index
+            files.write(split, step, rollouts, advantages, limit, decode)
+            self.written = files.index
+
+    def _open(self, trainer: pl.Trainer) -> RolloutFiles:
+        if self._files is None:
+            self._files = RolloutFiles(run_folder(trainer) / self.folder)
+            if trainer.state.fn == "fit":
+                self._files.begin(finished_iterations(trainer) if trainer.ckpt_path else 0)
+        return self._files
 
 
 class ExportPolicy(RunCallback):

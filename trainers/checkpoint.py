@@ -154,13 +154,13 @@ class RunCheckpoint(ModelCheckpoint):
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to the signals that end a run, instead of Lightning, which saves anywhere."""
-        self._stop.listen(trainer)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the validation that was cut off; of a run begun anew, drop the old checkpoints."""
+        """Listen for signals, and make the validation that one cut off.
+
+        A run begun anew drops the checkpoints of the run before: ``last`` would go on with that.
+        """
         super().on_train_start(trainer, pl_module)
+        self._stop.listen(trainer)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             for name in ("best.ckpt", "last.ckpt"):
                 (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
@@ -242,6 +242,7 @@ class RunCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save nothing, for an iteration may be half done; say how to go on."""
+        self._stop.forget()
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
             if self._saved_after is None:
                 rank_zero_info("interrupted before the first checkpoint; nothing was kept")

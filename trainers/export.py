@@ -72,7 +72,7 @@ def save_policy(policy: LMPolicy, target: Path) -> None:
         ExportError: the disk does not take it; what was there is untouched.
     """
     partial = target.with_name(f".{target.name}.partial")
-    with _removed_on_failure(partial, target):
+    with removed_on_failure(partial, f"export the policy to {target}"):
         shutil.rmtree(partial, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         policy.save_pretrained(partial)
@@ -83,16 +83,20 @@ def save_policy(policy: LMPolicy, target: Path) -> None:
 
 
 @contextmanager
-def _removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
+def removed_on_failure(partial: Path, what: str) -> Iterator[None]:
+    """Remove what was written so far where writing fails.
+
+    Raises:
+        ExportError: the disk is behind it; safetensors carries its error as text alone.
+    """
     try:
         yield
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # safetensors has an error of its own, which carries the system's as text alone
         reason = disk_error(error)
         if reason is None:
             raise
-        raise ExportError(f"cannot export the policy to {target}: {reason}; make room") from error
+        raise ExportError(f"cannot {what}: {reason}; make room") from error
 
 
 def readable(folder: Path) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
@@ -28,6 +31,8 @@ from research_rl.trainers.checkpoint import AtomicCheckpointIO, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.metrics_file import KeepMetrics
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.progress import metrics_table
+from research_rl.trainers.run_folder import run_in, with_references
 from research_rl.trainers.shipped import (
     CONFIGS,
     OneLineParser,
@@ -35,12 +40,38 @@ from research_rl.trainers.shipped import (
     find_config,
     shipped_configs,
 )
+from research_rl.trainers.usage import UsageError
 
 log = logging.getLogger(__name__)
 
 
 class ResearchParser(OneLineParser, LightningArgumentParser):
-    """Lightning's parser with errors of one line."""
+    """Lightning's parser with errors of one line and configs that keep their references."""
+
+    _unresolved = ""
+    """The config of this process before its references were resolved."""
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        """Return the config as YAML; ``${...}`` stands where the user wrote it.
+
+        jsonargparse dumps a config to resolve it, which is where the references are seen.
+        """
+        text: str = super().dump(cfg, *args, **kwargs)
+        if "subcommand" in cfg and "${" in text:
+            ResearchParser._unresolved = text
+        elif "trainer.default_root_dir" in cfg and ResearchParser._unresolved:
+            command = yaml.safe_load(ResearchParser._unresolved)
+            section = command.get(command.get("subcommand"), {})
+            section.pop("overwrite", None)
+            return with_references(text, yaml.safe_dump(section))
+        return text
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with the reason; somebody who named no config is shown where to begin."""
+        named = any(arg.startswith(("-c", "--config")) for arg in sys.argv)
+        if "required" in message and not named:
+            message += "; a config has it all: research fit --config quickstart"
+        super().error(message, ex)
 
 
 class ResearchCLI(LightningCLI):
@@ -70,12 +101,20 @@ class ResearchCLI(LightningCLI):
             default=None,
             help="CPU threads of torch and faiss; unset leaves it to them",
         )
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="begin anew in a folder that holds a run; it is replaced",
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would let the checkpoint's override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Set the number of threads before anything can start a pool."""
+        """Refuse what would fail or overwrite a run later; set the number of threads."""
+        self._check_trainer_options()
+        self._check_folder()
+        self._say_what_is_overridden()
         threads = self._get(self.config, "torch_threads")
         if threads is None:
             return
@@ -101,6 +140,58 @@ class ResearchCLI(LightningCLI):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self._root() / "checkpoints")
         return trainer
+
+    def _check_trainer_options(self) -> None:
+        """Name our own options where Lightning's would be refused without a hint."""
+        trainer = self._get(self.config, "trainer")
+        for name, unset, ours in (
+            ("gradient_clip_val", None, "model.updates.max_grad_norm"),
+            ("accumulate_grad_batches", 1, "model.updates.micro_batch_size"),
+        ):
+            if (value := trainer.get(name)) not in (None, unset):
+                raise UsageError(
+                    f"trainer.{name} must be left out, got {value}; an iteration makes its updates "
+                    f"itself: set {ours}"
+                )
+
+    def _check_folder(self) -> None:
+        """Refuse to begin anew in a folder that holds a run."""
+        name, root = self._get(self.config, "ckpt_path"), self._root()
+        goes_on = name in ("last", "best") or (name and Path(name).is_relative_to(root))
+        dry = self._get(self.config, "trainer").get("fast_dev_run")
+        if self.subcommand != "fit" or goes_on or dry or rank_zero_only.rank:
+            return
+        held = run_in(root)
+        if held and not self._get(self.config, "overwrite"):
+            raise UsageError(
+                f"{root} holds a run already ({held}); to go on with it add --ckpt_path last, to "
+                "replace it add --overwrite, to keep it choose another "
+                "--trainer.default_root_dir"
+            )
+
+    def _say_what_is_overridden(self) -> None:
+        """Warn of environment variables that a config or the command line overrides."""
+        prefix = f"RESEARCH_{str(self.subcommand).upper()}__"
+        for variable, text in sorted(os.environ.items()):
+            key = variable.removeprefix(prefix).lower().replace("__", ".")
+            if variable.startswith(prefix) and key in self.config[self.subcommand]:
+                value = self._get(self.config, key)
+                if str(value) != str(yaml.safe_load(text)):
+                    log.warning("%s has no effect: a config or an option says %s", variable, value)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Score the validation questions and show the means."""
+        self._evaluate(self.trainer.validate, kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Score the test questions and show the means."""
+        self._evaluate(self.trainer.test, kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        verbose = kwargs.pop("verbose", True)
+        for metrics in evaluate(**kwargs, verbose=False):
+            if verbose:
+                rank_zero_info("%s", metrics_table(metrics))
 
     def predict(self, **kwargs: Any) -> None:
         """Answer the test questions into ``predict/predictions.jsonl``, one row a question."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 class KeepMetrics(pl.Callback):
@@ -61,6 +62,14 @@ class KeepMetrics(pl.Callback):
                 kept = _read(path) if trainer.ckpt_path and path in self._files else ""
                 _restore(logger, known.get(path, kept))
         self._files, self._saved = [], None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Number what is logged by the iterations learned from, also where none is made."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            learned = int(getattr(pl_module, "iteration", 0))
+            trainer.fit_loop.epoch_loop._batches_that_stepped = learned
+
+    on_test_start = on_validation_start
 
 
 def _restore(logger: CSVLogger, text: str) -> None:

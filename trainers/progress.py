@@ -78,7 +78,8 @@ class RunProgressBar(TQDMProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave a line that says how the validation went."""
         super().on_validation_end(trainer, pl_module)
-        line = validation_line(trainer.callback_metrics, finished_iterations(trainer))
+        learned = int(getattr(pl_module, "iteration", finished_iterations(trainer)))
+        line = validation_line(trainer.callback_metrics, learned)
         if trainer.sanity_checking or not line:
             return
         if self._lines:
@@ -137,6 +138,12 @@ def validation_line(metrics: Mapping[str, Any], step: int) -> str:
             kinds = _by_hop(metrics, f"val/{name}_") if name in ("f1", "searches") else ""
             facts.append(f"{name} {float(metrics[f'val/{name}']):.2f}{kinds}")
     return f"validation at step {step}: {', '.join(facts)}" if facts else ""
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """Return metrics as lines of a name and a number with four digits behind the point."""
+    width = max(map(len, metrics), default=0)
+    return "\n".join(f"{name:<{width}}  {value:>9.4f}" for name, value in sorted(metrics.items()))
 
 
 def _by_hop(metrics: Mapping[str, Any], prefix: str) -> str:

@@ -6,7 +6,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 _STYLE = """
 :root { color-scheme: light dark; }
-body { max-width: 560px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
+body { max-width: 860px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
   font: 15px/1.6 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 19px; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -27,6 +27,7 @@ th, td { padding: 5px 12px 5px 0; text-align: left;
 th { font-weight: 500; opacity: 0.65; }
 a { color: light-dark(#1f6feb, #79b0ff); text-decoration: none; }
 a:hover { text-decoration: underline; }
+small, p { opacity: 0.75; }
 """
 
 
@@ -39,6 +40,7 @@ class RolloutFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._means = _means(folder / ROWS)
 
     @property
     def index(self) -> Path:
@@ -56,6 +58,7 @@ class RolloutFiles:
             if match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
+        self._means = _means(self.folder / ROWS)
 
     def forget(self, split: str, step: int) -> None:
         """Remove the rows of a validation or test that is made once more."""
@@ -96,11 +99,16 @@ class RolloutFiles:
         _replace(self.folder / f"{name}.html", page)
         texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
         _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
+        rows = [
+            {"split": split, "step": step, **rollout_row(rollout, advantage)}
+            for rollout, advantage in zip(some, each, strict=True)
+        ]
         with (self.folder / ROWS).open("a", encoding="utf-8") as file:
-            for rollout, advantage in zip(some, each, strict=True):
-                row = {"split": split, "step": step, **rollout_row(rollout, advantage)}
-                file.write(json.dumps(row) + "\n")
-        _replace(self.index, _index(path.name for path in self.folder.glob("*.html")))
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if rows:
+            self._means[split, step] = _mean(rows)
+        pages = (path.name for path in self.folder.glob("*.html"))
+        _replace(self.index, _index(pages, self._means))
 
 
 def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
@@ -144,27 +152,54 @@ def _is_wanted(line: str, wanted: Callable[[str, int], bool]) -> bool:
         return False
 
 
-def _index(names: Iterable[str]) -> str:
+def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
     steps: dict[int, dict[str, str]] = {}
     for name in names:
         if match := _PAGE.fullmatch(name):
             steps.setdefault(int(match[2]), {})[match[1]] = name
-    rows = "\n".join(
-        f"<tr><td>{step}</td>{''.join(_cell(pages, split) for split in _TITLES)}</tr>"
+    splits = [s for s in _TITLES if any(s in pages for pages in steps.values())]
+    heads = "".join(f"<th>{_TITLES[split]}</th>" for split in splits)
+    body = "\n".join(
+        f"<tr><td>{step}</td>"
+        + "".join(_cell(pages.get(split), means.get((split, step))) for split in splits)
+        + "</tr>"
         for step, pages in sorted(steps.items(), reverse=True)
     )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Rollouts</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n<table>\n"
-        f"<tr><th>step</th><th colspan=3>pages</th></tr>\n{rows}\n</table>\n</html>\n"
+        f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n"
+        "<p>Each page shows rollouts token by token, with rewards and searches. A step is the "
+        "number of iterations that the policy had learned from; the newest stands first. Means "
+        f'are over the rollouts shown. The same as rows of JSON: <a href="{ROWS}">{ROWS}</a>'
+        f".</p>\n<table>\n<tr><th>step</th>{heads}</tr>\n{body}\n</table>\n</html>\n"
     )
 
 
-def _cell(pages: dict[str, str], split: str) -> str:
-    name = pages.get(split)
-    link = f'<a href="{html.escape(name)}">{_TITLES[split]}</a>' if name else ""
-    return f"<td>{link}</td>"
+def _means(rows: Path) -> dict[tuple[str, int], str]:
+    """Mean reward, F1 and searches of each page, as text."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in rows.read_text("utf-8").splitlines() if rows.is_file() else ():
+        try:
+            row = json.loads(line)
+            found.setdefault((row["split"], row["step"]), []).append(row)
+        except (ValueError, KeyError, TypeError):  # the end of a run that was killed while writing
+            continue
+    return {key: _mean(group) for key, group in found.items()}
+
+
+def _mean(group: list[dict[str, Any]]) -> str:
+    number = len(group)
+    reward, f1 = (sum(row[name] for row in group) / number for name in ("reward", "f1"))
+    searches = sum(len(row["queries"]) for row in group) / number
+    return f"reward {reward:.2f}, F1 {f1:.2f}, {searches:.1f} searches"
+
+
+def _cell(name: str | None, mean: str | None) -> str:
+    if name is None:
+        return "<td></td>"
+    link = f'<a href="{html.escape(name)}">rollouts</a>'
+    return f"<td>{link}" + (f"<br><small>{mean}</small>" if mean else "") + "</td>"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,0 +1,74 @@
+"""The folder of a run: what it holds already, and a saved config that can be moved with it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_REFERENCE = re.compile(r"\$\{(\.+)([^}.][^}]*)\}")
+Place = tuple[str | int, ...]
+
+
+def run_in(folder: Path) -> str:
+    """Return what a folder holds of a run that would be overwritten, "" if it holds none.
+
+    Checkpoints count, and training steps in ``metrics.csv``.
+    """
+    found = [f"checkpoints/{p.name}" for p in sorted((folder / "checkpoints").glob("*.ckpt"))]
+    metrics = folder / "metrics.csv"
+    if metrics.is_file():
+        with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
+            trained = [row for row in csv.DictReader(file) if row.get("train/reward")]
+        if trained:
+            found.insert(0, f"metrics.csv with {len(trained)} training steps")
+    return ", ".join(found)
+
+
+def with_references(resolved: str, unresolved: str) -> str:
+    """Return a config with its ``${...}`` put back, as YAML.
+
+    Args:
+        resolved: YAML without any reference.
+        unresolved: YAML of the same config in which references still stand, relative to their
+            places, as jsonargparse keeps them.
+
+    A config that does not resolve to ``resolved`` is not the same one: then ``resolved`` is
+    returned as it is.
+    """
+    values, references = yaml.safe_load(resolved), yaml.safe_load(unresolved)
+    if not isinstance(values, dict) or not isinstance(references, dict):
+        return resolved
+    restored = _restored(values, references, ())
+    try:
+        again = OmegaConf.to_container(OmegaConf.create(restored), resolve=True)
+    except OmegaConfBaseException:
+        return resolved
+    if again != values:
+        return resolved
+    return yaml.safe_dump(restored, sort_keys=False, allow_unicode=True)
+
+
+def _restored(value: Any, reference: Any, place: Place) -> Any:
+    if isinstance(value, dict) and isinstance(reference, dict):
+        return {k: _restored(v, reference.get(k), (*place, k)) for k, v in value.items()}
+    if isinstance(value, list) and isinstance(reference, list) and len(value) == len(reference):
+        both = enumerate(zip(value, reference, strict=True))
+        return [_restored(v, r, (*place, i)) for i, (v, r) in both]
+    if isinstance(reference, str) and "${" in reference:
+        return _REFERENCE.sub(_from_root(place), reference)
+    return value
+
+
+def _from_root(place: Place) -> Callable[[re.Match[str]], str]:
+    def absolute(match: re.Match[str]) -> str:
+        base = place[: len(place) - len(match[1])]
+        return "${" + ".".join([*map(str, base), match[2]]) + "}"
+
+    return absolute
