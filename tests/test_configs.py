@@ -19,7 +19,8 @@ from research_rl.trainers.shipped import EVALUATION
 
 PAPER = ["research_7b", "research_7b_instruct", "research_32b_instruct"]
 WHOLE = ["quickstart", *PAPER]
-PARTS = sorted(set(shipped_configs()) - set(WHOLE) - set(shipped_configs(EVALUATION)))
+NOT_FIT = {*shipped_configs(EVALUATION), *shipped_configs("method")}
+PARTS = sorted(set(shipped_configs()) - set(WHOLE) - NOT_FIT)
 
 
 class Parse(ResearchCLI):
