@@ -212,7 +212,9 @@ class Reference:
             self._policy = policy
         else:
             self._policy = LMPolicy(copy.deepcopy(policy.model), policy.tokenizer)
-            self._policy.requires_grad_(False).eval().to(dtype=dtype)
+            self._policy.requires_grad_(False).eval()
+            for weight in self._policy.parameters():  # not the rotary frequencies beside them
+                weight.data = weight.data.to(dtype or weight.dtype)
 
     def to(self, device: torch.device | str) -> Reference:
         """Move the copy; a shared model stays where the policy is."""
