@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,9 @@ from research_rl.trainers.shipped import (
 from research_rl.trainers.usage import UsageError
 
 log = logging.getLogger(__name__)
+_BROKEN_REFERENCE = re.compile(
+    r"Error trying to access ([\w.]+):.*full_key: (?:fit|validate|test|predict)\.(\S+)", re.DOTALL
+)
 
 
 class ResearchParser(OneLineParser, LightningArgumentParser):
@@ -56,14 +60,16 @@ class ResearchParser(OneLineParser, LightningArgumentParser):
 
         jsonargparse dumps a config to resolve it, which is where the references are seen.
         """
+        saves = "trainer.default_root_dir" in cfg and "subcommand" not in cfg
+        if saves and "overwrite" in cfg:
+            cfg = cfg.clone()
+            cfg["overwrite"] = False  # said for one start alone
         text: str = super().dump(cfg, *args, **kwargs)
         if "subcommand" in cfg and "${" in text:
-            ResearchParser._unresolved = text
-        elif "trainer.default_root_dir" in cfg and ResearchParser._unresolved:
-            command = yaml.safe_load(ResearchParser._unresolved)
-            section = command.get(command.get("subcommand"), {})
-            section.pop("overwrite", None)
-            return with_references(text, yaml.safe_dump(section))
+            section = yaml.safe_load(text).get(cfg["subcommand"], {})
+            ResearchParser._unresolved = yaml.safe_dump(section)
+        elif saves and ResearchParser._unresolved:
+            return with_references(text, ResearchParser._unresolved)
         return text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -71,6 +77,11 @@ class ResearchParser(OneLineParser, LightningArgumentParser):
         named = any(arg.startswith(("-c", "--config")) for arg in sys.argv)
         if "required" in message and not named:
             message += "; a config has it all: research fit --config quickstart"
+        if found := _BROKEN_REFERENCE.search(message):
+            message = (
+                f"{found[2]} refers to {found[1]}, which is null or not there; give {found[2]} a "
+                f"value of its own, or set {found[1]}"
+            )
         super().error(message, ex)
 
 

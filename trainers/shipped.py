@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from research_rl.trainers.usage import FAILED, TRACEBACK, one_line
@@ -53,7 +54,24 @@ class ShippedConfigFile(ActionConfigFile):
         """Merge the config into what was parsed so far."""
         is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
         known = value if is_yaml else find_config(str(value))
+        if not is_yaml and Path(known).is_file():
+            _check_sections(Path(known))
         ActionConfigFile.apply_config(parser, cfg, dest, known)
+
+
+def _check_sections(path: Path) -> None:
+    """Name the file where a config is empty or no YAML.
+
+    Raises:
+        TypeError: it is (jsonargparse turns it into a usage error).
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TypeError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        got = "an empty file" if loaded is None else type(loaded).__name__
+        raise TypeError(f"{path} must hold sections such as model and data, got {got}")
 
 
 class OneLineParser(ArgumentParser):
