@@ -167,7 +167,7 @@ class CollapseGuard(RunCallback):
                 "CollapseGuard must stand behind a HealthMonitor in trainer.callbacks, got none "
                 "before it; add research_rl.trainers.health.HealthMonitor"
             )
-        algorithm = pl_module.algorithm
+        algorithm: Any = pl_module.algorithm
         if self.kl_factor is not None and not (kl_coef(algorithm) or 0.0) > 0:
             raise ValueError(
                 f"kl_factor must meet an algorithm with a kl_coef above 0, got "
