@@ -18,6 +18,7 @@ import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
@@ -77,11 +78,6 @@ class ResearchParser(OneLineParser, LightningArgumentParser):
         named = any(arg.startswith(("-c", "--config")) for arg in sys.argv)
         if "required" in message and not named:
             message += "; a config has it all: research fit --config quickstart"
-        if found := _BROKEN_REFERENCE.search(message):
-            message = (
-                f"{found[2]} refers to {found[1]}, which is null or not there; give {found[2]} a "
-                f"value of its own, or set {found[1]}"
-            )
         super().error(message, ex)
 
 
@@ -272,24 +268,33 @@ def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> Research
     """
     _quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    return cli(
-        ReSearchModule,
-        QuestionDataModule,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [KeepMetrics()]},
-        # omegaconf+ resolves interpolations after every file and flag is merged; plain omegaconf
-        # keeps what a reference meant when its own file was read.
-        parser_kwargs={
-            "parser_mode": "omegaconf+",
-            "default_env": True,
-            "env_prefix": "RESEARCH",
-            "allow_abbrev": False,
-        },
-        parser_class=ResearchParser,
-        args=args,
-    )
+    try:
+        return cli(
+            ReSearchModule,
+            QuestionDataModule,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [KeepMetrics()]},
+            # omegaconf+ resolves references after every file and flag is merged; plain omegaconf
+            # keeps what one meant when its own file was read.
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "default_env": True,
+                "env_prefix": "RESEARCH",
+                "allow_abbrev": False,
+            },
+            parser_class=ResearchParser,
+            args=args,
+        )
+    except OmegaConfBaseException as error:
+        found = _BROKEN_REFERENCE.search(str(error))
+        if found is None:
+            raise
+        raise UsageError(
+            f"{found[2]} refers to {found[1]}, which is null or not there; give {found[2]} a "
+            f"value of its own, or set {found[1]}"
+        ) from error
 
 
 def main(args: list[str]) -> None:
