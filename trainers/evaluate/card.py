@@ -97,8 +97,8 @@ def _head(summary: Summary, made: datetime | None) -> str:
     when += f" with research-rl {version('research-rl')}." if when else ""
     return (
         f"{'; '.join(said)}.{when} Figures in brackets are 95 % bootstrap intervals over questions;"
-        " n is the number of questions behind a line. An interval without width says that all values"
-        " were equal, not that the figure is certain."
+        " n is the number of questions behind a line. An interval without width says that all"
+        " values were equal, not that the figure is certain."
     )
 
 

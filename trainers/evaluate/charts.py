@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = 
     rows = -(-max(1, len(datasets)) // columns)
     width = max(4.8, columns * (0.62 * len(systems) + 0.7))
     figure = Figure(figsize=(width, 3.5 * rows + 0.5), dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     naming, colours = Naming(summary.cells), _colours(systems, reference)
     for place, axes in enumerate(grid.flat):
         if place >= len(datasets):
@@ -56,6 +57,7 @@ def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = 
         _bars(axes, datasets[place], [found.get(s) for s in systems], measure, colours)
         if place % columns == 0:
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
+    grid.flat[0].set_ylim(0, 1.12 * _top(summary, measure))
     handles = [
         grid.flat[0].bar([0], [0], color=colour, label=naming.system(*system))
         for system, colour in zip(systems, colours, strict=True)
@@ -83,6 +85,12 @@ def _colours(systems: Sequence[tuple[str, str]], reference: str) -> list[str]:
     return [next(strong) if method == reference else next(quiet) for method, _ in systems]
 
 
+def _top(summary: Summary, measure: str) -> float:
+    """The highest whisker of all panels, in percent, at least 5."""
+    intervals = (cell.measures.get(measure) for cell in summary.cells.values())
+    return max([5.0, *(100 * i.high for i in intervals if i is not None and i.high is not None)])
+
+
 def _label(measure: str) -> str:
     return {"em": "exact match, %", "f1": "F1, %"}.get(measure, f"{measure}, %")
 
@@ -94,7 +102,6 @@ def _bars(
     measure: str,
     colours: Sequence[str],
 ) -> None:
-    tops = []
     for place, (summary, colour) in enumerate(zip(found, colours, strict=True)):
         interval = None if summary is None else summary.measures.get(measure)
         if interval is None or interval.mean is None:
@@ -102,7 +109,12 @@ def _bars(
             continue
         mean, low, high = _scaled(interval)
         axes.bar(place, mean, width=0.84, color=colour, zorder=2)
-        whisker = {"ecolor": _INK, "elinewidth": 0.9, "capsize": 2.5, "capthick": 0.9}
+        whisker: dict[str, Any] = {
+            "ecolor": _INK,
+            "elinewidth": 0.9,
+            "capsize": 2.5,
+            "capthick": 0.9,
+        }
         axes.errorbar(place, mean, [[mean - low], [high - mean]], fmt="none", zorder=3, **whisker)
         axes.annotate(
             f"{mean:.1f}",
@@ -114,12 +126,10 @@ def _bars(
             fontsize=8,
             color=_INK,
         )
-        tops.append(high)
     n = {s.answered for s in found if s is not None}
     counted = f"n = {min(n):,}" if len(n) == 1 else f"n = {min(n):,} to {max(n):,}" if n else ""
     axes.set_title(dataset, fontsize=10.5, fontweight="bold", color=_INK, pad=8)
     axes.set_xlabel(counted, fontsize=8.5, color=_SOFT)
-    axes.set_ylim(0, max([1.0, *tops]) * 1.14)
     axes.set_xlim(-0.6, len(found) - 0.4)
     axes.set_xticks([])
     _finish(axes)
@@ -146,7 +156,7 @@ def accuracy_against_searches(
     rows = -(-max(1, len(datasets)) // columns)
     size = (max(4.8, 2.9 * columns), 3.1 * rows + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     naming, colours = Naming(summary.cells), _colours(systems, reference)
     for place, axes in enumerate(grid.flat):
         if place >= len(datasets):
@@ -163,6 +173,8 @@ def accuracy_against_searches(
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
         _limits(axes)
         _finish(axes)
+    top = _top(summary, measure)
+    grid.flat[0].set_ylim(-0.02 * top, 1.06 * top)
     handles = [
         grid.flat[0].plot([], [], _MARKS[i % len(_MARKS)], color=c, label=naming.system(*s))[0]
         for i, (s, c) in enumerate(zip(systems, colours, strict=True))
@@ -205,7 +217,6 @@ def _point(axes: Axes, found: CellSummary, measure: str, colour: str, mark: str)
 
 def _limits(axes: Axes) -> None:
     axes.set_xlim(left=-0.15, right=max(1.2, axes.get_xlim()[1]))
-    axes.set_ylim(bottom=-1.5, top=max(5.0, axes.get_ylim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

@@ -101,7 +101,7 @@ class EvaluationConfig:
     Args:
         datasets: name -> questions.
         models: name -> weights or server.
-        methods: name -> {class_path, init_args, models, datasets}: an ``Agent`` by its class. Its
+        methods: name -> {class_path, init_args, models, datasets} or a class_path: an ``Agent``. Its
             constructor gets what it takes of generator, retriever, policy, engine, top_k,
             temperature and seed, and the rest from ``init_args``, which may also change those;
             ``models`` and ``datasets`` restrict it to some.
@@ -129,7 +129,8 @@ class EvaluationConfig:
 
     datasets: dict[str, DatasetConfig]
     models: dict[str, ModelConfig]
-    methods: dict[str, Any]
+    # of a dict with Any in it jsonargparse would make objects
+    methods: dict[str, str | dict]  # type: ignore[type-arg]
     run: str | None = None
     out: str = "runs/evaluation"
     index: str | Retriever | None = None
@@ -327,7 +328,9 @@ def find_agent(path: str, where: str) -> type[Agent]:
         ValueError: there is none, or it is no Agent.
     """
     module, _, name = path.rpartition(".")
-    ours = {n: c for n, c in vars(agents).items() if _is_agent(c) and not inspect.isabstract(c)}
+    ours: dict[str, type[Agent]] = {
+        n: c for n, c in vars(agents).items() if _is_agent(c) and not inspect.isabstract(c)
+    }
     if not module:
         one_of(f"{where}.class_path", name, ours)
         return ours[name]

@@ -27,7 +27,8 @@ def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Pat
         judges: by the name that the card calls them.
         folder: of the evaluation.
     """
-    cache, changed = JudgeCache(folder / CACHE), {}
+    cache = JudgeCache(folder / CACHE)
+    changed: dict[int, Row] = {}
     for name, generator in judges.items():
         todo = [
             (place, row)
