@@ -57,7 +57,7 @@ class LMHead:
             entropy: whether entropies are wanted; they are 0 otherwise.
         """
         bias = self.bias
-        found: tuple[Tensor, Tensor] = _Recomputed.apply(
+        found: tuple[Tensor, Tensor] = _Recomputed.apply(  # type: ignore[no-untyped-call]
             self, entropy, targets, hidden, self.weight, bias
         )
         return found
@@ -82,7 +82,7 @@ class LMHead:
             pass_hidden: whether it reads hidden states.
         """
         reads = (entropy_gradient, pass_hidden)
-        loss: Tensor = _OnePass.apply(
+        loss: Tensor = _OnePass.apply(  # type: ignore[no-untyped-call]
             self, token_loss, reads, targets, hidden, self.weight, self.bias, *parameters
         )
         return loss

@@ -277,9 +277,9 @@ def packed_attention(
     )
     parts = zip(
         packed.blocks,
-        q.split([block.queries.numel() for block in packed.blocks]),
-        k.split([block.keys.numel() for block in packed.blocks]),
-        v.split([block.keys.numel() for block in packed.blocks]),
+        q.split_with_sizes([block.queries.numel() for block in packed.blocks]),
+        k.split_with_sizes([block.keys.numel() for block in packed.blocks]),
+        v.split_with_sizes([block.keys.numel() for block in packed.blocks]),
         strict=True,
     )
     out = []

@@ -45,9 +45,10 @@ class WorkingWeights:
     def used(self) -> Iterator[None]:
         """Let the model compute with the copies inside; backward passes belong inside too."""
         standing: dict[nn.Parameter, Any] = {}
+        linked: Any = _StandIn.apply
         for weight, copy in self._copies.items():
-            linked = weight.requires_grad and torch.is_grad_enabled()
-            standing[weight] = _StandIn.apply(weight, copy) if linked else copy
+            learns = weight.requires_grad and torch.is_grad_enabled()
+            standing[weight] = linked(weight, copy) if learns else copy
         swapped: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         try:
             for module in self._model.modules():
