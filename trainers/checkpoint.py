@@ -181,7 +181,9 @@ class RunCheckpoint(ModelCheckpoint):
         """Renew ``last.ckpt`` where it is time, and end the run if it was asked to."""
         loop = trainer.fit_loop.epoch_loop
         last = loop._is_training_done  # then what follows saves, and goes before the end
-        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None, "training goes on"
+        validates = loop._should_check_val_fx(fetcher)
         if self._stop.heard(trainer) and not last:
             self._owes_validation = validates
             self._renew_last(trainer)
@@ -266,7 +268,8 @@ class RunCheckpoint(ModelCheckpoint):
     @staticmethod
     def _should_skip_saving(trainer: pl.Trainer) -> bool:
         fitting = trainer.state.fn == TrainerFn.FITTING
-        return bool(trainer.fast_dev_run) or not fitting or trainer.sanity_checking
+        dry: int = trainer.fast_dev_run  # type: ignore[attr-defined]
+        return bool(dry) or not fitting or trainer.sanity_checking
 
 
 def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:

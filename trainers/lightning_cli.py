@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf.errors import OmegaConfBaseException
@@ -166,7 +166,7 @@ class ResearchCLI(LightningCLI):
         name, root = self._get(self.config, "ckpt_path"), self._root()
         goes_on = name in ("last", "best") or (name and Path(name).is_relative_to(root))
         dry = self._get(self.config, "trainer").get("fast_dev_run")
-        if self.subcommand != "fit" or goes_on or dry or rank_zero_only.rank:
+        if self.subcommand != "fit" or goes_on or dry or getattr(rank_zero_only, "rank", 0):
             return
         held = run_in(root)
         if held and not self._get(self.config, "overwrite"):

@@ -115,6 +115,7 @@ def replay(
     """Play iterations again; print what differs from the record; return whether nothing does."""
     settings = RunSettings.read(run)
     env = settings.env.make()
+    rows: Any = env.unwrapped
     total, same, sampled = 0, True, []
     for iteration in iterations:
         flight = records.read(iteration)
@@ -122,7 +123,7 @@ def replay(
         if not chosen:
             continue
         total += len(chosen)
-        found = list(differences(chosen, played_again(chosen, env.unwrapped)))
+        found = list(differences(chosen, played_again(chosen, rows)))
         same &= not _report(iteration, "played again", found, len(chosen))
         checkpoint = weights_of(run, flight.weights)
         if checkpoint is not None or flight.weights == 0:
@@ -188,7 +189,8 @@ class RunSettings:
             raise FileNotFoundError(f"the run must have its config.yaml, got none in {run}")
         loaded: Any = OmegaConf.load(path)
         loaded.trainer.default_root_dir = str(run)
-        model = OmegaConf.to_container(loaded, resolve=True)["model"]  # type: ignore[call-overload,index]
+        container: Any = OmegaConf.to_container(loaded, resolve=True)
+        model = container["model"]
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--env", type=EnvConfig)
         parser.add_argument("--sampling", type=SamplingParams)

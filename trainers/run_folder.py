@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,7 +52,7 @@ def with_references(resolved: str, unresolved: str) -> str:
         return resolved
     if again != values:
         return resolved
-    return yaml.safe_dump(restored, sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(restored, sort_keys=False, allow_unicode=True))
 
 
 def _restored(value: Any, reference: Any, place: Place) -> Any:

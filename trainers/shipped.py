@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
 from research_rl.trainers.usage import FAILED, TRACEBACK, one_line
 
