@@ -143,7 +143,7 @@ def from_run(run: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no config, or no exported policy.
     """
-    import yaml
+    from omegaconf import OmegaConf
 
     file = run / "config.yaml"
     if not file.is_file():
@@ -156,7 +156,7 @@ def from_run(run: Path) -> dict[str, Any]:
             f"a finished run must hold its policy, got no {run / 'policy'}; write it with "
             f"research export --ckpt {run / 'checkpoints' / 'best.ckpt'} --out {run / 'policy'}"
         )
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
     told = {name: env.get(name) for name in ("top_k", "max_searches", "prompt")}
     told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}
