@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ class Oracle(Agent):
 
     asked: ClassVar[list[str]] = []
     stop_after: ClassVar[int | None] = None
+    seconds: ClassVar[float] = 0.0
 
     def __init__(
         self, generator: Generator, retriever: Retriever, knows: int = 5, top_k: int = 5
@@ -37,6 +39,7 @@ class Oracle(Agent):
         """See Agent.answer."""
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
             raise KeyboardInterrupt
+        time.sleep(self.seconds)
         self.asked.extend(question.id for question in questions)
         found = self.retriever.search([q.text for q in questions], self.top_k)
         return [

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,10 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Oracle, "asked", [])
     monkeypatch.setattr(Oracle, "stop_after", None)
     monkeypatch.setattr(Fails, "failing", set())
-    yield
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -120,7 +118,7 @@ def test_a_kill_at_any_time_leads_to_the_same_card(tmp_path: Path) -> None:
         "from research_rl.trainers.evaluate.cli import main",
         f"main({arguments(torn, questions)!r})",
     ]
-    slow = "import evaluated, time; say = evaluated.Oracle.answer; evaluated.Oracle.answer = lambda s, q: (time.sleep(0.05), say(s, q))[1]"
+    slow = "import evaluated; evaluated.Oracle.seconds = 0.05"
     code = "; ".join([slow, *run])
     for rows in (10, 230):
         process = subprocess.Popen(
@@ -132,7 +130,8 @@ def test_a_kill_at_any_time_leads_to_the_same_card(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         path = torn / "rows.jsonl"
         while not path.is_file() or path.read_bytes().count(b"\n") < rows:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -212,9 +211,12 @@ def test_only_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--reference", "ReSerch"], "did you mean ReSearch?"),
         (["--beside", "ReSearch-Qwen-8B"], "did you mean 'ReSearch-Qwen-7B'"),
         (["--datasets.houses.questions", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--models.none", '{"run": "nowhere"}'], "make it with `research fit`"),
-        (["--models.none", '{"model": "./nowhere"}'], "which is not there"),
-        (["--models.none", "{}"], "must have one of model, run and generator, got none"),
+        (["--models.none", '{"run": "nowhere", "generator": null}'], "make it with `research fit`"),
+        (["--models.none", '{"model": "./nowhere", "generator": null}'], "which is not there"),
+        (
+            ["--models.none", '{"generator": null}'],
+            "must have one of model, run and generator, got none",
+        ),
         (["--methods.ReSearch", "NaivRAG"], "did you mean NaiveRAG?"),
         (["--methods.ReSearch", "no.such.Thing"], "must be a class that imports"),
         (["--methods.ReSearch", "pathlib.Path"], "must be an Agent"),

@@ -59,7 +59,7 @@ def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = 
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
     grid.flat[0].set_ylim(0, 1.12 * _top(summary, measure))
     handles = [
-        grid.flat[0].bar([0], [0], color=colour, label=naming.system(*system))
+        grid.flat[0].bar([0], [0], color=colour, label=_shown(naming.system(*system)))
         for system, colour in zip(systems, colours, strict=True)
     ]
     figure.legend(
@@ -89,6 +89,12 @@ def _top(summary: Summary, measure: str) -> float:
     """The highest whisker of all panels, in percent, at least 5."""
     intervals = (cell.measures.get(measure) for cell in summary.cells.values())
     return max([5.0, *(100 * i.high for i in intervals if i is not None and i.high is not None)])
+
+
+def _shown(name: str) -> str:
+    """A name as matplotlib can draw it: no formulas, no lone surrogates, at most 40 characters."""
+    plain = "".join(c if c.isprintable() else " " for c in name)
+    return (plain if len(plain) <= 40 else f"{plain[:39]}…").replace("$", r"\$")
 
 
 def _label(measure: str) -> str:
@@ -128,7 +134,7 @@ def _bars(
         )
     n = {s.answered for s in found if s is not None}
     counted = f"n = {min(n):,}" if len(n) == 1 else f"n = {min(n):,} to {max(n):,}" if n else ""
-    axes.set_title(dataset, fontsize=10.5, fontweight="bold", color=_INK, pad=8)
+    axes.set_title(_shown(dataset), fontsize=10.5, fontweight="bold", color=_INK, pad=8)
     axes.set_xlabel(counted, fontsize=8.5, color=_SOFT)
     axes.set_xlim(-0.6, len(found) - 0.4)
     axes.set_xticks([])
@@ -167,7 +173,7 @@ def accuracy_against_searches(
             if cell in summary.cells:
                 mark = _MARKS[number % len(_MARKS)]
                 _point(axes, summary.cells[cell], measure, colours[number], mark)
-        axes.set_title(datasets[place], fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_title(_shown(datasets[place]), fontsize=10.5, fontweight="bold", color=_INK)
         axes.set_xlabel("searches per question", color=_SOFT, fontsize=9)
         if place % columns == 0:
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
@@ -176,7 +182,9 @@ def accuracy_against_searches(
     top = _top(summary, measure)
     grid.flat[0].set_ylim(-0.02 * top, 1.06 * top)
     handles = [
-        grid.flat[0].plot([], [], _MARKS[i % len(_MARKS)], color=c, label=naming.system(*s))[0]
+        grid.flat[0].plot(
+            [], [], _MARKS[i % len(_MARKS)], color=c, label=_shown(naming.system(*s))
+        )[0]
         for i, (s, c) in enumerate(zip(systems, colours, strict=True))
     ]
     figure.legend(

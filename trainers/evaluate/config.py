@@ -101,8 +101,8 @@ class EvaluationConfig:
     Args:
         datasets: name -> questions.
         models: name -> weights or server.
-        methods: name -> {class_path, init_args, models, datasets} or a class_path: an ``Agent``. Its
-            constructor gets what it takes of generator, retriever, policy, engine, top_k,
+        methods: name -> {class_path, init_args, models, datasets} or a class_path: an ``Agent``.
+            Its constructor gets what it takes of generator, retriever, policy, engine, top_k,
             temperature and seed, and the rest from ``init_args``, which may also change those;
             ``models`` and ``datasets`` restrict it to some.
         run: folder of a run, for other settings to refer to as ${run}.
@@ -298,10 +298,11 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
 
 def _typed(agent: type[Agent], init_args: dict[str, Any], where: str) -> dict[str, Any]:
     """The arguments as the constructor's annotations want them; what is provided is left out."""
-    taken = [name for name in inspect.signature(agent).parameters if name != "self"]
+    taken = inspect.signature(agent).parameters
     for key in init_args:
         one_of(f"a key of {where}.init_args", key, taken)
-    skip: Any = {*PROVIDED} - {*init_args}
+    required = {name for name, one in taken.items() if one.default is one.empty}
+    skip: Any = {*PROVIDED, *required} - {*init_args}  # what nobody gives is told of later
     parser = OneLineParser(exit_on_error=False)
     parser.add_class_arguments(agent, "args", skip=skip, fail_untyped=False, instantiate=False)
     try:
