@@ -15,6 +15,7 @@ import torch
 import training
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from research_rl.trainers.callbacks import RolloutLog
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     CheckpointError,
@@ -53,7 +54,7 @@ def fit(
         5,
         val_check_interval=2,
         enable_checkpointing=True,
-        callbacks=[keep, *extra, FlightRecorder(), saver],
+        callbacks=[keep, *extra, RolloutLog(every_n_steps=1), FlightRecorder(), saver],
     )
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     keep.read(trainer)
@@ -76,6 +77,8 @@ def same(folder: Path, other: Path) -> None:
             for f in (folder, other)
         )
         assert all(torch.equal(a[key], b[key]) for key in b)
+    texts = [(f / "rollouts/rollouts.jsonl").read_text("utf-8") for f in (folder, other)]
+    assert texts[0] == texts[1]
     records = sorted(p.name for p in (other / "records").iterdir())
     assert sorted(p.name for p in (folder / "records").iterdir()) == records
     for name in records:

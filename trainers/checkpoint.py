@@ -166,8 +166,10 @@ class RunCheckpoint(ModelCheckpoint):
                 (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
         if self._owes_validation:
             self._owes_validation = False
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # else it would begin where the last one ended
             trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            validation.run()
             trainer.training = True
 
     def on_train_batch_end(
