@@ -20,7 +20,8 @@ class SlotForward:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        wrapped: Any = model
+        self.model: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @property

@@ -142,7 +142,8 @@ class SlotRun:
         self._stats.sampled_tokens += n
         spent = (self._count[:n] >= self._params.max_response_tokens).nonzero()[:, 0]
         if len(suspects) or len(spent):
-            self._end_turns(torch.cat((suspects, spent)).unique())
+            ended: Tensor = torch.unique(torch.cat((suspects, spent)))
+            self._end_turns(ended)
 
     def _read(self, n: int) -> Tensor:
         """Read what is unread and one token of each active slot; logits (n, V) behind it."""

@@ -77,7 +77,8 @@ class PPO(PolicyGradient):
         """Make the value head; every value begins at 0."""
         size: Any = getattr(policy.model.config, "hidden_size", None)
         if size is None:  # a model of several parts; those without such a size are rare
-            size = policy.model.get_output_embeddings().in_features
+            model: Any = policy.model
+            size = model.get_output_embeddings().in_features
         self.head = nn.Linear(int(size), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
