@@ -70,6 +70,13 @@ class LearningCurve(RunCallback):
         if stage == "fit" and trainer.is_global_zero and _csv_logger(trainer) is None:
             log.warning("no learning curve will be drawn: it needs a CSVLogger; add one to logger")
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove the half-drawn pictures of a run that was killed."""
+        if trainer.is_global_zero:
+            with cosmetic("clear half-drawn curves"):
+                for path in run_folder(trainer).glob(f".{self.filename}.*.partial"):
+                    path.unlink(missing_ok=True)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:

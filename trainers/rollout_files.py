@@ -55,7 +55,9 @@ class RolloutFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
             match = _PAGE.fullmatch(path.name)
-            if match and not _is_past(match[1], int(match[2]), step):
+            if path.name.endswith(".partial"):  # of a run that was killed while writing
+                path.unlink()
+            elif match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
         self._means = _means(self.folder / ROWS)
