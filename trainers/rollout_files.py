@@ -55,9 +55,8 @@ class RolloutFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
             match = _PAGE.fullmatch(path.name)
-            if path.name.endswith(".partial"):  # of a run that was killed while writing
-                path.unlink()
-            elif match and not _is_past(match[1], int(match[2]), step):
+            half_written = path.name.endswith(".partial")  # by a run that was killed
+            if half_written or (match and not _is_past(match[1], int(match[2]), step)):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
         self._means = _means(self.folder / ROWS)
