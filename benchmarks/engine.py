@@ -44,6 +44,21 @@ from research_rl.agents import CachedEngine, LMPolicy, SamplingParams, Sequence
 SIZES = {"tiny": (4, 256, 4, 2, 1024), "m100": (12, 768, 12, 4, 3072)}
 """Layers, hidden size, heads, key heads, width of the feed-forward."""
 VOCAB = 8192
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is sampled and read in one step."""
+
+    groups: int
+    group_size: int
+    turns: int
+    turn: int  # tokens
+    result: int  # tokens
+    prompt: int = 128  # tokens
+
+
+WORKS = {"tiny": Work(4, 5, 3, 64, 128), "m100": Work(2, 4, 2, 160, 112)}
 PEERS = ("generate", "continuous")
 
 
@@ -66,9 +81,8 @@ class Plan:
         return max(sum(t) + (len(t) - 1) * len(self.result) for t in self.turns) + 1
 
 
-def make_plan(size: str, ragged: bool, policy: LMPolicy) -> Plan:
-    """4 prompts x 5 rollouts of 3 turns (a smaller work for m100); ragged ones have 1 to 5."""
-    groups, group, turns, tokens = (4, 5, 3, 64) if size == "tiny" else (2, 4, 2, 48)
+def make_plan(work: Work, ragged: bool, policy: LMPolicy) -> Plan:
+    """The work with random tokens; ragged turns are 0.4 to 1.6 times as long, 1 to 2n - 1 of n."""
     g = torch.Generator().manual_seed(1)
     plain = (~CachedEngine(policy).end.table).nonzero()[:, 0]
 
@@ -76,12 +90,14 @@ def make_plan(size: str, ragged: bool, policy: LMPolicy) -> Plan:
         ids: list[int] = plain[torch.randint(len(plain), (length,), generator=g)].tolist()
         return ids
 
-    prompts = [p for p in (text(128) for _ in range(groups)) for _ in range(group)]
-    plans = [[tokens] * turns for _ in prompts]
+    singles = [text(work.prompt) for _ in range(work.groups)]
+    prompts = [p for p in singles for _ in range(work.group_size)]
+    plans = [[work.turn] * work.turns for _ in prompts]
     if ragged:
-        counts = torch.randint(1, 2 * turns, (len(prompts),), generator=g).tolist()
-        plans = [(tokens * (0.4 + 1.2 * torch.rand(n, generator=g))).int().tolist() for n in counts]
-    return Plan(prompts, plans, text(128))
+        counts = torch.randint(1, 2 * work.turns, (len(prompts),), generator=g).tolist()
+        shares = [0.4 + 1.2 * torch.rand(n, generator=g) for n in counts]
+        plans = [(work.turn * share).int().tolist() for share in shares]
+    return Plan(prompts, plans, text(work.result))
 
 
 class PlannedEngine(CachedEngine):
@@ -255,7 +271,7 @@ def timed(ways: dict[str, Callable[[], Any]], repeats: int, name: str) -> dict[s
 def compare(size: str, dtype: str, ragged: bool, repeats: int, peers: list[str]) -> dict[str, Any]:
     """Our engine against transformers' ways, on one plan."""
     policy = make_policy(size)
-    plan = make_plan(size, ragged, policy)
+    plan = make_plan(WORKS[size], ragged, policy)
     low: Any = None if dtype == "float32" else dtype
     engine = PlannedEngine(policy, dtype=low).follow(plan)
     peer: Any = make_policy(size).model
@@ -280,7 +296,7 @@ def compare(size: str, dtype: str, ragged: bool, repeats: int, peers: list[str])
 def slow_searches(size: str, delay_ms: float, repeats: int) -> dict[str, Any]:
     """Wall seconds with searches of so many milliseconds a call, waited for and overlapped."""
     policy = make_policy(size)
-    plan = make_plan(size, True, policy)
+    plan = make_plan(WORKS[size], True, policy)
     engines = {
         "waiting": PlannedEngine(policy),
         "overlapped": PlannedEngine(policy, overlap_searches=True),
@@ -301,7 +317,7 @@ def mismatch(size: str, dtype: str) -> dict[str, Any]:
     policy = make_policy(size)
     low: Any = None if dtype == "float32" else dtype
     params, gaps = SamplingParams(max_response_tokens=300), []
-    prompts = make_plan(size, False, policy).prompts
+    prompts = make_plan(WORKS[size], False, policy).prompts
     result = policy.encode("x" * 60)
     engine = CachedEngine(policy, dtype=low)
     for s in engine.run(prompts, params, lambda st: [result for _ in st], range(len(prompts))):

@@ -1,0 +1,392 @@
+"""One training step, ours and TRL's, of a planned amount of work; what vs_trl.py and gpu.py time.
+
+Both sides load the same random model from a folder, sample the same numbers of tokens (benchmarks/
+engine.py has the plan) and learn by GRPO with a reference and AdamW. Ours is ReSearchModule under
+Lightning; its environment is the plan. TRL's is GRPOTrainer with a ``rollout_func`` that generates
+in batches, turn by turn, as its own loop over tools does, without the parsing of tool calls; no
+gradient checkpointing, one optimizer step on all rollouts, no logging.
+
+Started as a program it is one of the sides: it takes a step for each line of its input and answers
+with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytorch_lightning as pl
+import torch
+from engine import WORKS, Plan, PlannedEngine, Work, make_plan
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TrainerCallback
+
+from research_rl.agents import LMPolicy, SamplingParams, Sequence
+from research_rl.agents.policy import PolicyConfig
+from research_rl.agents.types import Rollout
+from research_rl.envs.types import Question, Reward
+from research_rl.trainers.algorithms import GRPO
+from research_rl.trainers.config import Updates
+from research_rl.trainers.learner import Learner
+from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.types import Batch
+
+SIDES = ("ours", "trl")
+RATE, KL = 1e-6, 1e-3
+
+
+class Stages:
+    """Seconds of each stage of a step; what is timed inside another stage is not the outer's.
+
+    Args:
+        clock: process CPU seconds, or wall seconds on a GPU.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self.clock = clock
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.counts = {"sampled": 0, "prefilled": 0}
+        self._open: list[str] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count what happens inside as this stage's."""
+        start = self.clock()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._open.pop()
+            spent = self.clock() - start
+            self.seconds[name] += spent
+            if self._open:
+                self.seconds[self._open[-1]] -= spent
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since the last time."""
+        found = {"stages": dict(self.seconds), **self.counts}
+        self.seconds.clear()
+        self.counts = dict.fromkeys(self.counts, 0)
+        return found
+
+
+def reward(row: int) -> float:
+    """Differs inside each group, so that every rollout is learned from."""
+    return row % 7 / 7
+
+
+class _TimedLearner(Learner):
+    stages: Stages
+
+    def score(self, batch: Batch) -> None:
+        """See Learner."""
+        with self.stages.timed("reference"):
+            super().score(batch)
+
+    def backward(
+        self, rows: Batch, backward: Callable[[Tensor], Any], compare: bool = False
+    ) -> dict[str, Tensor]:
+        """See Learner; the gradient of the output head is made in the forward pass."""
+
+        def timed(loss: Tensor) -> None:
+            with self.stages.timed("backward"):
+                backward(loss)
+
+        with self.stages.timed("forward"):
+            return super().backward(rows, timed, compare)
+
+
+class PlannedModule(ReSearchModule):
+    """ReSearchModule whose rollouts follow a plan instead of an environment."""
+
+    plan: Plan
+    stages: Stages
+
+    def setup(self, stage: str) -> None:
+        """Make no environment."""
+
+    def configure_model(self) -> None:
+        """See ReSearchModule."""
+        super().configure_model()
+        self.plan = self.engine.plan  # type: ignore[attr-defined]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
+        """Leave the questions as they are."""
+        return batch
+
+    def _play(
+        self, questions: list[Question], params: SamplingParams, seeds: list[int]
+    ) -> list[Rollout]:
+        def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
+            return [self.plan.result if s.finish == "stop" else None for _, s in stopped]
+
+        budget = SamplingParams(max_response_tokens=self.plan.budget)
+        with self.stages.timed("rollout"):
+            found = self.engine.run(self.plan.prompts, budget, on_stop, seeds)
+        counted: Any = self.engine
+        self.stages.counts["sampled"] += counted.stats.sampled_tokens
+        self.stages.counts["prefilled"] += counted.stats.prefilled_tokens
+        return [
+            Rollout(question, sequence, Reward(reward(row)), [], [])
+            for row, (question, sequence) in enumerate(zip(questions, found, strict=True))
+        ]
+
+    def _learner(self) -> Learner:
+        if self._learns is None:
+            learner = _TimedLearner(
+                self.policy, self.algorithm, self.updates, reference=self.reference
+            )
+            learner.stages = self.stages
+            self._learns = learner
+        return self._learns
+
+
+def our_module(
+    folder: str, dtype: str, work: Work, ragged: bool, stages: Stages, **options: Any
+) -> PlannedModule:
+    """Our side: a dtype below float32 is that of the sampling and of the learner's copies."""
+    low: Any = None if dtype == "float32" else dtype
+
+    def engine(policy: LMPolicy) -> PlannedEngine:
+        return PlannedEngine(policy, dtype=low).follow(make_plan(work, ragged, policy))
+
+    module = PlannedModule(
+        PolicyConfig(folder),
+        algorithm=GRPO(kl_coef=KL),
+        engine=engine,
+        updates=Updates(group_size=work.group_size, compute_dtype=low, **options),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, fused=True),
+    )
+    module.stages = stages
+    return module
+
+
+def run_ours(module: PlannedModule, work: Work, steps: int, callback: pl.Callback) -> None:
+    """Train for so many steps."""
+    questions = [Question(str(i), f"question {i}", ("answer",), {}) for i in range(work.groups)]
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
+    trainer.fit(module, DataLoader(questions, batch_size=work.groups, collate_fn=list))  # type: ignore[arg-type]
+
+
+class _Lengths(StoppingCriteria):
+    """Each row is over after its own number of tokens."""
+
+    def __init__(self, width: int, lengths: list[int]) -> None:
+        self._ends = width + torch.tensor(lengths)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
+        return (input_ids.shape[1] >= self._ends).to(input_ids.device)
+
+
+@torch.no_grad()
+def generate_turns(model: Any, plan: Plan, counts: dict[str, int]) -> list[list[int]]:
+    """Turn by turn, all rows that have one padded on the left; (prompt + response) ids."""
+    device, history = model.device, [list(p) for p in plan.prompts]
+    for turn in range(max(map(len, plan.turns))):
+        rows = [i for i, t in enumerate(plan.turns) if len(t) > turn]
+        width, lengths = max(len(history[i]) for i in rows), [plan.turns[i][turn] for i in rows]
+        lacking = [width - len(history[i]) for i in rows]
+        ids = torch.tensor([[0] * n + history[i] for n, i in zip(lacking, rows, strict=True)])
+        mask = torch.arange(width) >= torch.tensor(lacking)[:, None]
+        sampling = GenerationConfig(
+            max_new_tokens=max(lengths), do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None
+        )
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.long().to(device),
+            generation_config=sampling,
+            stopping_criteria=StoppingCriteriaList([_Lengths(width, lengths)]),
+        )
+        for i, written, size in zip(rows, out[:, width:].tolist(), lengths, strict=True):
+            counts["prefilled"] += len(history[i])
+            counts["sampled"] += size
+            last = turn == len(plan.turns[i]) - 1
+            history[i] += written[:size] + ([] if last else plan.result)
+    return history
+
+
+def _written(plan: Plan, row: int) -> list[int]:
+    """1 for each token of a response that the policy wrote, 0 for results."""
+    result = [0] * len(plan.result)
+    mask: list[int] = []
+    for number, size in enumerate(plan.turns[row]):
+        mask += (result if number else []) + [1] * size
+    return mask
+
+
+def trl_trainer(
+    folder: str, dtype: str, plan: Plan, work: Work, steps: int, stages: Stages, **options: Any
+) -> Any:
+    """TRL's side: bfloat16 is its default, autocast on float32 weights; "pure" has bf16 weights.
+
+    Raises:
+        ModuleNotFoundError: trl is not installed: pip install -e '.[bench]'.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.models.utils import unwrap_model_for_generation
+
+    class Timed(GRPOTrainer):  # type: ignore[misc]
+        def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+            with stages.timed("forward" if torch.is_grad_enabled() else "reference"):
+                return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+        def _compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            with stages.timed("forward"):
+                return super()._compute_loss(*args, **kwargs)
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        whole = unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator)
+        with stages.timed("rollout"), whole as model:
+            history = generate_turns(model, plan, stages.counts)
+        sizes = [len(p) for p in plan.prompts]
+        return {
+            "prompt_ids": plan.prompts,
+            "completion_ids": [h[n:] for h, n in zip(history, sizes, strict=True)],
+            "logprobs": None,
+            "env_mask": [_written(plan, row) for row in range(len(history))],
+        }
+
+    def paid(completions: list[str], **kwargs: Any) -> list[float]:
+        return [reward(row) for row in range(len(completions))]
+
+    config = GRPOConfig(
+        output_dir=str(Path(folder) / "trl"),
+        per_device_train_batch_size=work.groups * work.group_size,
+        num_generations=work.group_size,
+        max_completion_length=plan.budget,
+        max_steps=steps,
+        beta=KL,
+        learning_rate=RATE,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=dtype == "bfloat16",
+        model_init_kwargs={"dtype": "bfloat16" if dtype == "pure" else "float32"},
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        report_to=[],
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+        **options,
+    )
+    data = Dataset.from_dict({"prompt": [str(i) for i in range(work.groups)]})
+    trainer = Timed(folder, paid, config, data, rollout_func=rollout)
+    plain = trainer.accelerator.backward
+
+    def backward(*args: Any, **kwargs: Any) -> None:
+        with stages.timed("backward"):
+            plain(*args, **kwargs)
+
+    trainer.accelerator.backward = backward
+    return trainer
+
+
+class Gate:
+    """Waits for a line before each step and answers behind it.
+
+    Args:
+        stages: of this side.
+        answers: where to write.
+    """
+
+    def __init__(self, stages: Stages, answers: TextIO) -> None:
+        self._stages, self._answers = stages, answers
+        self._base = 0.0
+
+    def begin(self) -> None:
+        """Wait to be told; the first time, remember the memory of before."""
+        self._say({"ready": True})
+        if not sys.stdin.readline():
+            raise SystemExit
+        if not self._base:
+            self._base = _status("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now
+        self._stages.take()
+        self._start = self._stages.clock()
+
+    def end(self) -> None:
+        """Tell what the step cost: seconds, and MB at its peak beyond those before the first."""
+        spent = self._stages.clock() - self._start
+        growth = _status("VmHWM") - self._base
+        self._say({"step": spent, "mb": growth, **self._stages.take()})
+
+    def _say(self, what: dict[str, Any]) -> None:
+        self._answers.write(json.dumps(what) + "\n")
+        self._answers.flush()
+
+
+def _status(name: str) -> float:
+    """A line of /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+class _OurGate(pl.Callback):
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """See Gate."""
+        self._gate.begin()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """See Gate."""
+        self._gate.end()
+
+
+class _TheirGate(TrainerCallback):
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """See Gate."""
+        self._gate.begin()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """See Gate."""
+        self._gate.end()
+
+
+def main() -> None:
+    """Be a side: side, folder of the model, size of the work, dtype, shape, steps."""
+    side, folder, size, dtype, shape, steps = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    torch.set_num_threads(1)
+    stages, work = Stages(), WORKS[size]
+    gate = Gate(stages, answers)
+    if side == "ours":
+        low = "float32" if dtype == "float32" else "bfloat16"
+        module = our_module(folder, low, work, shape == "ragged", stages)
+        run_ours(module, work, int(steps), _OurGate(gate))
+        return
+    policy = LMPolicy.from_config(PolicyConfig(folder))
+    plan = make_plan(work, shape == "ragged", policy)
+    del policy
+    trainer = trl_trainer(folder, dtype, plan, work, int(steps), stages)
+    trainer.add_callback(_TheirGate(gate))
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
