@@ -88,7 +88,8 @@ class CachedEngine(Engine):
                 f"got {max_slots} and {max_prefill_tokens}"
             )
         self._policy = policy
-        self._dtype = None if dtype is None else dtype_of(dtype)
+        self.dtype = None if dtype is None else dtype_of(dtype)
+        """What it samples in; None is the weights' own."""
         self._checked = False
         self._overlap = overlap_searches
         self._deterministic, self._coalescing = deterministic, coalescing
@@ -154,9 +155,9 @@ class CachedEngine(Engine):
             own.check()
             self._checked = True
         model: nn.Module = own.model
-        if self._dtype is None or not is_copy_needed(model, self._dtype):
+        if self.dtype is None or not is_copy_needed(model, self.dtype):
             return own
-        return SlotForward(sampling_copy(model, self._dtype))
+        return SlotForward(sampling_copy(model, self.dtype))
 
     @contextmanager
     def _stops(self, on_stop: OnStop, sequences: list[Sequence]) -> Iterator[Stops]:

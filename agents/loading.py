@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,12 +12,18 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers import (
+    AttentionInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from research_rl.agents import attention, packed
+
+_log = logging.getLogger(__name__)
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
@@ -50,6 +59,8 @@ class PolicyConfig:
         freeze_embeddings: input embeddings and output head are not trained.
         lora: train low-rank adapters only; needs `research-rl[lora]`.
         trust_remote_code: run code that comes with the model.
+        compile: backend of torch.compile for the layers while learning, inductor for instance;
+            None does not compile. Attention over packed rollouts stays outside.
     """
 
     model: str
@@ -61,6 +72,7 @@ class PolicyConfig:
     freeze_embeddings: bool = False
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
+    compile: str | None = None
 
 
 def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
@@ -102,6 +114,61 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
         if isinstance(error, ValueError) and "attn_implementation" in str(error):
             raise  # names the known ones
         raise _missing("model", config.model, error) from error
+    return _prepared(model, config)
+
+
+def load_shape(config: PolicyConfig) -> Any:
+    """Return the model's own config, of transformers; no weights are read.
+
+    Raises:
+        FileNotFoundError: there is no model of this name.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise _missing("model", config.model, error) from error
+
+
+def empty_model(config: PolicyConfig, shape: Any = None) -> PreTrainedModel:
+    """Return the model without its weights, on the meta device: it takes no memory.
+
+    Otherwise it is as load_model returns it: adapters attached, in training mode.
+
+    Args:
+        config: as for load_model.
+        shape: the model's own config; None reads it.
+    """
+    shape = load_shape(config) if shape is None else shape
+    dtype = _dtype(config.dtype)
+    if dtype == "auto":
+        dtype = getattr(shape, "dtype", None) or torch.float32
+    kwargs: dict[str, Any] = {"dtype": dtype, "trust_remote_code": config.trust_remote_code}
+    if config.attn_implementation is not None:
+        kwargs["attn_implementation"] = config.attn_implementation
+    with torch.device("meta"):
+        return _prepared(AutoModelForCausalLM.from_config(shape, **kwargs), config)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that a transformers model says must not be split, in order.
+
+    Raises:
+        NotImplementedError: it names none.
+    """
+    named = [getattr(module, "_no_split_modules", None) or () for module in model.modules()]
+    names = {name for some in named for name in some}
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise NotImplementedError(
+            f"the model must name its layers in _no_split_modules, got {type(model).__name__} "
+            "without; train it with strategy ddp and model.policy.compile null"
+        )
+    return layers
+
+
+def _prepared(model: Any, config: PolicyConfig) -> PreTrainedModel:
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     if config.gradient_checkpointing:
@@ -110,7 +177,29 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
     if config.lora is not None:
         model = _with_adapter(model, config.lora)
     model.train()
+    if config.compile is not None:
+        _compile(model, config.compile)
     return cast(PreTrainedModel, model)
+
+
+def _compile(model: nn.Module, backend: str) -> None:
+    """Compile each layer in its place, so that names and copies of weights stay as they are.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(f"compile must be null, {', '.join(known)}, got {backend!r}; choose one")
+    compiler = os.environ.get("CXX") or "g++"
+    on_cpu = not torch.cuda.is_available()
+    if backend == "inductor" and on_cpu and not (shutil.which(compiler) or shutil.which("clang++")):
+        _log.warning("not compiled: inductor must have a C++ compiler on a CPU, found no g++")
+        return
+    for name in (packed.NAME, attention.NAME):  # what a flat batch looks like changes with each
+        AttentionInterface.register(name, torch.compiler.disable(ALL_ATTENTION_FUNCTIONS[name]))
+    for layer in decoder_layers(model):
+        layer.compile(backend=backend, dynamic=True)
 
 
 def _dtype(name: str) -> torch.dtype | str:
@@ -145,7 +234,7 @@ def _with_adapter(model: Any, lora: LoraConfig) -> Any:
         import peft
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "LoRA must have peft, which is not installed; pip install 'research-rl[lora]'"
+            "LoRA must have peft, which is not installed; pip install -e '.[lora]'"
         ) from error
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",

@@ -22,6 +22,9 @@ from research_rl.agents.lm_head import LMHead
 
 NAME = "research_rl_packed"
 """What the model's config calls this attention."""
+ENTRY = "packed_hidden"
+"""A method of a model that is called instead of the layers below its output head, if it is there:
+a model whose weights lie in shards must be entered at its root."""
 _MAX_QUERIES = 256
 """Queries of one segment that attend together; the keys behind them are not looked at."""
 _MAX_SCORES = 1 << 21
@@ -353,7 +356,8 @@ class PackedForward:
 
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden states (N, D) that predict the targets; call it inside ``enabled``."""
-        out = self.model.base_model(
+        call = getattr(self.model, ENTRY, None) or self.model.base_model
+        out = call(
             input_ids=packed.ids[None],
             position_ids=packed.positions[None],
             use_cache=False,
@@ -363,7 +367,7 @@ class PackedForward:
         return states.index_select(0, packed.sources)
 
     def head(self, temperature: float = 1.0) -> LMHead:
-        """Return the output head as it is now.
+        """Return the output head as it is now; call it behind ``hidden``, which gathers shards.
 
         Raises:
             NotImplementedError: it is not a plain linear layer.
@@ -391,19 +395,20 @@ class PackedForward:
             )
         if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
             raise NotImplementedError(f"packed learning got {name}, which attends in chunks")
-        weight = self.head().weight
+        weight = self.model.get_output_embeddings().weight
         ids = torch.arange(36, device=weight.device).view(3, 12) * 7 % weight.shape[0]
         ids[1, :5] = ids[0, :5]
         wanted = torch.ones(3, 11, dtype=torch.bool, device=weight.device)
         wanted[:, :4] = False
         with torch.autocast(weight.device.type, enabled=False):
-            stock = self.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            stock = stock.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0][wanted]
+            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
+            stock = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0][wanted]
             packed = pack(ids, wanted)
             with self.enabled():
-                ours = self.head().logprobs(self.hidden(packed), packed.targets)[0]
+                hidden = self.hidden(packed)
+                ours = self.head().logprobs(hidden, packed.targets)[0]
         worst = float((ours - stock).abs().max() / stock.abs().max().clamp(min=1.0))
-        full = weight.dtype in (torch.float32, torch.float64)
+        full = logits.dtype in (torch.float32, torch.float64)
         if bool(stock.isfinite().all()) and not worst <= (0.01 if full else 0.1):
             raise NotImplementedError(
                 f"packed learning must compute what {name} does, got log-probs that differ by "

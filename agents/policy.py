@@ -204,21 +204,29 @@ class Reference:
     Args:
         policy: the policy before its first update.
         dtype: of the copy; None is the policy's own.
+        model: a copy that is made already, as that of a model in shards has to be.
     """
 
-    def __init__(self, policy: LMPolicy, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        policy: LMPolicy,
+        dtype: torch.dtype | None = None,
+        model: PreTrainedModel | None = None,
+    ) -> None:
         self._shared = _has_adapter(policy.model)
+        self._placed = self._shared or model is not None
         if self._shared:
             self._policy = policy
-        else:
-            self._policy = LMPolicy(copy.deepcopy(policy.model), policy.tokenizer)
-            self._policy.requires_grad_(False).eval()
+            return
+        self._policy = LMPolicy(model or copy.deepcopy(policy.model), policy.tokenizer)
+        self._policy.requires_grad_(False).eval()
+        if model is None:
             for weight in self._policy.parameters():  # not the rotary frequencies beside them
                 weight.data = weight.data.to(dtype or weight.dtype)
 
     def to(self, device: torch.device | str) -> Reference:
-        """Move the copy; a shared model stays where the policy is."""
-        if not self._shared:
+        """Move the copy; a shared model and one in shards stay where they are."""
+        if not self._placed:
             self._policy.to(device)
         return self
 
@@ -235,7 +243,8 @@ class Reference:
         """Return (N,) float32 log-probs of the targets of a flat batch, without a graph."""
         forward = PackedForward(self._policy.model)
         with self._frozen(), forward.enabled():
-            return forward.head(temperature).logprobs(forward.hidden(packed), packed.targets)[0]
+            hidden = forward.hidden(packed)
+            return forward.head(temperature).logprobs(hidden, packed.targets)[0]
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:

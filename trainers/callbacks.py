@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
-from torch.distributed.tensor import DTensor
 
 from research_rl.agents.types import Rollout
 from research_rl.trainers.export import ExportError, save_policy
@@ -216,20 +215,19 @@ class ExportPolicy(RunCallback):
         Raises:
             ExportError: the disk does not take it; the checkpoints are untouched.
         """
-        policy: Any = pl_module.policy
-        if not trainer.is_global_zero:
-            return
-        if any(isinstance(p, DTensor) for p in policy.parameters()):
-            log.warning("the policy is sharded and was not exported; use `research export --ckpt`")
-            return
-        target = run_folder(trainer) / self.folder
-        try:
-            save_policy(policy, target)
-        except ExportError as error:
-            raise ExportError(
-                f"{error}, then run `research export --ckpt ... --out ...` on the last checkpoint"
-            ) from error
-        self.written = target
+        module: Any = pl_module
+        with getattr(module, "whole_policy", nullcontext)():
+            if not trainer.is_global_zero:
+                return
+            target = run_folder(trainer) / self.folder
+            try:
+                save_policy(module.policy, target)
+            except ExportError as error:
+                raise ExportError(
+                    f"{error}, then run `research export --ckpt ... --out ...` on the last "
+                    "checkpoint"
+                ) from error
+            self.written = target
 
 
 @contextmanager

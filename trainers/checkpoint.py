@@ -9,11 +9,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
@@ -22,6 +24,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from research_rl.trainers.stopping import StopSignal
 
 log = logging.getLogger(__name__)
+META = _METADATA_FILENAME
+"""In the folder of a checkpoint in shards: all but weights and states of optimizers."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -63,6 +67,77 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if cause is None:
                 raise
             raise CheckpointError(_why(cause, target, written)) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return a checkpoint; one that ranks wrote in shards is put together."""
+        if "://" in str(path) or not Path(path).is_dir():
+            return super().load_checkpoint(path, map_location, weights_only)
+        return load_state(Path(path))
+
+
+def put_folder_in_place(partial: Path, target: Path) -> None:
+    """Let a finished folder take the place of a checkpoint; the former goes last of all.
+
+    A folder cannot be renamed over another: a crash between two renames leaves the former one
+    under a hidden name, and ``find_checkpoint`` puts it back.
+    """
+    former = _former(target)
+    shutil.rmtree(former, ignore_errors=True)
+    if target.is_dir():
+        target.replace(former)
+    elif target.exists():
+        target.unlink()
+    partial.replace(target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _former(target: Path) -> Path:
+    return target.with_name(f".{target.name}.former")
+
+
+def _put_back(folder: Path) -> None:
+    """Give former folders their names back where a crash kept the new ones from taking them."""
+    for former in folder.glob(".*.ckpt.former"):
+        target = folder / former.name.removeprefix(".").removesuffix(".former")
+        if not target.exists():
+            with suppress(FileNotFoundError):  # another rank was faster
+                former.replace(target)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, in main memory; that of a folder is put together.
+
+    Of a folder, which ranks wrote in shards, the result is what a single process would have saved.
+    """
+    if path.is_file():
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return state
+    state = _load_distributed_checkpoint(path)
+    names = sorted(name for name in state if name.startswith("optimizer_") and name[10:].isdigit())
+    if names:
+        state["optimizer_states"] = [_numbered(state.pop(name)) for name in names]
+    return state
+
+
+def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer by number of the weight, as one process keeps it, not by name."""
+    groups, number = optimizer["param_groups"], dict[str, int]()
+    for group in groups:
+        for name in group["params"]:
+            number.setdefault(name, len(number))
+    return {
+        "state": {number[name]: values for name, values in optimizer["state"].items()},
+        "param_groups": [{**g, "params": [number[name] for name in g["params"]]} for g in groups],
+    }
 
 
 def disk_error(error: BaseException) -> str | None:
@@ -163,7 +238,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._stop.listen(trainer)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             for name in ("best.ckpt", "last.ckpt"):
-                (Path(str(self.dirpath)) / name).unlink(missing_ok=True)
+                remove_checkpoint(Path(str(self.dirpath)) / name)
         if self._owes_validation:
             self._owes_validation = False
             validation = trainer.fit_loop.epoch_loop.val_loop
@@ -306,6 +381,7 @@ def find_checkpoint(name: str, folder: Path) -> Path:
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: the file that is named is torn, or every one is.
     """
+    _put_back(folder)
     if name not in ("last", "best"):
         path = Path(name)
         if not path.exists():
@@ -323,10 +399,11 @@ def find_checkpoint(name: str, folder: Path) -> Path:
 def why_torn(path: Path) -> str | None:
     """Return why a checkpoint cannot be used, None if it is whole; it is read once in full.
 
-    A folder is a sharded checkpoint; its ``.metadata`` is written last.
+    A folder is a sharded checkpoint; it takes its name when all of it is written.
     """
     if path.is_dir():
-        return None if (path / ".metadata").is_file() else "its .metadata is missing"
+        lacking = [n for n in (".metadata", META) if not (path / n).is_file()]
+        return f"its {lacking[0]} is missing" if lacking else None
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -354,7 +431,8 @@ def _newest_whole(name: str, folder: Path) -> Path:
 
 
 def _best(newest: Path) -> Path:
-    state = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)
+    file = newest / META if newest.is_dir() else newest
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     saved = [s for s in state.get("callbacks", {}).values() if isinstance(s, dict)]
     for each in saved:
         if each.get("best_model_path"):

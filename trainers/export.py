@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.trainers.checkpoint import disk_error, find_checkpoint
+from research_rl.trainers.checkpoint import META, disk_error, find_checkpoint, load_state
 
 _PREFIX = "policy."
 
@@ -30,7 +30,9 @@ def main(argv: Sequence[str]) -> None:
         description="Write weights and tokenizer of a checkpoint as a Hugging Face folder.",
         allow_abbrev=False,
     )
-    parser.add_argument("--ckpt", type=Path, required=True, help="a .ckpt file of `research fit`")
+    parser.add_argument(
+        "--ckpt", type=Path, required=True, help="a .ckpt file or folder of `research fit`"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument(
         "--config",
@@ -46,7 +48,7 @@ def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:
     """Write the policy of ``checkpoint`` to the folder ``out``; a LoRA adapter is merged.
 
     Args:
-        checkpoint: a file that ModelCheckpoint wrote.
+        checkpoint: a file that ModelCheckpoint wrote, or a folder that ranks wrote in shards.
         out: a folder that is empty or not there yet.
         config: the config.yaml that the run wrote, which names the model and its tokenizer. None
             looks in the checkpoint's folder and in the one above it.
@@ -111,7 +113,8 @@ def readable(folder: Path) -> None:
 
 def iteration_of(checkpoint: Path) -> int | None:
     """Return the iterations that the weights in a checkpoint file have learned from."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    file = checkpoint / META if checkpoint.is_dir() else checkpoint
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     iteration = state.get("iteration")
     return None if iteration is None else int(iteration)
 
@@ -151,9 +154,7 @@ def load_policy(policy: LMPolicy, checkpoint: Path) -> None:
     Raises:
         ValueError: the checkpoint does not hold this policy.
     """
-    state: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True).get(
-        "state_dict", {}
-    )
+    state: dict[str, Tensor] = load_state(checkpoint).get("state_dict", {})
     own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
     needed = {name for name, p in policy.named_parameters() if p.requires_grad}
     try:

@@ -25,6 +25,7 @@ from research_rl.trainers.algorithms.base import Algorithm
 from research_rl.trainers.config import Updates
 from research_rl.trainers.losses import kl_estimate
 from research_rl.trainers.portions import packed_portions
+from research_rl.trainers.ranks import is_sharded, most
 from research_rl.trainers.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Learner:
         self.packed = packed_forward(policy)
         """How the model is called with a flat batch; None where it cannot be."""
         self.working: WorkingWeights | None = None
-        if updates.dtype is not None:
+        if updates.dtype is not None and not is_sharded(policy.model):  # shards are cast on the way
             self.working = WorkingWeights(policy.model, updates.dtype)
         self.forward_tokens = 0
         """Tokens that went through the policy with gradient so far, padding included."""
@@ -103,7 +104,9 @@ class Learner:
             batch.ref_logprobs = blank.clone()
         if batch.old_logprobs is not None or batch.values is not None or self.reference is not None:
             with evaluating(self.policy.model), self.ready():
-                for index in self.portions(batch):
+                parts = self.portions(batch)
+                spare = parts[-1][:1]  # scored again by a rank that is done before the others
+                for index in [*parts, *[spare] * (most(len(parts)) - len(parts))]:
                     self._score_rows(batch, index)
         advantages = rule.advantages(batch)
         if advantages.ndim == 1:
@@ -178,8 +181,9 @@ class Learner:
             return loss
 
         self.forward_tokens += len(packed.ids)
+        hidden = forward.hidden(packed)
         loss = forward.head(self.temperature).loss(
-            forward.hidden(packed),
+            hidden,
             packed.targets,
             token_loss,
             [p for p in rule.parameters() if p.requires_grad],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -32,7 +33,16 @@ from research_rl.trainers.config import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.evaluation import average, measure, prediction_row
 from research_rl.trainers.learner import MISMATCH, Learner
-from research_rl.trainers.ranks import gather, mean_over_ranks, means_over_ranks, without_sync
+from research_rl.trainers.ranks import (
+    average_gradients,
+    clip_gradients,
+    gather,
+    mean_over_ranks,
+    means_over_ranks,
+    most,
+    without_sync,
+)
+from research_rl.trainers.sharding import Shards
 from research_rl.trainers.types import Batch
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
@@ -109,6 +119,7 @@ class ReSearchModule(pl.LightningModule):
         self._make_scheduler = lr_scheduler
         self._grad_norm = torch.zeros(())
         self._learns: Learner | None = None
+        self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse a precision that would turn the questions themselves into tensors; make the env.
@@ -127,13 +138,20 @@ class ReSearchModule(pl.LightningModule):
         if "policy" not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(self.seed, "model"))
-                self.policy = LMPolicy.from_config(self.policy_config)
+                if self.device_mesh is None:
+                    self.policy = LMPolicy.from_config(self.policy_config)
+                else:
+                    self._shards = Shards(self.device_mesh, self.updates.dtype)
+                    self.policy = self._shards.policy(self.policy_config)
                 self.algorithm.bind(self.policy)
             self.engine = self._make_engine(self.policy)
             self.strict_loading = self.policy_config.lora is None
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.algorithm.needs_reference and self.reference is None:
-            self.reference = Reference(self.policy, self.updates.dtype)
+            if self._shards is None:
+                self.reference = Reference(self.policy, self.updates.dtype)
+            else:
+                self.reference = self._shards.reference(self.policy, self.policy_config)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
@@ -168,6 +186,8 @@ class ReSearchModule(pl.LightningModule):
             ValueError: the checkpoint lacks weights that are trained here.
         """
         self.iteration = checkpoint.get("iteration", 0)
+        if "state_dict" not in checkpoint:  # the strategy has read the weights itself
+            return
         if missing := sorted(self._trained_names() - set(checkpoint["state_dict"])):
             raise ValueError(
                 f"the checkpoint must hold every trained weight, got none for {missing[0]} and "
@@ -200,13 +220,14 @@ class ReSearchModule(pl.LightningModule):
         collect = Collector(
             self._sample, self.updates.group_size, self.updates.resample_rounds, self.seed
         )
-        self.train_rollouts = collect(questions, self.iteration, self._pool())
+        with self.whole_policy():
+            self.train_rollouts = collect(questions, self.iteration, self._pool())
         sampled = perf_counter()
         batch = Batch.from_rollouts(
             self.train_rollouts, self.policy.pad_id, self.updates.mask_truncated
         ).to(self.device)
         if self.credit is not None:
-            with torch.no_grad(), evaluating(self.policy.model):
+            with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
                 batch.set_turn_rewards(self.credit.turn_rewards(self.train_rollouts, self.policy))
         self._learner().score(batch)
         metrics = self._learn(batch)
@@ -241,8 +262,14 @@ class ReSearchModule(pl.LightningModule):
         self, questions: list[Question], params: SamplingParams, seeds: list[int]
     ) -> list[Rollout]:
         # autocast would cast every weight anew at every decoded token
-        with torch.autocast(self.device.type, enabled=False):
+        with self.whole_policy(), torch.autocast(self.device.type, enabled=False):
             return collect_rollouts(questions, self.env, self.policy, self.engine, params, seeds)
+
+    def whole_policy(self) -> AbstractContextManager[None]:
+        """Return a block in which this rank holds all weights of the policy; all ranks enter it."""
+        if self._shards is None:
+            return nullcontext()
+        return self._shards.whole(self.policy, getattr(self.engine, "dtype", None))
 
     def _learner(self) -> Learner:
         """What runs the policy over rollouts, made when it is first needed."""
@@ -305,9 +332,11 @@ class ReSearchModule(pl.LightningModule):
         learner = self._learner()
         parts = learner.portions(rows)
         sums = defaultdict[str, Tensor](lambda: self._zero())
-        for number, index in enumerate(parts, 1):
-            with without_sync(self.trainer, wanted=number < len(parts)):
-                found = learner.backward(rows[index], self.manual_backward, compare)
+        passes = most(len(parts))
+        for number in range(passes):
+            portion = rows[parts[number]] if number < len(parts) else rows.blank()
+            with without_sync(self.trainer, wanted=number < passes - 1):
+                found = learner.backward(portion, self.manual_backward, compare)
             for name, value in found.items():
                 sums[name] = sums[name] + value
         return dict(sums)
@@ -320,8 +349,9 @@ class ReSearchModule(pl.LightningModule):
                 at times, and the scaler leaves out the step.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        limit = self.updates.max_grad_norm or math.inf
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
+        if self._shards is not None:
+            average_gradients(self.trainer, self.algorithm.parameters())
+        self._grad_norm = clip_gradients(parameters, self.updates.max_grad_norm or math.inf)
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             self._check_finite("grad_norm", self._grad_norm)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Item = TypeVar("Item")
 
@@ -43,3 +44,40 @@ def without_sync(trainer: pl.Trainer, wanted: bool) -> AbstractContextManager[No
         return nullcontext()
     context: AbstractContextManager[None] = block()
     return context
+
+
+def most(count: int) -> int:
+    """Return the largest of the ranks' counts; every rank must ask."""
+    return max(gather([count]))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether weights of the model lie in shards over the ranks (FSDP2)."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients down to a norm of at most ``limit``; return the norm they had.
+
+    The norm is that of the whole gradient, also where it lies in shards; every rank must ask then.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    shards = [p.grad for p in parameters if isinstance(p.grad, DTensor)]
+    if not shards:
+        return torch.nn.utils.clip_grad_norm_(parameters, limit).detach()
+    plain = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    norm: Any = torch.nn.utils.get_total_norm(shards)
+    whole: Tensor = norm.full_tensor()
+    if plain:
+        whole = torch.linalg.vector_norm(torch.stack((whole, torch.nn.utils.get_total_norm(plain))))
+    factor = (limit / (whole + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_
+    for gradient in (*(shard.to_local() for shard in shards), *plain):
+        gradient.mul_(factor)
+    return whole.detach()
+
+
+def average_gradients(trainer: pl.Trainer, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their means over the ranks, where no strategy has done so."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.copy_(mean_over_ranks(trainer, parameter.grad))

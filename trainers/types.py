@@ -109,6 +109,13 @@ class Batch:
         """Return some rows; the counts stay those of the whole optimizer step."""
         return self._map(lambda value: value[index] if value.ndim else value)
 
+    def blank(self) -> Batch:
+        """Return one row without loss tokens: what a rank runs that is done before the others."""
+        row = self[:1]
+        row.loss_mask, row.turns = torch.zeros_like(row.loss_mask), torch.full_like(row.turns, -1)
+        row.weights, row.advantages = torch.zeros_like(row.weights), torch.zeros_like(row.weights)
+        return row
+
     def tokens(self, rows: Tensor, columns: Tensor) -> Batch:
         """Return some tokens as rows of their own, with one column each.
 
