@@ -22,6 +22,7 @@ from research_rl.envs.datasets.cli import main
 from research_rl.envs.datasets.convert import DatasetError, Job, convert, read_manifest
 from research_rl.envs.datasets.paragraphs import passage_of
 from research_rl.envs.datasets.sources import source_rows
+from research_rl.envs.locks import LOCK, alone_in
 from research_rl.envs.questions import QuestionError, read_questions
 from research_rl.envs.retrieval.corpus import Corpus, sha256_of
 from research_rl.envs.types import Question
@@ -235,7 +236,9 @@ def test_another_count_is_told_and_with_strict_refused(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out") == manifest
     with pytest.raises(DatasetError, match="has 7405 questions, got 1"):
         convert(job(source, "hotpotqa", strict=True, out=tmp_path / "strict"))
-    assert list((tmp_path / "strict").iterdir()) == []
+    assert [path.name for path in (tmp_path / "strict").iterdir()] == [LOCK]
+    with pytest.raises(DatasetError, match="has 7405 questions, got 1"):
+        convert(job(source, "hotpotqa", strict=True))  # converted before, and no better for it
     assert convert(job(source, "hotpotqa", limit=1, out=tmp_path / "few")).warnings == []
 
 
@@ -264,6 +267,16 @@ def test_the_same_is_not_done_twice_and_other_things_are(tmp_path: Path) -> None
     write(source, [HOTPOT, {**HOTPOT, "_id": "2"}])
     assert convert(this, lambda: seen.append(1)).questions == 2
     assert len(seen) == 4
+
+
+def test_two_processes_never_write_to_one_folder(tmp_path: Path) -> None:
+    source = tmp_path / "mine.jsonl"
+    source.write_text('{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n')
+    this = Job(find_dataset(OTHER), "test", source, tmp_path / "out")
+    with alone_in(this.out), pytest.raises(FileExistsError, match="another process"):
+        convert(this)
+    assert [path.name for path in this.out.iterdir()] == [LOCK]
+    assert convert(this).questions == 1
 
 
 def test_what_was_there_outlives_a_failure(tmp_path: Path) -> None:

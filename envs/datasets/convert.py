@@ -20,6 +20,7 @@ from research_rl.envs.datasets.catalogue import Dataset
 from research_rl.envs.datasets.paragraphs import context_of
 from research_rl.envs.datasets.rows import Aliases, adapt
 from research_rl.envs.datasets.sources import source_rows
+from research_rl.envs.locks import alone_in
 from research_rl.envs.questions import QuestionError, question_from_dict
 from research_rl.envs.retrieval.corpus import sha256_of
 from research_rl.envs.types import Question
@@ -88,7 +89,7 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
     """Convert the questions of one split, or find that it was done before.
 
     A split counts as done where the manifest speaks of the same source and settings and the files
-    have the hashes it says.
+    have the hashes it says. Two processes never write to the same folder.
 
     Args:
         job: what to convert.
@@ -101,16 +102,24 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
         QuestionError: a bad row, named with file and line; an id used twice, with both lines.
         DatasetError: ``strict``, and the questions are not those that were published.
         ValueError: ``limit`` is less than 1.
+        FileExistsError: another process is writing to the folder.
         ImportError: parquet or the Hub need a package that is not installed.
     """
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"limit must be at least 1, got {job.limit}")
     manifest = _begin(job)
     if (done := read_manifest(job.out)) is not None and _is_done(done, manifest, job.out):
+        if job.strict:
+            _refuse(_check_hash(job, done.source_sha256) + _check_count(job, done))
         logger.info("%s: has been converted before, nothing to do", job.out)
         return done
+    with alone_in(job.out):
+        _write_files(job, manifest, advance)
+    return manifest
+
+
+def _write_files(job: Job, manifest: Manifest, advance: Callable[[], object] | None) -> None:
     problems = _check_hash(job, manifest.source_sha256)
-    job.out.mkdir(parents=True, exist_ok=True)
     parts = [job.out / f"{name}{_PART}" for name in (QUESTIONS, CORPUS)]
     try:
         with (
@@ -120,13 +129,12 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
             _Conversion(job, manifest, questions, corpus).run(advance)
         problems += _check_count(job, manifest)
         manifest.warnings += problems
-        if job.strict and problems:
-            raise DatasetError("; ".join(problems))
+        if job.strict:
+            _refuse(problems)
         _publish(job.out, manifest)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
-    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -261,6 +269,11 @@ def _write(file: TextIO, row: Mapping[str, Any]) -> None:
     except UnicodeEncodeError:  # half a surrogate pair, as some web text has it
         line = json.dumps(row, ensure_ascii=True)
     file.write(line + "\n")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise DatasetError("; ".join(problems))
 
 
 def _check_hash(job: Job, digest: str | None) -> list[str]:

@@ -1,0 +1,37 @@
+"""One process at a time in a folder that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+"""Name of the lock file; it stays behind, and being there means nothing."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the system lets go of it when a process is killed.
+
+    Args:
+        folder: made if need be.
+
+    Raises:
+        FileExistsError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise FileExistsError(
+            f"{folder} is being written by another process; wait until it has ended, "
+            "or give --out another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
