@@ -138,6 +138,19 @@ def test_fusion_is_the_sum_of_weighted_reciprocal_ranks() -> None:
     assert [p.id for p in ties.search(["q"], 2)[0]] == ["a", "b"]
 
 
+def test_what_only_fills_up_a_ranking_is_ranked_by_nobody() -> None:
+    passages = [Passage(str(i), f"filler {i}") for i in range(30)] + [Passage("oslo", "Oslo")]
+    words_of = BM25Retriever.from_passages(passages)
+    near = Fixed(*(str(i) for i in range(29, -1, -1)), "oslo")
+    found = HybridRetriever([near, words_of], depth=40).search(["Oslo"], 31)[0]
+    assert [p.id for p in found[:3]] == ["oslo", "29", "28"]  # not 0, the first in the corpus
+    assert found[0].score == pytest.approx(1 / 91 + 1 / 61)
+    nothing = HybridRetriever([words_of, near], depth=40).search(["zebra"], 31)[0]
+    assert [p.id for p in nothing] == [*(str(i) for i in range(29, -1, -1)), "oslo"]
+    alone = HybridRetriever([words_of, words_of]).search(["zebra"], 3)[0]
+    assert [p.id for p in alone] == ["0", "1", "2"]
+
+
 def test_a_retriever_that_is_down_is_an_error_not_half_an_answer() -> None:
     with pytest.raises(RetrieverUnavailable, match="3 attempts"):
         HybridRetriever([Fixed("a"), Down()]).search(["q"], 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from research_rl.envs.retrieval.bm25 import BM25Retriever
+from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.results import ResultCache
 from research_rl.envs.types import Passage, Retriever
 
@@ -14,7 +16,8 @@ class HybridRetriever(Retriever):
 
     Needs no comparable scores, only ranks (Cormack, Clarke and Buettcher 2009,
     https://doi.org/10.1145/1571941.1572114). Passages are told apart by id, so all retrievers must
-    search the same corpus. Ties go to the retriever named first.
+    search the same corpus. Ties go to the retriever named first. What fills up a ranking with score
+    0, as BM25 does behind the last passage that shares a word with the query, is ranked by nobody.
 
     Args:
         retrievers: at least two retrievers, or the index folders to open.
@@ -68,18 +71,36 @@ class HybridRetriever(Retriever):
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         depth = max(k, self.depth)
-        found = [one.search(queries, depth) for one in self.retrievers]
-        return [self._fuse(rankings)[:k] for rankings in zip(*found, strict=True)]
+        found = []
+        for one in self.retrievers:
+            known = isinstance(one, (BM25Retriever, DenseRetriever))
+            found.append([_count_found(row, known) for row in one.search(queries, depth)])
+        rows = zip(*found, strict=True)
+        return [self._fuse(rankings)[:k] for rankings in rows]
 
-    def _fuse(self, rankings: Sequence[list[Passage]]) -> list[Passage]:
+    def _fuse(self, rankings: Sequence[tuple[list[Passage], int]]) -> list[Passage]:
+        """Return the passages of rankings, of each of which so many at the head were found."""
         scores: dict[str, float] = {}
         passages: dict[str, Passage] = {}
-        for weight, ranking in zip(self.weights, rankings, strict=True):
+        for weight, (ranking, found) in zip(self.weights, rankings, strict=True):
             for rank, passage in enumerate(ranking, 1):
                 passages.setdefault(passage.id, passage)
-                scores[passage.id] = scores.get(passage.id, 0.0) + weight / (self.k + rank)
+                share = weight / (self.k + rank) if rank <= found else 0.0
+                scores[passage.id] = scores.get(passage.id, 0.0) + share
         best = sorted(scores, key=lambda identity: -scores[identity])
         return [Passage(i, passages[i].contents, scores[i]) for i in best]
+
+
+def _count_found(ranking: list[Passage], known: bool) -> tuple[list[Passage], int]:
+    """Return a ranking and how many passages it found: those of score 0 at its end only fill it up.
+
+    Args:
+        ranking: best first.
+        known: whether zeros throughout mean that nothing was found; a server may have no scores.
+    """
+    if not ranking or ranking[-1].score != 0 or not (known or ranking[0].score > 0):
+        return ranking, len(ranking)
+    return ranking, sum(passage.score > 0 for passage in ranking)
 
 
 def open_retriever(retriever: Retriever | str) -> Retriever:
