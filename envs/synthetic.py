@@ -190,7 +190,7 @@ class SyntheticWorld:
         weights; ``world.json``, written last, says what the folder holds.
         """
         target = Path(folder)
-        passport = self._passport(sizes, hops)
+        passport = self.passport(sizes, hops)
         if (target / "world.json").is_file():
             if json.loads((target / "world.json").read_text(encoding="utf-8")) == passport:
                 return target
@@ -205,9 +205,10 @@ class SyntheticWorld:
         (target / "world.json").write_text(json.dumps(passport, indent=2), encoding="utf-8")
         return target
 
-    def _passport(
+    def passport(
         self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
     ) -> dict[str, object]:
+        """Return what decides a written folder, as its ``world.json`` says it."""
         aliases = {"alias_share": self.alias_share} if self.alias_share else {}
         return aliases | {
             "format": _FORMAT,

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,7 @@ def test_a_bug_keeps_its_traceback_and_debug_shows_all(monkeypatch: pytest.Monke
     def bug(args: list[str]) -> None:
         [].index(3) if args else {}["x"]
 
-    monkeypatch.setattr(cli, "_index", bug)
+    monkeypatch.setattr("research_rl.envs.retrieval.cli.main", bug)
     with pytest.raises(KeyError):
         research(monkeypatch, "index")
     with pytest.raises(ValueError, match="is not in list"):
@@ -302,3 +303,9 @@ def test_torch_threads(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     args = ["--config", config, "--trainer.max_steps", 1, "--torch_threads", 2]
     research(monkeypatch, "fit", *args)
     assert seen == [2]
+
+
+def test_every_command_is_there_and_in_the_help() -> None:
+    for name, module in cli.COMMANDS.items():
+        assert callable(import_module(module).main), name
+        assert f"\n  {name} " in cli.HELP
