@@ -112,6 +112,8 @@ class Updates:
         compute_dtype: bfloat16 lets learner and reference compute with copies of float32 weights,
             made once an update; None computes in the weights' own dtype, or as trainer.precision
             says.
+        park_optimizer: keep the optimizer's states in main memory while rollouts are sampled, to
+            make room for their cache; not with weights in shards.
     """
 
     group_size: int = 5
@@ -123,6 +125,7 @@ class Updates:
     mask_truncated: bool = False
     resample_rounds: int = 0
     compute_dtype: Literal["bfloat16"] | None = None
+    park_optimizer: bool = False
 
     def __post_init__(self) -> None:
         names = ("group_size", "num_epochs", "num_minibatches")

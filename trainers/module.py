@@ -230,7 +230,9 @@ class ReSearchModule(pl.LightningModule):
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
                 batch.set_turn_rewards(self.credit.turn_rewards(self.train_rollouts, self.policy))
         self._learner().score(batch)
+        self._place_optimizer(self.device)
         metrics = self._learn(batch)
+        self._place_optimizer(torch.device("cpu"))
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
         self.train_advantages = per_rollout.tolist()
@@ -314,6 +316,7 @@ class ReSearchModule(pl.LightningModule):
         self._check_finite("loss", loss)
         rate = self._zero() + optimizer.param_groups[0]["lr"]
         optimizer.step()
+        optimizer.zero_grad()  # rollouts want the room
         self._learner().moved()
         if self._make_scheduler is not None:
             scheduler: Any = self.lr_schedulers()
@@ -321,6 +324,19 @@ class ReSearchModule(pl.LightningModule):
         metrics = {name: value / weight for name, value in sums.items()}
         self.algorithm.after_update(metrics)
         return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
+
+    def _place_optimizer(self, device: torch.device) -> None:
+        """Move the optimizer's states, if they are to be parked between updates."""
+        if not self.updates.park_optimizer:
+            return
+        if self._shards is not None:
+            raise ValueError("park_optimizer must be off with weights in shards; set it to false")
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for state in optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    state[name] = value.to(device)
 
     def _active(self, minibatch: Batch) -> Batch:
         """The rows that have a gradient; one row where none has, so that ranks stay in step."""
