@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK_BYTES = 1 << 28
+CHUNK_BYTES = 1 << 28
 """Of the logits that live at a time."""
 _CACHE_NUMBERS = 1 << 17
 """Of one pass over some rows on a CPU: what is made on the way stays in its cache."""
@@ -108,7 +108,7 @@ class _Computing:
     temperature: float
 
     def chunks(self, count: int) -> Iterator[slice]:
-        size = max(16, _CHUNK_BYTES // (self.weight.shape[0] * self.weight.element_size()))
+        size = max(16, CHUNK_BYTES // (self.weight.shape[0] * self.weight.element_size()))
         for begin in range(0, count, size):
             yield slice(begin, min(begin + size, count))
 
