@@ -19,6 +19,7 @@ from research_rl.agents.research import Agent, Prediction, ReSearchAgent, Step
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.sampling import seed_of
 from research_rl.agents.served import ReSearch, ServedReSearchAgent
+from research_rl.agents.server import ServerEngine
 from research_rl.agents.templates import Template
 from research_rl.agents.types import Engine, OnStop, Rollout, SamplingParams, Sequence
 
@@ -50,6 +51,7 @@ __all__ = [
     "SamplingParams",
     "Sequence",
     "ServedReSearchAgent",
+    "ServerEngine",
     "Step",
     "Template",
     "collect_rollouts",

@@ -18,6 +18,7 @@ from research_rl.agents.types import SamplingParams
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_ALL = (1 << 64) - 1
 _HEAD = 256
 """Candidates looked at first for top_p; a wider nucleus costs a full sort."""
 
@@ -109,6 +110,39 @@ def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     """
     bits = _mix(_mix(seeds) + positions * _GOLDEN)
     return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+def seed_at(seed: int, position: int) -> int:
+    """The seed whose draws from position 0 on are those of ``seed`` from ``position`` on.
+
+    So a turn that begins there can be sampled as if it were a rollout of its own, by a server that
+    knows nothing of what stands before: ``uniforms(seed_at(s, p), i) == uniforms(s, p + i)``.
+
+    Args:
+        seed: of the rollout, int64.
+        position: tokens of the response before the turn.
+    """
+    bits = (_mix_int(seed) + position * _GOLDEN) & _ALL
+    bits = (_unshift(bits, 31) * pow(_MIX_2, -1, 1 << 64)) & _ALL
+    bits = (_unshift(bits, 27) * pow(_MIX_1, -1, 1 << 64)) & _ALL
+    bits = _unshift(bits, 30)
+    return bits - (bits >> 63 << 64)
+
+
+def _mix_int(z: int) -> int:
+    """``_mix`` of one number."""
+    z &= _ALL
+    z = (z ^ (z >> 30)) * _MIX_1 & _ALL
+    z = (z ^ (z >> 27)) * _MIX_2 & _ALL
+    return z ^ (z >> 31)
+
+
+def _unshift(z: int, by: int) -> int:
+    """The x of which z is ``x ^ (x >> by)``."""
+    x = z
+    for _ in range(64 // by):
+        x = z ^ (x >> by)
+    return x
 
 
 def _mix(z: Tensor) -> Tensor:

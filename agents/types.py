@@ -53,6 +53,9 @@ class Sequence:
     turn_start: int = 0
     """Where the turn being sampled begins in response_ids."""
     finish: Finish = "running"
+    versions: list[int] = field(default_factory=list)
+    """Of each sampled turn, the iterations that its sampler's weights had learned from; empty where
+    nobody noted it."""
 
     @property
     def turn_ids(self) -> list[int]:
@@ -80,6 +83,19 @@ the ids to append to each, or None where the sequence is over."""
 
 class Engine(ABC):
     """Token ids in, token ids out; knows neither text nor rewards."""
+
+    holds_weights: bool = False
+    """Whether it samples from weights that ``sync`` gave it, not from the policy's as they are."""
+
+    def sync(self, version: int) -> None:
+        """Sample with the policy's weights as they are now from here on.
+
+        Engines in this process always do.
+
+        Args:
+            version: iterations that the weights have learned from.
+        """
+        return
 
     @abstractmethod
     def run(

@@ -25,6 +25,7 @@ commands:
   data         fetch, convert questions    research data convert --from hotpotqa FILE --out DIR
   index        make an index, search it    research index build --corpus FILE --out DIR
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
+  serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
   replay       play recorded rollouts      research replay RUN
   plan         memory and time of a run    research plan --config quickstart
   lint-reward  look for holes in a reward  research lint-reward default
@@ -41,6 +42,7 @@ COMMANDS = {
     "data": "research_rl.envs.datasets.cli",
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.export",
+    "serve-policy": "research_rl.trainers.serve_policy",
     "replay": "research_rl.trainers.replay",
     "plan": "research_rl.trainers.plan",
     "lint-reward": "research_rl.envs.lint",
