@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,3 +133,28 @@ def test_rows_of_a_data_set_become_a_corpus(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*d.jsonl*"))
     assert local_corpus(target, tmp_path / "i") == target
     assert local_corpus("data/wiki.jsonl", tmp_path / "i") == Path("data/wiki.jsonl")
+
+
+def test_a_data_set_written_before_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load_dataset(name: str, config: str | None, split: str, streaming: bool) -> list[object]:
+        asked.append((name, config, split, streaming))
+        return [{"id": "1", "contents": f"of {name}"}]
+
+    fake = SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    out = tmp_path / "i"
+    written = local_corpus("owner/wiki:en", out)
+    assert [p.contents for p in Corpus(written)] == ["of owner/wiki"]
+    assert local_corpus("owner/wiki:en", out) == written
+    assert asked == [("owner/wiki", "en", "train", True)]
+    for other in ("owner/news", "owner/wiki:de"):
+        with pytest.raises(CorpusError, match=f"must hold {other}, got owner/wiki:en"):
+            local_corpus(other, out)
+    (tmp_path / "j.corpus.jsonl").write_text("mine")
+    with pytest.raises(CorpusError, match="got a file of yours"):
+        local_corpus("owner/wiki", tmp_path / "j")
+    assert (tmp_path / "j.corpus.jsonl").read_text() == "mine"

@@ -173,3 +173,10 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'research-rl\[cpu\]'"):
         new_index(2)
+
+
+def test_a_query_without_a_finite_vector_is_an_error_and_not_nothing_found() -> None:
+    retriever = numbers([[1, 0], [0, 1]])
+    for text in ("nan 1", "inf 1"):
+        with pytest.raises(ValueError, match=f"got NaN or infinity for '{text}'"):
+            retriever.search(["1 1", text], 1)

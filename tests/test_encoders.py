@@ -365,3 +365,23 @@ def test_dpr_has_a_model_for_queries_and_one_for_passages(bert: Path, tmp_path: 
         with torch.inference_mode():
             wanted = made[name](**ids).pooler_output[0].numpy()
         np.testing.assert_allclose(encode(["oslo"])[0], wanted, atol=1e-5)
+
+
+def test_the_revision_of_the_weights_is_kept(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as hub
+
+    commit, cache = "c0ffee" + 34 * "0", tmp_path / "models--some--encoder"
+    shutil.copytree(bert, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    for name, given, kept in (
+        (str(bert), None, None),
+        ("some/encoder", None, commit),
+        ("some/encoder", commit, commit),
+    ):
+        encoder = HFEncoder(name, revision=given)
+        assert (encoder.dim, encoder.settings()["revision"]) == (32, kept)

@@ -109,7 +109,9 @@ def test_a_bm25_folder_opens_as_what_was_built(tmp_path: Path, corpus: Path) -> 
     assert passport["bm25"] == {"k1": 1.2, "b": 0.75, "title_weight": 2}
     assert "encoder" not in passport
     corpus.write_text(corpus.read_text() + "\n" + json.dumps({"id": "x", "contents": "y"}))
-    with pytest.raises(IndexFolderError, match=r"--kind bm25 --k1 1.2 --b 0.75 --title-weight 2 --overwrite"):
+    with pytest.raises(
+        IndexFolderError, match=r"--kind bm25 --k1 1.2 --b 0.75 --title-weight 2 --overwrite"
+    ):
         load_retriever(folder, cache_size=0)
 
 
@@ -244,3 +246,18 @@ def test_the_cross_encoder_sorts_the_candidates(cross_encoder: Path) -> None:
     assert again.search(queries, 2) == retriever.search(queries, 2)
     with pytest.raises(ValueError, match="dtype must be"):
         RerankRetriever(behind, "x", dtype="int8")
+
+
+def test_a_model_that_scores_nothing_is_refused(cross_encoder: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    behind = BM25Retriever.from_passages(PASSAGES)
+    AutoModel.from_pretrained(cross_encoder).save_pretrained(tmp_path)  # no classifier
+    AutoTokenizer.from_pretrained(cross_encoder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"without weights for classifier.bias"):
+        RerankRetriever(behind, str(tmp_path), max_length=40, device="cpu").search(["oslo"], 1)
+    retriever = RerankRetriever(behind, str(cross_encoder), max_length=40, device="cpu")
+    torch.nn.init.constant_(retriever._loaded()[1].classifier.weight, float("nan"))
+    with pytest.raises(ValueError, match="scores must be finite"):
+        retriever.search(["oslo"], 1)

@@ -173,6 +173,15 @@ def test_what_does_not_belong_together_is_refused(
     assert "--overwrite" in str(caught.value)
 
 
+def test_a_corpus_changed_after_the_index_was_opened_is_refused(index: Path, corpus: Path) -> None:
+    before = load_retriever(index)
+    alter(index, corpus)
+    with pytest.raises(IndexFolderError, match="sha256"):
+        load_retriever(index)
+    write_corpus(corpus)  # as it was, with another time of change
+    assert load_retriever(index).search(["Peru"], 1) == before.search(["Peru"], 1)
+
+
 def test_a_folder_that_is_no_index_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match=r"does not exist; make it: research index build"):
         load_retriever(tmp_path / "none")
@@ -186,6 +195,9 @@ def test_a_folder_that_is_no_index_names_the_command(tmp_path: Path) -> None:
         load_retriever(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 1, "kind": "dens"}')
     with pytest.raises(ValueError, match="did you mean 'dense'"):
+        load_retriever(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1, "kind": "dense", "corpus": {}}')
+    with pytest.raises(IndexFolderError, match=r"must say corpus.path; build the index again"):
         load_retriever(tmp_path)
 
 

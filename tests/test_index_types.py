@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ faiss = pytest.importorskip("faiss")
 from numbered import COUNT, DIM, Numbered, write_corpus  # noqa: E402
 
 from research_rl.envs.retrieval import (  # noqa: E402
+    CorpusError,
     DenseRetriever,
     IndexFolderError,
     Storage,
@@ -27,6 +29,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     load_retriever,
     merge_shards,
 )
+from research_rl.envs.retrieval import build as build_module  # noqa: E402
 from research_rl.envs.retrieval.estimate import held_now, parse_size  # noqa: E402
 from research_rl.envs.retrieval.faiss_index import (  # noqa: E402
     TYPES,
@@ -201,6 +204,53 @@ def test_a_build_of_something_else_starts_anew(corpus: Path, tmp_path: Path) -> 
     encoder = Numbered()
     build_index(corpus, tmp_path / "i", encoder=encoder, metric="l2")
     assert encoder.encoded == COUNT
+
+
+def test_a_build_cut_short_at_its_very_end_encodes_nothing_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Path, target: Path) -> Path:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(type(tmp_path), "rename", killed)
+        build_index(corpus, tmp_path / "i", encoder=Numbered())
+    encoder = Numbered()
+    folder = build_index(corpus, tmp_path / "i", encoder=encoder)
+    assert encoder.encoded == 0
+    names = {"manifest.json", "offsets.npy", "vectors.faiss"}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_a_corpus_changed_under_way_is_refused(corpus: Path, tmp_path: Path) -> None:
+    class Changes(Numbered):
+        def encode_passages(self, texts: object) -> object:  # type: ignore[override]
+            os.utime(corpus, ns=(0, self.encoded))
+            return super().encode_passages(texts)  # type: ignore[arg-type]
+
+    with pytest.raises(CorpusError, match="was changed while it was indexed"):
+        build_index(corpus, tmp_path / "i", encoder=Changes())
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_merge_cut_short_does_not_trust_another_corpus(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_index(corpus, tmp_path / "part", encoder=Numbered(), shard="0/1")
+    place = ".m.building"
+
+    def killed(*_: object) -> None:
+        shutil.copytree(tmp_path / place, tmp_path / "left")
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(build_module, "store", killed)
+        merge_shards([tmp_path / "part"], tmp_path / "m", encoder=Numbered())
+    shutil.rmtree(tmp_path / place, ignore_errors=True)
+    (tmp_path / "left").rename(tmp_path / place)  # what kill -9 leaves
+    corpus.write_text(corpus.read_text().replace("7 is", "8 is"))
+    with pytest.raises(IndexFolderError, match="do not belong together"):
+        merge_shards([tmp_path / "part"], tmp_path / "m", encoder=Numbered())
 
 
 @pytest.mark.parametrize("index_type", ["flat", "ivf-sq8"])

@@ -149,6 +149,23 @@ def test_candidates_suffice_as_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(n for n, width in widths if width > 72) < 60
 
 
+def test_vectors_widened_on_a_cpu_keep_to_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    product = torch_search.product
+
+    def spy(queries: Any, vectors: Any) -> Any:
+        rows.append(len(vectors))
+        return product(queries, vectors)
+
+    monkeypatch.setattr(torch_search, "product", spy)
+    vectors = clustered(20_000, 64)
+    for dtype, wanted in (("float16", 4096), ("bfloat16", 20_000)):
+        rows.clear()
+        index = TorchFlatIndex(vectors, "ip", "cpu", dtype, block_mb=1)  # type: ignore[arg-type]
+        index.search(vectors[:1], 3)
+        assert max(rows) == wanted, dtype
+
+
 def test_without_full_precision_it_says_so() -> None:
     vectors = clustered(3000, 16)
     index = TorchFlatIndex(vectors.astype(np.float16), device="cpu")

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from research_rl.envs.retrieval.building import bar, move_into_place, open_corpus, workplace
+from research_rl.envs.retrieval.building import (
+    bar,
+    check_unchanged,
+    identity,
+    move_into_place,
+    open_corpus,
+    workplace,
+)
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.faiss_index import import_faiss, is_inner, knob_of, set_knob
@@ -73,7 +80,8 @@ def adopt_index(
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
-    with workplace(target, {"adopt": str(file), "corpus": str(source)}) as folder:
+    before = identity(source)
+    with workplace(target, {"adopt": identity(file), "corpus": before}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         _check_shape(index, file, passages, made)
@@ -92,6 +100,7 @@ def adopt_index(
             | width,
             "versions": versions(),
         }
+        check_unchanged(source, before)
         write_json(folder / MANIFEST, passport)
         move_into_place(folder, target)
     return target

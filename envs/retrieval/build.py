@@ -13,10 +13,12 @@ from research_rl.envs.retrieval.bm25 import DEFAULTS, fit_bm25, import_bm25s, sa
 from research_rl.envs.retrieval.building import (
     RAW,
     bar,
+    check_unchanged,
     contents_of,
     direct_header,
     encode,
     fit_encoder,
+    identity,
     move_into_place,
     open_corpus,
     shard_rows,
@@ -191,7 +193,8 @@ def build_index(
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
-    job = _Job(kind, storage, source, target, made, copy_corpus, progress, report or _silent)
+    how = (copy_corpus, progress, report or _silent, identity(source))
+    job = _Job(kind, storage, source, target, made, *how)
     with workplace(target, job.plan(part)) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
@@ -238,8 +241,10 @@ def merge_shards(
     made = encoder or make_encoder(known["name"], **known["settings"])
     made.load(first)
     storage.check(made.dim)
-    job = _Job("dense", storage, source, target, made, copy_corpus, progress, report or _silent)
-    with workplace(target, {"merge": [str(file.path) for file in files]}) as folder:
+    how = (copy_corpus, progress, report or _silent, identity(source))
+    job = _Job("dense", storage, source, target, made, *how)
+    parts = [identity(file.path) for file in files]
+    with workplace(target, {"merge": parts, "corpus": job.before}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         if sha256 != about["corpus"]["sha256"]:
@@ -267,13 +272,12 @@ class _Job:
     copy_corpus: bool
     progress: bool
     report: Report
+    before: dict[str, Any]
 
     def plan(self, shard: tuple[int, int] | None) -> dict[str, Any]:
         """Everything that decides what vectors are made."""
-        stat = self.source.stat()
-        file = {"path": str(self.source), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         return {
-            "corpus": file,
+            "corpus": self.before,
             "encoder": self._encoder_passport(),
             "half": self.storage.fp16,
             "direct": self._is_direct(shard),
@@ -350,8 +354,9 @@ class _Job:
         """Write the passport, and the copy of the corpus if that is wanted."""
         where = self.source
         if self.copy_corpus:
-            shutil.copyfile(self.source, folder / "corpus.jsonl")
             where = folder / "corpus.jsonl"
+            shutil.copyfile(self.source, where)
+        check_unchanged(self.source, self.before)
         (folder / RAW).unlink(missing_ok=True)
         target = folder if self.copy_corpus else self.target
         passport = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from research_rl.envs.retrieval.corpus import Corpus, sha256_of
+from research_rl.envs.retrieval.corpus import Corpus, CorpusError, sha256_of
 from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.faiss_index import (
     Metric,
@@ -86,6 +86,23 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def identity(file: Path) -> dict[str, Any]:
+    """Return what tells a file that was changed from the same one, without reading it."""
+    stat = file.stat()
+    return {"path": str(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def check_unchanged(file: Path, before: dict[str, Any]) -> None:
+    """Refuse a corpus that was changed while it was indexed.
+
+    Raises:
+        CorpusError: it was; what was made of it is no longer its own.
+    """
+    if identity(file) != before:
+        reason = "was changed while it was indexed; leave it as it is and start the command again"
+        raise CorpusError(file, None, reason)
 
 
 def open_corpus(source: Path, folder: Path, advance: Advance) -> tuple[Corpus, str]:
@@ -202,13 +219,15 @@ def bar(title: str, total: int, unit: str, shown: bool) -> Iterator[Advance]:
 
 
 def move_into_place(folder: Path, target: Path) -> None:
-    """Remove the tools of the build and give the folder its name, replacing what has it."""
-    for name in (PLAN, HASH, FITTED, LOCK):
-        (folder / name).unlink(missing_ok=True)
-    if not target.exists():
-        folder.rename(target)
-        return
+    """Give the folder its name, replacing what has it, and remove the tools of the build.
+
+    In this order, so that a build that is killed here goes on, and no other one can begin in a
+    folder that has lost its lock.
+    """
     old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    target.rename(old)
+    if target.exists():
+        target.rename(old)
     folder.rename(target)
+    for name in (PLAN, HASH, FITTED, LOCK):
+        (target / name).unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -106,8 +106,19 @@ class DenseRetriever(Retriever):
         return self._cache.answer(queries, k, self._find)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Search different queries."""
-        scores, ids = self._nearest(self.encoder.encode_queries(queries), min(k, len(self)))
+        """Search different queries.
+
+        Raises:
+            ValueError: the encoder gave NaN or infinity, for which FAISS would find nothing.
+        """
+        vectors = self.encoder.encode_queries(queries)
+        if not (finite := np.isfinite(vectors).all(axis=1)).all():
+            wrong = queries[int(np.flatnonzero(~finite)[0])]
+            raise ValueError(
+                f"query vectors must be finite, got NaN or infinity for {wrong[:80]!r}; look at "
+                "the encoder and its dtype"
+            )
+        scores, ids = self._nearest(vectors, min(k, len(self)))
         rows = zip(ids.tolist(), scores.tolist(), strict=True)
         return [
             [

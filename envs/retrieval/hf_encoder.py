@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
-from research_rl.envs.retrieval.sentence_layout import read_layout
+from research_rl.envs.retrieval.sentence_layout import commit_of, read_layout
 
 Pooling = Literal["mean", "cls", "last"]
 _BGE = "Represent this sentence for searching relevant passages: "
@@ -67,7 +67,8 @@ class HFEncoder(Encoder):
         batch_size: texts in one forward pass.
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub; if it is not given, that of the weights which
+            are loaded is kept, so that an index stays with them when the model is changed there.
         query_model: another model for queries, as DPR has (found by name for DPR's own).
     """
 
@@ -159,6 +160,8 @@ class HFEncoder(Encoder):
             device = self.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
+            if self.revision is None:
+                self.revision = commit_of(self.name)
             revision = self.revision if key == self.name else None
             config = transformers.AutoConfig.from_pretrained(key, revision=revision)
             loader: Any = transformers.AutoModel

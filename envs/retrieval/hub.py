@@ -17,7 +17,7 @@ _FILES = (".jsonl", ".json", ".gz", ".txt")
 def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> Path:
     """Return the corpus as a file: itself, or a data set of the Hub as ``OUT.corpus.jsonl``.
 
-    A data set that was written before is not read again.
+    A data set that was written before is not read again: ``OUT.corpus.jsonl.from`` says which it is.
 
     Args:
         corpus: a file, or owner/name[:config] of a data set with columns ``contents``, or ``text``
@@ -26,14 +26,19 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
         split: which split to read.
 
     Raises:
-        CorpusError: there is no such file and the Hub does not give it.
+        CorpusError: there is no such file and the Hub does not give it, or the file to write holds
+            something else.
         ImportError: the Hub is needed and ``datasets`` is not installed.
     """
     if Path(corpus).exists() or not _NAME.fullmatch(str(corpus)) or Path(corpus).suffix in _FILES:
         return Path(corpus)
-    target = Path(f"{out}.corpus.jsonl")
-    if target.is_file():
-        return target
+    target, note = Path(f"{out}.corpus.jsonl"), Path(f"{out}.corpus.jsonl.from")
+    if target.exists():
+        kept = note.read_text(encoding="utf-8").strip() if note.is_file() else "a file of yours"
+        if kept == f"{corpus} {split}":
+            return target
+        reason = f"must hold {corpus}, got {kept}; remove it, or choose another --out"
+        raise CorpusError(target, None, reason)
     try:
         import datasets
     except ImportError as error:
@@ -44,7 +49,9 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
     name, _, config = str(corpus).partition(":")
     try:
         rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        note.unlink(missing_ok=True)
         write_rows(rows, target)
+        note.write_text(f"{corpus} {split}\n", encoding="utf-8")
     except CorpusError:
         raise
     except Exception as error:

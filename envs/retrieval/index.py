@@ -62,7 +62,9 @@ def load_retriever(
     place = Path(folder).resolve()
     passport = read_manifest(folder)
     file = corpus_of(place, passport, corpus)
-    key = (str(place), str(file), (place / MANIFEST).stat().st_mtime_ns, mmap, cache_size)
+    files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
+    ages = [(stat.st_mtime_ns, stat.st_size) for stat in files]
+    key = (str(place), str(file), *ages, mmap, cache_size)
     with _CACHE_LOCK:
         if key not in _CACHE:
             again = (str(place), None if corpus is None else str(file), mmap, cache_size)

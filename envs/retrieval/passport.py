@@ -17,6 +17,8 @@ MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.
 BM25, SHARD = "bm25", "shard.json"
 FORMAT = 1
 KINDS = ("dense", "bm25", "hybrid")
+_CORPUS = {"corpus": ("path", "sha256", "count", "bytes", "mtime_ns")}
+_DENSE = {"index": ("type", "metric", "dimension"), "encoder": ("name", "settings")}
 
 
 class IndexFolderError(ValueError):
@@ -52,6 +54,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{path} must have format {FORMAT}, got {version!r}; build the index again"
         )
     known_kind(kind)
+    wanted = _CORPUS | (_DENSE if kind != "bm25" else {})
+    for part, names in wanted.items():
+        if lost := [name for name in names if name not in (passport.get(part) or {})]:
+            raise IndexFolderError(f"{path} must say {part}.{lost[0]}; build the index again")
     return dict(passport)
 
 

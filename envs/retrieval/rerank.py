@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ class RerankRetriever(Retriever):
 
         Raises:
             RetrieverUnavailable: the retriever behind does not answer.
+            ValueError: the model is no cross-encoder, or scores NaN or infinity.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -93,9 +95,18 @@ class RerankRetriever(Retriever):
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                self.model, revision=self.revision, dtype=getattr(torch, self.dtype)
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                self.model,
+                revision=self.revision,
+                dtype=getattr(torch, self.dtype),
+                output_loading_info=True,
             )
+            if missing := sorted(found["missing_keys"]):  # would be filled with random numbers
+                raise ValueError(
+                    f"model must be a cross-encoder, which scores (query, passage), got "
+                    f"{self.model} without weights for {', '.join(missing)}; take one such as "
+                    "BAAI/bge-reranker-base"
+                )
             self._parts = tokenizer, model.to(device).eval()
         return self._parts
 
@@ -120,4 +131,9 @@ class RerankRetriever(Retriever):
                 logits = model(**batch).logits.float()  # (rows, labels)
             for row, score in zip(rows, logits[:, -1].tolist(), strict=True):
                 out[row] = score
+        if not all(map(math.isfinite, out)):
+            raise ValueError(
+                f"scores must be finite, got NaN or infinity from {self.model}; take dtype bfloat16"
+                " or float32"
+            )
         return out

@@ -53,6 +53,14 @@ def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
     return found
 
 
+def commit_of(model: str) -> str | None:
+    """Return the commit of a model on the Hub that is loaded just now; None for a folder."""
+    parts = Path(_find(model, "config.json", None) or "").parts
+    if Path(model).is_dir() or "snapshots" not in parts:
+        return None
+    return parts[parts.index("snapshots") + 1]
+
+
 def _pooling(model: str, config: dict[str, Any]) -> str:
     chosen = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
     if len(chosen) != 1 or chosen[0] not in _POOLING:
@@ -65,19 +73,24 @@ def _pooling(model: str, config: dict[str, Any]) -> str:
 
 def _read(model: str, name: str, revision: str | None) -> Any:
     """Return the JSON of one file of a model, None if there is none."""
-    if Path(model).is_dir():
-        path: str | Path | None = Path(model) / name
-    else:
-        from transformers.utils.hub import cached_file
-
-        path = cached_file(
-            model,
-            name,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+    path = _find(model, name, revision)
     if path is None or not Path(path).is_file():
         return None
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _find(model: str, name: str, revision: str | None) -> str | Path | None:
+    """Return where one file of a model lies, None if it cannot be had just now."""
+    if Path(model).is_dir():
+        return Path(model) / name
+    from transformers.utils.hub import cached_file
+
+    found: str | None = cached_file(
+        model,
+        name,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found

@@ -75,11 +75,17 @@ def product(queries: Tensor, vectors: Tensor) -> Tensor:
     """Return inner products (Q, n) in float32 of (Q, D) and (n, D), summed in float32."""
     import torch
 
-    if queries.dtype == torch.float16 and queries.device.type == "cpu":
+    if widened(queries):
         return queries.float() @ vectors.float().T  # a CPU's own float16 products are slow
     if queries.dtype != torch.float32 and _keeps_float32(queries.device):
         return torch.mm(queries, vectors.T, out_dtype=torch.float32)
     return (queries @ vectors.T).float()
+
+
+def widened(queries: Tensor) -> int:
+    """Return how many numbers of each vector ``product`` copies in float32: all of them, or none."""
+    half_on_cpu = str(queries.dtype) == "torch.float16" and queries.device.type == "cpu"
+    return queries.shape[1] if half_on_cpu else 0
 
 
 def output_rounding(dtype: torch.dtype, device: torch.device) -> float:

@@ -31,6 +31,7 @@ from research_rl.envs.retrieval.torch_products import (
     pick_devices,
     pick_dtype,
     product,
+    widened,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class TorchFlatIndex:
     def _scan_shard(self, shard: _Shard, queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Return the best of a shard; scores are q.x, for distances q.x - |x|^2 / 2, scaled."""
         asked = queries.to(shard.vectors.device)
-        step = max(1, self._block // (4 * len(queries)))
+        step = max(1, self._block // (4 * max(len(queries), widened(asked))))
         found: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(shard.vectors), step):
             scores = product(asked, shard.vectors[start : start + step])

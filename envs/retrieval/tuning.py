@@ -11,12 +11,11 @@ from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.estimate import SAMPLED, K
 from research_rl.envs.retrieval.faiss_index import (
     blas_for,
-    import_faiss,
     knob_of,
     search_one_by_one,
 )
 from research_rl.envs.retrieval.hybrid import HybridRetriever
-from research_rl.envs.retrieval.index import load_retriever
+from research_rl.envs.retrieval.index import load_retriever, read_vectors
 from research_rl.envs.retrieval.passport import (
     MANIFEST,
     SAMPLE,
@@ -57,8 +56,8 @@ def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
         raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
     file = place / passport["index"].get("file", VECTORS)
     try:
-        index = import_faiss().read_index(str(file))
-    except RuntimeError as error:
+        index = read_vectors(file, None)
+    except (RuntimeError, OSError) as error:
         raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
     knob = knob_of(index)
     if knob is None:
@@ -82,7 +81,7 @@ def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
 
 def own_sample(folder: Path, index: Any) -> Sample:
     """Search everything that an index of a folder holds, for queries made from its passages."""
-    retriever = load_retriever(folder)
+    retriever = load_retriever(folder, mmap=True)  # for its encoder and corpus only
     dense = retriever.retrievers[0] if isinstance(retriever, HybridRetriever) else retriever
     assert isinstance(dense, DenseRetriever)
     queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
