@@ -1,6 +1,6 @@
 """Play one question of the built-in world by hand, or watch it played: ``--demo``.
 
-Type a query to search, ``= name`` to answer, nothing to give up.
+Type a query to search, ``= name`` to answer, nothing (or Ctrl-D) to give up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from research_rl.envs import ReSearchEnv
 def by_hand() -> Iterator[str]:
     """Ask for a query or an answer until the episode is over."""
     while True:
-        line = input("query, or = answer: ").strip()
+        try:
+            line = input("query, or = answer: ").strip()
+        except EOFError:
+            print()
+            line = ""
         if line.startswith("="):
             yield f"<think> I know it. </think><answer> \\boxed{{{line[1:].strip()}}} </answer>"
         elif line:
@@ -41,15 +45,18 @@ def main() -> None:
     args = parser.parse_args()
     env = gym.make("ReSearch-v0", top_k=3, render_mode="ansi")
     _, info = env.reset(seed=args.seed)
-    assert isinstance(env.unwrapped, ReSearchEnv)
+    base = env.unwrapped
+    assert isinstance(base, ReSearchEnv)
     print(info["question"])
-    for turn in demo(env.unwrapped) if args.demo else by_hand():
+    for turn in demo(base) if args.demo else by_hand():
         observation, reward, terminated, truncated, info = env.step(turn)
         if terminated or truncated:
             break
-        print(f"\x1b[34m{observation.strip()}\x1b[0m")
+        if not args.demo:  # the demo is shown as a whole below
+            print(f"\x1b[34m{observation.strip()}\x1b[0m")
     print(env.render())
     print(f"reward {reward:.2f}, {info['num_searches']} searches, {info['finish_reason']}")
+    print(f"right: {' or '.join(base.episode.question.answers)}")
 
 
 if __name__ == "__main__":

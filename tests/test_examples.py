@@ -27,12 +27,20 @@ def test_the_demo_answers_by_its_gold_chain() -> None:
     output = run("play_by_hand.py", "--demo", "--seed", "3")
     assert "reward 1.00" in output
     assert "\x1b[1;32m<answer>" in output
+    assert output.count("<result>") == output.count("<search>")
 
 
 def test_a_question_is_played_by_hand() -> None:
     output = run("play_by_hand.py", stdin="the boss of nobody\n= nobody\n")
     assert "<search> the boss of nobody </search>" in output
     assert "reward 0.10, 1 searches, answer" in output
+    assert re.search(r"^right: [A-Z]\w+$", output, re.MULTILINE)
+
+
+def test_the_end_of_the_input_gives_up() -> None:
+    output = run("play_by_hand.py", stdin="the boss of nobody\n")
+    assert "reward 0.00, 1 searches, no_answer" in output
+    assert "right: " in output
 
 
 @pytest.mark.slow

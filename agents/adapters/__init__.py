@@ -1,0 +1,1 @@
+"""Ways into other people's trainers that need token ids; see docs/plug-in.md."""
