@@ -114,6 +114,10 @@ class Updates:
             says.
         park_optimizer: keep the optimizer's states in main memory while rollouts are sampled, to
             make room for their cache; not with weights in shards.
+        async_rollouts: 1 samples the next iteration's rollouts while this one is learned from, with
+            the weights that it began with; 0 samples with the newest weights, in turn.
+        max_staleness: rollouts with a turn of weights that are older than so many iterations are
+            left out of the loss; None keeps them all.
     """
 
     group_size: int = 5
@@ -126,6 +130,8 @@ class Updates:
     resample_rounds: int = 0
     compute_dtype: Literal["bfloat16"] | None = None
     park_optimizer: bool = False
+    async_rollouts: Literal[0, 1] = 0
+    max_staleness: int | None = None
 
     def __post_init__(self) -> None:
         names = ("group_size", "num_epochs", "num_minibatches")
@@ -134,6 +140,13 @@ class Updates:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.resample_rounds < 0:
             raise ValueError(f"resample_rounds must be at least 0, got {self.resample_rounds}")
+        if self.async_rollouts not in (0, 1):
+            raise ValueError(f"async_rollouts must be 0 or 1, got {self.async_rollouts}")
+        if self.max_staleness is not None and self.max_staleness < self.async_rollouts:
+            raise ValueError(
+                f"max_staleness must be null or at least async_rollouts {self.async_rollouts}, "
+                f"got {self.max_staleness}; else nothing is ever learned from"
+            )
         for name in ("micro_batch_size", "micro_batch_tokens", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -168,7 +168,7 @@ class QuestionLoader:
         first, last = 0, len(order) - 1
         if self.seed is not None:
             self._turn_pass()  # after a checkpoint of smaller batches too little may be left
-            random.Random(seed_of(self.seed, "pass", self.passes)).shuffle(order)
+            order = self._order()
             first, last = self.served, len(order) - self.batch_size
         for start in range(first, last + 1, self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -176,6 +176,18 @@ class QuestionLoader:
                 self.served = start + self.batch_size
                 self._turn_pass()
             yield [self.questions[row] for row in rows[self.rank :: self.world_size]]
+
+    def upcoming(self) -> list[Question]:
+        """Return this rank's share of the batch that is served next in training."""
+        self._turn_pass()
+        rows = self._order()[self.served : self.served + self.batch_size]
+        return [self.questions[row] for row in rows[self.rank :: self.world_size]]
+
+    def _order(self) -> list[int]:
+        """The rows in the order of this pass."""
+        order = list(range(len(self.questions)))
+        random.Random(seed_of(self.seed or 0, "pass", self.passes)).shuffle(order)
+        return order
 
     def _turn_pass(self) -> None:
         if self.served + self.batch_size > len(self.questions):

@@ -27,6 +27,7 @@ from research_rl.agents.sampling import check_trainable, seed_of
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs.types import Question
 from research_rl.trainers.advantages import constant_group_fraction
+from research_rl.trainers.ahead import Ahead, Collected, check_correction, stale_rows
 from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.collection import Collector
 from research_rl.trainers.config import EnvConfig, Updates, ValidationSampling
@@ -99,6 +100,7 @@ class ReSearchModule(pl.LightningModule):
                 f"group_size must be at least 2 with {type(self.algorithm).__name__}, got "
                 f"{updates.group_size}; a group compares rollouts of one question"
             )
+        check_correction(updates, self.algorithm)
         self.credit = credit
         self.sampling = sampling
         self.validation_sampling = (validation_sampling or ValidationSampling()).over(sampling)
@@ -119,6 +121,7 @@ class ReSearchModule(pl.LightningModule):
         self._make_scheduler = lr_scheduler
         self._grad_norm = torch.zeros(())
         self._learns: Learner | None = None
+        self._ahead = Ahead(engine) if updates.async_rollouts else None
         self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
@@ -174,6 +177,8 @@ class ReSearchModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration; with LoRA, drop what the base model's folder holds already."""
         checkpoint["iteration"] = self.iteration
+        if self._ahead is not None:
+            checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
             kept = self._trained_names()
             state = checkpoint["state_dict"]
@@ -186,6 +191,8 @@ class ReSearchModule(pl.LightningModule):
             ValueError: the checkpoint lacks weights that are trained here.
         """
         self.iteration = checkpoint.get("iteration", 0)
+        if self._ahead is not None:
+            self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
         if "state_dict" not in checkpoint:  # the strategy has read the weights itself
             return
         if missing := sorted(self._trained_names() - set(checkpoint["state_dict"])):
@@ -217,18 +224,28 @@ class ReSearchModule(pl.LightningModule):
         start = perf_counter()
         self.updates.check_rollouts(len(questions) * self.updates.group_size)
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
-        collect = Collector(
-            self._sample, self.updates.group_size, self.updates.resample_rounds, self.seed
-        )
-        with self.whole_policy():
-            self.train_rollouts = collect(questions, self.iteration, self._pool())
+        collected = self._collected(questions)
+        self.train_rollouts = collected.rollouts
         sampled = perf_counter()
+        with self._sampling_ahead():
+            metrics = self._learn_from(self.train_rollouts)
+        means = _means(self.train_rollouts, by_hop=("f1", "searches"))
+        if self.updates.resample_rounds:
+            means["sampled_rollouts"] = float(collected.num_sampled)
+        means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
+        seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
+        self._log(_prefixed("train", means) | _prefixed("time", seconds))
+        self.iteration += 1
+
+    def _learn_from(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
+        """Score the rollouts and take all updates; return metrics."""
         batch = Batch.from_rollouts(
-            self.train_rollouts, self.policy.pad_id, self.updates.mask_truncated
+            rollouts, self.policy.pad_id, self.updates.mask_truncated
         ).to(self.device)
+        batch.leave_out(stale_rows(rollouts, self.iteration, self.updates.max_staleness))
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
-                batch.set_turn_rewards(self.credit.turn_rewards(self.train_rollouts, self.policy))
+                batch.set_turn_rewards(self.credit.turn_rewards(rollouts, self.policy))
         self._learner().score(batch)
         self._place_optimizer(self.device)
         metrics = self._learn(batch)
@@ -236,13 +253,47 @@ class ReSearchModule(pl.LightningModule):
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
         self.train_advantages = per_rollout.tolist()
-        means = _means(self.train_rollouts, by_hop=("f1", "searches"))
-        if self.updates.resample_rounds:
-            means["sampled_rollouts"] = float(collect.num_sampled)
-        means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
-        seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
-        self._log(_prefixed("train", means) | _prefixed("time", seconds))
-        self.iteration += 1
+        return metrics
+
+    def _collected(self, questions: list[Question]) -> Collected:
+        """The rollouts of this iteration: made ahead, or made now."""
+        if self._ahead is not None and (ready := self._ahead.take(questions)) is not None:
+            return ready
+        with self.whole_policy():
+            self.engine.sync(self.iteration)
+            return self._collect(self.policy, self.engine, questions, self.iteration)
+
+    def _collect(
+        self, policy: LMPolicy, engine: Engine, questions: list[Question], iteration: int
+    ) -> Collected:
+        """Sample the rollouts of an iteration with the weights of now."""
+        updates = self.updates
+        collect = Collector(
+            lambda asked, seeds: self._play(asked, self.sampling, seeds, policy, engine),
+            updates.group_size,
+            updates.resample_rounds,
+            self.seed,
+        )
+        rollouts = collect(questions, iteration, self._pool())
+        made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
+        return made.stamp(self.iteration)
+
+    def _sampling_ahead(self) -> AbstractContextManager[None]:
+        """Return a block beside which the rollouts of the next iteration are sampled, if wanted."""
+        trainer, loader = self.trainer, self.trainer.train_dataloader
+        ends = 0 <= trainer.max_steps <= trainer.global_step + self.updates.steps
+        if self._ahead is None or ends:
+            return nullcontext()
+        if not hasattr(loader, "upcoming"):
+            raise ValueError(
+                "async_rollouts must know the next questions, got a loader of type "
+                f"{type(loader).__name__}; use QuestionDataModule, or set async_rollouts to 0"
+            )
+        with self.whole_policy():
+            self.engine.sync(self.iteration)
+            policy, engine = self._ahead.sampler(self.policy, self.engine)
+        questions, number = loader.upcoming(), self.iteration + 1
+        return self._ahead.running(lambda: self._collect(policy, engine, questions, number))
 
     def _pool(self) -> Sequence[Question]:
         """Questions that may stand in for those of which every rollout scores the same."""
@@ -257,15 +308,17 @@ class ReSearchModule(pl.LightningModule):
             )
         return pool
 
-    def _sample(self, questions: list[Question], seeds: list[int]) -> list[Rollout]:
-        return self._play(questions, self.sampling, seeds)
-
     def _play(
-        self, questions: list[Question], params: SamplingParams, seeds: list[int]
+        self,
+        questions: list[Question],
+        params: SamplingParams,
+        seeds: list[int],
+        policy: LMPolicy,
+        engine: Engine,
     ) -> list[Rollout]:
         # autocast would cast every weight anew at every decoded token
-        with self.whole_policy(), torch.autocast(self.device.type, enabled=False):
-            return collect_rollouts(questions, self.env, self.policy, self.engine, params, seeds)
+        with torch.autocast(self.device.type, enabled=False):
+            return collect_rollouts(questions, self.env, policy, engine, params, seeds)
 
     def whole_policy(self) -> AbstractContextManager[None]:
         """Return a block in which this rank holds all weights of the policy; all ranks enter it."""
@@ -413,7 +466,11 @@ class ReSearchModule(pl.LightningModule):
 
     def _answer(self, questions: list[Question]) -> list[Rollout]:
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
-        return self._play(questions, self.validation_sampling, seeds)
+        with self.whole_policy():
+            self.engine.sync(self.iteration)
+            return self._play(
+                questions, self.validation_sampling, seeds, self.policy, self.engine
+            )
 
     def _log(self, metrics: dict[str, float]) -> None:
         """Show metrics in the progress bar and to callbacks, and write them down.

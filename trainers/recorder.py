@@ -233,7 +233,8 @@ class FlightRecorder(RunCallback):
             iteration = _learned(pl_module) - 1
             with cosmetic("record the rollouts"):
                 records_of_run = self._records(trainer)
-                records_of_run.write(iteration, iteration, records)
+                versions = [v for rollout in rollouts for v in rollout.sequence.versions]
+                records_of_run.write(iteration, min(versions, default=iteration), records)
                 self.written = records_of_run.folder
 
     def _records(self, trainer: pl.Trainer) -> Records:

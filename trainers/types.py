@@ -101,6 +101,13 @@ class Batch:
         values = table.to(self.turns.device).gather(1, self.turns.clamp(min=0))
         self.turn_rewards = values * self.loss_mask
 
+    def leave_out(self, rows: Sequence[int]) -> None:
+        """Take rollouts out of the loss; their rewards still count for their groups."""
+        if rows:
+            self.loss_mask[list(rows)] = False
+            self.turns = _turns(self.loss_mask)
+            self.count()
+
     def __len__(self) -> int:
         """Return B."""
         return len(self.input_ids)
