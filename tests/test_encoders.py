@@ -378,10 +378,10 @@ def test_the_revision_of_the_weights_is_kept(
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    for name, given, kept in (
+    for name, asked, kept in (
         (str(bert), None, None),
         ("some/encoder", None, commit),
         ("some/encoder", commit, commit),
     ):
-        encoder = HFEncoder(name, revision=given)
+        encoder = HFEncoder(name, revision=asked)
         assert (encoder.dim, encoder.settings()["revision"]) == (32, kept)

@@ -17,7 +17,7 @@ _FILES = (".jsonl", ".json", ".gz", ".txt")
 def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> Path:
     """Return the corpus as a file: itself, or a data set of the Hub as ``OUT.corpus.jsonl``.
 
-    A data set that was written before is not read again: ``OUT.corpus.jsonl.from`` says which it is.
+    A data set that was written before is not read again; ``OUT.corpus.jsonl.from`` says which.
 
     Args:
         corpus: a file, or owner/name[:config] of a data set with columns ``contents``, or ``text``

@@ -83,7 +83,7 @@ def product(queries: Tensor, vectors: Tensor) -> Tensor:
 
 
 def widened(queries: Tensor) -> int:
-    """Return how many numbers of each vector ``product`` copies in float32: all of them, or none."""
+    """Return how many numbers of each vector ``product`` copies in float32: all, or none."""
     half_on_cpu = str(queries.dtype) == "torch.float16" and queries.device.type == "cpu"
     return queries.shape[1] if half_on_cpu else 0
 
