@@ -90,7 +90,7 @@ class Desk:
     def __init__(
         self, policy: LMPolicy, name: str, max_slots: int = 256, max_wait: float = 0.005
     ) -> None:
-        policy.model.eval()
+        policy.eval()
         self._policy, self.name = policy, name
         self._engine = _Limited(policy, max_slots)
         self._engine.eos = min(policy.eos_ids)
@@ -154,7 +154,8 @@ class Desk:
 
     def _check(self, completion: Completion) -> None:
         check_params(completion.params)
-        vocabulary = int(self._policy.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+        embeddings: Any = self._policy.model.get_input_embeddings()
+        vocabulary = int(embeddings.weight.shape[0])
         prompt, budget = completion.prompt, completion.params.max_response_tokens
         if not prompt or not all(0 <= i < vocabulary for i in prompt):
             raise ValueError(
@@ -254,6 +255,6 @@ class Desk:
             self._adapters.append(name)
         else:
             wrapped: Any = PeftModel.from_pretrained(model, folder, adapter_name=name)
-            self._policy.model = wrapped.eval()
+            self._policy.model = wrapped
             self._adapters.append(name)
-        self._policy.model.eval()
+        self._policy.eval()

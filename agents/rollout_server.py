@@ -29,7 +29,7 @@ from research_rl.agents.desk import Completion, Desk
 from research_rl.agents.types import SamplingParams, Sequence
 
 _log = logging.getLogger(__name__)
-_NEUTRAL = {
+_NEUTRAL: dict[str, Any] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,

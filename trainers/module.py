@@ -280,7 +280,8 @@ class ReSearchModule(pl.LightningModule):
 
     def _sampling_ahead(self) -> AbstractContextManager[None]:
         """Return a block beside which the rollouts of the next iteration are sampled, if wanted."""
-        trainer, loader = self.trainer, self.trainer.train_dataloader
+        trainer = self.trainer
+        loader: Any = trainer.train_dataloader
         ends = 0 <= trainer.max_steps <= trainer.global_step + self.updates.steps
         if self._ahead is None or ends:
             return nullcontext()
