@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+import sys
 from itertools import groupby
 from operator import itemgetter
 from types import SimpleNamespace
@@ -20,7 +22,6 @@ import research_rl.envs.adapters  # noqa: F401  registers ReSearchChoices-v0
 from research_rl.agents.adapters.trl import TRLRollouts, research_reward
 from research_rl.envs import Question, RetrieverUnavailable
 from research_rl.envs.adapters.choices import ReSearchChoices, parse_question
-from research_rl.envs.adapters.missing import missing
 from research_rl.envs.adapters.trl import (
     SearchTool,
     search_tool_factory,
@@ -274,7 +275,16 @@ def test_the_built_in_world_is_the_default() -> None:
     assert len(TRLRollouts(builtin_world()[0]).rows()) == 300
 
 
-def test_a_missing_library_is_named() -> None:
-    error = missing("gem", "pip install gem-llm==0.1.0")
-    assert str(error).endswith("run: pip install gem-llm==0.1.0")
-    assert error.name == "gem"
+@pytest.mark.parametrize(
+    ("library", "command"),
+    [("gem", "pip install gem-llm==0.1.0"), ("openenv", r"pip install -e '\.\[openenv\]'")],
+)
+def test_a_missing_library_is_named(
+    library: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, f"research_rl.envs.adapters.{library}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=f"needs {library}, .*; run: {command}$"):
+        importlib.import_module(f"research_rl.envs.adapters.{library}")
