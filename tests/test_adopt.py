@@ -69,7 +69,10 @@ def test_an_adopted_index_is_tuned_against_its_own_vectors(
     monkeypatch.setattr(
         "research_rl.envs.retrieval.index.make_encoder", lambda name, **options: Numbered()
     )
-    narrow, wide = tune_folder(folder, 0.5), tune_folder(folder, 0.999)
+    moved = corpus.rename(tmp_path / "moved.jsonl")
+    with pytest.raises(IndexFolderError, match="--corpus"):
+        tune_folder(folder)
+    narrow, wide = tune_folder(folder, 0.5, moved), tune_folder(folder, 0.999)
     assert wide["against"] == "the index's own vectors"
     assert 0.5 <= narrow["recall"] <= wide["recall"]
     assert wide["recall"] > 0.99

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from research_rl.envs.retrieval import IndexFolderError, build_index, load_retriever
 from research_rl.envs.retrieval.encoders import (
     BM25SketchEncoder,
     fold_plural,
@@ -385,3 +386,19 @@ def test_the_revision_of_the_weights_is_kept(
     ):
         encoder = HFEncoder(name, revision=asked)
         assert (encoder.dim, encoder.settings()["revision"]) == (32, kept)
+
+
+def test_a_folder_of_a_model_is_found_from_elsewhere(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    models, corpus = tmp_path / "models", tmp_path / "c.jsonl"
+    shutil.copytree(bert, models / "tiny-e5")
+    corpus.write_text(json.dumps({"id": "1", "contents": "abc"}))
+    monkeypatch.chdir(tmp_path)
+    index = build_index("c.jsonl", "i", encoder="models/tiny-e5")
+    monkeypatch.chdir("/")
+    assert load_retriever(index).search(["abc"], 1)[0][0].id == "1"
+    models.rename(tmp_path / "gone")
+    with pytest.raises(IndexFolderError, match=r"encoder of index .* is not at .*tiny-e5; put it"):
+        load_retriever(index, cache_size=0)

@@ -170,6 +170,10 @@ def test_what_cannot_be_is_refused(fake: Any) -> None:
     for devices in ([2], [0, 0], [], [-1]):
         with pytest.raises(ValueError, match="different numbers below 2, at least one, got"):
             to_gpu(flat(), devices)
+    many = faiss.index_factory(8, "IVF3000,Flat")
+    many.nprobe = 2049
+    with pytest.raises(ValueError, match="nprobe must be at most 2048 on a GPU, got 2049"):
+        to_gpu(many)
     fake(1, error="This index type is not implemented on GPU.")
     hnsw = faiss.IndexHNSWFlat(8, 4)
     with pytest.raises(ValueError, match="got IndexHNSWFlat of 0 x 8: This index type is not"):

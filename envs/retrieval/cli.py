@@ -123,7 +123,7 @@ def _adopt(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    found = tune_folder(args.folder, args.recall)
+    found = tune_folder(args.folder, args.recall, args.corpus)
     known = read_manifest(args.folder)["index"]
     knob = next(name for name in ("nprobe", "efSearch") if name in known)
     met = (
@@ -308,4 +308,5 @@ def _add_readers(commands: Any) -> None:
     tune.add_argument(
         "--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})"
     )
+    tune.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
     tune.set_defaults(run=_tune)

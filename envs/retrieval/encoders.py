@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -57,11 +58,15 @@ class Encoder(ABC):
 def make_encoder(name: str, **options: Any) -> Encoder:
     """Return the encoder of that name: ``bm25-sketch``, or a Hugging Face model name or path.
 
+    A path is made absolute: from another folder it would be the name of somebody's model.
+
     Raises:
         ValueError: an option that this encoder does not have.
     """
     from research_rl.envs.retrieval.hf_encoder import HFEncoder
 
+    if Path(name).is_dir():
+        name = os.path.abspath(name)  # resolving links could lose the name of the model's family
     try:
         return BM25SketchEncoder(**options) if name == SKETCH else HFEncoder(name, **options)
     except TypeError as error:

@@ -20,7 +20,7 @@ from research_rl.envs.retrieval.rescore import Places, as_faiss, best, exact_sco
 from research_rl.envs.retrieval.torch_search import open_dense, stored_vectors
 
 MAX_K = 2048
-"""FAISS's kernels on a GPU select no more than this."""
+"""FAISS's kernels on a GPU select no more than this, passages as well as lists."""
 _OVERSAMPLE = 4
 
 
@@ -43,6 +43,12 @@ def to_gpu(
     """
     faiss = import_faiss()
     chosen = _check_devices(faiss, devices)
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf and ivf.nprobe > MAX_K:
+        raise ValueError(
+            f"nprobe must be at most {MAX_K} on a GPU, got {ivf.nprobe}; take less with research "
+            "index tune --recall, or search on the CPU with load_retriever"
+        )
     try:
         if len(chosen) == 1:
             options = faiss.GpuClonerOptions()

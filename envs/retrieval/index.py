@@ -130,7 +130,13 @@ def _open_dense(
             )
     if (knob := knob_of(index)) and knob in known:
         set_knob(index, known[knob])
-    encoder = make_encoder(passport["encoder"]["name"], **passport["encoder"]["settings"])
+    name = passport["encoder"]["name"]
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise IndexFolderError(
+            f"the encoder of index {folder} is not at {name}; put it back, or name where it lies "
+            f"now and {rebuild(folder, passport, passages.path)}"
+        )
+    encoder = make_encoder(name, **passport["encoder"]["settings"])
     encoder.load(folder)
     return DenseRetriever(index, passages, encoder, source, cache_size)
 

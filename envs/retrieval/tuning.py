@@ -35,12 +35,19 @@ from research_rl.envs.retrieval.recall import (
 OWN = "the index's own vectors"
 
 
-def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
+def tune_folder(
+    folder: str | Path, target: float = TARGET, corpus: str | Path | None = None
+) -> dict[str, Any]:
     """Find the search width of an index folder for a recall, and write it into the passport.
 
     An index that was built here has a sample of exact results. One that was adopted has none, and
     what it was made from is gone: its own vectors, compressed as they are, are searched one by one
     for sampled queries, so the recall leaves out what compression itself costs.
+
+    Args:
+        folder: what ``build_index`` or ``adopt_index`` made.
+        target: share of the exact first results to find.
+        corpus: where the corpus of an adopted index lies now, if it has moved.
 
     Returns:
         What the passport then says of the recall: k, recall, queries, and for an adopted index
@@ -70,7 +77,7 @@ def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
             raise IndexFolderError(
                 f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
             )
-        own_sample(place, index).save(place / SAMPLE)
+        own_sample(place, index, corpus).save(place / SAMPLE)
     sample = Sample.load(place / SAMPLE)
     value, recall = tune(index, sample, target)
     passport["index"][knob] = value
@@ -79,9 +86,9 @@ def tune_folder(folder: str | Path, target: float = TARGET) -> dict[str, Any]:
     return dict(passport["recall"])
 
 
-def own_sample(folder: Path, index: Any) -> Sample:
+def own_sample(folder: Path, index: Any, corpus: str | Path | None = None) -> Sample:
     """Search everything that an index of a folder holds, for queries made from its passages."""
-    retriever = load_retriever(folder, mmap=True)  # for its encoder and corpus only
+    retriever = load_retriever(folder, corpus, mmap=True)  # for its encoder and corpus only
     dense = retriever.retrievers[0] if isinstance(retriever, HybridRetriever) else retriever
     assert isinstance(dense, DenseRetriever)
     queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
