@@ -41,7 +41,11 @@ from transformers import (
 
 from research_rl.agents import CachedEngine, LMPolicy, SamplingParams, Sequence
 
-SIZES = {"tiny": (4, 256, 4, 2, 1024), "m100": (12, 768, 12, 4, 3072)}
+SIZES = {
+    "small": (2, 128, 2, 1, 512),
+    "tiny": (4, 256, 4, 2, 1024),
+    "m100": (12, 768, 12, 4, 3072),
+}
 """Layers, hidden size, heads, key heads, width of the feed-forward."""
 VOCAB = 8192
 
@@ -121,7 +125,7 @@ class PlannedEngine(CachedEngine):
         self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
     ) -> Tensor:
         """See CachedEngine."""
-        logits = logits.masked_fill(self.end.table, -torch.inf)
+        logits = logits.masked_fill(self.end.table.to(logits.device), -torch.inf)
         forced = self._forced[rows, positions]
         ends = (forced >= 0).nonzero()[:, 0]
         logits[ends] = -torch.inf
@@ -219,7 +223,9 @@ def _sampling(tokens: int) -> GenerationConfig:
     )
 
 
-def make_policy(size: str) -> LMPolicy:
+def make_policy(
+    size: str, vocab: int = VOCAB, dtype: torch.dtype = torch.float32, tied: bool = True
+) -> LMPolicy:
     """A random model of this size and a tokenizer of bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
@@ -230,19 +236,25 @@ def make_policy(size: str) -> LMPolicy:
     layers, hidden, heads, key_heads, width = SIZES[size]
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         intermediate_size=width,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=len(alphabet),
     )
     config._attn_implementation = "sdpa"
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = Qwen2ForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
     return LMPolicy(
-        Qwen2ForCausalLM(config).eval(),
+        model,
         PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"),
     )
 
@@ -361,7 +373,7 @@ def show(report: dict[str, Any]) -> None:
 def main() -> None:
     """Run what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--size", choices=WORKS, default="tiny")
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--shapes", nargs="*", default=["uniform", "ragged"])
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TrainerCallback
 
 from research_rl.agents import LMPolicy, SamplingParams, Sequence
-from research_rl.agents.policy import PolicyConfig
-from research_rl.agents.types import Rollout
+from research_rl.agents.policy import LoraConfig, PolicyConfig
+from research_rl.agents.types import Engine, Rollout
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.config import Updates
@@ -109,33 +109,34 @@ class _TimedLearner(Learner):
 class PlannedModule(ReSearchModule):
     """ReSearchModule whose rollouts follow a plan instead of an environment."""
 
-    plan: Plan
     stages: Stages
 
     def setup(self, stage: str) -> None:
         """Make no environment."""
-
-    def configure_model(self) -> None:
-        """See ReSearchModule."""
-        super().configure_model()
-        self.plan = self.engine.plan  # type: ignore[attr-defined]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
         """Leave the questions as they are."""
         return batch
 
     def _play(
-        self, questions: list[Question], params: SamplingParams, seeds: list[int]
+        self,
+        questions: list[Question],
+        params: SamplingParams,
+        seeds: list[int],
+        policy: LMPolicy,
+        engine: Engine,
     ) -> list[Rollout]:
-        def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
-            return [self.plan.result if s.finish == "stop" else None for _, s in stopped]
+        assert isinstance(engine, PlannedEngine)
+        plan = engine.plan
 
-        budget = SamplingParams(max_response_tokens=self.plan.budget)
+        def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
+            return [plan.result if s.finish == "stop" else None for _, s in stopped]
+
+        budget = SamplingParams(max_response_tokens=plan.budget)
         with self.stages.timed("rollout"):
-            found = self.engine.run(self.plan.prompts, budget, on_stop, seeds)
-        counted: Any = self.engine
-        self.stages.counts["sampled"] += counted.stats.sampled_tokens
-        self.stages.counts["prefilled"] += counted.stats.prefilled_tokens
+            found = engine.run(plan.prompts, budget, on_stop, seeds)
+        self.stages.counts["sampled"] += engine.stats.sampled_tokens
+        self.stages.counts["prefilled"] += engine.stats.prefilled_tokens
         return [
             Rollout(question, sequence, Reward(reward(row)), [], [])
             for row, (question, sequence) in enumerate(zip(questions, found, strict=True))
@@ -152,19 +153,36 @@ class PlannedModule(ReSearchModule):
 
 
 def our_module(
-    folder: str, dtype: str, work: Work, ragged: bool, stages: Stages, **options: Any
+    folder: str,
+    dtype: str,
+    work: Work,
+    ragged: bool,
+    stages: Stages,
+    lora: LoraConfig | None = None,
+    **options: Any,
 ) -> PlannedModule:
-    """Our side: a dtype below float32 is that of the sampling and of the learner's copies."""
+    """Our side: a dtype below float32 is that of the sampling and of the learner's copies.
+
+    Args:
+        folder: of the model.
+        dtype: float32 or bfloat16.
+        work: its sizes.
+        ragged: whether its turns are.
+        stages: count the seconds.
+        lora: an adapter, if one is trained; the weights below it then have the dtype.
+        options: of Updates.
+    """
     low: Any = None if dtype == "float32" else dtype
 
     def engine(policy: LMPolicy) -> PlannedEngine:
         return PlannedEngine(policy, dtype=low).follow(make_plan(work, ragged, policy))
 
+    options.setdefault("micro_batch_tokens", 4096)
     module = PlannedModule(
-        PolicyConfig(folder),
+        PolicyConfig(folder, dtype="float32" if lora is None or low is None else low, lora=lora),
         algorithm=GRPO(kl_coef=KL),
         engine=engine,
-        updates=Updates(group_size=work.group_size, compute_dtype=low, **options),
+        updates=Updates(group_size=work.group_size, compute_dtype=None if lora else low, **options),
         optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, fused=True),
     )
     module.stages = stages
@@ -235,13 +253,32 @@ def _written(plan: Plan, row: int) -> list[int]:
 
 
 def trl_trainer(
-    folder: str, dtype: str, plan: Plan, work: Work, steps: int, stages: Stages, **options: Any
+    folder: str,
+    dtype: str,
+    plan: Plan,
+    work: Work,
+    steps: int,
+    stages: Stages,
+    peft_config: Any = None,
+    **options: Any,
 ) -> Any:
     """TRL's side: bfloat16 is its default, autocast on float32 weights; "pure" has bf16 weights.
+
+    Args:
+        folder: of the model.
+        dtype: float32, bfloat16 or pure.
+        plan: what to sample.
+        work: its sizes.
+        steps: how many.
+        stages: count the seconds.
+        peft_config: an adapter, if one is trained.
+        options: of GRPOConfig.
 
     Raises:
         ModuleNotFoundError: trl is not installed: pip install -e '.[bench]'.
     """
+    # beside this file stands a bottleneck.py, which pandas would take for the library of that name
+    sys.path[:] = [path for path in sys.path if Path(path) != Path(__file__).parent]
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
     from trl.models.utils import unwrap_model_for_generation
@@ -270,9 +307,9 @@ def trl_trainer(
     def paid(completions: list[str], **kwargs: Any) -> list[float]:
         return [reward(row) for row in range(len(completions))]
 
+    options.setdefault("per_device_train_batch_size", work.groups * work.group_size)
     config = GRPOConfig(
         output_dir=str(Path(folder) / "trl"),
-        per_device_train_batch_size=work.groups * work.group_size,
         num_generations=work.group_size,
         max_completion_length=plan.budget,
         max_steps=steps,
@@ -290,7 +327,7 @@ def trl_trainer(
         **options,
     )
     data = Dataset.from_dict({"prompt": [str(i) for i in range(work.groups)]})
-    trainer = Timed(folder, paid, config, data, rollout_func=rollout)
+    trainer = Timed(folder, paid, config, data, rollout_func=rollout, peft_config=peft_config)
     plain = trainer.accelerator.backward
 
     def backward(*args: Any, **kwargs: Any) -> None:
@@ -301,8 +338,33 @@ def trl_trainer(
     return trainer
 
 
-class Gate:
-    """Waits for a line before each step and answers behind it.
+class Meter:
+    """What a step costs.
+
+    Args:
+        stages: of this side.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self._base = 0.0
+
+    def begin(self) -> None:
+        """A step begins; the first time, remember the memory of before."""
+        if not self._base:
+            self._base = _status("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now
+        self._stages.take()
+        self._start = self._stages.clock()
+
+    def end(self) -> dict[str, Any]:
+        """Seconds of the step, and MB at the peak so far beyond those before the first."""
+        spent = self._stages.clock() - self._start
+        return {"step": spent, "mb": _status("VmHWM") - self._base, **self._stages.take()}
+
+
+class Gate(Meter):
+    """A meter that waits for a line before each step and answers behind it.
 
     Args:
         stages: of this side.
@@ -310,25 +372,21 @@ class Gate:
     """
 
     def __init__(self, stages: Stages, answers: TextIO) -> None:
-        self._stages, self._answers = stages, answers
-        self._base = 0.0
+        super().__init__(stages)
+        self._answers = answers
 
     def begin(self) -> None:
-        """Wait to be told; the first time, remember the memory of before."""
+        """Wait to be told."""
         self._say({"ready": True})
         if not sys.stdin.readline():
             raise SystemExit
-        if not self._base:
-            self._base = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now
-        self._stages.take()
-        self._start = self._stages.clock()
+        super().begin()
 
-    def end(self) -> None:
-        """Tell what the step cost: seconds, and MB at its peak beyond those before the first."""
-        spent = self._stages.clock() - self._start
-        growth = _status("VmHWM") - self._base
-        self._say({"step": spent, "mb": growth, **self._stages.take()})
+    def end(self) -> dict[str, Any]:
+        """Tell what the step cost."""
+        found = super().end()
+        self._say(found)
+        return found
 
     def _say(self, what: dict[str, Any]) -> None:
         self._answers.write(json.dumps(what) + "\n")
@@ -341,30 +399,46 @@ def _status(name: str) -> float:
     return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
-class _OurGate(pl.Callback):
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+class Metered(pl.Callback):
+    """Measures each step of Lightning's.
+
+    Args:
+        meter: begins and ends with a step.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.found: list[dict[str, Any]] = []
+        """What each step cost."""
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """See Gate."""
-        self._gate.begin()
+        """See Meter."""
+        self._meter.begin()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """See Gate."""
-        self._gate.end()
+        """See Meter."""
+        self.found.append(self._meter.end())
 
 
-class _TheirGate(TrainerCallback):
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+class TheirMetered(TrainerCallback):
+    """Measures each step of TRL's.
+
+    Args:
+        meter: begins and ends with a step.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.found: list[dict[str, Any]] = []
+        """What each step cost."""
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """See Gate."""
-        self._gate.begin()
+        """See Meter."""
+        self._meter.begin()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """See Gate."""
-        self._gate.end()
+        """See Meter."""
+        self.found.append(self._meter.end())
 
 
 def main() -> None:
@@ -378,13 +452,13 @@ def main() -> None:
     if side == "ours":
         low = "float32" if dtype == "float32" else "bfloat16"
         module = our_module(folder, low, work, shape == "ragged", stages)
-        run_ours(module, work, int(steps), _OurGate(gate))
+        run_ours(module, work, int(steps), Metered(gate))
         return
     policy = LMPolicy.from_config(PolicyConfig(folder))
     plan = make_plan(work, shape == "ragged", policy)
     del policy
     trainer = trl_trainer(folder, dtype, plan, work, int(steps), stages)
-    trainer.add_callback(_TheirGate(gate))
+    trainer.add_callback(TheirMetered(gate))
     trainer.train()
 
 

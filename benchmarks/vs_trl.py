@@ -60,15 +60,18 @@ CASES = (
 
 
 class Side:
-    """A process that takes steps when it is told to."""
+    """A process that takes steps when it is told to.
 
-    def __init__(self, name: str, folder: str, case: Case, steps: int) -> None:
-        program = Path(__file__).with_name("steps.py")
-        settings = [name, folder, case.size, case.dtype, case.shape, str(steps)]
+    Args:
+        name: for messages.
+        command: a program with its arguments, see steps.Gate.
+    """
+
+    def __init__(self, name: str, command: list[str]) -> None:
         self._name = name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, str(program), *settings],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -107,7 +110,9 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
         policy.tokenizer.pad_token = policy.tokenizer.eos_token  # TRL asks for one
         policy.tokenizer.save_pretrained(folder)
         del policy
-        sides = {name: Side(name, folder, case, repeats + 1) for name in SIDES}
+        program = str(Path(__file__).with_name("steps.py"))
+        options = [folder, case.size, case.dtype, case.shape, str(repeats + 1)]
+        sides = {name: Side(name, [program, name, *options]) for name in SIDES}
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
         for number in tqdm(range(repeats + 1), desc=case.name):
             for name, side in sides.items():
@@ -116,8 +121,8 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def _median(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the steps behind the first, which allocates."""
-    counted = steps[1:]
+    """Of the steps behind the first, which allocates, if there are any."""
+    counted = steps[1:] or steps
     row = {s: statistics.median(step["stages"].get(s, 0.0) for step in counted) for s in STAGES}
     row["step"] = statistics.median(step["step"] for step in counted)
     row["learner"] = statistics.median(
@@ -176,7 +181,7 @@ def main() -> None:
     )
     numbers = range(len(CASES))
     parser.add_argument("--cases", nargs="*", type=int, choices=numbers, default=list(numbers))
-    parser.add_argument("--repeats", type=int, default=2, help="steps behind the first")
+    parser.add_argument("--repeats", type=int, default=2, help="steps behind the first; 0 counts it")
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
     report: list[dict[str, Any]] = []
