@@ -56,19 +56,19 @@ class Block:
     slots: Tensor | slice  # (c,)
     keys: int
     """How many positions of the slots they may look at, at most."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window: (c, 1, 1, m, keys)
+    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def mask(self, positions: Tensor, window: int | None) -> Tensor:
+    def mask(self, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask (c, 1, 1, m, keys): 0 up to the query's own position, else -inf."""
-        if window not in self.masks:
+        if (window, dtype) not in self.masks:
             here = positions[self.tokens][:, None, None, :, None]
             column = torch.arange(self.keys, device=positions.device)
             hidden = column > here
             if window is not None:
                 hidden |= column <= here - window
-            empty = torch.zeros(hidden.shape, device=positions.device)
-            self.masks[window] = empty.masked_fill_(hidden, -torch.inf)
-        return self.masks[window]
+            empty = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+            self.masks[window, dtype] = empty.masked_fill_(hidden, -torch.inf)
+        return self.masks[window, dtype]
 
 
 @dataclass
@@ -100,7 +100,7 @@ def flat_batch(
     """
     n, device = last.shape[0], last.device
     tokens = torch.arange(n, device=device)
-    blocks = [Block(tokens[:, None], slice(0, n), longest)] if n else []
+    blocks = [Block(tokens[:, None], slice(0, n), cache.width(longest))] if n else []
     if not segments:
         return FlatBatch(cache, last, lengths, blocks, None, tokens, lengths)
     ids: list[Tensor] = []
@@ -202,14 +202,15 @@ def slot_attention(
     )
     keys[flat.write_slots, :, :, flat.write_positions] = new_k
     values[flat.write_slots, :, flat.write_positions] = new_v
+    dtype = query.dtype if softcap is None else torch.float32  # of the scores
     q = (query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling)).transpose(0, 1)
     if flat.write_tokens is None:  # only decoding tokens
         (block,) = flat.blocks
-        mask = block.mask(flat.positions, sliding_window)
+        mask = block.mask(flat.positions, sliding_window, dtype)
         return _attend(q[:, None], keys, values, block, mask, softcap)[:, 0][None], None
     out = v.new_empty(*q.shape[:2], v.shape[2])  # (tokens, H, Dv)
     for block in flat.blocks:
-        mask = block.mask(flat.positions, sliding_window)
+        mask = block.mask(flat.positions, sliding_window, dtype)
         if isinstance(block.slots, slice):  # the decoding tokens, in order
             out[block.slots] = _attend(q[block.slots, None], keys, values, block, mask, softcap)[
                 :, 0
@@ -232,10 +233,10 @@ def _attend(
     folded = q.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)  # (c, Hk, g, m, D)
     k, v = keys[block.slots, :, :, : block.keys], values[block.slots, :, : block.keys]
     scores = folded.reshape(rows, groups, -1, dim) @ k
-    scores = scores.view(rows, groups, -1, size, block.keys).float()
+    scores = scores.view(rows, groups, -1, size, block.keys)
     if softcap is not None:
-        scores = (scores / softcap).tanh() * softcap
-    scores += mask
+        scores = (scores.float() / softcap).tanh() * softcap
+    scores += mask  # exact in any dtype; the softmax computes in float32
     weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
     mixed = (weights @ v).to(v.dtype).view(rows, groups, -1, size, width)
     return mixed.permute(0, 3, 1, 2, 4).reshape(rows, size, heads, width)

@@ -108,7 +108,7 @@ class SlotForward:
             self(flat_batch(cache, last[:0], lengths[:0], 0, begin), 0)
             batch = flat_batch(cache, last, lengths, longest, rest)
             logits = self(batch, len(texts))
-        self._check_window({w for block in batch.blocks for w in block.masks} - {None})
+        self._check_window({w for block in batch.blocks for w, _ in block.masks} - {None})
         return logits.float()
 
     def _check_window(self, seen: set[int | None]) -> None:

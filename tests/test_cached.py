@@ -263,7 +263,7 @@ def test_a_slot_holds_what_it_was_given_through_growth_and_moves() -> None:
     cache.reserve(400)
     cache.copy([1], [2], 10)
     keys, values = cache.layer(0, key, key)
-    assert (keys.shape, values.shape) == ((3, 2, 4, 512), (3, 2, 512, 4))
+    assert (keys.shape, values.shape) == ((3, 2, 4, 448), (3, 2, 448, 4))
     torch.testing.assert_close(keys[1, :, :, :10], key.permute(1, 2, 0))
     torch.testing.assert_close(keys[2, :, :, :10], key.permute(1, 2, 0))
     with pytest.raises(ValueError, match="at most 600 tokens, got 601"):
