@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytorch_lightning as pl
 import torch
 import training
 
+from research_rl.trainers import health
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.guard import RULES, CollapseGuard, Rule
+from research_rl.trainers.config import Updates
+from research_rl.trainers.guard import RULES, CollapseGuard, Rule, _measured
 from research_rl.trainers.health import HealthMonitor
 from research_rl.trainers.plots import read_metrics
 from research_rl.trainers.remedies import kl_coef, scale_kl, scale_learning_rate
@@ -24,6 +27,12 @@ NEVER = [Rule("it never rings", "train/reward", "above", plus=9.0)]
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training.checkpoint(tmp_path_factory.mktemp("guard") / "policy")
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs do; test_health looks at the picture."""
+    monkeypatch.setattr(health, "health_picture", lambda _, target: target)
 
 
 def test_a_rule_names_what_broke_it() -> None:
@@ -45,6 +54,12 @@ def test_a_rule_that_counts_only_while_the_reward_holds() -> None:
     assert str(rule.broken(ill, early)).startswith("right answers grow unlikely")
     assert rule.broken({**ill, "train/reward": 0.2}, early) is None
     assert rule.broken({**ill, "health/right_logprob": -1.0}, early) is None
+
+
+def test_a_mean_over_nothing_is_not_judged() -> None:
+    rule = Rule("x", "a", "above", unless_below="c")
+    logged = {"a": torch.tensor(math.nan), "b": torch.tensor(1.0), "c": torch.tensor(2.0)}
+    assert _measured([rule], logged) == {"c": 2.0}
 
 
 def judged(guard: CollapseGuard, *values: float) -> list[bool]:
@@ -87,9 +102,18 @@ def run(folder: Path, policy: Path, steps: int, *callbacks: pl.Callback, **more:
     trainer = training.trainer(
         folder, steps, limit_val_batches=0, callbacks=list(callbacks), **more.pop("trainer", {})
     )
-    module = training.module(policy, algorithm=GRPO(kl_coef=0.01), **more)
+    module = small(policy, **more)
     trainer.fit(module, training.Data(), ckpt_path=None)
     return trainer, module
+
+
+def small(policy: Path, **more: Any) -> Any:
+    return training.module(
+        policy,
+        algorithm=GRPO(kl_coef=0.01),
+        updates=Updates(group_size=4, **more.pop("updates", {})),
+        **more,
+    )
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
@@ -98,45 +122,78 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 
 def test_it_warns_and_leaves_the_run_alone(tmp_path: Path, policy: Path) -> None:
     guard = CollapseGuard(rules=ALARM, patience=2)
-    _, guarded = run(tmp_path / "a", policy, 5, HealthMonitor(0), guard)
-    _, alone = run(tmp_path / "b", policy, 5)
+    _, guarded = run(tmp_path / "a", policy, 4, HealthMonitor(0), guard)
+    _, alone = run(tmp_path / "b", policy, 4)
     assert torch.equal(training.weights(guarded), training.weights(alone))
     (row,) = journal(tmp_path / "a")
     assert [row["step"], row["kind"]] == [3, "warn"], "two of history, then two in a row"
     assert "it always rings: train/reward is" in row["reasons"][0]
     metrics = read_metrics(tmp_path / "a" / "metrics.csv")
-    assert metrics["guard/alarms"] == ([0, 1, 2, 3, 4], [0, 0, 1, 1, 1])
+    assert metrics["guard/alarms"] == ([0, 1, 2, 3], [0, 0, 1, 1])
     assert set(metrics["guard/actions"].values) == {0}
 
 
 def test_it_goes_back_learns_slower_and_holds_the_policy(tmp_path: Path, policy: Path) -> None:
-    guard = CollapseGuard(True, 0.5, 4.0, ALARM, patience=1, max_actions=1, snapshot_every=1)
+    guard = CollapseGuard(
+        True, 0.5, 4.0, ALARM, patience=1, cooldown=0, max_actions=2, snapshot_every=1
+    )
     seen: dict[int, torch.Tensor] = {}
 
     class Look(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *args: Any) -> None:
             seen[module.iteration] = training.weights(module).clone()
 
-    trainer, module = run(tmp_path, policy, 4, HealthMonitor(0), guard, Look())
-    (row,) = [r for r in journal(tmp_path) if r["kind"] == "act"]
-    assert [row["step"], row["back_to"]] == [2, 1], "ill at 2, so what 1 iteration taught is good"
+    schedule = {"lr_scheduler": lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)}
+    trainer, module = run(tmp_path, policy, 5, HealthMonitor(0), guard, Look(), **schedule)
+    first, second = (r for r in journal(tmp_path) if r["kind"] == "act")
+    assert [first["step"], first["back_to"]] == [2, 1], "ill at 2, so what 1 iteration taught stays"
+    assert [second["step"], second["back_to"]] == [3, 1]
     assert torch.equal(seen[3], seen[1])
+    assert torch.equal(seen[4], seen[1])
     assert not torch.equal(seen[2], seen[1])
-    assert row["lr"] == trainer.optimizers[0].param_groups[0]["lr"] == training.LEARNING_RATE / 2
-    assert row["kl_coef"] == kl_coef(module.algorithm) == pytest.approx(0.04)
-    assert module.iteration == 4, "the data go on"
+    rate = training.LEARNING_RATE
+    group = trainer.optimizers[0].param_groups[0]
+    assert [first["lr"], second["lr"], group["lr"]] == [rate / 2, rate / 4, rate / 4]
+    assert group["initial_lr"] == rate / 4, "going back twice does not raise what schedulers read"
+    assert [first["kl_coef"], second["kl_coef"]] == pytest.approx([0.04, 0.16])
+    assert kl_coef(module.algorithm) == second["kl_coef"]
+    assert module.iteration == 5, "the data go on"
+
+
+def test_what_computes_in_bfloat16_goes_back_too(tmp_path: Path, policy: Path) -> None:
+    guard = CollapseGuard(True, None, None, ALARM, patience=1, max_actions=1, snapshot_every=1)
+    apart: dict[int, float] = {}
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, *args: Any) -> None:
+            if module.iteration:
+                copies = module._learner().working._copies
+                gaps = [(w.detach().bfloat16() - c).abs().max() for w, c in copies.items()]
+                apart[module.iteration] = float(torch.stack(gaps).max())
+
+    run(
+        tmp_path,
+        policy,
+        4,
+        HealthMonitor(0),
+        guard,
+        Look(),
+        updates={"compute_dtype": "bfloat16"},
+    )
+    assert [row["step"] for row in journal(tmp_path) if row["kind"] == "act"] == [2]
+    assert apart == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
 def test_a_resumed_run_is_the_same(tmp_path: Path, policy: Path) -> None:
     def guard() -> CollapseGuard:
         return CollapseGuard(True, 0.5, 2.0, ALARM, patience=1, cooldown=1, snapshot_every=1)
 
-    _, whole = run(tmp_path / "whole", policy, 6, HealthMonitor(0), guard())
+    _, whole = run(tmp_path / "whole", policy, 5, HealthMonitor(0), guard())
     trainer, _ = run(tmp_path / "cut", policy, 4, HealthMonitor(0), guard())
     trainer.save_checkpoint(tmp_path / "cut.ckpt", weights_only=False)
-    again = training.module(policy, algorithm=GRPO(kl_coef=0.01))
+    again = small(policy)
     resumed = training.trainer(
-        tmp_path / "cut", 6, limit_val_batches=0, callbacks=[HealthMonitor(0), guard()]
+        tmp_path / "cut", 5, limit_val_batches=0, callbacks=[HealthMonitor(0), guard()]
     )
     resumed.fit(again, training.Data(), ckpt_path=tmp_path / "cut.ckpt", weights_only=False)
     assert torch.equal(training.weights(again), training.weights(whole))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from statistics import median
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from research_rl.trainers.callbacks import RunCallback, run_folder
 from research_rl.trainers.health import HealthMonitor, log_metrics
@@ -193,13 +195,7 @@ class CollapseGuard(RunCallback):
         """Judge the iteration that just ended, warn and act."""
         module: Any = pl_module
         step = module.iteration - 1
-        now = {r.metric: r for r in self.rules} | {
-            g: None for r in self.rules if (g := r.unless_below)
-        }
-        values = {
-            n: float(trainer.callback_metrics[n]) for n in now if n in trainer.callback_metrics
-        }
-        reasons = self._judge(values)
+        reasons = self._judge(_measured(self.rules, trainer.callback_metrics))
         lasting = [reason for name, reason in reasons.items() if self._lasts(name)]
         new = [r for name, r in reasons.items() if self._streaks[name] == self.patience]
         may = self.acts and self._actions < self.max_actions and step >= self._quiet_until
@@ -288,6 +284,13 @@ class CollapseGuard(RunCallback):
         self._quiet_until = state_dict["quiet_until"]
         self._kl_coef = state_dict["kl_coef"]
         self._snapshots.load(state_dict["snapshots"])
+
+
+def _measured(rules: Sequence[Rule], logged: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return what the rules read; a mean over no rollout is not a number, and was not measured."""
+    names = {name for rule in rules for name in (rule.metric, rule.unless_below) if name}
+    values = {name: float(logged[name]) for name in names if name in logged}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _check(

@@ -327,6 +327,11 @@ class ReSearchModule(pl.LightningModule):
             return nullcontext()
         return self._shards.whole(self.policy, getattr(self.engine, "dtype", None))
 
+    def weights_replaced(self) -> None:
+        """Take over weights that something else than the optimizer has changed."""
+        if self._learns is not None:
+            self._learns.moved()
+
     def _learner(self) -> Learner:
         """What runs the policy over rollouts, made when it is first needed."""
         if self._learns is None:

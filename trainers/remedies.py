@@ -13,6 +13,8 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 _KEPT = 2
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""What a scheduler keeps of the learning rate in a parameter group."""
 
 
 class Snapshots:
@@ -64,15 +66,16 @@ class Snapshots:
             at_most: the newest iteration wanted; the oldest snapshot is taken if all are newer.
         """
         chosen = max((step for step in self.kept if step <= at_most), default=min(self.kept))
-        rates = [[group["lr"] for group in o.param_groups] for o in trainer.optimizers]
+        rates = [[_rates(group) for group in o.param_groups] for o in trainer.optimizers]
         strategy = trainer.strategy
         state = strategy.load_checkpoint(Path(self.kept[chosen]), weights_only=False)
         module: Any = trainer.lightning_module
         strategy.load_model_state_dict(state, strict=module.strict_loading)
         strategy.load_optimizer_state_dict(state)
+        module.weights_replaced()
         for optimizer, former in zip(trainer.optimizers, rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, former, strict=True):
-                group["lr"] = rate
+            for group, values in zip(optimizer.param_groups, former, strict=True):
+                group.update(values)
         self.kept = {step: path for step, path in self.kept.items() if step <= chosen}
         return chosen
 
@@ -100,12 +103,14 @@ def scale_learning_rate(trainer: pl.Trainer, factor: float) -> float:
     """
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
-            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
-                if name in group:
-                    group[name] *= factor
+            group.update({name: value * factor for name, value in _rates(group).items()})
     for config in trainer.lr_scheduler_configs:
         _scale_scheduler(config.scheduler, factor)
     return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _rates(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: group[name] for name in _RATES if name in group}
 
 
 def _scale_scheduler(scheduler: Any, factor: float) -> None:
