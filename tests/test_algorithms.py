@@ -418,6 +418,7 @@ def test_the_kl_coefficient_follows_its_target(rows: Batch) -> None:
     rule = GRPO(kl_coef=0.1, kl_control=AdaptiveKL(target=0.5, gain=0.1))
     rule.after_update({"kl": torch.tensor(5.0)})  # far above: at most 20 percent of the gain
     assert float(rule.kl_scale) == pytest.approx(1.02)
+    rule.after_update({"kl": torch.tensor(math.nan)})  # no token was left to learn from
     rule.after_update({"kl": torch.tensor(0.45)})
     assert float(rule.kl_scale) == pytest.approx(1.02 * 0.99)
     resumed = GRPO(kl_coef=0.1, kl_control=AdaptiveKL(target=0.5, gain=0.1))

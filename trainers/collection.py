@@ -21,9 +21,17 @@ class Collector:
         group_size: rollouts of each question.
         resample_rounds: how often groups whose rewards are all equal are replaced.
         seed: of the run.
+
+    Raises:
+        ValueError: groups of one are to be replaced; each is constant.
     """
 
     def __init__(self, play: Play, group_size: int, resample_rounds: int, seed: int) -> None:
+        if resample_rounds and group_size < 2:
+            raise ValueError(
+                f"resample_rounds must be 0 with a group_size of 1, got {resample_rounds}; the "
+                "rewards of one rollout are always equal"
+            )
         self._play, self._seed = play, seed
         self._group_size, self._rounds = group_size, resample_rounds
         self.num_sampled = 0

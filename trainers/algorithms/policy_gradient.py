@@ -211,7 +211,8 @@ class PolicyGradient(Algorithm):
 
     def after_update(self, metrics: Mapping[str, Tensor]) -> None:
         """Adapt the weight of the KL, where it is not fixed."""
-        if self.kl_control is not None and "kl" in metrics:
+        # no rollout may have a token to learn from, and then there is no mean
+        if self.kl_control is not None and "kl" in metrics and bool(metrics["kl"].isfinite()):
             error = (metrics["kl"] / self.kl_control.target - 1).clamp(-0.2, 0.2)
             self.kl_scale *= 1 + self.kl_control.gain * error
 
