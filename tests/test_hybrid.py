@@ -141,7 +141,7 @@ def test_fusion_is_the_sum_of_weighted_reciprocal_ranks() -> None:
 
 
 def test_what_only_fills_up_a_ranking_is_ranked_by_nobody() -> None:
-    passages = [Passage(str(i), f"filler {i}") for i in range(30)] + [Passage("oslo", "Oslo")]
+    passages = [Passage(name, f"text {name}") for name in [*map(str, range(30)), "oslo"]]
     words_of = BM25Retriever.from_passages(passages)
     near = Fixed(*(str(i) for i in range(29, -1, -1)), "oslo")
     found = HybridRetriever([near, words_of], depth=40).search(["Oslo"], 31)[0]
@@ -151,6 +151,13 @@ def test_what_only_fills_up_a_ranking_is_ranked_by_nobody() -> None:
     assert [p.id for p in nothing] == [*(str(i) for i in range(29, -1, -1)), "oslo"]
     alone = HybridRetriever([words_of, words_of]).search(["zebra"], 3)[0]
     assert [p.id for p in alone] == ["0", "1", "2"]
+
+
+def test_retrievers_of_different_corpora_are_refused() -> None:
+    one = BM25Retriever.from_passages([Passage("0", "Oslo lies in Norway")])
+    other = BM25Retriever.from_passages([Passage("0", "Lima lies in Peru")])
+    with pytest.raises(ValueError, match=r"the same corpus, got two texts of .*'0'"):
+        HybridRetriever([one, other]).search(["lies"], 1)
 
 
 def test_a_retriever_that_is_down_is_an_error_not_half_an_answer() -> None:

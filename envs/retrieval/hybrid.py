@@ -64,6 +64,7 @@ class HybridRetriever(Retriever):
 
         Raises:
             RetrieverUnavailable: one of the retrievers does not answer.
+            ValueError: two retrievers have different texts for one id.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -84,7 +85,12 @@ class HybridRetriever(Retriever):
         passages: dict[str, Passage] = {}
         for weight, (ranking, found) in zip(self.weights, rankings, strict=True):
             for rank, passage in enumerate(ranking, 1):
-                passages.setdefault(passage.id, passage)
+                first = passages.setdefault(passage.id, passage)
+                if first.contents != passage.contents:
+                    raise ValueError(
+                        f"retrievers must search the same corpus, got two texts of passage "
+                        f"{passage.id!r}: {first.contents[:60]!r} and {passage.contents[:60]!r}"
+                    )
                 share = weight / (self.k + rank) if rank <= found else 0.0
                 scores[passage.id] = scores.get(passage.id, 0.0) + share
         best = sorted(scores, key=lambda identity: -scores[identity])
