@@ -152,8 +152,9 @@ class SyntheticWorld:
 
         The relations of a question are distinct, and so are the people on its path. The metadata
         hold ``hops``, ``chain`` (the queries that lead to the answer, those that find only an alias
-        among them), ``gold_ids`` (the passages they find), ``split``, and ``aliases`` (how many of
-        the people who are asked about have one) where the world has any.
+        among them), ``gold_ids`` (the passages they find), ``split``, and where the world has any
+        aliases, ``aliases`` (how many of the people who are asked about have one) and ``fact_ids``
+        (those of ``gold_ids`` that state a fact, not only a name).
 
         Args:
             split: whose people are asked about.
@@ -250,6 +251,7 @@ class SyntheticWorld:
         known: dict[str, object] = {"hops": hops, "chain": chain, "gold_ids": gold, "split": split}
         if self.aliases:
             known["aliases"] = len(chain) - hops
+            known["fact_ids"] = [_passage_id(r, p) for r, p in zip(relations, path, strict=False)]
         return Question(
             id=f"{split}-{start}-{'-'.join(relations)}",
             text=question_of(relations, start),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from research_rl.agents.generate import Generation, Generator, ModelInput
+from research_rl.agents.generate import Generation, Generator, ModelInput, ModelUnavailable
 from research_rl.agents.research import Agent, Prediction, Step
 from research_rl.agents.types import SamplingParams
 from research_rl.envs.types import Passage, Question, Retriever
@@ -52,9 +52,12 @@ class Fails(Oracle):
     """Has no answer to some questions, as a server that stalls; ``failing`` names them."""
 
     failing: ClassVar[set[str]] = set()
+    raises: ClassVar[bool] = False
 
     def answer(self, questions: Sequence[Question]) -> list[Prediction]:
         """See Agent.answer."""
+        if self.raises and all(question.id in self.failing for question in questions):
+            raise ModelUnavailable("every request is refused")
         return [
             Prediction(p.question, "", finish_reason="error", error="timed out")
             if p.question.id in self.failing
@@ -68,10 +71,13 @@ class Says(Generator):
 
     Args:
         reply: what it says; None fails.
+        model: what it is called; None has no name of its own.
     """
 
-    def __init__(self, reply: str | None = None) -> None:
+    def __init__(self, reply: str | None = None, model: str | None = None) -> None:
         self.reply, self.calls, self.lock = reply, 0, threading.Lock()
+        if model is not None:
+            self.model = model
 
     def generate(
         self,

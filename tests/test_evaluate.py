@@ -17,10 +17,14 @@ import yaml
 from evaluated import Fails, Oracle, Says, arguments, question, question_file
 
 from research_rl.agents.generate import ModelUnavailable
+from research_rl.agents.research import Prediction
+from research_rl.envs.locks import alone_in
+from research_rl.envs.retrieval import BM25SketchEncoder, build_index
 from research_rl.trainers.evaluate import config as config_module
 from research_rl.trainers.evaluate.cli import main
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
 from research_rl.trainers.evaluate.judging import judge_rows
+from research_rl.trainers.evaluate.self_correction import SelfCorrection, self_correction
 from research_rl.trainers.evaluate.sources import Source
 from research_rl.trainers.shipped import EVALUATION, find_config, shipped_configs
 
@@ -93,6 +97,24 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(Oracle, "stop_after", None)
     main(args)
     assert sorted(Oracle.asked) == sorted([f"q{i}" for i in range(20)] * 2), "each was asked once"
+
+
+def test_two_processes_never_write_to_one_folder(tmp_path: Path) -> None:
+    out, questions = tmp_path / "out", question_file(tmp_path)
+    main([*arguments(out, questions), "--limit", "3"])
+    rows = out / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes() + b'{"the other is writing th')
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with alone_in(out):
+        with pytest.raises(FileExistsError, match="give --out another folder"):
+            main(arguments(out, questions))
+        main([*arguments(out, questions), "--dry_run"])  # looks, and does not write
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert len(Oracle.asked) == 6
+    (out / ".rows.jsonl.1.partial").touch()  # of a process that was killed
+    main(arguments(out, questions))
+    assert len(rows_of(out)) == len(Oracle.asked) == 40
+    assert not list(out.glob("*partial"))
 
 
 def test_a_torn_line_is_asked_again(tmp_path: Path) -> None:
@@ -173,6 +195,28 @@ def test_a_silent_server_stops_the_run_and_loses_nothing(
     assert sum(r["error"] is None for r in rows) == 4
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_a_server_always_refuses_does_not_keep_the_card_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    out = tmp_path / "out"
+    args = arguments(
+        out,
+        question_file(tmp_path),
+        ReSearch={"class_path": "evaluated.Fails"},
+        Guess="evaluated.Oracle",
+    )
+    monkeypatch.setattr(Fails, "failing", {f"q{i}" for i in range(20) if i % 4})
+    main(args)
+    whole = card_of(out)
+    (out / "card.csv").unlink()  # killed behind the last answer
+    monkeypatch.setattr(Fails, "raises", raises)
+    monkeypatch.setattr(Fails, "failing", {f"q{i}" for i in range(20)})
+    main(args)
+    assert card_of(out) == whole
+    assert "25 of 40 answers are in; 15 are errors" in (out / "card.md").read_text("utf-8")
+
+
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     questions = question_file(tmp_path)
     main(arguments(tmp_path / "out", questions))
@@ -181,6 +225,19 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         main(arguments(tmp_path / "out", questions, **other))
     with pytest.raises(ValueError, match=r"shared.temperature was 0.0, is 0.5"):
         main([*arguments(tmp_path / "out", questions), "--temperature", "0.5"])
+
+
+def test_settings_without_rows_bind_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, questions = tmp_path / "out", question_file(tmp_path)
+    spec = {"class_path": "evaluated.Fails", "init_args": {"knows": 1}}
+    monkeypatch.setattr(Fails, "failing", {f"q{i}" for i in range(20)})
+    monkeypatch.setattr(Fails, "raises", True)
+    with pytest.raises(ModelUnavailable):
+        main(arguments(out, questions, ReSearch=spec))
+    monkeypatch.setattr(Fails, "failing", set())
+    main(arguments(out, questions, ReSearch={**spec, "init_args": {"knows": 2}}))
+    with pytest.raises(ValueError, match=r"init_args\.knows was 2, is 1"):
+        main(arguments(out, questions, ReSearch=spec))
 
 
 def test_a_limit_asks_the_first_and_raising_it_asks_the_rest(tmp_path: Path) -> None:
@@ -225,7 +282,10 @@ def test_only_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "did you mean prompt?",
         ),
         (["--methods.ReSearch", "ReSearchAgent"], "a model in this process"),
+        (["--models.none", '{"model": "runs/no/policy", "generator": null}'], "is not there"),
         (["--batch_size", "0"], "batch_size must be at least 1"),
+        (["--top_k", "0"], "top_k must be at least 1"),
+        (["--datasets.houses.limit", "-5"], "datasets.houses.limit must be at least 1 or null"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_asked(
@@ -275,6 +335,35 @@ def test_judges_are_asked_once_and_their_failures_shown(tmp_path: Path) -> None:
     assert down.calls, "a failure is asked again"
 
 
+def test_a_judge_that_was_changed_judges_anew(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "out", question_file(tmp_path), Guess="evaluated.Oracle")
+    for model, said, share in (("one", "correct", "100.0"), ("two", "incorrect", "0.0")):
+        judge = {"reply": f'{{"judgement": "{said}"}}', "model": model}
+        judges = {"mine": {"class_path": "evaluated.Says", "init_args": judge}}
+        main([*args, "--reference", "Guess", "--judges", json.dumps(judges)])
+        card = (tmp_path / "out" / "card.md").read_text("utf-8")
+        assert f"| houses | Guess | mine | {share} | 20 | 0 |" in card
+
+
+def test_passages_are_known_by_what_they_are(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "out", question_file(tmp_path), Guess="evaluated.Oracle")
+    args += ["--reference", "Guess", "--closed_book", "null"]
+    main([*args, "--index.contents", "house {rank}"])
+    with pytest.raises(ValueError, match=r"searched\.contents was .*house.*, is .*barn"):
+        main([*args, "--index.contents", "barn {rank}"])
+
+    corpus = tmp_path / "corpus.jsonl"
+    places = []
+    for folder, text in (("a", "house"), ("b", "house"), ("a", "barn")):
+        corpus.write_text(json.dumps({"id": "p", "contents": f"{text}\nbig"}) + "\n", "utf-8")
+        index = build_index(
+            corpus, tmp_path / folder, encoder=BM25SketchEncoder(dim=64), overwrite=True
+        )
+        source = config_module.DatasetConfig(str(tmp_path / "houses.jsonl"), index=str(index))
+        places.append(Source("w", source, None, None).place)
+    assert places[0] == places[1] != places[2]
+
+
 def test_world_questions_bring_their_own_facts() -> None:
     world = config_module.WorldQuestions(hops={2: 1.0}, num_questions=7)
     source = Source("w", config_module.DatasetConfig(world=world, limit=5), None, None)
@@ -283,6 +372,29 @@ def test_world_questions_bring_their_own_facts() -> None:
     found = source.retriever().search([asked.metadata["chain"][0]], 1)[0]
     assert found[0].id == asked.metadata["gold_ids"][0]
     assert source.place == "the world's facts"
+
+
+def test_other_facts_behind_the_same_questions_are_told() -> None:
+    def source(**world: Any) -> Source:
+        asked = config_module.WorldQuestions(hops={1: 1.0}, num_questions=40, **world)
+        return Source("w", config_module.DatasetConfig(world=asked), None, None)
+
+    plain, renamed = source(), source(alias_share=0.5)
+    assert [q.text for q in plain.questions] == [q.text for q in renamed.questions]
+    assert plain.place != renamed.place, "rows over other facts must not mix"
+    hidden = [q for q in renamed.questions if q.metadata["aliases"]]
+    assert 10 < len(hidden) < 30
+    first, again = hidden[0].metadata["chain"]
+    found = renamed.retriever().search([first, again], 1)
+    assert [passages[0].id for passages in found] == hidden[0].metadata["gold_ids"]
+    asked = Prediction(hidden[0], "", queries=(first, again), passages=tuple(map(tuple, found)))
+    assert self_correction(asked) == SelfCorrection(1, 1, misses=1, requeries=1, recoveries=1)
+    asked = Prediction(hidden[0], "", queries=(first,), passages=(tuple(found[0]),))
+    assert self_correction(asked) == SelfCorrection(1, 1, misses=1), "a name is not yet a fact"
+    plainly = next(q for q in renamed.questions if not q.metadata["aliases"])
+    found = renamed.retriever().search(plainly.metadata["chain"], 1)
+    asked = Prediction(plainly, "", queries=(first,), passages=(tuple(found[0]),))
+    assert self_correction(asked) == SelfCorrection(1)
 
 
 @pytest.mark.parametrize("name", shipped_configs(EVALUATION))
@@ -299,8 +411,15 @@ def test_shipped_configs_parse(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     )
     config, described = read_config(parser, parser.parse_args(["--config", name, *run]))
     methods = check_config(config)
+    assert config.out.startswith("mine") or described
     agents = {method.agent.__name__ for method in methods.values()}
+    if name.endswith("self_correction"):
+        assert agents == {"ReSearch"}
+        assert {model.model for model in config.models.values()} == {
+            "mine/warmstart",
+            "mine/policy",
+        }
+        return
     assert agents == {"NaiveGeneration", "NaiveRAG", "IterRetGen", "IRCoT", "ReSearch"}
     assert config.closed_book == "Naive Generation"
-    assert config.out.startswith("mine") or described
     assert question(1).id == "q1"

@@ -24,6 +24,7 @@ def main(args: list[str]) -> None:
     Raises:
         ValueError: the configuration makes no sense, or the folder holds rows of another.
         FileNotFoundError: something that it names is not there.
+        FileExistsError: another process is writing to the folder.
         ConnectionError: a model's server gave no answers; the rows so far are kept.
         RetrieverUnavailable: the search failed; the rows so far are kept.
         SystemExit: the command line is wrong (2) or Ctrl-C was pressed (130).
@@ -40,8 +41,9 @@ def main(args: list[str]) -> None:
         print(plan(evaluation))
         return
     try:
-        evaluation.answer()
-        written = write_report(evaluation)
+        with evaluation.alone():
+            evaluation.answer()
+            written = write_report(evaluation)
     except KeyboardInterrupt:
         _interrupted(evaluation)
     print(written.markdown)

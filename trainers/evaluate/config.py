@@ -23,8 +23,11 @@ from research_rl.trainers.usage import one_line
 
 PROVIDED = ("generator", "retriever", "policy", "engine", "top_k", "temperature", "seed")
 """Arguments of an agent that the evaluation fills in, unless ``init_args`` does."""
-_HOW_NOT_WHAT = ("concurrency", "timeout", "retry_window", "api_key")
-"""Settings of a server's client that do not change what the model writes."""
+_HOW_NOT_WHAT = (
+    *("concurrency", "timeout", "retry_window", "api_key"),
+    *("max_batch", "connections", "cache_size"),
+)
+"""Settings of a server's client that do not change what is written or found."""
 _METHOD_KEYS = ("class_path", "init_args", "models", "datasets")
 
 
@@ -39,6 +42,8 @@ class WorldQuestions:
         seed: of the world; another seed is another set of facts.
         split: whose people are asked about: train, val or test.
         question_seed: which of the possible questions are drawn.
+        alias_share: share of the people whose facts stand under another name, which the first
+            search for them reveals; as in the training that is looked at.
     """
 
     hops: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0})
@@ -47,6 +52,7 @@ class WorldQuestions:
     seed: int = 0
     split: str = "test"
     question_seed: int = 1
+    alias_share: float = 0.0
 
 
 @dataclass
@@ -202,23 +208,27 @@ def read_config(
     """Build the configuration that was parsed; the classes that it names are made here.
 
     Returns:
-        The configuration, and for each model on a server the settings that decide what it writes.
+        The configuration, and under ``models.NAME`` and ``index`` the settings that decide what a
+        model on a server writes and what a retriever finds.
     """
+    given = parsed.clone().as_dict()
     described = {
-        name: _what_counts(model["generator"])
-        for name, model in parsed.clone().as_dict()["models"].items()
+        f"models.{name}": _what_counts(model["generator"])
+        for name, model in given["models"].items()
         if model["generator"] is not None
     }
+    if isinstance(given["index"], dict):
+        described["index"] = _what_counts(given["index"])
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
     made = build(parsed)
     config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
     return config, described
 
 
-def _what_counts(generator: dict[str, Any]) -> dict[str, Any]:
-    settings = dict(generator.get("init_args") or {})
+def _what_counts(spec: dict[str, Any]) -> dict[str, Any]:
+    settings = dict(spec.get("init_args") or {})
     kept = {key: value for key, value in settings.items() if key not in _HOW_NOT_WHAT}
-    return {"class_path": generator["class_path"], **kept}
+    return {"class_path": spec["class_path"], **kept}
 
 
 def check_config(config: EvaluationConfig) -> dict[str, Method]:
@@ -236,11 +246,13 @@ def check_config(config: EvaluationConfig) -> dict[str, Method]:
             raise ValueError(f"datasets.{name} must have either questions or world")
     for name, model in config.models.items():
         _check_model(name, model)
-    for name in ("batch_size", "resamples", "page_questions", "max_failed_batches"):
+    for name in ("top_k", "batch_size", "resamples", "page_questions", "max_failed_batches"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if config.limit is not None and config.limit < 1:
-        raise ValueError(f"limit must be at least 1 or null, got {config.limit}")
+    limits = {f"datasets.{name}.limit": one.limit for name, one in config.datasets.items()}
+    for name, limit in {"limit": config.limit, **limits}.items():
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1 or null, got {limit}")
     if config.beside is not None:
         check_system(config.beside)
     methods = {name: _method(name, spec, config) for name, spec in config.methods.items()}
@@ -268,7 +280,9 @@ def _check_model(name: str, model: ModelConfig) -> None:
             f"models.{name}.run must be the folder of a run, got {model.run!r}, which is not "
             "there; make it with `research fit`, or name another with --run"
         )
-    looks_local = model.model is not None and model.model.startswith((".", "/", "~"))
+    looks_local = model.model is not None and (
+        model.model.startswith((".", "/", "~")) or model.model.count("/") > 1
+    )
     if looks_local and not Path(str(model.model)).expanduser().is_dir():
         raise FileNotFoundError(
             f"models.{name}.model must be a Hugging Face name or a folder, got {model.model!r}, "

@@ -7,6 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def clear_partial(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: str | Iterable[bytes]) -> Path:
     """Write a file beside its place, rename it into it and return the path.
 

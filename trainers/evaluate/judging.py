@@ -17,10 +17,11 @@ VERDICT_TOKENS = 1024
 
 
 def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Path) -> list[Row]:
-    """Ask every judge about every answered row that it has not judged, and return what changed.
+    """Ask every judge about every answered row, and return the rows that changed.
 
     A judge that fails leaves its reason; the next run asks again. Verdicts are kept by content in
-    ``folder``, so an answer that two methods share is paid for once.
+    ``folder``: an answer is paid for once, whatever number of methods and runs have it, and a name
+    that has come to mean another judge gets that one's verdicts.
 
     Args:
         rows: of any cells; those without an answer from the model's server are passed over.
@@ -30,11 +31,7 @@ def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Pat
     cache = JudgeCache(folder / CACHE)
     changed: dict[int, Row] = {}
     for name, generator in judges.items():
-        todo = [
-            (place, row)
-            for place, row in enumerate(rows)
-            if row["error"] is None and row["judge"].get(name, {}).get("verdict") is None
-        ]
+        todo = [(place, row) for place, row in enumerate(rows) if row["error"] is None]
         judge = Judge(str(getattr(generator, "model", name)), chat_of(generator), cache)
         verdicts = judge.judge([_case(row) for _, row in todo], progress=True)
         for (place, row), verdict in zip(todo, verdicts, strict=True):

@@ -1,8 +1,8 @@
 """One line of JSON for each question that a method answered, in a file that survives any end.
 
 Rows are appended batch by batch. A run that was killed leaves at most a torn last line, which is
-cut off when the file is opened again. Of two rows about the same question the later one counts, so
-a question that failed may be asked again.
+passed over, and cut off before the next row is written. Of two rows about the same question the
+later one counts, so a question that failed may be asked again.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class RowFile:
         self.path = path
         self._rows: dict[Key, Row] = {}
         self._file: IO[bytes] | None = None
+        self._end = 0  # of the last whole line that was read
         if path.is_file():
             self._read()
 
@@ -119,22 +120,25 @@ class RowFile:
         keys |= dict.fromkeys(self._rows)
         self._rows = {key: self._rows[key] for key in keys}
         write_whole(self.path, map(_line, self._rows.values()))
+        self._end = self.path.stat().st_size
 
     def close(self) -> None:
         """Close the file; another append opens it again."""
         if self._file is not None:
+            self._end = self._file.tell()
             self._file.close()
             self._file = None
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file() and self._end < self.path.stat().st_size:
+                os.truncate(self.path, self._end)
             self._file = self.path.open("ab")
         return self._file
 
     def _read(self) -> None:
-        """Take in what is there; a last line that does not end was torn and is cut off."""
-        end = 0
+        """Take in what is there; a last line that does not end was torn and is passed over."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -146,9 +150,7 @@ class RowFile:
                         f"{line[:60]!r}; mend or remove that line, or use another folder"
                     )
                 self._rows[key_of(row)] = row
-                end += len(line)
-        if end < self.path.stat().st_size:
-            os.truncate(self.path, end)
+                self._end += len(line)
 
 
 def _parsed(line: bytes) -> Row | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from tqdm import tqdm
 
 from research_rl.agents.generate import ModelUnavailable
 from research_rl.agents.research import Agent, Prediction
+from research_rl.envs.locks import alone_in
 from research_rl.envs.types import Question
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
+from research_rl.trainers.evaluate.files import clear_partial
 from research_rl.trainers.evaluate.fingerprint import Settings
 from research_rl.trainers.evaluate.models import LoadedModel, identity, missing
 from research_rl.trainers.evaluate.rows import Cell, Key, Row, RowFile, row_of
@@ -27,12 +30,13 @@ ROWS = "rows.jsonl"
 class Evaluation:
     """The grid of an evaluation: who is asked what, and what is answered already.
 
-    Nothing is loaded here but the questions.
+    Nothing is loaded here but the questions, and nothing is written: that is for ``alone``.
 
     Args:
         config: checked.
         methods: what ``check_config`` returned.
-        described: the settings of models on servers, as ``read_config`` returned them.
+        described: the settings of models on servers and of a retriever, as ``read_config`` returned
+            them.
 
     Raises:
         ValueError: no cell is left, a method cannot run where it should, or the folder holds rows
@@ -54,11 +58,21 @@ class Evaluation:
             for name in dict.fromkeys(cell.dataset for cell in self.cells)
         }
         self._check_needs()
-        self.rows = RowFile(self.out / ROWS)
-        self._settings = Settings(self.out)
         self._now = {cell: self._settings_of(cell) for cell in self.cells}
-        for cell, settings in self._now.items():
-            self._settings.check(cell, settings)
+        self._read()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder while it is written, with what lies in it now.
+
+        Raises:
+            FileExistsError: another process is writing to it.
+            ValueError: it holds rows of other settings by now.
+        """
+        with alone_in(self.out):
+            clear_partial(self.out)
+            self._read()
+            yield
 
     def wanted_keys(self) -> Iterator[Key]:
         """Every row that the evaluation is to have, in the order of the card."""
@@ -104,6 +118,14 @@ class Evaluation:
             self.rows.rewrite(self.wanted_keys())
         return self.wanted()
 
+    def _read(self) -> None:
+        self.rows = RowFile(self.out / ROWS)
+        self._settings = Settings(self.out)
+        known = {Cell(key.dataset, key.model, key.method) for key in self.rows.rows}
+        for cell, settings in self._now.items():
+            if cell in known:  # settings without rows bind nobody
+                self._settings.check(cell, settings)
+
     def _answer_with(
         self,
         model: LoadedModel,
@@ -120,14 +142,35 @@ class Evaluation:
     def _answer_cell(
         self, cell: Cell, agent: Agent, questions: Sequence[Question], bar: tqdm[Any]
     ) -> None:
-        size, silent = self.config.batch_size, 0
-        for start in range(0, len(questions), size):
-            predictions = agent.answer(questions[start : start + size])
-            self.rows.append(row_of(cell, prediction) for prediction in predictions)
-            bar.update(len(predictions))
-            silent = silent + 1 if all(p.error is not None for p in predictions) else 0
+        fresh = [q for q in questions if Key(*cell, q.id) not in self.rows.rows]
+        failed = [q for q in questions if Key(*cell, q.id) in self.rows.rows]
+        silent = 0
+        for batch in self._batches(fresh):
+            predictions = self._answer_batch(cell, agent, batch, bar)
+            silent = silent + 1 if _all_failed(predictions) else 0
             if silent == self.config.max_failed_batches:
                 raise ModelUnavailable(_silent(cell, predictions, silent))
+        for batch in self._batches(failed):
+            try:
+                in_vain = _all_failed(self._answer_batch(cell, agent, batch, bar))
+            except ModelUnavailable as error:
+                log.warning("%s", error)
+                in_vain = True
+            if in_vain:  # what a server always refuses must not keep the card away
+                log.warning("%s: %d questions stay errors, asked again in vain", cell, len(failed))
+                return
+
+    def _batches(self, questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+        size = self.config.batch_size
+        return (questions[start : start + size] for start in range(0, len(questions), size))
+
+    def _answer_batch(
+        self, cell: Cell, agent: Agent, questions: Sequence[Question], bar: tqdm[Any]
+    ) -> list[Prediction]:
+        predictions = agent.answer(questions)
+        self.rows.append(row_of(cell, prediction) for prediction in predictions)
+        bar.update(len(predictions))
+        return predictions
 
     def _settings_of(self, cell: Cell) -> dict[str, Any]:
         """What decides the answers of a cell; the number of questions and the batch do not."""
@@ -135,8 +178,8 @@ class Evaluation:
         model, source = config.models[cell.model], self.sources[cell.dataset]
         return {
             "questions": source.content,
-            "searched": source.place,
-            "model": self._described.get(cell.model) or identity(model),
+            "searched": (source.takes_shared and self._described.get("index")) or source.place,
+            "model": self._described.get(f"models.{cell.model}") or identity(model),
             "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
             "init_args": _plain(method.init_args),
             "shared": shared_settings(config),
@@ -189,6 +232,10 @@ def _chosen(cell: Cell, config: EvaluationConfig) -> bool:
 
 def _holds(cell: Cell, parts: Sequence[str]) -> bool:
     return any(part.casefold() in name.casefold() for part in parts for name in cell)
+
+
+def _all_failed(predictions: Sequence[Prediction]) -> bool:
+    return all(prediction.error is not None for prediction in predictions)
 
 
 def _silent(cell: Cell, predictions: Sequence[Prediction], batches: int) -> str:

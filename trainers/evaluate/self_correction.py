@@ -1,7 +1,9 @@
 """Does a model search again when a search did not bring what it needed, and does that help?
 
-The needed facts of a question are its supporting paragraphs (``gold_ids``, else
+The needed facts of a question are its supporting paragraphs (``fact_ids``, else ``gold_ids``, else
 ``supporting_titles``) or, where the question names none, a gold answer that stands in a passage.
+``fact_ids`` is what the built-in world says where people have aliases: a passage that only tells
+how somebody is called is worth searching with, but it is not yet the fact.
 
 - A **miss** is a search whose result brings no needed fact that was not there before, while one is
   still missing.
@@ -109,7 +111,8 @@ def _facts(
     question: Question,
 ) -> tuple[set[str], Callable[[Sequence[Passage]], set[str]]] | None:
     """The needed facts of a question and how to find them in a result; None if not known."""
-    if gold := {str(identity) for identity in question.metadata.get("gold_ids") or ()}:
+    known = question.metadata.get("fact_ids") or question.metadata.get("gold_ids")
+    if gold := {str(identity) for identity in known or ()}:
         return gold, lambda passages: {passage.id for passage in passages}
     titles = {fold_title(title) for title in question.metadata.get("supporting_titles") or ()}
     if titles:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from research_rl.envs.questions import QuestionError, read_questions
@@ -14,6 +13,8 @@ from research_rl.envs.retrieval.passport import read_manifest
 from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld
 from research_rl.envs.types import Question, Retriever
 from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
+
+_SUPPORT = ("gold_ids", "supporting_titles")
 
 
 class Source:
@@ -51,12 +52,21 @@ class Source:
         return self._index is not None or self._world is not None
 
     @property
+    def takes_shared(self) -> bool:
+        """Whether the evaluation's own retriever is searched."""
+        return isinstance(self._index, Retriever)
+
+    @property
     def place(self) -> Any:
-        """What is searched, in words: a folder, the world, or the class of a retriever."""
+        """What is searched: an index as its passport has it, the world, or a retriever's class.
+
+        An index that has moved is the same one; an index of another corpus in the same folder is
+        another.
+        """
         if self._index is None:
-            return "the world's facts" if self._world is not None else None
+            return None if self._world is None else _facts_of(self._world)
         if isinstance(self._index, str):
-            return str(Path(self._index).resolve())
+            return _contents_of(read_manifest(self._index))
         return f"{type(self._index).__module__}.{type(self._index).__name__}"
 
     def retriever(self) -> Retriever:
@@ -83,7 +93,7 @@ class Source:
 def world_questions(config: WorldQuestions) -> tuple[SyntheticWorld, list[Question]]:
     """Return the world and the questions that a configuration asks for."""
     one_of("world.split", config.split, SPLITS)
-    world = SyntheticWorld(config.num_people, config.seed)
+    world = SyntheticWorld(config.num_people, config.seed, config.alias_share)
     hops = {int(kind): float(share) for kind, share in config.hops.items()}
     split = cast(Split, config.split)
     return world, world.sample(split, hops, config.num_questions, config.question_seed)
@@ -93,6 +103,19 @@ def world_retriever(world: SyntheticWorld) -> Retriever:
     """Return an exact index of every fact of the world, in memory, without any weights."""
     dimension = -(-len(world.vocabulary) // 64) * 64  # a cell for each word
     return DenseRetriever.from_passages(world.passages, BM25SketchEncoder(dim=dimension))
+
+
+def _facts_of(world: SyntheticWorld) -> str:
+    """The facts in words; people and seed show in the questions, aliases do not."""
+    aliases = f", {world.alias_share:g} of the people under another name"
+    return "the world's facts" + (aliases if world.alias_share else "")
+
+
+def _contents_of(passport: Mapping[str, Any]) -> dict[str, Any]:
+    """What a passport says of an index, without where and by which versions it was made."""
+    kept = {key: value for key, value in passport.items() if key not in ("corpus", "versions")}
+    corpus = passport["corpus"]
+    return kept | {"corpus": {"sha256": corpus["sha256"], "count": corpus["count"]}}
 
 
 def check_ids(name: str, questions: Sequence[Question]) -> None:
@@ -112,9 +135,10 @@ def check_ids(name: str, questions: Sequence[Question]) -> None:
 
 
 def content_hash(questions: Sequence[Question]) -> str:
-    """Return a short hash of ids, texts and gold answers."""
+    """Return a short hash of ids, texts, gold answers and what is known to support them."""
     digest = hashlib.sha256()
     for question in questions:
-        line = json.dumps([question.id, question.text, list(question.answers)])
+        known = [question.metadata.get(name) for name in _SUPPORT]
+        line = json.dumps([question.id, question.text, list(question.answers), *known], default=str)
         digest.update(line.encode("ascii") + b"\n")
     return digest.hexdigest()[:16]
