@@ -66,10 +66,10 @@ class Case:
 
 
 CASES = {
-    "full": Case(hidden=768, layers=12, vocabulary=8192, response=96),
-    "lora": Case(hidden=768, layers=12, vocabulary=8192, response=96, lora=True),
-    "activations": Case(hidden=256, layers=8, vocabulary=8192, response=512),
-    "checkpointing": Case(hidden=256, layers=8, vocabulary=8192, response=512, checkpointing=True),
+    "full": Case(hidden=768, layers=12, vocabulary=8192, response=24, group=2),
+    "lora": Case(hidden=768, layers=12, vocabulary=8192, response=24, group=2, lora=True),
+    "activations": Case(hidden=256, layers=8, vocabulary=8192, response=256),
+    "checkpointing": Case(hidden=256, layers=8, vocabulary=8192, response=256, checkpointing=True),
 }
 
 
