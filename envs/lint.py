@@ -209,6 +209,10 @@ def load_reward(name: str) -> RewardFunction:
             f"a reward must be one of {', '.join(PRESETS)} or my_file.my_reward, got {name!r}: "
             f"{error}; run the command where my_file.py lies"
         ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{module} must be a file that Python can run, got {type(error).__name__}: {error}"
+        ) from error
     if isinstance(found, type) and issubclass(found, RewardFunction):
         try:
             return found()

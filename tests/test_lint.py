@@ -172,6 +172,9 @@ def test_a_reward_of_one_s_own(
         load_reward("my_lint_file.number")
     with pytest.raises(ValueError, match="has no attribute 'other'"):
         load_reward("my_lint_file.other")
+    (tmp_path / "my_broken_file.py").write_text("def my_reward(:\n")
+    with pytest.raises(ValueError, match=r"SyntaxError: .*\(my_broken_file.py, line 1\)"):
+        load_reward("my_broken_file.my_reward")
     with pytest.raises(ValueError, match="No module named 'nowhere'"):
         load_reward("nowhere.reward")
     with pytest.raises(ValueError, match="did you mean 'paper-code'"):
