@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from research_rl.trainers import advantages
 from research_rl.trainers.advantages import (
     constant_group_fraction,
     discounted_returns,
@@ -153,6 +156,26 @@ def test_whitened_values_have_mean_0_and_std_1(values: list[float], mask: list[b
         return
     assert abs(float(found[own].mean())) < 1e-4
     assert float(found[own].std()) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("own", [[3, 3, 0, 2], [4, 0, 0, 1], [2, 2, 0, 0]])
+def test_ranks_whiten_together(own: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) + 2
+    mask = torch.arange(4) < torch.tensor(own)[:, None]  # the third case leaves a rank no token
+    expected = whiten(values, mask)
+    barrier, shares = threading.Barrier(2, timeout=30), dict[int, torch.Tensor]()
+
+    def over_ranks(value: torch.Tensor) -> torch.Tensor:
+        shares[threading.get_ident()] = value
+        barrier.wait()
+        total = torch.stack([*shares.values()]).sum(0)
+        barrier.wait()
+        return total
+
+    monkeypatch.setattr(advantages, "_over_ranks", over_ranks)
+    with ThreadPoolExecutor(2) as ranks:
+        found = list(ranks.map(whiten, values.split(2), mask.split(2)))
+    assert torch.allclose(torch.cat(found), expected, atol=1e-6)
 
 
 def test_equal_values_are_whitened_to_nothing() -> None:
