@@ -43,7 +43,7 @@ class Server:
         command += [str(self.model), "--served-model-name", "policy", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*command, "--threads", "1"], stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while self.turns() is None:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise RuntimeError(f"the server does not start; see {self.log}")
