@@ -147,8 +147,9 @@ def empty_model(config: PolicyConfig, shape: Any = None) -> PreTrainedModel:
     kwargs: dict[str, Any] = {"dtype": dtype, "trust_remote_code": config.trust_remote_code}
     if config.attn_implementation is not None:
         kwargs["attn_implementation"] = config.attn_implementation
+    maker: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        return _prepared(AutoModelForCausalLM.from_config(shape, **kwargs), config)
+        return _prepared(maker.from_config(shape, **kwargs), config)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
@@ -196,8 +197,9 @@ def _compile(model: nn.Module, backend: str) -> None:
     if backend == "inductor" and on_cpu and not (shutil.which(compiler) or shutil.which("clang++")):
         _log.warning("not compiled: inductor must have a C++ compiler on a CPU, found no g++")
         return
+    dynamo: Any = torch.compiler
     for name in (packed.NAME, attention.NAME):  # what a flat batch looks like changes with each
-        AttentionInterface.register(name, torch.compiler.disable(ALL_ATTENTION_FUNCTIONS[name]))
+        AttentionInterface.register(name, dynamo.disable(ALL_ATTENTION_FUNCTIONS[name]))
     for layer in decoder_layers(model):
         layer.compile(backend=backend, dynamic=True)
 

@@ -239,9 +239,9 @@ class ReSearchModule(pl.LightningModule):
 
     def _learn_from(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
         """Score the rollouts and take all updates; return metrics."""
-        batch = Batch.from_rollouts(
-            rollouts, self.policy.pad_id, self.updates.mask_truncated
-        ).to(self.device)
+        batch = Batch.from_rollouts(rollouts, self.policy.pad_id, self.updates.mask_truncated).to(
+            self.device
+        )
         batch.leave_out(stale_rows(rollouts, self.iteration, self.updates.max_staleness))
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
@@ -474,9 +474,7 @@ class ReSearchModule(pl.LightningModule):
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
         with self.whole_policy():
             self.engine.sync(self.iteration)
-            return self._play(
-                questions, self.validation_sampling, seeds, self.policy, self.engine
-            )
+            return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
 
     def _log(self, metrics: dict[str, float]) -> None:
         """Show metrics in the progress bar and to callbacks, and write them down.

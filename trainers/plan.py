@@ -151,8 +151,8 @@ def _ranks(trainer: dict[str, Any]) -> int:
     nodes = int(trainer.get("num_nodes") or 1)
     if isinstance(devices, list):
         return nodes * len(devices)
-    if isinstance(devices, int) or str(devices).isdigit():
-        return nodes * max(1, int(devices))
+    if str(devices).isdigit():
+        return nodes * max(1, int(str(devices)))
     return nodes * max(1, torch.cuda.device_count())
 
 

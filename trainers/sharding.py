@@ -175,7 +175,7 @@ class Shards:
         first = dist.get_rank() == 0
         whole: Any = load_model(replace(config, compile=None)) if first else None
         self._lay(model)
-        model.to_empty(device=torch.device(self._mesh.device_type, _device_index(self._mesh)))
+        model.to_empty(device=_device_of(self._mesh))
         _root(model).tie_weights()
         state = whole.state_dict() if first else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -248,5 +248,7 @@ def _below_the_head(model: Any, **kwargs: Any) -> Any:
     return model.base_model(**kwargs)
 
 
-def _device_index(mesh: DeviceMesh) -> int | None:
-    return None if mesh.device_type == "cpu" else torch.cuda.current_device()
+def _device_of(mesh: DeviceMesh) -> torch.device:
+    if mesh.device_type == "cpu":
+        return torch.device("cpu")
+    return torch.device(mesh.device_type, torch.cuda.current_device())
