@@ -6,7 +6,7 @@ rollout. Each work has a process of its own; the first step allocates, the secon
 seconds of the rollouts and of the rest, and growth of the resident size.
 Beside each figure stands the one that a straight line through the smallest two would have here.
 
-    python benchmarks/growth.py --out docs/performance.png [--json FILE] [--axes context group searches]
+    python benchmarks/growth.py --out docs/performance.png [--json FILE] [--axes context group]
 """
 
 from __future__ import annotations

@@ -181,7 +181,9 @@ def main() -> None:
     )
     numbers = range(len(CASES))
     parser.add_argument("--cases", nargs="*", type=int, choices=numbers, default=list(numbers))
-    parser.add_argument("--repeats", type=int, default=2, help="steps behind the first; 0 counts it")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="steps behind the first; 0: it counts"
+    )
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
     report: list[dict[str, Any]] = []
