@@ -277,8 +277,6 @@ def trl_trainer(
     Raises:
         ModuleNotFoundError: trl is not installed: pip install -e '.[bench]'.
     """
-    # beside this file stands a bottleneck.py, which pandas would take for the library of that name
-    sys.path[:] = [path for path in sys.path if Path(path) != Path(__file__).parent]
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
     from trl.models.utils import unwrap_model_for_generation

@@ -1,7 +1,7 @@
 """Where the bottleneck moves as servers, trainers and retrievers are added; arithmetic alone.
 
-    python benchmarks/bottleneck.py                      # 7B, the table
-    python benchmarks/bottleneck.py --size 32B --plot bottleneck.png
+    python benchmarks/fleet.py                      # 7B, the table
+    python benchmarks/fleet.py --size 32B --plot bottleneck.png
 
 A closed queueing network with two kinds of stations: all rollouts of an iteration go round between
 the servers, which decode together, and the retrievers, which answer one search at a time. It is
