@@ -185,4 +185,4 @@ def test_values_out_of_range(option: str, value: Any, said: str, refused: Any) -
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_that_is_not_there(command: str, refused: Any) -> None:
     line = refused("--ckpt_path", "last", command=command)
-    assert "run `research fit` first" in line
+    assert "`research fit` writes it at its first validation" in line

@@ -264,5 +264,5 @@ def test_lora_trains_the_adapter_and_refers_to_the_model_without_it(
 
 def test_lora_without_peft_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=r"research-rl\[lora\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[lora\]'"):
         LMPolicy.from_config(PolicyConfig(str(folder), lora=LoraConfig()))
