@@ -11,11 +11,17 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(
+    folder: Path,
+    what: str = "is being written by another process",
+    instead: str = "give --out another folder",
+) -> Iterator[None]:
     """Hold a folder against other processes; the system lets go of it when a process is killed.
 
     Args:
         folder: made if need be.
+        what: said of a folder that another process holds.
+        instead: what may be done in place of waiting.
 
     Raises:
         FileExistsError: another process holds it.
@@ -28,8 +34,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise FileExistsError(
-            f"{folder} is being written by another process; wait until it has ended, "
-            "or give --out another folder"
+            f"{folder} {what}; wait until it has ended, or {instead}"
         ) from error
     try:
         yield

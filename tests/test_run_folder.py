@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from test_locks import HOLD
+from tiny_run import write_config
 
-from research_rl.trainers import cli, usage
+from research_rl.trainers import cli, lightning_cli, usage
 from research_rl.trainers.run_folder import run_in, with_references
 
 
@@ -59,7 +62,37 @@ def test_a_folder_with_a_run_is_refused(
     said = capsys.readouterr().err
     assert "--ckpt_path last" in said
     assert "--overwrite" in said
-    assert sorted(p.name for p in root.iterdir()) == ["checkpoints", "metrics.csv"]
+    assert sorted(p.name for p in root.iterdir()) == [".lock", "checkpoints", "metrics.csv"]
+
+
+def test_two_fits_at_once_in_a_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path)
+    fit = ["fit", "--config", config, "--trainer.max_steps", 1, "--ckpt_path", "last"]
+    root = tmp_path / "runs/tiny"
+    with subprocess.Popen([sys.executable, "-c", HOLD, root], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            assert research(monkeypatch, *fit) == usage.FAILED
+            (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
+            assert "runs/tiny is held by another run" in line
+            assert "wait until it has ended" in line
+            assert "--trainer.default_root_dir" in line
+            # the other processes of the run that holds it share the folder
+            monkeypatch.setenv("NODE_RANK", "1")
+            assert not lightning_cli._leads()
+            monkeypatch.delenv("NODE_RANK")
+            monkeypatch.setattr(lightning_cli.rank_zero_only, "rank", 1)
+            assert not lightning_cli._leads()
+            monkeypatch.setattr(lightning_cli.rank_zero_only, "rank", 0)
+        finally:
+            other.kill()
+    for _ in range(2):  # after a kill, and after a run that has ended in this process
+        monkeypatch.setattr(sys, "argv", ["research", *map(str, fit)])
+        cli.main()
 
 
 @pytest.mark.parametrize(

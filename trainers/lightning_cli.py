@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
+from research_rl.envs.locks import alone_in
 from research_rl.trainers import algorithms, callbacks, progress, recorder, warmstart  # noqa: F401
 from research_rl.trainers.checkpoint import AtomicCheckpointIO, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
@@ -86,8 +88,12 @@ class ResearchCLI(LightningCLI):
 
     Everything a run writes lies under ``trainer.default_root_dir``: a fit's logs and checkpoints
     directly in it, those of another command in a folder of its name, so that looking at a run
-    never overwrites it.
+    never overwrites it. A fit holds the folder against other fits.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as self._held:
+            super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the shipped names."""
@@ -162,11 +168,15 @@ class ResearchCLI(LightningCLI):
                 )
 
     def _check_folder(self) -> None:
-        """Refuse to begin anew in a folder that holds a run."""
+        """Refuse to fit where another fit is at work, or to begin anew where a run is."""
         name, root = self._get(self.config, "ckpt_path"), self._root()
-        goes_on = name in ("last", "best") or (name and Path(name).is_relative_to(root))
         dry = self._get(self.config, "trainer").get("fast_dev_run")
-        if self.subcommand != "fit" or goes_on or dry or getattr(rank_zero_only, "rank", 0):
+        if self.subcommand != "fit" or dry or not _leads():
+            return
+        said = "is held by another run that is not over"
+        instead = "choose another --trainer.default_root_dir"
+        self._held.enter_context(alone_in(root, said, instead))
+        if name in ("last", "best") or (name and Path(name).is_relative_to(root)):
             return
         held = run_in(root)
         if held and not self._get(self.config, "overwrite"):
@@ -238,6 +248,12 @@ class ResearchCLI(LightningCLI):
     def _checkpoint_folder(self) -> Path:
         found = (getattr(c, "dirpath", None) for c in self.trainer.checkpoint_callbacks)
         return Path(next((d for d in found if d), self._root() / "checkpoints"))
+
+
+def _leads() -> bool:
+    """Whether this is the first of the processes of a run, before Lightning has counted them."""
+    first_node = os.environ.get("NODE_RANK", "0") == "0"  # each node's launcher is started by hand
+    return first_node and getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _quiet() -> None:
