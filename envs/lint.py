@@ -7,7 +7,6 @@ better answer must not be paid less, and nothing may crash, dither, leave the ra
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -18,6 +17,7 @@ from itertools import chain
 from time import perf_counter
 from typing import Any
 
+from research_rl.envs.command_line import CommandLine
 from research_rl.envs.lint_cases import (
     CHEATS,
     HARD,
@@ -260,7 +260,7 @@ def main(args: list[str]) -> None:
     Raises:
         SystemExit: 1 if a hole was found, 2 if the arguments make no sense.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="research lint-reward",
         description="Look for holes in a reward. Exit status 1 if there is one.",
         allow_abbrev=False,

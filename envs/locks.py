@@ -33,9 +33,7 @@ def alone_in(
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise FileExistsError(
-            f"{folder} {what}; wait until it has ended, or {instead}"
-        ) from error
+        raise FileExistsError(f"{folder} {what}; wait until it has ended, or {instead}") from error
     try:
         yield
     finally:

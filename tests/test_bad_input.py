@@ -14,8 +14,9 @@ import torch
 from tiny_run import write_config, write_questions
 from transformers import AutoTokenizer, GenerationConfig
 
+from research_rl.envs import command_line
 from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers import cli, usage
+from research_rl.trainers import cli
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def refused(
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        assert stop.value.code == usage.FAILED
+        assert stop.value.code == command_line.FAILED
         err = capsys.readouterr().err
         assert "Traceback" not in err
         (line,) = [x for x in err.splitlines() if x.startswith("research: error: ")]

@@ -16,6 +16,7 @@ import torch
 from tiny_run import write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from research_rl.envs import command_line
 from research_rl.envs.synthetic import builtin_world
 from research_rl.trainers import cli, usage
 
@@ -53,7 +54,7 @@ def research(monkeypatch: pytest.MonkeyPatch, *args: Any) -> None:
 def fails(monkeypatch: pytest.MonkeyPatch, *args: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         research(monkeypatch, *args)
-    assert stop.value.code == usage.FAILED
+    assert stop.value.code == command_line.FAILED
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -237,12 +238,32 @@ def test_help_version_and_index(
         assert f"research {command}" in capsys.readouterr().out
 
 
-def test_overview_needs_neither_torch_nor_lightning() -> None:
-    code = (
-        "import sys; sys.argv[1:] = ['--help']; from research_rl.trainers.cli import main; main();"
-        "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)"
+WITHOUT_TORCH = """
+import sys
+from research_rl.trainers.cli import main
+for args, status in {given}:
+    sys.argv[1:] = args.split()
+    try:
+        main()
+    except SystemExit as stop:
+        assert (stop.code or 0) == status, (args, stop.code)
+    assert not {{'torch', 'pytorch_lightning', 'transformers'}} & set(sys.modules), args
+"""
+
+
+def test_help_and_usage_errors_wait_for_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    light = ["ask", "data", "index", "export", "serve-policy", "replay", "plan", "lint-reward"]
+    mistakes = ["plan", "plan --device abacus", "replay nope", "export --ckpt x", "serve-policy"]
+    given = [("--help", 0), *((f"{command} --help", 0) for command in light)]
+    given += [(mistake, command_line.FAILED) for mistake in mistakes]
+    code = WITHOUT_TORCH.format(given=given)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(mistakes), said
+    assert all(line.startswith("research: error: ") for line in said)
 
 
 @pytest.mark.parametrize(

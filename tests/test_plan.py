@@ -14,8 +14,9 @@ from training import checkpoint, fit, weights
 
 from research_rl.agents.loading import PolicyConfig, empty_model, load_model
 from research_rl.trainers.config import Updates
-from research_rl.trainers.plan import as_json, as_table, main, make_plan
+from research_rl.trainers.plan import main
 from research_rl.trainers.plan_memory import memory_of, portion
+from research_rl.trainers.plan_report import as_json, as_table, make_plan
 from research_rl.trainers.plan_sizes import Sizes, counted, qwen25, shape_of, with_lora
 from research_rl.trainers.plan_time import DEVICES, seconds_of
 

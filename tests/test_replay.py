@@ -17,7 +17,8 @@ from research_rl.envs.retrieval import build_index
 from research_rl.envs.synthetic import builtin_world
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers import cli
-from research_rl.trainers.recorder import FlightRecorder, Record, RecordError, Records
+from research_rl.trainers.recorder import FlightRecorder
+from research_rl.trainers.records import Record, RecordError, Records
 
 
 def record(number: int = 0, size: int = 3) -> Record:

@@ -12,7 +12,8 @@ import yaml
 from test_locks import HOLD
 from tiny_run import write_config
 
-from research_rl.trainers import cli, lightning_cli, usage
+from research_rl.envs import command_line
+from research_rl.trainers import cli, lightning_cli
 from research_rl.trainers.run_folder import run_in, with_references
 
 
@@ -58,7 +59,7 @@ def test_a_folder_with_a_run_is_refused(
     (root / "checkpoints/last.ckpt").write_bytes(b"x")
     (root / "metrics.csv").write_text("step,train/reward\n0,0.5\n1,0.5\n", encoding="utf-8")
     assert run_in(root) == "metrics.csv with 2 training steps, checkpoints/last.ckpt"
-    assert research(monkeypatch, "fit", "--config", "quickstart") == usage.FAILED
+    assert research(monkeypatch, "fit", "--config", "quickstart") == command_line.FAILED
     said = capsys.readouterr().err
     assert "--ckpt_path last" in said
     assert "--overwrite" in said
@@ -76,7 +77,7 @@ def test_two_fits_at_once_in_a_folder_are_refused(
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == b"held\n"
-            assert research(monkeypatch, *fit) == usage.FAILED
+            assert research(monkeypatch, *fit) == command_line.FAILED
             (line,) = [x for x in capsys.readouterr().err.splitlines() if "error" in x]
             assert "runs/tiny is held by another run" in line
             assert "wait until it has ended" in line
@@ -118,7 +119,7 @@ def test_a_mistake_says_what_to_do(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.yaml").write_text("")
     (tmp_path / "bad.yaml").write_text("a: [1\nb: }")
-    assert research(monkeypatch, "fit", *args) == usage.FAILED
+    assert research(monkeypatch, "fit", *args) == command_line.FAILED
     assert said in capsys.readouterr().err
 
 

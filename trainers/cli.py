@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
-from research_rl.trainers.usage import FAILED, TRACEBACK, UsageError, is_users_mistake
+from research_rl.envs.command_line import FAILED
+from research_rl.trainers.usage import TRACEBACK, UsageError, is_users_mistake
 
 HELP = """\
 usage: research COMMAND [options]
@@ -41,7 +42,7 @@ COMMANDS = {
     "ask": "research_rl.trainers.evaluate.ask",
     "data": "research_rl.envs.datasets.cli",
     "index": "research_rl.envs.retrieval.cli",
-    "export": "research_rl.trainers.export",
+    "export": "research_rl.trainers.export_command",
     "serve-policy": "research_rl.trainers.serve_policy",
     "replay": "research_rl.trainers.replay",
     "plan": "research_rl.trainers.plan",

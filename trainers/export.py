@@ -1,10 +1,9 @@
-"""``research export``: a Lightning checkpoint becomes a plain Hugging Face folder."""
+"""A Lightning checkpoint becomes a plain Hugging Face folder."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,6 @@ _PREFIX = "policy."
 
 class ExportError(OSError):
     """A policy could not be written as a folder; nothing is left of it."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Run ``research export`` with these arguments, and say which folder it wrote."""
-    parser = argparse.ArgumentParser(
-        prog="research export",
-        description="Write weights and tokenizer of a checkpoint as a Hugging Face folder.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--ckpt", type=Path, required=True, help="a .ckpt file or folder of `research fit`"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        help="the run's config.yaml; found beside the checkpoint's folder if not given",
-    )
-    args = parser.parse_args(argv)
-    export(args.ckpt, args.out, args.config)
-    print(f"wrote {args.out}")
 
 
 def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:

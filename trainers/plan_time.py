@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from research_rl.trainers.plan_sizes import Sizes
+if TYPE_CHECKING:
+    from research_rl.trainers.plan_sizes import Sizes
 
 TRAIN_SHARE, DECODE_SHARE = 0.45, 0.5
 """Of the peak and of the bandwidth that a good run reaches (a target, not a measurement)."""
@@ -41,6 +41,8 @@ DEVICES = {
 
 def this_cpu(memory: int) -> Device:
     """Return this machine's processor, measured for a moment with the threads that torch has."""
+    import torch
+
     a = torch.randn(384, 384)
     a @ a
     start, rounds = time.perf_counter(), 0

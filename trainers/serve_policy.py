@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from research_rl.agents.policy import LMPolicy, PolicyConfig
+from research_rl.envs.command_line import CommandLine
 
 KEY_VARIABLE = "RESEARCH_API_KEY"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
         ) from error
     import torch
 
+    from research_rl.agents.policy import LMPolicy, PolicyConfig
+
     key = os.environ.get(KEY_VARIABLE) or None
     if args.host not in _LOOPBACK and key is None:
         print(f"warning: {args.host} can be reached from other machines and asks for no key")
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="research serve-policy",
         description="Serve a model for rollouts, in the protocol of `vllm serve`.",
         epilog=f"Clients must send a key if the variable {KEY_VARIABLE} holds one.",

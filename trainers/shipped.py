@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-from research_rl.trainers.usage import FAILED, TRACEBACK, one_line
+from research_rl.envs.command_line import FAILED
+from research_rl.trainers.usage import TRACEBACK, one_line
 
 CONFIGS = Path(str(files("research_rl.configs")))
 EVALUATION = "evaluate"

@@ -11,8 +11,6 @@ from traceback import walk_tb
 
 from research_rl.envs.types import RetrieverUnavailable
 
-FAILED = 2
-"""Exit status after a user's mistake."""
 TRACEBACK = "RESEARCH_TRACEBACK"
 """Environment variable that asks for tracebacks all the same."""
 PLUG_POINTS = {  # where a config names a class, and what it must be

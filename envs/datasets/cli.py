@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from research_rl.envs.command_line import CommandLine
 from research_rl.envs.datasets.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
 from research_rl.envs.datasets.convert import CORPUS, QUESTIONS, Job, Manifest, convert
 
@@ -127,7 +128,7 @@ def _tell(job: Job, manifest: Manifest) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="research data",
         description="Fetch and convert the question files of the field.",
         epilog=_EXAMPLES,

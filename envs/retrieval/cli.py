@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from research_rl.envs.command_line import CommandLine
 from research_rl.envs.retrieval.adopt import adopt_index
 from research_rl.envs.retrieval.arguments import (
     MODEL_OPTIONS,
@@ -206,7 +207,7 @@ def _say(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="research index",
         description="Make, ask, inspect and serve passage indexes.",
         epilog=_EXAMPLES,

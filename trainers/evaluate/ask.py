@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from research_rl.envs.command_line import CommandLine
 from research_rl.envs.types import Question, Retriever
 from research_rl.trainers.usage import UsageError
 
@@ -253,7 +254,7 @@ def _colourful(out: TextIO) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="research ask",
         description="Ask one question, or several in a row when none is given; the model thinks "
         "and searches before your eyes. Without a model, a finished quickstart run is asked.",
