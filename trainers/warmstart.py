@@ -12,7 +12,6 @@ import logging
 import math
 import random
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,9 +25,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from research_rl.agents.policy import LMPolicy
+from research_rl.envs.progress import progress_bar
 from research_rl.envs.prompts import get_prompt
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.trainers.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
@@ -194,9 +193,8 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
     batches = _batches(policy, demonstrator, config.batch_size, config.seed)
     losses: list[float] = []
     policy.train()
-    seconds = 0.1 if sys.stderr.isatty() else 10.0  # between two looks; a log file wants few lines
     todo = islice(batches, config.steps)
-    with tqdm(todo, "warm start", config.steps, unit="step", mininterval=seconds) as progress:
+    with progress_bar(todo, "warm start", config.steps, unit="step") as progress:
         for step, (ids, labels) in enumerate(progress):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _schedule(step, config.steps)

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from research_rl.envs.command_line import CommandLine
 from research_rl.envs.datasets.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
 from research_rl.envs.datasets.convert import CORPUS, QUESTIONS, Job, Manifest, convert
+from research_rl.envs.progress import progress_bar
 
 _EXAMPLES = """examples:
   research data list
@@ -111,7 +110,7 @@ def _guess_split(source: Path) -> str:
 
 def _run(job: Job) -> None:
     total = job.limit or job.dataset.expected(job.split, job.flashrag)
-    with tqdm(desc=f"{job.dataset.name} {job.split}", total=total, unit="row") as bar:
+    with progress_bar(desc=f"{job.dataset.name} {job.split}", total=total, unit="row") as bar:
         manifest = convert(job, bar.update)
     _tell(job, manifest)
 

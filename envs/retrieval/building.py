@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from research_rl.envs.progress import progress_bar
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError, sha256_of
 from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.faiss_index import (
@@ -212,10 +213,8 @@ def bar(title: str, total: int, unit: str, shown: bool) -> Iterator[Advance]:
     if not shown:
         yield lambda _: None
         return
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=title, unit=unit, unit_scale=True, leave=False) as shown_bar:
-        yield shown_bar.update
+    with progress_bar(total=total, desc=title, unit=unit, unit_scale=True, leave=False) as drawn:
+        yield drawn.update
 
 
 def move_into_place(folder: Path, target: Path) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from tqdm import tqdm
-
 from research_rl.agents.research import Prediction
+from research_rl.envs.progress import progress_bar
 from research_rl.trainers.evaluate.judge_cache import JudgeCache, content_key
 
 logger = logging.getLogger(__name__)
@@ -290,4 +289,4 @@ def _watched(
     asked: Mapping[Future[Verdict], str], title: str, progress: bool
 ) -> Iterable[Future[Verdict]]:
     done = as_completed(asked)
-    return tqdm(done, title, len(asked), unit="case") if progress and asked else done
+    return progress_bar(done, title, len(asked), unit="case") if progress and asked else done

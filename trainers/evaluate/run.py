@@ -15,6 +15,7 @@ from tqdm import tqdm
 from research_rl.agents.generate import ModelUnavailable
 from research_rl.agents.research import Agent, Prediction
 from research_rl.envs.locks import alone_in
+from research_rl.envs.progress import progress_bar
 from research_rl.envs.types import Question
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
 from research_rl.trainers.evaluate.files import clear_partial
@@ -101,7 +102,7 @@ class Evaluation:
         total = sum(1 for _ in self.wanted_keys())
         left = {cell: self.unanswered(cell) for cell in self.cells}
         todo = sum(map(len, left.values()))
-        bar = tqdm(total=total, initial=total - todo, unit="question", smoothing=0.05)
+        bar = progress_bar(total=total, initial=total - todo, unit="question", smoothing=0.05)
         try:
             for model in dict.fromkeys(cell.model for cell in self.cells):
                 cells = [cell for cell in self.cells if cell.model == model and left[cell]]
