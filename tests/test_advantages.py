@@ -116,6 +116,12 @@ def test_turn_rewards_are_compared_with_all_turns_of_the_group() -> None:
     assert torch.allclose(found[1], torch.tensor([-0.5, -0.5, -0.5, -0.5, 0, 0]), atol=1e-5)
     centred = group_turn_rewards(turn_rewards, TURNS, torch.tensor([5, 5, 5]), scale_by_std=False)
     assert float(centred[0, 1]) == 0.75
+    valued = torch.tensor([[False, True, True, False, False, False], [True] * 6, [True] * 6])
+    found = group_turn_rewards(turn_rewards, TURNS, torch.tensor([5, 5, 5]), valued)
+    # the turns 1 and 0 have the mean 1/2 and the std 1 / sqrt 2; the others are worth nothing
+    half = pytest.approx(math.sqrt(0.5), abs=1e-4)
+    assert found[0].tolist() == [0, half, half, 0, 0, 0]
+    assert (-found[1]).tolist() == [half, half, half, half, 0, 0]
     nothing = torch.full((1, 3), -1)
     assert group_turn_rewards(torch.ones(1, 3), nothing, torch.zeros(1)).tolist() == [[0, 0, 0]]
 

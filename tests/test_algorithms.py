@@ -403,6 +403,22 @@ def test_turns_of_a_rollout_differ_by_their_credit() -> None:
     assert torch.allclose(found[1] + ROOT, torch.tensor([-0.75, ROOT, -0.5, -0.5]), atol=1e-4)
 
 
+def test_turns_without_a_credit_of_their_own_keep_that_of_the_outcome() -> None:
+    """Of two rollouts that search and answer, the searches are compared and the answers are not."""
+    mask = [[True, False, True, True], [True, False, True, True]]
+    rows = batch(mask, rewards=[1.0, 1.0], groups=[0, 0])
+    rows.set_turn_rewards([[0.4, None], [0.2, None]])
+    found = TurnGRPO(kl_coef=0.0).advantages(rows)
+    # the gains 0.4 and 0.2 have the mean 0.3 and the std 0.2 / sqrt 2
+    assert torch.allclose(found[0], torch.tensor([ROOT, 0.0, 0.0, 0.0]), atol=1e-4)
+    assert torch.allclose(found[1], -torch.tensor([ROOT, 0.0, 0.0, 0.0]), atol=1e-4)
+    assert rows.turn_rewards is not None
+    assert rows.turn_rewards.tolist() == [
+        pytest.approx([0.4, 0.0, 0.0, 0.0]),
+        pytest.approx([0.2, 0.0, 0.0, 0.0]),
+    ]
+
+
 def test_turns_need_a_credit(rows: Batch) -> None:
     with pytest.raises(ValueError, match=r"turn rewards must be there.*set model\.credit"):
         TurnGRPO().advantages(rows)

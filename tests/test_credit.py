@@ -58,6 +58,13 @@ SEARCHED = (
     ["<search>sky</search>", "and <search>sea</search>", "it is blue"],
     ["[1] up", "[2] wet"],
 )
+
+
+def near(value: float) -> object:
+    """Equal but for rounding."""
+    return pytest.approx(value, abs=1e-5)
+
+
 STATES = ("Which colour?", "<search>sky</search>[1] up", "and <search>sea</search>[2] wet")
 
 
@@ -69,13 +76,13 @@ def expected(policy: LMPolicy, answer: str) -> list[float]:
 def test_information_gain_by_hand(policy: LMPolicy) -> None:
     before = expected(policy, "blue")
     logs = InformationGain(PREFIX, "logprob").turn_rewards([rollout(policy, *SEARCHED)], policy)
-    gains = [before[1] - before[0], before[2] - before[1], 0.0]
-    assert logs == [pytest.approx(gains, abs=1e-5)]
+    gains = [before[1] - before[0], before[2] - before[1]]
+    assert logs == [[*map(near, gains), None]]
     assert abs(gains[0]) > 1e-3
     odds = InformationGain(PREFIX).turn_rewards([rollout(policy, *SEARCHED)], policy)
     chances = [math.exp(x) for x in before]
-    gains = [chances[1] - chances[0], chances[2] - chances[1], 0.0]
-    assert odds == [pytest.approx(gains, rel=1e-4)]
+    gains = [chances[1] - chances[0], chances[2] - chances[1]]
+    assert odds == [[*(pytest.approx(gain, rel=1e-4) for gain in gains), None]]
 
 
 def test_the_likeliest_of_several_answers_counts(policy: LMPolicy) -> None:
@@ -83,7 +90,7 @@ def test_the_likeliest_of_several_answers_counts(policy: LMPolicy) -> None:
     found = InformationGain(PREFIX, "logprob", max_answers=2).turn_rewards([played], policy)
     both = zip(expected(policy, "blue"), expected(policy, "azure sky"), strict=True)
     best = [max(pair) for pair in both]
-    assert found == [pytest.approx([best[1] - best[0], best[2] - best[1], 0.0], abs=1e-5)]
+    assert found == [[near(best[1] - best[0]), near(best[2] - best[1]), None]]
 
 
 def test_the_cut_into_passes_changes_nothing_and_equal_transcripts_are_scored_once(
@@ -108,9 +115,9 @@ def test_the_cut_into_passes_changes_nothing_and_equal_transcripts_are_scored_on
     single = InformationGain(PREFIX, micro_batch_tokens=1).turn_rewards(rollouts, policy)
     assert scored[1:] == [1] * 4
     for one, other in zip(whole, single, strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
+        assert [None if x is None else near(x) for x in other] == one
     assert whole[0] == whole[3]
-    assert whole[1] == [0.0]
+    assert whole[1] == [None]
 
 
 def test_a_rollout_that_ends_with_a_result_knows_what_it_brought(policy: LMPolicy) -> None:
@@ -121,11 +128,11 @@ def test_a_rollout_that_ends_with_a_result_knows_what_it_brought(policy: LMPolic
     assert found[0] == found[1][:2]
 
 
-def test_a_turn_cut_off_before_its_result_earns_nothing(policy: LMPolicy) -> None:
+def test_a_turn_cut_off_before_its_result_is_not_valued(policy: LMPolicy) -> None:
     turns, results = SEARCHED
     found = InformationGain(PREFIX).turn_rewards([rollout(policy, turns[:2], results[:1])], policy)
-    assert found[0][0] != 0
-    assert found[0][1] == 0
+    assert found[0][0]
+    assert found[0][1] is None
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,12 @@ def gae(
 
 
 def group_turn_rewards(
-    turn_rewards: Tensor, turns: Tensor, groups: Tensor, *, scale_by_std: bool = True
+    turn_rewards: Tensor,
+    turns: Tensor,
+    groups: Tensor,
+    valued: Tensor | None = None,
+    *,
+    scale_by_std: bool = True,
 ) -> Tensor:
     """Return turn rewards less the mean of all turns of the group, over their std, (B, T).
 
@@ -188,9 +193,12 @@ def group_turn_rewards(
         turn_rewards: (B, T) the reward of a turn on all its tokens.
         turns: (B, T) the turn of each loss token, -1 elsewhere.
         groups: (B,) group ids.
+        valued: (B, T) bool, the tokens of turns that have a reward; the others are no part of mean
+            and std, and get 0. None is all.
         scale_by_std: False only subtracts the mean.
     """
-    row, column = last_tokens(turns).nonzero(as_tuple=True)
+    compared = last_tokens(turns)
+    row, column = (compared if valued is None else compared & valued).nonzero(as_tuple=True)
     if not len(row):
         return torch.zeros_like(turn_rewards)
     ends = torch.zeros_like(turn_rewards)

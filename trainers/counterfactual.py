@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from research_rl.agents.counterfactual import Target, emptied, logprob_effects
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import Rollout
-from research_rl.trainers.credit import Credit
+from research_rl.trainers.credit import Credit, TurnRewards
 
 Instead = Literal["nothing", "another"]
 
@@ -20,7 +20,7 @@ class CounterfactualCredit(Credit):
     A turn that searched earns ``F1 * (1 - p(rest | other result) / p(rest | result))``, cut to
     [0, F1], where rest is what the policy wrote afterwards: the probability of necessity of
     https://doi.org/10.1017/CBO9780511803161 (chapter 9.2) with the policy's own probabilities.
-    0 is a result that nothing depended on, or a wrong answer; the turn that answers earns 0.
+    0 is a result that nothing depended on, or a wrong answer; the turn that answers is not valued.
 
     Costs two forward passes over the rollout for each result, without a gradient; rollouts with
     an F1 of 0 cost nothing.
@@ -53,7 +53,7 @@ class CounterfactualCredit(Credit):
         self.instead, self.target = instead, target
         self.micro_batch_tokens = micro_batch_tokens
 
-    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> list[list[float]]:
+    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
         """Return what each turn is owed; see Credit."""
         paid = [r for r in rollouts if r.reward.f1 > 0 and r.results]
         blocks = [self._instead(rollout, rollouts) for rollout in paid]
@@ -63,7 +63,7 @@ class CounterfactualCredit(Credit):
             id(rollout): [rollout.reward.f1 * -math.expm1(-max(0.0, nats)) for nats in row]
             for rollout, row in zip(paid, effects, strict=True)
         }
-        return [_padded(owed.get(id(r), []), len(r.turns)) for r in rollouts]
+        return [_padded(owed.get(id(r), [0.0] * len(r.results)), len(r.turns)) for r in rollouts]
 
     def _instead(self, rollout: Rollout, rollouts: Sequence[Rollout]) -> list[str]:
         """Return a block for each result; without another question's, the emptied one."""
@@ -77,5 +77,6 @@ class CounterfactualCredit(Credit):
         return [other[turn % len(other)] for turn in range(len(rollout.results))]
 
 
-def _padded(values: list[float], length: int) -> list[float]:
-    return (values + [0.0] * length)[:length]
+def _padded(values: list[float], length: int) -> list[float | None]:
+    """Add None for turns that no result follows."""
+    return [*values, *[None] * length][:length]

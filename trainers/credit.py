@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
@@ -19,13 +19,18 @@ ANSWER_PREFIX = "<think> I know enough . </think> <answer> the answer is \\boxed
 """Closes the transcript so far, so that the next tokens are the answer."""
 _EPSILON = 1e-6
 
+TurnRewards: TypeAlias = Sequence[Sequence[float | None]]
+"""A number for each turn of each rollout; None is a turn that is not valued."""
+
 
 class Credit(ABC):
     """Values each turn of a rollout; ``batch.turn_rewards`` hands it to the algorithm."""
 
     @abstractmethod
-    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> list[list[float]]:
+    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
         """Return one number for each turn of each rollout, in the order of ``rollout.turns``.
+
+        None is a turn that is not valued: it is compared with no other, and adds nothing.
 
         Args:
             rollouts: whole groups of an iteration, of this rank.
@@ -39,7 +44,7 @@ class InformationGain(Credit):
     A turn that searched earns ``p(a | transcript up to its result) - p(a | transcript before the
     turn)``, where ``p`` is the geometric mean of the probabilities of the answer's tokens behind
     ``answer_prefix``; of several gold answers the likeliest counts. The last turn, which answers,
-    earns 0: its worth is the rollout's reward. Source: https://arxiv.org/abs/2510.14967.
+    has no gain: its worth is the rollout's reward. Source: https://arxiv.org/abs/2510.14967.
 
     Costs one forward pass over each transcript for each of its results and each gold answer,
     without a gradient. Transcripts that are equal, such as the prompts of a group, are scored once.
@@ -72,7 +77,7 @@ class InformationGain(Credit):
         self.answer_prefix, self.measure = answer_prefix, measure
         self.max_answers, self.micro_batch_tokens = max_answers, micro_batch_tokens
 
-    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> list[list[float]]:
+    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
         """Return the information gain of each turn; see Credit."""
         prefix = policy.encode(self.answer_prefix)
         wanted: dict[_Text, float] = {}
@@ -172,10 +177,10 @@ def transcripts(rollout: Rollout) -> list[list[int]]:
     return [sequence.prompt_ids + sequence.response_ids[:begin] for begin in begins]
 
 
-def _gains(values: Sequence[float], num_turns: int) -> list[float]:
-    """Differences of the values of successive states, 0 for turns that no result follows."""
+def _gains(values: Sequence[float], num_turns: int) -> list[float | None]:
+    """Differences of the values of successive states, None for turns that no result follows."""
     gains = [after - before for before, after in pairwise(values)]
-    return (gains + [0.0] * num_turns)[:num_turns]
+    return [*gains, *[None] * num_turns][:num_turns]
 
 
 def _parts(texts: Iterable[_Text], tokens: int) -> Iterator[list[_Text]]:
@@ -190,4 +195,11 @@ def _parts(texts: Iterable[_Text], tokens: int) -> Iterator[list[_Text]]:
         yield part
 
 
-__all__ = ["ANSWER_PREFIX", "Credit", "InformationGain", "StepGroups", "transcripts"]
+__all__ = [
+    "ANSWER_PREFIX",
+    "Credit",
+    "InformationGain",
+    "StepGroups",
+    "TurnRewards",
+    "transcripts",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -23,9 +24,9 @@ class Batch:
     """Rollouts, right-padded; column t of a (B, T) tensor speaks about ``input_ids[:, t + 1]``.
 
     What is set after construction: ``old_logprobs`` where a batch is used for several updates,
-    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``turn_rewards`` where turns
-    have a credit of their own, ``advantages`` once per batch, ``weights``, ``num_tokens`` and
-    ``num_rows`` once per minibatch.
+    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``turn_rewards`` and
+    ``turn_valued`` where turns have a credit of their own, ``advantages`` once per batch,
+    ``weights``, ``num_tokens`` and ``num_rows`` once per minibatch.
     """
 
     input_ids: Tensor  # (B, L) long
@@ -40,6 +41,7 @@ class Batch:
     values: Tensor | None = field(init=False, default=None)  # (B, T)
     returns: Tensor | None = field(init=False, default=None)  # (B, T)
     turn_rewards: Tensor | None = field(init=False, default=None)  # (B, T) on a turn's tokens
+    turn_valued: Tensor | None = field(init=False, default=None)  # (B, T) bool, those that have one
     advantages: Tensor = field(init=False)  # (B, T)
     weights: Tensor = field(init=False)  # (B, T) share of each token in the loss
     num_tokens: Tensor = field(init=False)  # () loss tokens of an optimizer step, mean over ranks
@@ -85,11 +87,12 @@ class Batch:
             groups=torch.tensor([keys.setdefault(key, len(keys)) for key in questions]),
         )
 
-    def set_turn_rewards(self, rewards: Sequence[Sequence[float]]) -> None:
+    def set_turn_rewards(self, rewards: Sequence[Sequence[float | None]]) -> None:
         """Give every loss token the reward of its turn.
 
         Args:
-            rewards: one number for each turn of each rollout; turns without tokens are skipped.
+            rewards: one number for each turn of each rollout, None where a turn is not valued;
+                turns without tokens are skipped.
 
         Raises:
             ValueError: a rollout has more turns than numbers.
@@ -97,9 +100,12 @@ class Batch:
         width = max([int(self.turns.max()) + 1, 1, *map(len, rewards)])
         if bool((self.turns.amax(1).cpu() >= torch.tensor([len(row) for row in rewards])).any()):
             raise ValueError("turn rewards must hold a number for each turn, got fewer than turns")
-        table = _pad([[*row, *[0.0] * (width - len(row))] for row in rewards], 0.0, torch.float32)
-        values = table.to(self.turns.device).gather(1, self.turns.clamp(min=0))
-        self.turn_rewards = values * self.loss_mask
+        named = [[math.nan if value is None else value for value in row] for row in rewards]
+        filled = [[*row, *[math.nan] * (width - len(row))] for row in named]
+        table = torch.tensor(filled, dtype=torch.float32).to(self.turns.device)
+        values = table.gather(1, self.turns.clamp(min=0))
+        self.turn_valued = self.loss_mask & ~values.isnan()
+        self.turn_rewards = values.masked_fill(~self.turn_valued, 0.0)
 
     def leave_out(self, rows: Sequence[int]) -> None:
         """Take rollouts out of the loss; their rewards still count for their groups."""

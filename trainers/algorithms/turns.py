@@ -17,15 +17,17 @@ class TurnGRPO(GRPO):
 
     For turn k of rollout i, ``A = A_i + turn_coef * sum over j >= k of turn_discount^(j - k) *
     c_ij``, where ``A_i`` is the advantage of GRPO and ``c_ij`` the turn's credit, normalised over
-    all turns of the group or taken as it is. With InformationGain this is the rule of IGPO
-    (https://arxiv.org/abs/2510.14967), except that the outcome keeps a normalisation of its own;
-    with StepGroups, ``turn_discount: 0`` and ``normalize_turns: false`` it is GiGPO
-    (https://arxiv.org/abs/2505.10978).
+    all turns of the group that have one or taken as it is; a turn without adds 0. With
+    InformationGain this is the rule of IGPO (https://arxiv.org/abs/2510.14967), normalised as its
+    code does with ``info_gain_norm_mode: separate``, while the paper's formula normalises outcome
+    and gains as one; with StepGroups, ``turn_discount: 0`` and ``normalize_turns: false`` it is
+    GiGPO (https://arxiv.org/abs/2505.10978).
 
     Args:
         turn_coef: weight of the credits beside the outcome.
         turn_discount: what a later turn's credit counts for a turn; 0 is its own alone.
-        normalize_turns: subtract the mean of all turns of the group and divide by their std.
+        normalize_turns: subtract the mean of all turns of the group that have a credit, and divide
+            by their std.
         options: those of GRPO.
     """
 
@@ -55,7 +57,11 @@ class TurnGRPO(GRPO):
             )
         if self.normalize_turns:
             credit = group_turn_rewards(
-                credit, batch.turns, batch.groups, scale_by_std=self.scale_by_std
+                credit,
+                batch.turns,
+                batch.groups,
+                batch.turn_valued,
+                scale_by_std=self.scale_by_std,
             )
         later = turn_returns(credit, batch.turns, self.turn_discount)
         return super().advantages(batch)[:, None] * batch.loss_mask + self.turn_coef * later
