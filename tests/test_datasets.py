@@ -450,6 +450,27 @@ def test_get_asks_the_hub_for_the_right_names(
         main([*original[:1], "nq", *original[2:], "--out", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "warns"),
+    [
+        ("hotpot_dev_distractor_v1", "dev", False),
+        ("musique_ans_v1.0_train", "train", False),
+        ("nq-test", "test", False),
+        ("values", "test", True),
+        ("latest", "test", True),
+    ],
+)
+def test_an_assumed_split_is_said(
+    name: str, split: str, warns: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / f"{name}.csv"
+    source.write_text("question,answer\nWho ?,Ann\n", encoding="utf-8")
+    main(["convert", "--from", "other", str(source), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr()
+    assert f"1 questions of {split}" in told.out
+    assert (f"{name}.csv does not say which split it holds, taken as test" in told.err) == warns
+
+
 def test_the_command_converts_and_guesses_the_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,12 @@ _EXAMPLES = """examples:
 
 Each folder gets questions.jsonl, manifest.json and, where the rows bring paragraphs, corpus.jsonl.
 """
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "valid", "validation", "val"), "dev"),
+    "test": "test",
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -102,10 +109,16 @@ def _convert(given: argparse.Namespace) -> None:
 
 
 def _guess_split(source: Path) -> str:
-    """The split that a file's name speaks of, "test" where it is silent."""
-    name = source.stem.lower()
-    known = {"train": "train", "dev": "dev", "valid": "dev", "val": "dev", "test": "test"}
-    return next((split for word, split in known.items() if word in name), "test")
+    """The split that a file's name speaks of; "test" where it is silent, and a warning."""
+    words = re.split(r"[^a-z]+", source.stem.lower())
+    split = next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
+    if split is None:
+        print(
+            f"warning: {source.name} does not say which split it holds, taken as test; say which "
+            "with --split",
+            file=sys.stderr,
+        )
+    return split or "test"
 
 
 def _run(job: Job) -> None:
@@ -158,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     conversion.add_argument(
         "--split",
         choices=("train", "dev", "test"),
-        help="which split the file is; default: what its name says, else test",
+        help="which split the file is; default: what its name says, else test with a warning",
     )
     conversion.add_argument(
         "--flashrag", action="store_true", help="the file is FlashRAG's copy: check its counts"
