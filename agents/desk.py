@@ -24,6 +24,7 @@ from research_rl.agents.cached import CachedEngine
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.sampling import check_params
 from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.envs.locks import LOADING
 
 
 @dataclass(frozen=True)
@@ -238,9 +239,10 @@ class Desk:
         own: Any = self._policy.model
         if self._adapters:
             raise ValueError("weights must be reloaded before adapters are, got adapters already")
-        new = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True
-        )
+        with LOADING:
+            new = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", local_files_only=True, use_safetensors=True
+            )
         own.load_state_dict(new.state_dict())
 
     def _load_adapter(self, name: str, folder: str) -> None:

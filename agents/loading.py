@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from research_rl.agents import attention, packed
+from research_rl.envs.locks import LOADING
 
 _log = logging.getLogger(__name__)
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -104,12 +105,13 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
         kwargs["attn_implementation"] = config.attn_implementation
     model: Any
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.model,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            **kwargs,
-        )
+        with LOADING:
+            model = AutoModelForCausalLM.from_pretrained(
+                config.model,
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                **kwargs,
+            )
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "attn_implementation" in str(error):
             raise  # names the known ones

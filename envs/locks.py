@@ -1,13 +1,17 @@
-"""One process at a time in a folder that is written."""
+"""One process at a time in a folder that is written, one model at a time that is loaded."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
 """Name of the lock file; it stays behind, and being there means nothing."""
+LOADING = threading.RLock()
+"""Held by a thread that loads a model of transformers: ``from_pretrained`` changes functions of its
+classes for a while, and two at once may leave them changed (weights are then no longer tied)."""
 
 
 @contextmanager

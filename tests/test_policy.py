@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,7 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
+from transformers import PreTrainedModel
 
+from research_rl.agents.loading import load_model
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig, Reference
 from research_rl.envs.prompts import BASE, INSTRUCT, Prompt
 
@@ -266,3 +270,15 @@ def test_lora_without_peft_names_the_extra(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[lora\]'"):
         LMPolicy.from_config(PolicyConfig(str(folder), lora=LoraConfig()))
+
+
+def test_models_are_loaded_by_several_threads(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path, tie_word_embeddings=True)
+    tie = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(load_model, [PolicyConfig(str(folder))] * 24))
+    assert PreTrainedModel.tie_weights is tie, "transformers is left as it was"
+    for model in (*found, tiny.policy(tie_word_embeddings=True).model):
+        embedding: Any = model.get_input_embeddings()
+        head: Any = model.get_output_embeddings()
+        assert head.weight is embedding.weight

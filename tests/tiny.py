@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.turns import resume
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
+from research_rl.envs.locks import LOADING
 
 TAGS = (
     "<think>",
@@ -87,7 +88,8 @@ def model(
     fields |= {"vocab_size": -(-len(tok) // 16) * 16, "pad_token_id": tok.pad_token_id}
     fields |= {"bos_token_id": None, "eos_token_id": eos, **settings}
     torch.manual_seed(seed)
-    net = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields))
+    with LOADING:
+        net = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields))
     net.generation_config.eos_token_id = eos
     if bias:
         with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from research_rl.envs.locks import LOADING
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
 from research_rl.envs.retrieval.sentence_layout import commit_of, read_layout
 
@@ -167,7 +168,10 @@ class HFEncoder(Encoder):
             loader: Any = transformers.AutoModel
             if config.model_type == "dpr":  # two towers of one type: only the file knows which
                 loader = getattr(transformers, config.architectures[0])
-            model = loader.from_pretrained(key, revision=revision, dtype=getattr(torch, self.dtype))
+            with LOADING:
+                model = loader.from_pretrained(
+                    key, revision=revision, dtype=getattr(torch, self.dtype)
+                )
             tokenizer = transformers.AutoTokenizer.from_pretrained(key, revision=revision)
             self._parts[key] = tokenizer, model.to(device).eval()
         return self._parts[key]

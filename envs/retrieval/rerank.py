@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from research_rl.envs.locks import LOADING
 from research_rl.envs.retrieval.hybrid import open_retriever
 from research_rl.envs.retrieval.results import ResultCache
 from research_rl.envs.types import Passage, Retriever
@@ -95,12 +96,13 @@ class RerankRetriever(Retriever):
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                self.model,
-                revision=self.revision,
-                dtype=getattr(torch, self.dtype),
-                output_loading_info=True,
-            )
+            with LOADING:
+                model, found = AutoModelForSequenceClassification.from_pretrained(
+                    self.model,
+                    revision=self.revision,
+                    dtype=getattr(torch, self.dtype),
+                    output_loading_info=True,
+                )
             if missing := sorted(found["missing_keys"]):  # would be filled with random numbers
                 raise ValueError(
                     f"model must be a cross-encoder, which scores (query, passage), got "
