@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import random
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -26,6 +29,7 @@ from research_rl.trainers.warmstart import (
     _batches,
     _loss,
     encode_demonstration,
+    is_warm_started,
     warm_start,
 )
 
@@ -230,3 +234,43 @@ def test_where_people_have_aliases_the_good_ones_search_again() -> None:
                 searched_again += 1
         assert answer_of(demonstration) == results[-1][5]
     assert 50 < searched_again < 300
+
+
+def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+    take = torch.optim.AdamW.step
+
+    def step(self: Any, *args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, *args)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(SystemExit) as stop:
+            warm_start(tmp_path / "model", CONFIG)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert steps == 1  # it was finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert list(tmp_path.iterdir()) == []
+    assert (warm_start(tmp_path / "model", CONFIG) / REPORT).is_file()
+
+
+def test_sigterm_while_it_is_saved_keeps_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = LMPolicy.save_pretrained
+
+    def stopped(self: LMPolicy, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, folder)
+
+    monkeypatch.setattr(LMPolicy, "save_pretrained", stopped)
+    with pytest.raises(SystemExit):
+        warm_start(tmp_path / "model", CONFIG)
+    assert is_warm_started(tmp_path / "model", CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

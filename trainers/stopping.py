@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,6 +18,33 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def sigterm_noted(what: str) -> Iterator[Callable[[], None]]:
+    """Yield a function that ends the run if SIGTERM has come inside; nothing else does.
+
+    Args:
+        what: said of the place where it ends.
+
+    Raises:
+        SIGTERMException: by that function; the exit status is 128 and the signal's number.
+    """
+    heard: list[int] = []
+
+    def end_if_heard() -> None:
+        if heard:
+            rank_zero_info("SIGTERM: %s", what)
+            raise SIGTERMException(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield end_if_heard
+        return
+    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        yield end_if_heard
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 class StopSignal:

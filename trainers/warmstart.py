@@ -13,7 +13,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import islice
@@ -32,6 +32,7 @@ from research_rl.envs.prompts import get_prompt
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.trainers.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.export import readable, removed_on_failure
+from research_rl.trainers.stopping import sigterm_noted
 from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
 
     Raises:
         FileExistsError: the folder holds something that no warm start made.
+        SIGTERMException: SIGTERM has come; the folder is as it was, or whole.
     """
     target = Path(folder)
     if is_warm_started(target, config):
@@ -126,15 +128,19 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
-    loss = _train(policy, world, config)
-    report = {
-        "settings": _settings(config),
-        "final_loss": loss,
-        "precision": "bf16-mixed" if _fast_bf16() else "32-true",
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    _save(policy, target, report)
+    with sigterm_noted(
+        "the same command goes on from here, or begins the warm start anew"
+    ) as check:
+        loss = _train(policy, world, config, check)
+        report = {
+            "settings": _settings(config),
+            "final_loss": loss,
+            "precision": "bf16-mixed" if _fast_bf16() else "32-true",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        _save(policy, target, report)
+        check()
     return target
 
 
@@ -174,10 +180,12 @@ class _Encoder:
         return [i for word in text.split() for i in self._word(word)]
 
 
-def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> float | None:
+def _train(
+    policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig, check: Callable[[], None]
+) -> float | None:
     """Train the policy; return the mean loss of the last tenth, in nats a usual token.
 
-    None without any step.
+    None without any step. ``check`` is called after each, and may end the run.
     """
     demonstrator = Demonstrator(
         names=[*world.names, *world.aliases.values()],
@@ -205,6 +213,7 @@ def _train(policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig) -> 
             optimizer.zero_grad()
             losses.append(loss.item())
             progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            check()
     tail = losses[-max(1, config.steps // 10) :]
     return round(sum(tail) / len(tail), 4) if tail else None
 
