@@ -77,6 +77,7 @@ def adopt_index(
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
+    _check_outside(target, file, source)
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
@@ -104,6 +105,16 @@ def adopt_index(
         write_json(folder / MANIFEST, passport)
         move_into_place(folder, target)
     return target
+
+
+def _check_outside(target: Path, *files: Path) -> None:
+    """Refuse files that would be lost with the folder that is replaced."""
+    for file in files:
+        if file.is_relative_to(target):
+            raise ValueError(
+                f"what is adopted must not lie in the folder that is made, got {file}; it stays "
+                "where it is: name another --out"
+            )
 
 
 def _width(index: Any, given: dict[str, int | None]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.estimate import (
     Estimate,
-    check_memory,
+    check_plan,
     estimate,
     parse_size,
     seconds_of,
@@ -112,7 +112,8 @@ class Storage:
     def fitting(self, rows: int, count: int, dim: int) -> list[str]:
         """Return the types that such a build has memory for."""
         others = (Storage(name, self.metric, memory=self.memory) for name in TYPES)
-        return [s.index_type for s in others if s.estimate(rows, count, dim).memory <= s.limit]
+        plans = ((s.index_type, s.estimate(rows, count, dim)) for s in others)
+        return [name for name, p in plans if p.trainable and p.memory <= self.limit]
 
     def check(self, dim: int) -> None:
         """Refuse what cannot be with vectors of ``dim`` numbers, before any work.
@@ -160,7 +161,8 @@ def build_index(
         kind: "dense", "bm25", or "hybrid" for both.
         encoder: "bm25-sketch", a Hugging Face name or path, or an Encoder; not for "bm25".
         metric: "ip" (inner product) or "l2"; that of ``storage`` if that is given.
-        copy_corpus: copy the corpus into the folder, which then can be moved alone.
+        copy_corpus: copy the corpus into the folder, which then can be moved alone; a corpus that
+            lies in the folder which is replaced is copied in any case.
         overwrite: replace an index that is there.
         progress: show a progress bar.
         storage: how vectors are kept; None keeps them as they are and searches exactly.
@@ -193,7 +195,8 @@ def build_index(
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
-    how = (copy_corpus, progress, report or _silent, identity(source))
+    copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
+    how = (copied, progress, report or _silent, identity(source))
     job = _Job(kind, storage, source, target, made, *how)
     with workplace(target, job.plan(part)) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
@@ -241,7 +244,8 @@ def merge_shards(
     made = encoder or make_encoder(known["name"], **known["settings"])
     made.load(first)
     storage.check(made.dim)
-    how = (copy_corpus, progress, report or _silent, identity(source))
+    copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
+    how = (copied, progress, report or _silent, identity(source))
     job = _Job("dense", storage, source, target, made, *how)
     parts = [identity(file.path) for file in files]
     with workplace(target, {"merge": parts, "corpus": job.before}) as folder:
@@ -254,7 +258,7 @@ def merge_shards(
             )
         plan = storage.estimate(0, len(passages), made.dim)
         job.report(str(plan))
-        check_memory(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
+        check_plan(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
         made.save(folder)
         kept = job.keep(folder, passages, made, VectorParts(files), None)
         job.finish(folder, len(passages), sha256, kept)
@@ -310,7 +314,8 @@ class _Job:
                 "make fewer shards"
             )
         self._fit(folder, passages, encoder)
-        self._estimate(encoder, passages, len(rows), Storage(memory=self.storage.memory))
+        kept = replace(self.storage, index_type="flat", nprobe=None, ef_search=None)
+        self._estimate(encoder, passages, len(rows), kept)
         file = VectorFile(folder / RAW, encoder.dim, self.storage.fp16)
         self._encode(passages, rows, encoder, file)
         corpus = {"path": str(self.source), "sha256": sha256}
@@ -394,8 +399,10 @@ class _Job:
             seconds = seconds_of(encoder, passages, rows)
             seconds += seconds_to_index(storage.factory(count, dim), storage.metric, count, dim)
         plan = storage.estimate(rows, count, dim, seconds)
+        if rows < count:  # a shard
+            plan = replace(plan, count=rows, disk=plan.disk * rows // count, scratch=0)
         self.report(str(plan))
-        check_memory(plan, storage.limit, storage.fitting(rows, count, dim))
+        check_plan(plan, storage.limit, storage.fitting(rows, count, dim))
 
     def _is_direct(self, shard: tuple[int, int] | None) -> bool:
         """Whether vectors are written into the FAISS file as they are made."""

@@ -21,7 +21,7 @@ from research_rl.envs.retrieval.faiss_index import (
     clustering_on_gpus,
     import_faiss,
     new_index,
-    training_rows,
+    sample_rows,
 )
 from research_rl.envs.retrieval.passport import OFFSETS, VECTORS, write_json
 from research_rl.envs.retrieval.vectors import (
@@ -181,10 +181,16 @@ def store(
     """
     faiss = import_faiss()
     index = new_index(parts.dim, metric, factory)
-    if rows := training_rows(index, len(parts)):
-        sample = parts.sample(max(256, min(rows, memory // 4 // (4 * parts.dim))))
-        with clustering_on_gpus(index):
-            index.train(sample)
+    if rows := sample_rows(index, len(parts), memory):
+        sample = parts.sample(rows)
+        try:
+            with clustering_on_gpus(index):
+                index.train(sample)
+        except RuntimeError as error:
+            raise ValueError(
+                f"type must be one that FAISS can train on {rows} of these vectors, got {factory}: "
+                f"{error}; the vectors are kept: start again with another --type"
+            ) from error
     header = streamed_header(index, len(parts)) if index.is_trained else None
     if header is None:
         for _, block in parts.blocks():

@@ -17,7 +17,9 @@ from research_rl.envs.retrieval.faiss_index import (
     Metric,
     bytes_per_vector,
     import_faiss,
+    least_rows,
     new_index,
+    sample_rows,
     training_rows,
 )
 from research_rl.envs.retrieval.vectors import BLOCK, streamed_header
@@ -42,6 +44,8 @@ class Estimate:
         disk: the finished folder, without the corpus.
         scratch: disk needed besides while it is made.
         seconds: how long it takes; None if that was not measured.
+        sample: vectors that the type learns from.
+        least: vectors that it cannot be trained without.
     """
 
     count: int
@@ -51,6 +55,13 @@ class Estimate:
     disk: int
     scratch: int
     seconds: float | None = None
+    sample: int = 0
+    least: int = 0
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there are enough vectors to learn from."""
+        return self.sample >= self.least
 
     def __str__(self) -> str:
         took = "" if self.seconds is None else f", about {duration(self.seconds)}"
@@ -103,18 +114,19 @@ def estimate(
 ) -> Estimate:
     """Return what storing ``count`` vectors takes, with so much scratch space and time."""
     index = new_index(dim, metric, factory)
-    sample = min(training_rows(index, count), memory // 4 // (4 * dim)) * 8 * dim
+    sample = sample_rows(index, count, memory)
     kept = count * bytes_per_vector(index)
     block = 8 * BLOCK * dim * 4
     held = 0 if _is_streamed(index) else kept
-    total = held_now() + 40 * count + max(block + held, sample + block)
+    total = held_now() + 40 * count + max(block + held, sample * 8 * dim + block)
     judged = 0 if factory == "Flat" else SAMPLED * (4 * dim + 8 * K)
     disk = kept + 16 * count + judged
-    return Estimate(count, dim, factory, int(total), disk, scratch, seconds)
+    learns = (sample, least_rows(index))
+    return Estimate(count, dim, factory, int(total), disk, scratch, seconds, *learns)
 
 
-def check_memory(plan: Estimate, memory: int, fitting: Sequence[str] = ()) -> None:
-    """Refuse a build that needs more memory than it may take.
+def check_plan(plan: Estimate, memory: int, fitting: Sequence[str] = ()) -> None:
+    """Refuse a build that needs more memory than it may take, or more passages than there are.
 
     Args:
         plan: what it takes.
@@ -124,8 +136,14 @@ def check_memory(plan: Estimate, memory: int, fitting: Sequence[str] = ()) -> No
     Raises:
         ValueError: says how much it takes and what takes less.
     """
+    other = f", or take a type that fits: {', '.join(fitting)}" if fitting else ""
+    if not plan.trainable:
+        more = "more memory (--memory)" if plan.count >= plan.least else "more passages"
+        raise ValueError(
+            f"{plan.factory} must learn from at least {plan.least} vectors, got {plan.sample} of "
+            f"{plan.count} passages; give it {more}{other}"
+        )
     if plan.memory > memory:
-        other = f", or take a type that fits: {', '.join(fitting)}" if fitting else ""
         raise ValueError(
             f"memory must be at least {size(plan.memory)} for {plan.count} x {plan.dim} as "
             f"{plan.factory}, got {size(memory)}; give it more (--memory){other}"

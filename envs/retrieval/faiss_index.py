@@ -163,6 +163,24 @@ def training_rows(index: Any, count: int) -> int:
     return min(count, max(10_000, 64 * int(ivf.nlist) if ivf else 0))
 
 
+def least_rows(index: Any) -> int:
+    """Return how many vectors an index cannot be trained without: one a list, one a PQ code."""
+    if index.is_trained:
+        return 0
+    faiss = import_faiss()
+    ivf, base = faiss.try_extract_index_ivf(index), _base(index)
+    pq = getattr(faiss.downcast_index(base.storage) if _hnsw(index) else base, "pq", None)
+    return max(1, int(ivf.nlist) if ivf else 0, int(pq.ksub) if pq else 0)
+
+
+def sample_rows(index: Any, count: int, memory: int) -> int:
+    """Return how many of ``count`` vectors an index learns from with so many bytes of memory.
+
+    The sample may take a quarter of them, but is never below 256 vectors for that reason.
+    """
+    return min(training_rows(index, count), max(256, memory // 4 // (4 * index.d)))
+
+
 def knob_of(index: Any) -> str | None:
     """Return the number that trades time for recall: "nprobe", "efSearch" or None."""
     if import_faiss().try_extract_index_ivf(index):

@@ -27,6 +27,9 @@ from research_rl.envs.types import Passage
 
 Places = npt.NDArray[np.int64]
 TARGET = 0.95
+TIED = 64  # neighbours looked at for those as near as the k-th: any of them will do
+_TIE = 1e-5  # relative, as in a search
+_NOBODY = -2  # FAISS's own is -1
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,29 @@ class Sample:
 
     Args:
         queries: float32 (q, dim).
-        nearest: int64 (q, k), positions of the nearest vectors.
+        nearest: int64 (q, k or more), positions of the nearest vectors, with those that are as near
+            as the k-th behind them, and -2 where there are no more.
+        k: results that are wanted of each query.
     """
 
     queries: Vectors
     nearest: Places
+    k: int
 
     def recall(self, index: Any) -> float:
-        """Return the share of the exact results that the index finds among its first k."""
-        k = self.nearest.shape[1]
+        """Return the share of an index's first k that no vector left out is nearer than."""
         with blas_for(len(self.queries)):
-            _, found = index.search(self.queries, k)
-        hits = (found[:, :, None] == self.nearest[:, None, :]).any(axis=1)
-        return float(hits.mean())
+            _, found = index.search(self.queries, self.k)
+        return float((found[:, :, None] == self.nearest[:, None, :]).any(axis=2).mean())
 
     def save(self, path: Path) -> None:
-        np.savez(path, queries=self.queries, nearest=self.nearest)
+        np.savez(path, queries=self.queries, nearest=self.nearest, k=self.k)
 
     @classmethod
     def load(cls, path: Path) -> Sample:
         with np.load(path) as arrays:
-            return cls(arrays["queries"], arrays["nearest"])
+            nearest = arrays["nearest"]
+            return cls(arrays["queries"], nearest, int(arrays.get("k", nearest.shape[1])))
 
 
 def sample_queries(passages: Sequence[Passage], count: int, seed: int = 0) -> list[str]:
@@ -72,21 +77,51 @@ def sample_queries(passages: Sequence[Passage], count: int, seed: int = 0) -> li
     return queries
 
 
+def with_ties(distances: Vectors, places: Places, k: int, margin: Vectors) -> Places:
+    """Return the positions of the ``k`` nearest and of those that lie as near as the last of them.
+
+    Args:
+        distances: float32 (q, n), the smallest first.
+        places: int64 (q, n), whose they are.
+        margin: float32 (q,), by how much equal distances may differ.
+
+    Returns:
+        int64 (q, k or more), -2 where there are no more.
+    """
+    near = distances <= distances[:, k - 1 : k] + margin[:, None]
+    near[:, :k] = True
+    kept = np.where(near & (places >= 0), places, _NOBODY)
+    return kept[:, : int(near.any(axis=0).sum())]
+
+
+def rounding(distances: Vectors, queries: Vectors, metric: Metric) -> Vectors:
+    """Return by how much float32 distances (q, n) of queries (q, dim) may be off: (q,)."""
+    sizes = np.abs(distances).max(axis=1)
+    if metric == "l2":  # the error is that of the squared norms
+        sizes = sizes + np.square(queries).sum(axis=1)
+    off: Vectors = (_TIE * sizes).astype(np.float32)
+    return off
+
+
 def exact_nearest(vectors: VectorParts, queries: Vectors, k: int, metric: Metric) -> Places:
-    """Return the positions of the ``k`` nearest vectors of each query, reading block by block."""
+    """Return the positions of the ``k`` nearest vectors of each query, and of those as near.
+
+    Vectors are read block by block; see ``with_ties``.
+    """
     faiss = import_faiss()
+    width = min(max(TIED, k), len(vectors))
     kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
     best = np.empty((len(queries), 0), np.float32)
     places = np.empty((len(queries), 0), np.int64)
     for start, block in vectors.blocks(4 * BLOCK):
         with blas_for(len(queries)):
-            distances, found = faiss.knn(queries, block, min(k, len(block)), metric=kind)
+            distances, found = faiss.knn(queries, block, min(width, len(block)), metric=kind)
         best = np.concatenate([best, -distances if metric == "ip" else distances], axis=1)
         places = np.concatenate([places, found + start], axis=1)
-        order = np.argsort(best, axis=1, kind="stable")[:, :k]
+        order = np.argsort(best, axis=1, kind="stable")[:, :width]
         best = np.take_along_axis(best, order, axis=1)
         places = np.take_along_axis(places, order, axis=1)
-    return places
+    return with_ties(best, places, k, rounding(best[:, :k], queries, metric))
 
 
 def make_sample(
@@ -99,7 +134,8 @@ def make_sample(
     """Search for sampled queries exactly."""
     queries = encoder.encode_queries(sample_queries(passages, count))
     queries = queries[queries.any(axis=1)] if queries.any() else queries[:1]
-    return Sample(queries, exact_nearest(vectors, queries, min(K, len(vectors)), metric))
+    k = min(K, len(vectors))
+    return Sample(queries, exact_nearest(vectors, queries, k, metric), k)
 
 
 def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float]:
@@ -158,5 +194,4 @@ def judge(
 
 def recall_passport(sample: Sample, recall: float) -> dict[str, Any]:
     """Return what a passport says of an index's recall."""
-    queries, k = sample.nearest.shape
-    return {"k": k, "recall": round(recall, 4), "queries": queries}
+    return {"k": sample.k, "recall": round(recall, 4), "queries": len(sample.queries)}

@@ -11,6 +11,7 @@ from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.estimate import SAMPLED, K
 from research_rl.envs.retrieval.faiss_index import (
     blas_for,
+    is_inner,
     knob_of,
     search_one_by_one,
 )
@@ -26,10 +27,13 @@ from research_rl.envs.retrieval.passport import (
 )
 from research_rl.envs.retrieval.recall import (
     TARGET,
+    TIED,
     Sample,
     recall_passport,
+    rounding,
     sample_queries,
     tune,
+    with_ties,
 )
 
 OWN = "the index's own vectors"
@@ -94,5 +98,8 @@ def own_sample(folder: Path, index: Any, corpus: str | Path | None = None) -> Sa
     queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
     k = min(K, index.ntotal)
     with blas_for(len(queries)):
-        _, nearest = search_one_by_one(index, queries, k)
-    return Sample(queries, np.asarray(nearest, np.int64))
+        found, places = search_one_by_one(index, queries, min(TIED, index.ntotal))
+    inner = is_inner(index)
+    distances = -found if inner else found
+    margin = rounding(found[:, :k], queries, "ip" if inner else "l2")
+    return Sample(queries, with_ties(distances, np.asarray(places, np.int64), k, margin), k)

@@ -1,0 +1,135 @@
+"""An index says what is so: of ties, of what cannot be, of its parts; and it loses no corpus."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+faiss = pytest.importorskip("faiss")
+
+from numbered import DIM, Numbered, write_corpus  # noqa: E402
+
+from research_rl.envs.retrieval import (  # noqa: E402
+    IndexFolderError,
+    Storage,
+    build_index,
+    cli,
+    load_retriever,
+    merge_shards,
+)
+from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
+from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.recall import Sample, with_ties  # noqa: E402
+from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
+
+
+def write_alike(path: Path, texts: int = 4, copies: int = 30) -> Path:
+    """Write passages of which ``copies`` each have one text."""
+    rows = (
+        json.dumps({"id": str(i), "contents": f"colour{i % texts} house near stream{i % texts}"})
+        for i in range(texts * copies)
+    )
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_any_of_equal_neighbours_counts_as_found(tmp_path: Path) -> None:
+    corpus = write_alike(tmp_path / "c.jsonl")
+    build_index(corpus, tmp_path / "i", storage=Storage("ivf", nprobe=10_000), dim=64)
+    assert read_manifest(tmp_path / "i")["recall"]["recall"] == 1.0
+    assert tune_folder(tmp_path / "i", 1.0) == {"k": 5, "recall": 1.0, "queries": 120}
+
+
+def test_ties_are_those_of_the_last_that_is_wanted() -> None:
+    distances = np.array([[0, 1, 1, 1, 2], [0, 1, 2, 3, 4]], np.float32)
+    places = np.array([[9, 8, 7, -1, 5], [4, 3, 2, 1, 0]])
+    found = with_ties(distances, places, 2, np.array([1e-5, 1e-5], np.float32))
+    assert found.tolist() == [[9, 8, 7, -2], [4, 3, -2, -2]]
+
+
+def test_a_sample_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    nearest = np.array([[3, 1, 2]])
+    np.savez(tmp_path / "s.npz", queries=np.zeros((1, 4), np.float32), nearest=nearest)
+    assert Sample.load(tmp_path / "s.npz").k == 3
+
+
+@pytest.mark.parametrize(
+    ("factory", "least"),
+    [("ivf-pq", 256), ("IVF512,Flat", 512), ("HNSW16_PQ8", 256), ("IVF4,PQ8,RFlat", 256)],
+)
+def test_a_type_that_needs_more_passages_is_refused_before_they_are_encoded(
+    tmp_path: Path, factory: str, least: int
+) -> None:
+    corpus, encoder = write_corpus(tmp_path / "c.jsonl", 200), Numbered()
+    with pytest.raises(ValueError, match=f"at least {least} vectors, got 200 of 200.*flat, sq8"):
+        build_index(corpus, tmp_path / "i", encoder=encoder, storage=Storage(factory))
+    assert encoder.encoded == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.jsonl"]
+
+
+def test_a_sample_that_has_no_room_is_refused_beforehand(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl")
+    storage = Storage("IVF2048,Flat", memory="200KB")
+    with pytest.raises(ValueError, match=r"at least 2048 vectors, got 390 of 6000.*--memory"):
+        build_index(corpus, tmp_path / "i", encoder=Numbered(), storage=storage)
+
+
+def test_what_faiss_cannot_train_is_an_error_that_keeps_the_vectors(tmp_path: Path) -> None:
+    corpus, encoder = write_corpus(tmp_path / "c.jsonl", 100), Numbered()
+    with pytest.raises(ValueError, match="the vectors are kept"):
+        build_index(corpus, tmp_path / "i", encoder=encoder, storage=Storage("RQ2x8"))
+    done = encoder.encoded
+    build_index(corpus, tmp_path / "i", encoder=encoder, storage=Storage("sq8"))
+    assert encoder.encoded == done
+
+
+def test_a_shard_says_what_a_shard_takes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl")
+    said: list[str] = []
+    folder = build_index(
+        corpus, tmp_path / "p", encoder=Numbered(), shard="1/2", report=said.append
+    )
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert said[0].startswith(f"{6000 - 4096} passages x {DIM}")
+    stated = float(said[0].split(" kB on disk")[0].split()[-1]) * 1000
+    assert 0.7 * size < stated < 1.3 * size
+
+
+def test_the_advice_after_a_mismatch_keeps_a_corpus_inside_the_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_alike(tmp_path / "c.jsonl")
+    folder = build_index(corpus, tmp_path / "i", copy_corpus=True, dim=64)
+    text = (folder / "corpus.jsonl").read_text().replace("stream0", "stream9")
+    (folder / "corpus.jsonl").write_text(text)
+    with pytest.raises(IndexFolderError) as caught:
+        load_retriever(folder)
+    cli.main(shlex.split(str(caught.value).partition("again: ")[2])[2:])
+    assert (folder / "corpus.jsonl").read_text() == text
+    assert load_retriever(folder).search(["stream9"], 1)[0][0].contents.endswith("stream9")
+    capsys.readouterr()
+
+
+def test_merging_over_an_index_keeps_the_corpus_inside_it(tmp_path: Path) -> None:
+    corpus = write_alike(tmp_path / "c.jsonl")
+    folder = build_index(corpus, tmp_path / "i", copy_corpus=True, dim=64)
+    inside = folder / "corpus.jsonl"
+    shard = build_index(inside, tmp_path / "p", shard="0/1", dim=64)
+    merge_shards([shard], folder, overwrite=True)
+    assert inside.read_text() == corpus.read_text()
+
+
+def test_adopting_does_not_remove_what_it_refers_to(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl", 300)
+    folder = build_index(corpus, tmp_path / "i", encoder=Numbered(), copy_corpus=True)
+    for faiss_file, passages in (
+        (folder / "vectors.faiss", corpus),
+        (tmp_path / "elsewhere.faiss", folder / "corpus.jsonl"),
+    ):
+        with pytest.raises(ValueError, match="must not lie in the folder that is made"):
+            adopt_index(faiss_file, passages, Numbered(), folder, overwrite=True)
+    assert (folder / "vectors.faiss").is_file()
