@@ -94,6 +94,15 @@ def test_checkpointing_trades_memory_for_time(seven: Sizes) -> None:
     assert seconds_of(without, device)["update"] < seconds_of(seven, device)["update"]
 
 
+def test_an_iteration_that_nobody_waits_for_is_called_so(seven: Sizes) -> None:
+    laptop = replace(DEVICES["h100"], name="cpu", memory=10**12, flops=1e11, bandwidth=1e10)
+    said = as_table(make_plan(seven, laptop)).splitlines()[-1]
+    assert "days, too slow to be of use on this device; --device a100 or" in said
+    usual = as_table(make_plan(seven, DEVICES["h200"])).splitlines()[-1]
+    assert "searches not counted" in usual
+    assert "too slow" not in usual
+
+
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match=r"Qwen/Qwen2.5-7B.*nobody/nothing"):
         shape_of({"model": "nobody/nothing"}, {})

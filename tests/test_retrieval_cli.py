@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def test_build_search_info(
 ) -> None:
     out = str(tmp_path / "index")
     main(["build", "--corpus", str(corpus), "--out", out, "--kind", "dense", "--dim", "64"])
-    assert capsys.readouterr().out.startswith(f"{out}: 3 passages x 64, ")
+    printed = capsys.readouterr().out
+    assert re.fullmatch(rf"{re.escape(out)}: 3 passages x 64, [\d.]+ kB, [\d.]+ s\n", printed)
     main(["search", out, "Peru", "France", "--top-k", "1"])
     printed = capsys.readouterr().out
     assert "# Peru\n1. [lima]" in printed

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from research_rl.envs.retrieval.estimate import duration, size
 from research_rl.trainers.plan_memory import Memory, Remedy, memory_of, remedies
 from research_rl.trainers.plan_sizes import Sizes
-from research_rl.trainers.plan_time import Device, seconds_of
+from research_rl.trainers.plan_time import DEVICES, Device, seconds_of
 
 _SPARE = {"cpu": 0.0, "gpu": 0.08}
 """Share of a device's memory that is kept free: CUDA's own, and what allocation splits up."""
+
+_USELESS = 2 * 86400.0
+"""Seconds of an iteration from which on nobody would wait for it."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,19 @@ def as_table(plan: Plan) -> str:
         lines.append(f"  {size(remedy.peak):>10}  {ends:<18}{remedy.option}")
     index = "not built yet, not counted" if sizes.index is None else size(sizes.index)
     lines += ["", f"main memory, besides: search index {index}"]
-    total = sum(plan.seconds.values())
-    parts = ", ".join(f"{name} {duration(value)}" for name, value in plan.seconds.items())
-    lines.append(f"an iteration, by arithmetic: {duration(total)} ({parts}); searches not counted")
+    lines.append(f"an iteration, by arithmetic: {_time(plan)}")
     return "\n".join(lines)
+
+
+def _time(plan: Plan) -> str:
+    total = sum(plan.seconds.values())
+    if total > _USELESS:
+        return (
+            f"{total / 86400:,.0f} days, too slow to be of use on this device; "
+            f"--device {' or '.join(DEVICES)} plans for another"
+        )
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in plan.seconds.items())
+    return f"{duration(total)} ({parts}); searches not counted"
 
 
 def _verdict(plan: Plan) -> str:

@@ -22,6 +22,7 @@ from research_rl.envs.retrieval.arguments import (
     storage_of,
 )
 from research_rl.envs.retrieval.encoders import SKETCH
+from research_rl.envs.retrieval.estimate import size
 from research_rl.envs.retrieval.hub import local_corpus
 from research_rl.envs.retrieval.index import (
     build_index,
@@ -163,15 +164,15 @@ def _info(args: argparse.Namespace) -> None:
 
 def _done(name: Path, folder: Path, seconds: float) -> None:
     """Say what was made."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     if not (folder / MANIFEST).is_file():
-        _say(f"{name}: one shard, {size:.1f} MB, {seconds:.1f} s")
+        _say(f"{name}: one shard, {size(taken)}, {seconds:.1f} s")
         return
     passport = read_manifest(folder)
     kept = passport.get("index")
     shape = f" x {kept['dimension']}" if kept else ""
     count = passport["corpus"]["count"]
-    _say(f"{name}: {count} passages{shape}, {size:.1f} MB, {seconds:.1f} s")
+    _say(f"{name}: {count} passages{shape}, {size(taken)}, {seconds:.1f} s")
 
 
 def _encoder_options(args: argparse.Namespace) -> dict[str, Any]:
