@@ -116,7 +116,7 @@ class OpenAIGenerator(Generator):
 
         Raises:
             ModelUnavailable: no request of this call was answered within its retry window, or the
-                server has refused every request since the first.
+                server refused all of them and has never answered one.
             ValueError: a chat must go to completions, and there is no tokenizer to render it.
         """
         each = params_of_each(params, len(inputs))
@@ -156,17 +156,20 @@ class OpenAIGenerator(Generator):
         self._answered = self._answered or len(failures) < len(answers)
         refused = all(isinstance(failure, RefusedByServerError) for failure in failures)
         if len(failures) == len(answers) and not (self._answered and refused):
-            raise ModelUnavailable(self._why(failures[-1], refused)) from failures[-1]
+            raise ModelUnavailable(self._why(failures, refused)) from failures[-1]
         return [
             Generation.failed(str(answer)) if isinstance(answer, Exception) else answer
             for answer in answers
         ]
 
-    def _why(self, failure: Exception, refused: bool) -> str:
+    def _why(self, failures: Seq[Exception], refused: bool) -> str:
+        failure, number = failures[-1], len(failures)
         where = f"the model {self.model!r} at {', '.join(self.urls)}"
         if refused:
             return (
-                f"{where} must answer, but every request is refused: {failure}; check the url, the "
+                f"{where} must answer, but refused "
+                f"{'the first request' if number == 1 else f'all of the first {number} requests'}: "
+                f"{failure}; check the url, the "
                 f"model's name, the api ({self.api}), the dialect ({self.dialect}) and the key"
             )
         return (

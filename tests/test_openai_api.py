@@ -216,9 +216,12 @@ def test_garbage_for_ever_is_quoted() -> None:
 def test_a_wrong_model_is_told_without_retries() -> None:
     with model_server(lambda body: "yes") as server:
         generator = OpenAIGenerator(server.url, "big", retry_window=30.0)
-        with pytest.raises(ModelUnavailable, match=r"`big` does not exist.*check the url"):
+        with pytest.raises(ModelUnavailable, match=r"`big` does not exist.*check the url") as one:
             generator.generate([CHAT], SHORT)
         assert len(server.requests) == 1
+        assert "refused the first request: " in str(one.value)
+        with pytest.raises(ModelUnavailable, match="refused all of the first 2 requests: "):
+            generator.generate([CHAT, CHAT], SHORT)
 
 
 def test_what_fails_for_one_input_is_its_own_error() -> None:
