@@ -66,6 +66,9 @@ class Agent(ABC):
     def answer(self, questions: Seq[Question]) -> list[Prediction]:
         """Return one prediction for each question, in order."""
 
+    def close(self) -> None:  # noqa: B027  (most agents hold nothing)
+        """Let go of what the agent has made for itself; it answers no more."""
+
 
 class ReSearchAgent(Agent):
     """Lets the policy think and search in the environment, as it does in training.

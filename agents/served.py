@@ -79,6 +79,10 @@ class ReSearch(Agent):
         """See Agent.answer."""
         return self.agent.answer(questions)
 
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
 
 @dataclass
 class _Row:

@@ -141,6 +141,21 @@ def test_a_server_is_asked_turn_by_turn(index: Path, capsys: pytest.CaptureFixtu
     assert asked[1]["prompt"].endswith("Domlor .\n</result>")
 
 
+def test_a_servers_tokenizer_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(name)
+
+    monkeypatch.setattr("research_rl.agents.openai_api._load_tokenizer", load)
+    monkeypatch.setattr(ask, "_ask", lambda agent, question, screen: None)
+    given = ["--model", "tiny", "--index", str(index), "--tokenizer", "folder", "Who?"]
+    ask.main(["--server", "http://127.0.0.1:9", *given])
+    assert loaded == ["folder"]
+    with pytest.raises(UsageError, match="--tokenizer must come with --server"):
+        ask.main(given)
+
+
 def test_colours_mark_the_answer_on_a_terminal() -> None:
     out = io.StringIO()
     screen = ask.Screen(out, colour=True)

@@ -335,6 +335,22 @@ def test_judges_are_asked_once_and_their_failures_shown(tmp_path: Path) -> None:
     assert down.calls, "a failure is asked again"
 
 
+def test_agents_are_closed_whatever_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Oracle, "close", lambda agent: closed.append("oracle"))
+    args = arguments(tmp_path / "out", question_file(tmp_path), Guess="evaluated.Oracle")
+    args += ["--reference", "Guess", "--closed_book", "null"]
+    monkeypatch.setattr(Oracle, "stop_after", 5)
+    with pytest.raises(SystemExit):
+        main(args)
+    assert closed == ["oracle"]
+    monkeypatch.setattr(Oracle, "stop_after", None)
+    main(args)
+    assert closed == ["oracle"] * 2
+
+
 def test_a_judge_that_was_changed_judges_anew(tmp_path: Path) -> None:
     args = arguments(tmp_path / "out", question_file(tmp_path), Guess="evaluated.Oracle")
     for model, said, share in (("one", "correct", "100.0"), ("two", "incorrect", "0.0")):

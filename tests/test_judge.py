@@ -27,7 +27,7 @@ from research_rl.trainers.evaluate.judge import (
     parse_verdict,
 )
 from research_rl.trainers.evaluate.judge_cache import JudgeCache
-from research_rl.trainers.evaluate.judging import chat_of
+from research_rl.trainers.evaluate.judging import asked_how, chat_of
 
 CASES = [JudgeCase(f"Question {number}?", ("Oslo", "Christiania"), "Oslo") for number in range(6)]
 
@@ -144,6 +144,21 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     assert not silent.seen
     assert [v.correct for v in again] == [v.correct for v in first[:-1]]
     assert all(v.cached and v.rationale == "because" for v in again)
+
+
+def test_a_judge_is_known_by_where_and_how_it_is_asked(tmp_path: Path) -> None:
+    def judged(url: str, **options: Any) -> int:
+        chat = FakeChat(reply(True))
+        settings = asked_how(OpenAIGenerator(url, "m", **options))
+        Judge("m", chat, JudgeCache(tmp_path / "v.jsonl"), settings=settings).judge(CASES[:1])
+        return len(chat.seen)
+
+    assert judged("http://one:8000") == 1
+    assert judged("http://one:8001/v1") == 0  # the same server on another port
+    assert judged("http://two:8000") == 1
+    assert judged("http://one:8000", extra={"top_k": 1}) == 1
+    assert judged("http://one:8000", api="completions") == 1
+    assert judged("http://one:8000", extra={"top_k": 1}) == 0
 
 
 @pytest.mark.parametrize("changed", ["model", "golds", "prediction", "question"])

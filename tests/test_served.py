@@ -59,6 +59,8 @@ def test_it_searches_and_answers_all_questions_round_by_round() -> None:
     assert (one.sampled_tokens, one.result_tokens) == (12, 5)
     assert one.seconds > 0
     assert agent.answer([]) == []
+    agent.close()
+    assert agent.env.closed
 
 
 def test_a_chat_goes_on_with_the_assistants_message() -> None:

@@ -90,6 +90,7 @@ class Settings:
     temperature: float = 0.0
     seed: int = 0
     api: str = "completions"
+    tokenizer: str | None = None
 
 
 def main(args: Sequence[str]) -> None:
@@ -130,6 +131,8 @@ def resolve(given: argparse.Namespace) -> Settings:
             "a model must be named: --run DIR (a finished run), --model DIR or Hugging Face id, or "
             "--server URL; or train one in minutes: research fit --config quickstart"
         )
+    if told.get("tokenizer") and not told.get("server"):
+        raise UsageError("--tokenizer must come with --server; a local model has its own")
     if not told.get("index"):
         raise UsageError(
             "an index must be named with --index DIR or URL; make one with "
@@ -204,7 +207,9 @@ def _served(
     if settings.model is None:
         raise UsageError("--server must come with --model, the model's name on that server")
     api: Any = settings.api
-    generator = OpenAIGenerator(settings.server, settings.model, api=api)
+    generator = OpenAIGenerator(
+        settings.server, settings.model, api=api, tokenizer=settings.tokenizer
+    )
 
     def tell(question: Question, step: Step) -> None:
         on_text(step.role, step.text)
@@ -265,6 +270,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="folder or Hugging Face id; with --server its name there")
     add("--server", metavar="URL", help="an OpenAI-compatible server instead of a local model")
     add("--api", choices=("completions", "chat"), help="of the server (default: completions)")
+    add(
+        "--tokenizer",
+        metavar="NAME",
+        help="the server's model, folder or Hugging Face id: counts "
+        "tokens, and renders chats for --api completions",
+    )
     add("--index", metavar="DIR", help="a search index, or the url of a retrieval server")
     add("--prompt", metavar="TEXT", help="base (default), instruct, or a text with {prompt}")
     add("--top-k", type=int, metavar="N", help="passages of a search (default: 5)")

@@ -126,6 +126,8 @@ class Judge:
         concurrency: cases asked about at once.
         give_up_after: after this many cases in a row without a reply the judge counts as down,
             and the rest fail without being asked.
+        settings: where and how it is asked, as JSON can hold it; part of what a cached verdict is
+            found by.
 
     Raises:
         ValueError: a number is less than 1.
@@ -139,6 +141,7 @@ class Judge:
         attempts: int = 3,
         concurrency: int = 8,
         give_up_after: int = 20,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         numbers = {
             "attempts": attempts,
@@ -148,7 +151,7 @@ class Judge:
         for name, number in numbers.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
-        self.model, self.chat = model, chat
+        self.model, self.chat, self.settings = model, chat, dict(settings or {})
         self.cache = JudgeCache(None) if cache is None else cache
         self.attempts, self.concurrency, self.give_up_after = attempts, concurrency, give_up_after
         self._silences = 0
@@ -183,10 +186,9 @@ class Judge:
         return [verdicts[key] for key in keys]
 
     def key(self, case: JudgeCase) -> str:
-        """Return what a verdict is found by: a hash of judge, prompt and case."""
-        return content_key(
-            self.model, PROMPT_VERSION, PROMPT, case.question, list(case.golds), case.prediction
-        )
+        """Return what a verdict is found by: a hash of judge, settings, prompt and case."""
+        judge = (self.model, self.settings, PROMPT_VERSION, PROMPT)
+        return content_key(*judge, case.question, list(case.golds), case.prediction)
 
     def _keep(self, key: str, verdict: Verdict) -> Verdict:
         if verdict.correct is not None:

@@ -30,7 +30,7 @@ class CachedVerdict:
 
 def content_key(*parts: object) -> str:
     """Return the SHA-256 of the parts as JSON, in hexadecimal: equal parts, equal key."""
-    text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from research_rl.agents.generate import Generator
 from research_rl.agents.types import SamplingParams
@@ -32,7 +33,8 @@ def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Pat
     changed: dict[int, Row] = {}
     for name, generator in judges.items():
         todo = [(place, row) for place, row in enumerate(rows) if row["error"] is None]
-        judge = Judge(str(getattr(generator, "model", name)), chat_of(generator), cache)
+        model = str(getattr(generator, "model", name))
+        judge = Judge(model, chat_of(generator), cache, settings=asked_how(generator))
         verdicts = judge.judge([_case(row) for _, row in todo], progress=True)
         for (place, row), verdict in zip(todo, verdicts, strict=True):
             said = {"verdict": verdict.correct, "error": verdict.error}
@@ -40,6 +42,21 @@ def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Pat
                 before = changed.get(place, row)
                 changed[place] = {**before, "judge": {**before["judge"], name: said}}
     return [changed[place] for place in sorted(changed)]
+
+
+def asked_how(generator: Generator) -> dict[str, object]:
+    """Return what besides its name makes a judge what it is: where and how it is asked.
+
+    The hosts stand for the server, whose port may change.
+    """
+    hosts = {urlsplit(url).hostname or "" for url in getattr(generator, "urls", ())}
+    return {
+        "hosts": sorted(hosts),
+        "api": getattr(generator, "api", None),
+        "extra": getattr(generator, "extra", {}),
+        "max_tokens": VERDICT_TOKENS,
+        "temperature": 0.0,
+    }
 
 
 def chat_of(generator: Generator) -> Chat:

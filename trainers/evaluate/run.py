@@ -138,7 +138,10 @@ class Evaluation:
             bar.set_description(f"{cell.method}, {cell.dataset}")
             source, method = self.sources[cell.dataset], self.methods[cell.method]
             agent = model.agent(method, source, shared_settings(self.config))
-            self._answer_cell(cell, agent, left[cell], bar)
+            try:
+                self._answer_cell(cell, agent, left[cell], bar)
+            finally:
+                agent.close()
 
     def _answer_cell(
         self, cell: Cell, agent: Agent, questions: Sequence[Question], bar: tqdm[Any]
