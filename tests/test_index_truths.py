@@ -133,3 +133,27 @@ def test_adopting_does_not_remove_what_it_refers_to(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="must not lie in the folder that is made"):
             adopt_index(faiss_file, passages, Numbered(), folder, overwrite=True)
     assert (folder / "vectors.faiss").is_file()
+
+
+@pytest.mark.parametrize("kind", ["bm25", "hybrid"])
+def test_counting_words_is_estimated_and_bounded(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("bm25s")
+    corpus = write_alike(tmp_path / "c.jsonl", texts=40, copies=25)
+    said: list[str] = []
+    folder = build_index(corpus, tmp_path / "i", kind=kind, report=said.append)
+    assert said[0].startswith("1000 passages of about 4 words for BM25, about 1 s, ")
+    size = sum(file.stat().st_size for file in (folder / "bm25").iterdir())
+    assert 0.4 * size < float(said[0].split(" kB on disk")[0].split()[-1]) * 1000 < 3 * size
+    with pytest.raises(ValueError, match=r"words of 1000 passages, got 1\.0 MB.*--kind dense"):
+        build_index(corpus, tmp_path / "j", kind=kind, storage=Storage(memory="1MB"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"encoder": "intfloat/e5-base-v2"}, {"storage": Storage("ivf")}, {"metric": "l2"}]
+)
+def test_words_have_no_vectors_to_be_set(tmp_path: Path, wrong: dict[str, object]) -> None:
+    pytest.importorskip("bm25s")
+    corpus = write_alike(tmp_path / "c.jsonl")
+    with pytest.raises(ValueError, match="kind bm25 keeps no vectors"):
+        build_index(corpus, tmp_path / "i", kind="bm25", **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "i").exists()

@@ -57,6 +57,7 @@ from research_rl.envs.retrieval.passport import (
 from research_rl.envs.retrieval.recall import TARGET, judge, make_sample
 from research_rl.envs.retrieval.shards import parse_shard, read_shards, write_shard
 from research_rl.envs.retrieval.vectors import VectorFile, VectorParts
+from research_rl.envs.retrieval.word_estimate import check_words, estimate_words
 
 Report = Callable[[str], object]
 
@@ -190,6 +191,11 @@ def build_index(
         storage.check(made.dim)
     elif unknown := sorted(options.keys() - DEFAULTS):
         raise ValueError(f"BM25 has the options {', '.join(DEFAULTS)}, got {unknown[0]}")
+    elif encoder != SKETCH or storage != Storage(memory=storage.memory):
+        raise ValueError(
+            "kind bm25 keeps no vectors, so encoder, type, metric, fp16, nprobe, ef_search and "
+            "recall must be left out; take kind hybrid for words and vectors"
+        )
     if kind != "dense":
         import_bm25s()
     check_target(target, overwrite)
@@ -294,6 +300,10 @@ class _Job:
     ) -> None:
         """Fill the folder of an index."""
         kept: dict[str, Any] = {}
+        if self.kind != "dense":
+            plan = estimate_words(passages, bm25_settings)
+            self.report(str(plan))
+            check_words(plan, self.storage.limit)
         if self.encoder is not None:
             kept = self._make_dense(folder, passages, self.encoder)
         if self.kind != "dense":
