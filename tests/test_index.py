@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import pickle
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     DenseRetriever,
     IndexFolderError,
     build_index,
+    forget_retrievers,
     load_retriever,
 )
 from research_rl.envs.retrieval.index import read_manifest  # noqa: E402
@@ -89,12 +92,34 @@ def test_a_process_opens_a_folder_once(index: Path) -> None:
 
 
 def test_a_rebuilt_folder_is_opened_anew(index: Path, corpus: Path) -> None:
-    before = load_retriever(index)
+    before = weakref.ref(load_retriever(index))
     write_corpus(corpus, [*FACTS, ("rome", "Italy")])
     build_index(corpus, index, dim=64, overwrite=True)
-    assert load_retriever(index) is not before
     assert best(index, "capital of Italy") == "rome"
     assert best(index, "capital of Peru") == "lima"
+    gc.collect()
+    assert before() is None, "the one that was replaced must not stay in memory"
+    assert load_retriever(index) is load_retriever(index)
+    now = weakref.ref(load_retriever(index))
+    forget_retrievers()
+    gc.collect()
+    assert now() is None
+
+
+@pytest.mark.parametrize("finish", ["build", "load"])
+def test_what_a_killed_overwrite_leaves_is_removed(
+    finish: str, tmp_path: Path, index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".index.old.mine").mkdir()  # of somebody else
+    with monkeypatch.context() as patch:
+        patch.setattr("research_rl.envs.retrieval.building.remove_replaced", lambda target: None)
+        build_index(corpus, index, dim=32, overwrite=True)  # killed before its last act
+    old = f".index.old.{os.getpid()}"
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "index", old, ".index.old.mine"}
+    if finish == "build":
+        build_index(corpus, index, dim=64, overwrite=True)
+    assert best(index, "capital of Peru") == "lima"
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "index", ".index.old.mine"}
 
 
 def test_corpus_and_index_move_together(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -235,4 +236,11 @@ def move_into_place(folder: Path, target: Path) -> None:
     folder.rename(target)
     for name in (PLAN, HASH, FITTED, LOCK):
         (target / name).unlink(missing_ok=True)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_replaced(target)
+
+
+def remove_replaced(target: Path) -> None:
+    """Remove the indexes that this one has replaced; a build that was killed leaves its behind."""
+    for old in target.parent.glob(f".{glob.escape(target.name)}.old.*"):
+        if old.suffix[1:].isdigit():
+            shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from research_rl.envs.retrieval.bm25 import BM25Retriever, load_bm25
 from research_rl.envs.retrieval.build import build_index, merge_shards
+from research_rl.envs.retrieval.building import remove_replaced
 from research_rl.envs.retrieval.corpus import Corpus
 from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.encoders import make_encoder
@@ -33,10 +34,18 @@ from research_rl.envs.retrieval.passport import (
 )
 from research_rl.envs.types import Retriever
 
-__all__ = ["IndexFolderError", "build_index", "load_retriever", "merge_shards", "read_manifest"]
+__all__ = [
+    "IndexFolderError",
+    "build_index",
+    "forget_retrievers",
+    "load_retriever",
+    "merge_shards",
+    "read_manifest",
+]
 
 CACHED_RESULTS = 4096
-_CACHE: dict[tuple[Any, ...], Retriever] = {}
+_CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
+"""By place and settings: the state of the files that were opened, and what they gave."""
 _CACHE_LOCK = threading.Lock()
 
 
@@ -47,6 +56,9 @@ def load_retriever(
     cache_size: int = CACHED_RESULTS,
 ) -> Retriever:
     """Open an index folder; the same folder gives the same retriever within a process.
+
+    An index that was built anew takes the place of the one that was open; ``forget_retrievers``
+    lets go of all.
 
     Args:
         folder: what ``build_index`` made.
@@ -64,12 +76,20 @@ def load_retriever(
     file = corpus_of(place, passport, corpus)
     files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
     ages = [(stat.st_mtime_ns, stat.st_size) for stat in files]
-    key = (str(place), str(file), *ages, mmap, cache_size)
+    key = (str(place), str(file), mmap, cache_size)
     with _CACHE_LOCK:
-        if key not in _CACHE:
+        if key not in _CACHE or _CACHE[key][0] != ages:
+            _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
+            remove_replaced(place)
             again = (str(place), None if corpus is None else str(file), mmap, cache_size)
-            _CACHE[key] = _open(place, passport, file, again)
-        return _CACHE[key]
+            _CACHE[key] = ages, _open(place, passport, file, again)
+        return _CACHE[key][1]
+
+
+def forget_retrievers() -> None:
+    """Let go of every index that this process has opened; those in use live on with their users."""
+    with _CACHE_LOCK:
+        _CACHE.clear()
 
 
 def _open(folder: Path, passport: dict[str, Any], file: Path, again: tuple[Any, ...]) -> Retriever:
