@@ -146,6 +146,16 @@ def test_compiled_layers_compute_the_same(tmp_path: Path) -> None:
     assert torch.allclose(*found, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy")
+    seen = []
+    for backend in (None, "aot_eager"):
+        config = PolicyConfig(str(folder), compile=backend)
+        seen.append(weights(fit(tmp_path / str(backend), config)))
+    assert torch.allclose(*seen, atol=1e-6)
+
+
 def test_an_unknown_compiler_is_refused(tmp_path: Path) -> None:
     config = PolicyConfig(str(checkpoint(tmp_path / "policy")), compile="fastest")
     with pytest.raises(ValueError, match=r"inductor.*'fastest'"):
