@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import sys
 import time
@@ -17,8 +18,10 @@ from research_rl.envs.retrieval.faiss_index import (
     Metric,
     bytes_per_vector,
     import_faiss,
+    knob_of,
     least_rows,
     new_index,
+    product_quantizer,
     sample_rows,
     training_rows,
 )
@@ -29,7 +32,9 @@ SAMPLED, K = 256, 5
 """Queries on which the recall of a compressed index is measured, and how many results of each."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _PROBE_S, _PROBE_ROWS = 2.0, 512
-_KMEANS_ROUNDS = 10
+_KMEANS_ROUNDS, _PQ_ROUNDS = 10, 25
+_GRAPH, _PQ = 220_000, 31
+"""What a vector of a graph of a million, and a code of PQ, take in products of a BLAS: measured."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +171,21 @@ def seconds_of(encoder: Encoder, passages: Sequence[Passage], rows: int) -> floa
 
 
 def seconds_to_index(factory: str, metric: Metric, count: int, dim: int) -> float:
-    """Return about how long training and adding take: k-means and graphs, nothing else counts."""
+    """Return about how long training and adding take: k-means, codes and graphs."""
     index = new_index(dim, metric, factory)
     ivf = import_faiss().try_extract_index_ivf(index)
     left, right = np.ones((512, dim), np.float32), np.ones((dim, 1024), np.float32)
     start = time.perf_counter()
     left @ right
     per_product = (time.perf_counter() - start) / (512 * 1024)
+    products = 0.0
     if ivf:
-        trained = _KMEANS_ROUNDS * training_rows(index, count)
-        return float(per_product * ivf.nlist * (trained + count))
-    graph = "HNSW" in factory
-    return 4000 * per_product * count if graph else 0.0
+        products += ivf.nlist * (_KMEANS_ROUNDS * training_rows(index, count) + count)
+    if pq := product_quantizer(index):
+        products += _PQ * pq.ksub * (_PQ_ROUNDS * min(count, 256 * pq.ksub) + count)
+    if knob_of(index) == "efSearch":
+        products += _GRAPH * count * math.log(count) / math.log(1e6)
+    return float(per_product * products)
 
 
 def held_now() -> int:

@@ -167,10 +167,16 @@ def least_rows(index: Any) -> int:
     """Return how many vectors an index cannot be trained without: one a list, one a PQ code."""
     if index.is_trained:
         return 0
-    faiss = import_faiss()
-    ivf, base = faiss.try_extract_index_ivf(index), _base(index)
-    pq = getattr(faiss.downcast_index(base.storage) if _hnsw(index) else base, "pq", None)
+    ivf, pq = import_faiss().try_extract_index_ivf(index), product_quantizer(index)
     return max(1, int(ivf.nlist) if ivf else 0, int(pq.ksub) if pq else 0)
+
+
+def product_quantizer(index: Any) -> Any:
+    """Return the product quantizer of an index, None if it has none."""
+    base = _base(index)
+    return getattr(
+        import_faiss().downcast_index(base.storage) if _hnsw(index) else base, "pq", None
+    )
 
 
 def sample_rows(index: Any, count: int, memory: int) -> int:
