@@ -27,6 +27,7 @@ from research_rl.envs.retrieval.encoders import (
     words,
 )
 from research_rl.envs.retrieval.hf_encoder import HFEncoder, known_settings
+from research_rl.envs.retrieval.sentence_layout import digest_of
 
 DOCS = [
     '"Oslo"\nOslo is the capital of Norway; cities of the north.',
@@ -402,3 +403,40 @@ def test_a_folder_of_a_model_is_found_from_elsewhere(
     models.rename(tmp_path / "gone")
     with pytest.raises(IndexFolderError, match=r"encoder of index .* is not at .*tiny-e5; put it"):
         load_retriever(index, cache_size=0)
+
+
+def test_an_index_refuses_a_model_whose_weights_were_changed(bert: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from transformers import AutoModel
+
+    from research_rl.envs.retrieval import merge_shards
+
+    model, corpus = tmp_path / "tiny-e5", tmp_path / "c.jsonl"
+    shutil.copytree(bert, model)
+    corpus.write_text(json.dumps({"id": "1", "contents": "abc"}))
+    index = build_index(corpus, tmp_path / "i", encoder=str(model))
+    shard = build_index(corpus, tmp_path / "p", encoder=str(model), shard="0/1")
+    shutil.copytree(model, tmp_path / "copy")
+    shutil.rmtree(model)
+    shutil.copytree(tmp_path / "copy", model)  # the same again, of another age
+    load_retriever(index, cache_size=1)
+    trained = AutoModel.from_pretrained(model)
+    trained.encoder.layer[1].output.dense.weight.data[0, 0] += 1
+    trained.save_pretrained(model)
+    with pytest.raises(IndexFolderError, match=r"weights: .* research index build --corpus"):
+        load_retriever(index, cache_size=0)
+    with pytest.raises(IndexFolderError, match="do not belong together"):
+        merge_shards([shard], tmp_path / "m")
+
+
+def test_weights_of_any_size_are_told_apart(tmp_path: Path) -> None:
+    digests = set()
+    for place in (None, 0, 40_000_000, 99_999_999):
+        with (tmp_path / "model.safetensors").open("wb") as file:
+            file.truncate(100_000_000)
+            if place is not None:
+                file.seek(place)
+                file.write(b"x" * min(2 << 20, 100_000_000 - place))
+        digests.add(digest_of([tmp_path]))
+    assert len(digests) == 4
+    assert digest_of([]) is None

@@ -91,7 +91,7 @@ def adopt_index(
             "format": FORMAT,
             "kind": "dense",
             "corpus": corpus_passport(source, target, len(passages), sha256),
-            "encoder": {"name": made.name, "settings": made.settings()},
+            "encoder": made.passport(),
             "index": {
                 "type": type(index).__name__.removeprefix("Index"),
                 "metric": "ip" if is_inner(index) else "l2",

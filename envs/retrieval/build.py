@@ -35,6 +35,7 @@ from research_rl.envs.retrieval.passport import (
     VECTORS,
     IndexFolderError,
     check_target,
+    check_weights,
     corpus_passport,
     known_kind,
     versions,
@@ -161,6 +162,7 @@ def merge_shards(
     known = about["encoder"]
     made = encoder or make_encoder(known["name"], **known["settings"])
     made.load(first)
+    check_weights(first, known, made)
     storage.check(made.dim)
     copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
     how = (copied, progress, report or _silent, identity(source))
@@ -332,9 +334,7 @@ class _Job:
         return flat and shard is None
 
     def _encoder_passport(self) -> dict[str, Any] | None:
-        if self.encoder is None:
-            return None
-        return {"name": self.encoder.name, "settings": self.encoder.settings()}
+        return None if self.encoder is None else self.encoder.passport()
 
 
 def _silent(_: str) -> None:

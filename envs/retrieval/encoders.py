@@ -48,6 +48,16 @@ class Encoder(ABC):
     def settings(self) -> dict[str, Any]:
         """Return the arguments that make this encoder again, as JSON types."""
 
+    def fingerprint(self) -> str | None:
+        """Return a digest of weights that the name does not tell apart, None if it does."""
+        return None
+
+    def passport(self) -> dict[str, Any]:
+        """Return what an index says of its encoder: name, settings and perhaps its weights."""
+        known: dict[str, Any] = {"name": self.name, "settings": self.settings()}
+        weights = self.fingerprint()
+        return known if weights is None else known | {"weights": weights}
+
     def save(self, folder: Path) -> None:  # noqa: B027
         """Write what ``fit`` learned into an existing folder."""
 

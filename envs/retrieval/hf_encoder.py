@@ -10,7 +10,7 @@ import numpy as np
 
 from research_rl.envs.locks import LOADING
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
-from research_rl.envs.retrieval.sentence_layout import commit_of, read_layout
+from research_rl.envs.retrieval.sentence_layout import commit_of, digest_of, read_layout
 
 Pooling = Literal["mean", "cls", "last"]
 _BGE = "Represent this sentence for searching relevant passages: "
@@ -141,6 +141,10 @@ class HFEncoder(Encoder):
             "revision": self.revision,
             "query_model": self.query_model,
         }
+
+    def fingerprint(self) -> str | None:
+        folders = [Path(name) for name in (self.name, self.query_model) if name]
+        return digest_of([folder for folder in folders if folder.is_dir()])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode([self.query_prefix + text for text in texts], self.query_model)

@@ -28,6 +28,7 @@ from research_rl.envs.retrieval.passport import (
     VECTORS,
     IndexFolderError,
     check_corpus,
+    check_weights,
     corpus_of,
     read_manifest,
     rebuild,
@@ -158,6 +159,7 @@ def _open_dense(
         )
     encoder = make_encoder(name, **passport["encoder"]["settings"])
     encoder.load(folder)
+    check_weights(folder, passport["encoder"], encoder, rebuild(folder, passport, passages.path))
     return DenseRetriever(index, passages, encoder, source, cache_size)
 
 

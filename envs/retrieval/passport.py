@@ -9,9 +9,12 @@ import shlex
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research_rl.envs.retrieval.corpus import sha256_of
+
+if TYPE_CHECKING:
+    from research_rl.envs.retrieval.encoders import Encoder
 
 MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.npy", "sample.npz"
 BM25, SHARD = "bm25", "shard.json"
@@ -110,6 +113,29 @@ def check_corpus(folder: Path, passport: dict[str, Any], file: Path) -> None:
         raise IndexFolderError(
             f"corpus {file} and index {folder} do not belong together ({differs}); "
             + rebuild(folder, passport, file)
+        )
+
+
+def check_weights(
+    folder: Path, known: dict[str, Any], encoder: Encoder, remedy: str = "build it again"
+) -> None:
+    """Refuse an encoder whose weights are not those that the vectors were made with.
+
+    Args:
+        folder: the index or shard.
+        known: what its passport says of the encoder.
+        encoder: the one that is there now.
+        remedy: what to do about it.
+
+    Raises:
+        IndexFolderError: they differ.
+    """
+    wanted, found = known.get("weights"), encoder.fingerprint() if "weights" in known else None
+    if found != wanted:
+        raise IndexFolderError(
+            f"encoder {encoder.name} and index {folder} do not belong together (weights: "
+            f"{str(found)[:12]}... in the model's folder, {wanted[:12]}... in the passport); put "
+            f"back the model that it was made with, or {remedy}"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ _POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "last",
 }
+_CONTENT = (
+    *("*.safetensors", "pytorch_model*.bin"),
+    *("tokenizer.json", "vocab.*", "merges.txt", "*.model"),
+)
+_PIECES, _PIECE = 64, 1 << 20
 _PROMPTS = {"query": "query_prefix", "passage": "passage_prefix", "document": "passage_prefix"}
 
 
@@ -59,6 +66,31 @@ def commit_of(model: str) -> str | None:
     if Path(model).is_dir() or "snapshots" not in parts:
         return None
     return parts[parts.index("snapshots") + 1]
+
+
+def digest_of(folders: Sequence[Path]) -> str | None:
+    """Return a SHA-256 of the weights and the vocabulary in model folders, None without folders.
+
+    Of a file above 64 MB that is its size and 64 pieces of 1 MB spread over it: training changes
+    every tensor. Configurations are left out, for another version writes the same in other words;
+    what they decide is in an encoder's settings.
+    """
+    if not folders:
+        return None
+    digest = hashlib.sha256()
+    for folder in folders:
+        files = {file for name in _CONTENT for file in folder.glob(name)}
+        for path in sorted(files):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                for piece in range(_PIECES):
+                    last = max(size, _PIECES * _PIECE) - _PIECE  # where the last one begins
+                    start = piece * last // (_PIECES - 1)
+                    if start < size:
+                        file.seek(start)
+                        digest.update(file.read(_PIECE))
+    return digest.hexdigest()
 
 
 def _pooling(model: str, config: dict[str, Any]) -> str:
