@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from research_rl.trainers.checkpoint import remove_checkpoint
+
 log = logging.getLogger(__name__)
 
 _KEPT = 2
@@ -18,9 +20,9 @@ _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
 class Snapshots:
-    """The last good states of weights and optimizer, as checkpoint files.
+    """The last good states of weights and optimizer, as checkpoints: files, or folders of shards.
 
-    A file that the newest checkpoint of the run knows of outlives its time, so that a run which is
+    One that the newest checkpoint of the run knows of outlives its time, so that a run which is
     resumed from there finds it.
     """
 
@@ -32,9 +34,9 @@ class Snapshots:
         self._taking = False
 
     def begin(self, folder: Path) -> None:
-        """Say where the files go, and forget those that are gone."""
+        """Say where the checkpoints go, and forget those that are gone."""
         self._folder = folder
-        gone = [step for step, path in self.kept.items() if not Path(path).is_file()]
+        gone = [step for step, path in self.kept.items() if not Path(path).exists()]
         for step in gone:
             log.warning("the snapshot of step %d is gone: %s", step, self.kept.pop(step))
 
@@ -53,7 +55,7 @@ class Snapshots:
         dropped = [self.kept.pop(step) for step in sorted(self.kept)[:-_KEPT]]
         if trainer.is_global_zero:
             for old in {*dropped, *self._stale()} - self._known:
-                Path(old).unlink(missing_ok=True)
+                remove_checkpoint(Path(old))
 
     def restore(self, trainer: pl.Trainer, at_most: int) -> int:
         """Put back weights and optimizer, on every rank; return which iteration's they are.
