@@ -232,6 +232,7 @@ def move_into_place(folder: Path, target: Path) -> None:
     """
     old = target.with_name(f".{target.name}.old.{os.getpid()}")
     if target.exists():
+        remove_replaced(target)  # one of them may have the number of this process
         target.rename(old)
     folder.rename(target)
     for name in (PLAN, HASH, FITTED, LOCK):
