@@ -8,8 +8,10 @@ Three cases in the quickstart's world, each run twice, without a guard and with 
 - ``healthy``: the quickstart as it is, to count false alarms.
 
     python benchmarks/collapse.py --out runs/collapse
+    python benchmarks/collapse.py --replay runs/algorithms
 
-A run that is already in its folder is not repeated.
+A run that is already in its folder is not repeated. ``--replay`` trains nothing: it holds the rules
+to the ``metrics.csv`` of every run below a folder and says which of them would have been warned.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from research_rl.trainers.guard import RULES, replay
 from research_rl.trainers.plots import Curve, Metrics, read_metrics
 
 CASES: Mapping[str, Mapping[str, Any]] = {
@@ -141,6 +144,36 @@ def picture(folders: Mapping[tuple[str, bool], Path], target: Path) -> None:
     figure.savefig(target)
 
 
+def replayed(folder: Path, file: Path) -> dict[str, str]:
+    """Return what a guard without arguments would have said of a recorded run."""
+    metrics = read_metrics(file)
+    warned = replay(metrics)
+    named = (f"{step}: {reason.split(',')[0]}" for step, reasons in warned for reason in reasons)
+    validation = metrics.get("val/f1", NO_CURVE).values
+    return {
+        "run": str(file.parent.relative_to(folder)),
+        "steps": str(len(metrics["train/reward"].steps)),
+        "rules judged": f"{sum(rule.metric in metrics for rule in RULES)} of {len(RULES)}",
+        "reward, last five": f"{last(metrics, 'train/reward'):.2f}",
+        "val F1, best": f"{max(validation):.2f}" if validation else "",
+        "warned": "; ".join(named),
+    }
+
+
+def false_alarms(folder: Path, at_least: int) -> None:
+    """Print what the rules would have said of every run below a folder."""
+    files = sorted(folder.rglob("metrics.csv"))
+    lengths = {file: len(read_metrics(file).get("train/reward", NO_CURVE).steps) for file in files}
+    rows = [replayed(folder, file) for file in files if lengths[file] >= at_least]
+    if not rows:
+        raise SystemExit(
+            f"{folder} must hold a metrics.csv of at least {at_least} steps somewhere, got none; "
+            "name a folder of runs, or lower --at-least"
+        )
+    warned = sum(bool(found["warned"]) for found in rows)
+    print(f"{warned} of {len(rows)} runs would have been warned\n\n{table(rows)}")
+
+
 def main() -> None:
     """Run, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,13 +181,19 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--guards", nargs="+", choices=["no", "yes"], default=["no", "yes"])
+    parser.add_argument("--replay", type=Path, help="a folder of recorded runs; trains nothing")
+    parser.add_argument("--at-least", type=int, default=10, help="steps of a run that is replayed")
     args = parser.parse_args()
+    if args.replay:
+        false_alarms(args.replay, args.at_least)
+        return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     out = args.out.resolve()
     folders = {
         (case, guarded): fit(case, guarded, out, args.steps, args.seed)
         for case in args.cases
-        for guarded in (False, True)
+        for guarded in (name == "yes" for name in args.guards)
     }
     rows = [row(case, guarded, folder) for (case, guarded), folder in folders.items()]
     print(f"{args.steps} steps, seed {args.seed}; means of the last five steps\n\n{table(rows)}")

@@ -15,9 +15,9 @@ import training
 from research_rl.trainers import health
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.config import Updates
-from research_rl.trainers.guard import RULES, CollapseGuard, Rule, _measured
+from research_rl.trainers.guard import RULES, CollapseGuard, Rule, _measured, replay
 from research_rl.trainers.health import HealthMonitor
-from research_rl.trainers.plots import read_metrics
+from research_rl.trainers.plots import Curve, read_metrics
 from research_rl.trainers.remedies import kl_coef, scale_kl, scale_learning_rate
 
 ALARM = [Rule("it always rings", "train/reward", "above", factor=0.0, plus=-1.0)]
@@ -63,7 +63,7 @@ def test_a_mean_over_nothing_is_not_judged() -> None:
 
 
 def judged(guard: CollapseGuard, *values: float) -> list[bool]:
-    return [bool(guard._judge({"train/format": value})) for value in values]
+    return [bool(guard.judge({"train/format": value})) for value in values]
 
 
 def test_early_history_is_the_median_of_healthy_iterations() -> None:
@@ -95,7 +95,17 @@ def test_a_healthy_run_breaks_no_rule() -> None:
     names = ("reward", "format", "searches", "entropy", "kl", "sampled_tokens")
     guard = CollapseGuard()
     for row in course:
-        assert guard._judge({f"train/{n}": x for n, x in zip(names, row, strict=True)}) == {}
+        assert guard.judge({f"train/{n}": x for n, x in zip(names, row, strict=True)}) == {}
+
+
+def test_a_recorded_run_is_judged_by_what_it_logged() -> None:
+    nothing = math.nan
+    values = [1.0, 0.9, 1.0, 0.5, 0.9, 0.5, nothing, 0.4, 0.4, 0.9, 0.5, 0.5]
+    broken = {"train/format": Curve(list(range(1, 13)), values)}
+    (first, (reason,)), (second, _) = replay(broken)
+    assert (first, second) == (9, 12), "two in a row that were measured, and each once"
+    assert reason == ("the form breaks: train/format is 0.4, below 0.665 (early in the run 0.95)")
+    assert replay({"train/other": Curve([1, 2], [0.0, 9.0])}) == []
 
 
 def run(folder: Path, policy: Path, steps: int, *callbacks: pl.Callback, **more: Any) -> Any:
@@ -129,6 +139,8 @@ def test_it_warns_and_leaves_the_run_alone(tmp_path: Path, policy: Path) -> None
     assert [row["step"], row["kind"]] == [3, "warn"], "two of history, then two in a row"
     assert "it always rings: train/reward is" in row["reasons"][0]
     metrics = read_metrics(tmp_path / "a" / "metrics.csv")
+    recorded = replay(metrics, CollapseGuard(rules=ALARM, patience=2))
+    assert [(step, len(reasons)) for step, reasons in recorded] == [(3, 1)], "as it was live"
     assert metrics["guard/alarms"] == ([0, 1, 2, 3], [0, 0, 1, 1])
     assert set(metrics["guard/actions"].values) == {0}
 

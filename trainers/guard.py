@@ -20,6 +20,7 @@ from torch import Tensor
 
 from research_rl.trainers.callbacks import RunCallback, run_folder
 from research_rl.trainers.health import HealthMonitor, log_metrics
+from research_rl.trainers.plots import Metrics
 from research_rl.trainers.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
 
 log = logging.getLogger(__name__)
@@ -195,9 +196,9 @@ class CollapseGuard(RunCallback):
         """Judge the iteration that just ended, warn and act."""
         module: Any = pl_module
         step = module.iteration - 1
-        reasons = self._judge(_measured(self.rules, trainer.callback_metrics))
+        reasons = self.judge(_measured(self.rules, trainer.callback_metrics))
         lasting = [reason for name, reason in reasons.items() if self._lasts(name)]
-        new = [r for name, r in reasons.items() if self._streaks[name] == self.patience]
+        new = self.new_alarms(reasons)
         may = self.acts and self._actions < self.max_actions and step >= self._quiet_until
         if lasting and may:
             self._act(trainer, module, step, lasting)
@@ -208,8 +209,12 @@ class CollapseGuard(RunCallback):
         counts = {"guard/alarms": float(len(reasons)), "guard/actions": float(self._actions)}
         log_metrics(trainer, pl_module, counts)
 
-    def _judge(self, now: Mapping[str, float]) -> dict[str, str]:
-        """Return the broken rules with their reasons; count streaks, and learn what early is."""
+    def judge(self, now: Mapping[str, float]) -> dict[str, str]:
+        """Return the broken rules with their reasons; count streaks, and learn what early is.
+
+        Args:
+            now: the metrics of the next iteration, by the names that rules have for them.
+        """
         known = {name: past for name, past in self._history.items() if len(past) >= _MIN_HISTORY}
         early = {name: median(past) for name, past in known.items()}
         reasons: dict[str, str] = {}
@@ -225,6 +230,10 @@ class CollapseGuard(RunCallback):
                 if len(past) < (_MIN_HISTORY if self._actions else self.early):
                     past.append(value)
         return reasons
+
+    def new_alarms(self, reasons: Mapping[str, str]) -> list[str]:
+        """Return the reasons of rules that have just been broken for ``patience`` iterations."""
+        return [r for name, r in reasons.items() if self._streaks[name] == self.patience]
 
     def _lasts(self, name: str) -> bool:
         return self._streaks[name] >= self.patience
@@ -286,10 +295,35 @@ class CollapseGuard(RunCallback):
         self._snapshots.load(state_dict["snapshots"])
 
 
+def replay(metrics: Metrics, guard: CollapseGuard | None = None) -> list[tuple[int, list[str]]]:
+    """Return when a guard that only warns would have warned in a run, and of what.
+
+    Args:
+        metrics: of the run, as ``read_metrics`` reads them; rules whose metric was not logged are
+            not judged.
+        guard: a new one, for its rules and its patience; None is one without arguments.
+    """
+    watch = guard or CollapseGuard()
+    rows: dict[int, dict[str, float]] = {}
+    for name in _names(watch.rules) & metrics.keys():
+        for step, value in zip(*metrics[name], strict=True):
+            now = rows.setdefault(step, {})
+            if math.isfinite(value):
+                now[name] = value
+    warned = []
+    for step, now in sorted(rows.items()):
+        if new := watch.new_alarms(watch.judge(now)):
+            warned.append((step, new))
+    return warned
+
+
+def _names(rules: Sequence[Rule]) -> set[str]:
+    return {name for rule in rules for name in (rule.metric, rule.unless_below) if name}
+
+
 def _measured(rules: Sequence[Rule], logged: Mapping[str, Tensor]) -> dict[str, float]:
     """Return what the rules read; a mean over no rollout is not a number, and was not measured."""
-    names = {name for rule in rules for name in (rule.metric, rule.unless_below) if name}
-    values = {name: float(logged[name]) for name in names if name in logged}
+    values = {name: float(logged[name]) for name in _names(rules) if name in logged}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
