@@ -21,8 +21,8 @@ from research_rl.trainers.checkpoint import (
     CheckpointError,
     RunCheckpoint,
     find_checkpoint,
-    why_torn,
 )
+from research_rl.trainers.checkpoint_files import why_torn
 from research_rl.trainers.metrics_file import KeepMetrics
 from research_rl.trainers.recorder import FlightRecorder
 

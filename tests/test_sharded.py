@@ -13,7 +13,7 @@ import torch
 from training import Data, checkpoint, module, trainer, weights
 
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.trainers.checkpoint import AtomicCheckpointIO, find_checkpoint, load_state
+from research_rl.trainers.checkpoint_files import AtomicCheckpointIO, find_checkpoint, load_state
 from research_rl.trainers.config import Updates
 from research_rl.trainers.export import load_policy
 from research_rl.trainers.sharding import ShardedStrategy

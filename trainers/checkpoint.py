@@ -1,177 +1,32 @@
-"""Checkpoint files that are either whole or not there, and how they are found by name."""
+"""The checkpoints of a run: when they are written, and how a run ends between two iterations."""
 
 from __future__ import annotations
 
 import copy
-import errno
-import logging
-import os
-import shutil
-import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
+from research_rl.trainers.checkpoint_files import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    find_checkpoint,
+    remove_checkpoint,
+)
 from research_rl.trainers.stopping import StopSignal
 
-log = logging.getLogger(__name__)
-META = _METADATA_FILENAME
-"""In the folder of a checkpoint in shards: all but weights and states of optimizers."""
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written; those written before are untouched."""
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written beside their place, synced, then renamed into it.
-
-    A crash or a full disk leaves the former file of that name whole, and no half-written one.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Write ``checkpoint`` to ``path``; a remote path goes through Lightning as it is.
-
-        Raises:
-            CheckpointError: the disk is full or does not take the file.
-        """
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except (OSError, RuntimeError) as error:
-            # torch.save answers a failed write with a RuntimeError in whose context the OSError is.
-            written = partial.stat().st_size if partial.exists() else 0
-            partial.unlink(missing_ok=True)
-            cause = next((e for e in _chain(error) if isinstance(e, OSError)), None)
-            if cause is None:
-                raise
-            raise CheckpointError(_why(cause, target, written)) from error
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Return a checkpoint; one that ranks wrote in shards is put together."""
-        if "://" in str(path) or not Path(path).is_dir():
-            return super().load_checkpoint(path, map_location, weights_only)
-        return load_state(Path(path))
-
-
-def put_folder_in_place(partial: Path, target: Path) -> None:
-    """Let a finished folder take the place of a checkpoint; the former goes last of all.
-
-    A folder cannot be renamed over another: a crash between two renames leaves the former one
-    under a hidden name, and ``find_checkpoint`` puts it back.
-    """
-    former = _former(target)
-    shutil.rmtree(former, ignore_errors=True)
-    if target.is_dir():
-        target.replace(former)
-    elif target.exists():
-        target.unlink()
-    partial.replace(target)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _former(target: Path) -> Path:
-    return target.with_name(f".{target.name}.former")
-
-
-def _put_back(folder: Path) -> None:
-    """Give former folders their names back where a crash kept the new ones from taking them."""
-    for former in folder.glob(".*.ckpt.former"):
-        target = folder / former.name.removeprefix(".").removesuffix(".former")
-        if not target.exists():
-            with suppress(FileNotFoundError):  # another rank was faster
-                former.replace(target)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds, in main memory; that of a folder is put together.
-
-    Of a folder, which ranks wrote in shards, the result is what a single process would have saved.
-    """
-    if path.is_file():
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return state
-    state = _load_distributed_checkpoint(path)
-    names = sorted(name for name in state if name.startswith("optimizer_") and name[10:].isdigit())
-    if names:
-        state["optimizer_states"] = [_numbered(state.pop(name)) for name in names]
-    return state
-
-
-def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer by number of the weight, as one process keeps it, not by name."""
-    groups, number = optimizer["param_groups"], dict[str, int]()
-    for group in groups:
-        for name in group["params"]:
-            number.setdefault(name, len(number))
-    return {
-        "state": {number[name]: values for name, values in optimizer["state"].items()},
-        "param_groups": [{**g, "params": [number[name] for name in g["params"]]} for g in groups],
-    }
-
-
-def disk_error(error: BaseException) -> str | None:
-    """Return the reason where the disk is behind an error, None where it is not.
-
-    Libraries hide it: torch behind a RuntimeError, safetensors as text in an error of its own.
-    """
-    for each in _chain(error):
-        if isinstance(each, OSError):
-            return each.strerror or str(each)
-        for number in _DISK_FULL:
-            if f"os error {number}" in str(each) or os.strerror(number) in str(each):
-                return os.strerror(number)
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _why(cause: OSError, target: Path, written: int) -> str:
-    reason = cause.strerror or str(cause)
-    if cause.errno in _DISK_FULL:
-        folder = next((p for p in target.parents if p.is_dir()), Path())
-        free = shutil.disk_usage(folder).free / 1e6
-        reason += f" after {written / 1e6:.1f} MB ({free:.1f} MB free)"
-    kept = sorted(p.name for p in target.parent.glob("*.ckpt")) if target.parent.is_dir() else []
-    remedy = "resume with --ckpt_path last" if kept else "start anew"
-    return (
-        f"cannot write the checkpoint {target}: {reason}; "
-        f"kept whole: {', '.join(kept) or 'none yet'}; make room, then {remedy}"
-    )
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointError",
+    "RunCheckpoint",
+    "find_checkpoint",
+    "remove_checkpoint",
+]
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -363,94 +218,3 @@ def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     moved = {name: here(state[name]) for name in paths if name in state}
     best = {here(path): score for path, score in state.get("best_k_models", {}).items()}
     return {**state, **moved, "best_k_models": best, "dirpath": str(folder)}
-
-
-def find_checkpoint(name: str, folder: Path) -> Path:
-    """Return the checkpoint that ``name`` means.
-
-    A torn one, cut short by a copy or a power failure, is skipped with a warning: ``last`` is then
-    the newest that is whole.
-
-    Args:
-        name: a path; or ``last``, the newest whole ``last*.ckpt`` in ``folder``, else the newest
-            whole checkpoint there; or ``best``, the one that the newest remembers as the best by
-            its monitor.
-        folder: where ModelCheckpoint writes.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        CheckpointError: the file that is named is torn, or every one is.
-    """
-    _put_back(folder)
-    if name not in ("last", "best"):
-        path = Path(name)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"checkpoint must be a file, 'last' or 'best', got {name!r}, which is not there; "
-                f"{_listing(folder)}"
-            )
-        if (torn := why_torn(path)) is not None:
-            raise CheckpointError(f"{path} is not a whole checkpoint: {torn}; {_listing(folder)}")
-        return path
-    newest = _newest_whole(name, folder)
-    return newest if name == "last" else _best(newest)
-
-
-def why_torn(path: Path) -> str | None:
-    """Return why a checkpoint cannot be used, None if it is whole; it is read once in full.
-
-    A folder is a sharded checkpoint; it takes its name when all of it is written.
-    """
-    if path.is_dir():
-        lacking = [n for n in (".metadata", META) if not (path / n).is_file()]
-        return f"its {lacking[0]} is missing" if lacking else None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        return str(error) or type(error).__name__
-    return None if damaged is None else f"{damaged} is damaged"
-
-
-def _newest_whole(name: str, folder: Path) -> Path:
-    def age(path: Path) -> tuple[bool, float]:
-        return path.name.startswith("last"), path.stat().st_mtime
-
-    found = sorted(folder.glob("*.ckpt"), key=age, reverse=True)
-    if not any(path.name.startswith("last") for path in found):
-        raise FileNotFoundError(
-            f"no checkpoint {name!r} yet; {_listing(folder)}; `research fit` writes it at its "
-            "first validation"
-        )
-    for path in found:
-        torn = why_torn(path)
-        if torn is None:
-            return path
-        log.warning("skipped %s, which is torn (%s)", path, torn)
-    raise CheckpointError(f"every checkpoint in {folder} is torn; {_listing(folder)}; begin anew")
-
-
-def _best(newest: Path) -> Path:
-    file = newest / META if newest.is_dir() else newest
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    saved = [s for s in state.get("callbacks", {}).values() if isinstance(s, dict)]
-    for each in saved:
-        if each.get("best_model_path"):
-            best = newest.parent / Path(each["best_model_path"]).name
-            if best.exists() and (torn := why_torn(best)) is not None:
-                raise CheckpointError(f"{best} is torn ({torn}); use 'last'")
-            if best.exists():
-                return best
-    if any(each.get("monitor") for each in saved):
-        raise FileNotFoundError(
-            f"{newest} knows no best checkpoint: no validation has been made since training began; "
-            "use 'last', or go on training until one is"
-        )
-    raise FileNotFoundError(
-        f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or use 'last'"
-    )
-
-
-def _listing(folder: Path) -> str:
-    found = ", ".join(sorted(p.name for p in folder.glob("*.ckpt")))
-    return f"{folder} holds {found}" if found else f"{folder} holds no checkpoint"

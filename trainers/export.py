@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.trainers.checkpoint import META, disk_error, find_checkpoint, load_state
+from research_rl.trainers.checkpoint_files import META, disk_error, find_checkpoint, load_state
 
 _PREFIX = "policy."
 

@@ -16,7 +16,7 @@ from research_rl.agents.types import Engine, SamplingParams
 from research_rl.envs.protocol import Search, parse_action
 from research_rl.envs.types import Question
 from research_rl.envs.vector import ReSearchVectorEnv
-from research_rl.trainers.checkpoint import why_torn
+from research_rl.trainers.checkpoint_files import why_torn
 from research_rl.trainers.config import EnvConfig
 from research_rl.trainers.export import iteration_of, load_policy, policy_config
 from research_rl.trainers.records import Numbered, Record, record_of

@@ -45,7 +45,7 @@ from research_rl.agents.loading import (
 )
 from research_rl.agents.packed import ENTRY
 from research_rl.agents.policy import LMPolicy, Reference
-from research_rl.trainers.checkpoint import CheckpointError, disk_error, put_folder_in_place
+from research_rl.trainers.checkpoint_files import CheckpointError, disk_error, put_folder_in_place
 
 _TIMEOUT = timedelta(hours=2)
 """The slowest rank's rollouts are waited for in a collective."""

@@ -13,7 +13,7 @@ from research_rl.agents import CachedEngine, LMPolicy, PolicyConfig
 from research_rl.agents.generate import LocalGenerator
 from research_rl.agents.loading import Dtype
 from research_rl.agents.research import Agent
-from research_rl.trainers.checkpoint import find_checkpoint
+from research_rl.trainers.checkpoint_files import find_checkpoint
 from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
 from research_rl.trainers.evaluate.sources import Source
 from research_rl.trainers.export import load_policy, policy_config
