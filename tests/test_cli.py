@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny_run import write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from research_rl.envs import command_line
 from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers import cli, usage
+from research_rl.trainers import cli, lightning_cli, usage
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,35 @@ def test_the_engines_by_their_names(
     assert "ReferenceEngine" in (tmp_path / "runs/tiny/config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("settings", "bar"),
+    [
+        ({}, "RunProgressBar"),
+        ({"callbacks": [{"class_path": "TQDMProgressBar"}]}, "TQDMProgressBar"),
+        ({"enable_progress_bar": False}, "NoneType"),
+    ],
+)
+def test_a_config_without_a_progress_bar_has_ours(
+    settings: dict[str, Any],
+    bar: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Built(lightning_cli.ResearchCLI):
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Run nothing."""
+
+    monkeypatch.chdir(tmp_path)
+    given = yaml.safe_load(config.read_text("utf-8"))
+    del given["trainer"]["enable_progress_bar"]
+    given["trainer"] |= settings
+    Path("mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["research", "fit", "--config", "mine.yaml"])
+    built = lightning_cli.run(cli=Built)
+    assert type(built.trainer.progress_bar_callback).__name__ == bar
+
+
 def test_print_config_is_a_config(
     config: Path,
     tmp_path: Path,
@@ -301,6 +331,16 @@ def test_a_mistake_is_one_line(
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "Seed set" not in x]
     assert line.startswith("research: error: ")
     assert said in line
+
+
+def test_a_broken_config_of_a_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "config.yaml").write_text("a: [1\nb: }")
+    fails(monkeypatch, "ask", "--run", tmp_path, "Who ?")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'in "{tmp_path / "config.yaml"}", line 2' in line
 
 
 def test_a_bug_keeps_its_traceback_and_debug_shows_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -30,12 +30,19 @@ from transformers.utils.logging import disable_progress_bar
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import cached, engine  # noqa: F401
 from research_rl.envs.locks import alone_in
-from research_rl.trainers import algorithms, callbacks, progress, recorder, warmstart  # noqa: F401
-from research_rl.trainers.checkpoint import AtomicCheckpointIO, find_checkpoint
+from research_rl.trainers import (  # noqa: F401
+    algorithms,
+    callbacks,
+    checkpoint,
+    progress,
+    recorder,
+    warmstart,
+)
+from research_rl.trainers.checkpoint_files import AtomicCheckpointIO, find_checkpoint
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.metrics_file import KeepMetrics
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.progress import metrics_table
+from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.run_folder import run_in, with_references
 from research_rl.trainers.shipped import (
     CONFIGS,
@@ -152,6 +159,16 @@ class ResearchCLI(LightningCLI):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self._root() / "checkpoints")
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], extra: list[pl.Callback]) -> pl.Trainer:
+        """Take our progress bar where no other is configured: Lightning's spoils a log file."""
+        given = config.get("callbacks") or []
+        listed = given if isinstance(given, list) else [given]
+        wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
+        if wanted and not any(isinstance(c, ProgressBar) for c in listed):
+            extra = [*extra, RunProgressBar()]
+        trainer: pl.Trainer = super()._instantiate_trainer(config, extra)
         return trainer
 
     def _check_trainer_options(self) -> None:

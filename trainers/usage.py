@@ -35,7 +35,8 @@ def is_users_mistake(error: BaseException) -> bool:
     """
     if isinstance(error, OSError | RetrieverUnavailable | UsageError):
         return True
-    if type(error).__module__.startswith("omegaconf."):  # an interpolation of the config fails
+    # an interpolation of a config fails, or the file is no YAML and named in the message
+    if type(error).__module__.startswith(("omegaconf.", "yaml.")):
         return True
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
         return True
