@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents.cached import CachedEngine
@@ -32,27 +27,19 @@ from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.collection import Collector
 from research_rl.trainers.config import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.credit import Credit
-from research_rl.trainers.evaluation import average, measure, prediction_row
-from research_rl.trainers.learner import MISMATCH, Learner
-from research_rl.trainers.ranks import (
-    average_gradients,
-    clip_gradients,
-    gather,
-    mean_over_ranks,
-    means_over_ranks,
-    most,
-    without_sync,
-)
+from research_rl.trainers.evaluating import EvaluatingModule, means_of, prefixed
+from research_rl.trainers.learner import Learner
+from research_rl.trainers.ranks import means_over_ranks
 from research_rl.trainers.sharding import Shards
 from research_rl.trainers.types import Batch
+from research_rl.trainers.updating import UpdatingModule
 
-_BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 # jsonargparse reads the class and its options from this; it only becomes a GRPO when called
 _GRPO: Algorithm = lazy_instance(GRPO)
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
-class ReSearchModule(pl.LightningModule):
+class ReSearchModule(EvaluatingModule, UpdatingModule):
     """Teach a policy to answer questions by searching.
 
     Every random number is a hash of (seed, iteration, question, sample), so that a resumed run
@@ -108,14 +95,9 @@ class ReSearchModule(pl.LightningModule):
         self.seed = seed
         self._env_config = env
         self.reference: Reference | None = None
-        self.iteration = 0
-        """Batches of questions that the policy has learned from."""
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
         """Of the latest iteration; one number a rollout, its tokens' mean."""
-        self.val_rollouts: list[Rollout] = []
-        self.test_rollouts: list[Rollout] = []
-        """Of the latest evaluation, this rank's share."""
         self._make_engine = engine
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
@@ -229,12 +211,12 @@ class ReSearchModule(pl.LightningModule):
         sampled = perf_counter()
         with self._sampling_ahead():
             metrics = self._learn_from(self.train_rollouts)
-        means = _means(self.train_rollouts, by_hop=("f1", "searches"))
+        means = means_of(self.train_rollouts, by_hop=("f1", "searches"))
         if self.updates.resample_rounds:
             means["sampled_rollouts"] = float(collected.num_sampled)
         means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
         seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
-        self._log(_prefixed("train", means) | _prefixed("time", seconds))
+        self._log(prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1
 
     def _learn_from(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
@@ -327,177 +309,8 @@ class ReSearchModule(pl.LightningModule):
             return nullcontext()
         return self._shards.whole(self.policy, getattr(self.engine, "dtype", None))
 
-    def weights_replaced(self) -> None:
-        """Take over weights that something else than the optimizer has changed."""
-        if self._learns is not None:
-            self._learns.moved()
-
-    def _learner(self) -> Learner:
-        """What runs the policy over rollouts, made when it is first needed."""
-        if self._learns is None:
-            temperature = self.sampling.temperature
-            self._learns = Learner(
-                self.policy, self.algorithm, self.updates, temperature, self.reference
-            )
-        return self._learns
-
-    def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        """Go through the batch as often as configured; return metrics, means over the updates."""
-        updates, total = self.updates, defaultdict[str, Tensor](lambda: self._zero())
-        first = True
-        for epoch in range(updates.num_epochs):
-            shuffled = seed_of(self.seed, "minibatches", self.iteration, epoch)
-            seed = shuffled if updates.num_minibatches > 1 else None
-            for minibatch in batch.minibatches(updates.num_minibatches, seed):
-                metrics = self._update(minibatch, compare=first)
-                for name, value in metrics.items():
-                    single = name.startswith("mismatch_")  # the first update's alone
-                    total[name] = total[name] + (value if single else value / updates.steps)
-                first = False
-        return dict(total)
-
-    def _update(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
-        """Take one optimizer step; return its metrics, the same on every rank.
-
-        Args:
-            minibatch: what to learn from.
-            compare: also measure how far sampled and recomputed log-probs are apart.
-        """
-        minibatch.count(lambda value: mean_over_ranks(self.trainer, value))
-        minibatch.weights = self.algorithm.weights(minibatch)
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        optimizer.zero_grad()
-        sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch), compare))
-        loss, weight = sums.pop("loss"), sums.pop("weight")
-        tokens = sums.pop("tokens", weight).clamp(min=1)
-        apart = {name: sums.pop(name) / tokens for name in list(sums) if name in MISMATCH}
-        self._check_finite("loss", loss)
-        rate = self._zero() + optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        optimizer.zero_grad()  # rollouts want the room
-        self._learner().moved()
-        if self._make_scheduler is not None:
-            scheduler: Any = self.lr_schedulers()
-            scheduler.step()
-        metrics = {name: value / weight for name, value in sums.items()}
-        self.algorithm.after_update(metrics)
-        return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
-
-    def _place_optimizer(self, device: torch.device) -> None:
-        """Move the optimizer's states, if they are to be parked between updates."""
-        if not self.updates.park_optimizer:
-            return
-        if self._shards is not None:
-            raise ValueError("park_optimizer must be off with weights in shards; set it to false")
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        for state in optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.ndim:
-                    state[name] = value.to(device)
-
-    def _active(self, minibatch: Batch) -> Batch:
-        """The rows that have a gradient; one row where none has, so that ranks stay in step."""
-        active = self.algorithm.active(minibatch).nonzero()[:, 0]
-        return minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
-
-    def _backward(self, rows: Batch, compare: bool) -> dict[str, Tensor]:
-        """Add up gradients over micro-batches; return sums of loss, weights and metrics."""
-        learner = self._learner()
-        parts = learner.portions(rows)
-        sums = defaultdict[str, Tensor](lambda: self._zero())
-        passes = most(len(parts))
-        for number in range(passes):
-            portion = rows[parts[number]] if number < len(parts) else rows.blank()
-            with without_sync(self.trainer, wanted=number < passes - 1):
-                found = learner.backward(portion, self.manual_backward, compare)
-            for name, value in found.items():
-                sums[name] = sums[name] + value
-        return dict(sums)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Measure the gradient and scale it down to max_grad_norm.
-
-        Raises:
-            FloatingPointError: it is not finite. With a gradient scaler (16-mixed) that is usual
-                at times, and the scaler leaves out the step.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._shards is not None:
-            average_gradients(self.trainer, self.algorithm.parameters())
-        self._grad_norm = clip_gradients(parameters, self.updates.max_grad_norm or math.inf)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            self._check_finite("grad_norm", self._grad_norm)
-
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        if not bool(value.isfinite()):
-            raise FloatingPointError(
-                f"train/{name} must be finite, got {float(value)} in iteration {self.iteration}; "
-                "the weights are those before this update. Look at train/grad_norm, train/kl and "
-                "train/entropy of the iterations before; lower the learning rate or max_grad_norm, "
-                "and resume from a checkpoint before they rose"
-            )
-
-    def _zero(self) -> Tensor:
-        return torch.zeros((), device=self.device)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the rollouts of the validation before."""
-        self.val_rollouts = []
-
-    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer validation questions."""
-        self.val_rollouts += self._answer(questions)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(_prefixed("val", _means(self.val_rollouts)))
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the rollouts of the test before."""
-        self.test_rollouts = []
-
-    def test_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer test questions."""
-        self.test_rollouts += self._answer(questions)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(_prefixed("test", _means(self.test_rollouts)))
-
-    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
-        """Return one row for each question: its prediction, scores and text."""
-        return [prediction_row(rollout) for rollout in self._answer(questions)]
-
     def _answer(self, questions: list[Question]) -> list[Rollout]:
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        """Show metrics in the progress bar and to callbacks, and write them down.
-
-        In training they are written here, at the number of iterations that the policy has learned
-        from: Lightning would put a validation at the iteration before, and would repeat what only
-        some iterations have, such as the F1 of questions with three hops.
-        """
-        trainer: Any = self.trainer
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
-        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
-        if fitting and due and not trainer.sanity_checking:
-            for logger in self.loggers:
-                logger.log_metrics(metrics, self.iteration)
-                logger.save()
-
-
-def _means(rollouts: list[Rollout], by_hop: Collection[str] | None = None) -> dict[str, float]:
-    """Mean measures over the rollouts of all ranks."""
-    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
-
-
-def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
