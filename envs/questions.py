@@ -1,6 +1,6 @@
 """Read questions with their gold answers from the files people have, whatever they are called.
 
-A file's container (JSONL, a JSON array, parquet) and each row's layout are told from the content:
+Each row's layout is told from its content, as the file's container is (see question_files):
 
 | layout | a row has |
 |---|---|
@@ -16,40 +16,20 @@ A file's container (JSONL, a JSON array, parquet) and each row's layout are told
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from research_rl.envs.question_files import SPLIT_MARK, QuestionError, open_rows
 from research_rl.envs.types import Question
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
-_SPLIT_MARK = "#"
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
-_SUFFIXES = (".jsonl", ".json", ".parquet")
 _BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
 _CARRIED = ("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split")
-
-
-class QuestionError(ValueError):
-    """Questions cannot be read; names the file, the line and what is wrong there.
-
-    Args:
-        file: the file or data set.
-        line: counted from 1 (for parquet and the Hub: the row); None if the whole is at fault.
-        reason: what is wrong.
-    """
-
-    def __init__(self, file: str | Path, line: int | None, reason: str) -> None:
-        super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
-        self.file, self.line, self.reason = str(file), line, reason
-
-    def __reduce__(self) -> tuple[type[QuestionError], tuple[str, int | None, str]]:
-        return QuestionError, (self.file, self.line, self.reason)
 
 
 def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
@@ -69,10 +49,10 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
             id used twice.
         ImportError: parquet or the Hub need a package that is not installed.
     """
-    if split is None and _SPLIT_MARK in str(source) and not Path(source).exists():
-        source, _, split = str(source).rpartition(_SPLIT_MARK)
+    if split is None and SPLIT_MARK in str(source) and not Path(source).exists():
+        source, _, split = str(source).rpartition(SPLIT_MARK)
     chosen_by_metadata = Path(source).is_file()
-    source, rows = _open(source, split)
+    source, rows = open_rows(source, split)
     questions: list[Question] = []
     lines: dict[str, int] = {}
     unanswerable = 0
@@ -98,37 +78,6 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
         questions = _of_split(source, questions, split)
     _tell_same_texts(source, questions)
     return questions
-
-
-def raw_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (line, row) of a file, of a folder's split or of a Hub data set, as they are there.
-
-    Raises:
-        QuestionError: nothing there, or a line that is no JSON.
-        ImportError: parquet or the Hub need a package that is not installed.
-    """
-    yield from _open(source, split)[1]
-
-
-def find_split(source: str | Path, names: Sequence[str]) -> str | None:
-    """Return the first of these splits that a folder or a Hub data set has.
-
-    Returns:
-        None where it has none of them, and where there is nothing to choose: ``source`` is a file,
-        says its split itself, or is not there.
-
-    Raises:
-        QuestionError: the Hub does not tell what the data set has.
-        ImportError: the Hub needs a package that is not installed.
-    """
-    path = Path(source)
-    if path.is_dir():
-        there = {file.stem for file in path.iterdir() if file.suffix in _SUFFIXES}
-    elif not path.exists() and _is_hub_name(source):
-        there = set(_hub_splits(str(source)))
-    else:
-        return None
-    return next((name for name in names if name in there), None)
 
 
 def question_from_dict(row: Row) -> Question:
@@ -277,141 +226,3 @@ def _of_split(source: str | Path, questions: list[Question], split: str) -> list
         found = sorted({str(question.metadata.get("split")) for question in questions})
         raise QuestionError(source, None, f"has no questions of split {split!r}, got {found}")
     return kept
-
-
-def _open(source: str | Path, split: str | None) -> tuple[str | Path, Iterator[tuple[int, Any]]]:
-    """Return the file or data set that is read, and its (line, row)s."""
-    path = Path(source)
-    if path.is_dir():
-        path = _split_file(path, split)
-    if path.is_file():
-        return path, _file_rows(path)
-    if _is_hub_name(source):
-        return source, _hub_rows(str(source), split)
-    raise QuestionError(source, None, "there is no such file of questions")
-
-
-def _is_hub_name(source: str | Path) -> bool:
-    return bool(_HUB_NAME.match(str(source))) and Path(source).suffix not in _SUFFIXES
-
-
-def _split_file(folder: Path, split: str | None) -> Path:
-    there = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES)
-    if split is None and there:
-        example = f"{folder}{_SPLIT_MARK}{Path(there[0]).stem}"
-        raise QuestionError(folder, None, f"must be told which split: {example!r}; it has {there}")
-    found = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if f"{split}{suffix}" in there]
-    if not found:
-        raise QuestionError(folder, None, f"has no file of split {split!r}; it has {there}")
-    return found[0]
-
-
-def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        head = file.read(1024)
-    if head[:4] == b"PAR1":
-        return _parquet_rows(path)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-        return _array_rows(path)
-    return _line_rows(path)
-
-
-def _decode(path: Path, data: bytes, first_line: int = 1) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = first_line + data.count(b"\n", 0, error.start)
-        reason = f"must be UTF-8, got byte {data[error.start]:#04x}"
-        raise QuestionError(path, line, reason) from error
-
-
-def _line_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the objects of a JSONL file; blank lines are passed over."""
-    with path.open("rb") as lines:
-        for number, data in enumerate(lines, 1):
-            text = _decode(path, data, number).strip()
-            if text:
-                try:
-                    row = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    reason = f"must be a JSON object, got {text[:60]!r}: {error}"
-                    raise QuestionError(path, number, reason) from error
-                yield number, row
-
-
-def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the items of one JSON array with the lines they start in."""
-    text = _decode(path, path.read_bytes())
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-
-    def skip(position: int) -> int:
-        match = space.match(text, position)
-        return match.end() if match else position
-
-    def line(start: int, stop: int) -> int:
-        return text.count("\n", start, stop)
-
-    place = skip(text.index("[") + 1)
-    number = 1 + line(0, place)
-    while text[place : place + 1] != "]":
-        try:
-            row, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            at = number + (line(place, error.pos) if isinstance(error, json.JSONDecodeError) else 0)
-            raise QuestionError(path, at, f"must be a JSON array of objects: {error}") from error
-        yield number, row
-        after = skip(end)
-        comma = text[after : after + 1] == ","
-        if not comma and text[after : after + 1] != "]":
-            at = number + line(place, after)
-            reason = f"must be a JSON array, got {text[after : after + 20]!r} after an item"
-            raise QuestionError(path, at, reason)
-        following = skip(after + 1) if comma else after
-        number += line(place, following)
-        place = following
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError(
-            f"reading parquet ({path}) needs pyarrow; do pip install 'research-rl[data]'"
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
-            yield from enumerate(rows, 1)
-    except (OSError, ValueError) as error:
-        raise QuestionError(path, None, f"is not a readable parquet file: {error}") from error
-
-
-def _hub_rows(name: str, split: str | None) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a Hugging Face data set."""
-    if split is None:
-        example = f"{name}{_SPLIT_MARK}train"
-        raise QuestionError(name, None, f"a Hub data set must be told which split: {example!r}")
-    return enumerate(_ask_hub("load_dataset", name, split=split), 1)
-
-
-def _hub_splits(name: str) -> Iterable[str]:
-    """Names of the splits of a Hugging Face data set."""
-    splits: Iterable[str] = _ask_hub("get_dataset_split_names", name)
-    return splits
-
-
-def _ask_hub(what: str, name: str, **options: str) -> Any:
-    """What a function of ``datasets`` says about ``owner/name:config``."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"there is no file {name}; reading it from the Hugging Face Hub needs datasets; "
-            "do pip install 'research-rl[data]'"
-        ) from error
-    repository, _, config = name.partition(":")
-    try:
-        return getattr(datasets, what)(repository, config or None, **options)
-    except Exception as error:
-        reason = f"there is no such file, and the Hub does not give it: {error}"
-        raise QuestionError(name, None, reason) from error

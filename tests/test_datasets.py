@@ -23,7 +23,8 @@ from research_rl.envs.datasets.convert import DatasetError, Job, convert, read_m
 from research_rl.envs.datasets.paragraphs import passage_of
 from research_rl.envs.datasets.sources import source_rows
 from research_rl.envs.locks import LOCK, alone_in
-from research_rl.envs.questions import QuestionError, read_questions
+from research_rl.envs.question_files import QuestionError
+from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval.corpus import Corpus, sha256_of
 from research_rl.envs.types import Question
 

@@ -13,12 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.questions import (
-    QuestionError,
-    find_split,
-    question_from_dict,
-    read_questions,
-)
+from research_rl.envs.question_files import QuestionError, find_split
+from research_rl.envs.questions import question_from_dict, read_questions
 
 FLASHRAG = {
     "id": "dev_0",
@@ -287,7 +283,7 @@ def test_a_missing_package_names_its_extra(
         source = str(write_parquet(tmp_path / "q.parquet", RESEARCH))
         monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'research-rl\[data\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[data\]'"):
         read_questions(source, split="train")
 
 

@@ -15,7 +15,8 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
 from research_rl.agents.sampling import seed_of
-from research_rl.envs.questions import find_split, read_questions
+from research_rl.envs.question_files import find_split
+from research_rl.envs.questions import read_questions
 from research_rl.envs.synthetic import Split, SyntheticWorld
 from research_rl.envs.types import Question
 

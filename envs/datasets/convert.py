@@ -21,7 +21,8 @@ from research_rl.envs.datasets.paragraphs import context_of
 from research_rl.envs.datasets.rows import Aliases, adapt
 from research_rl.envs.datasets.sources import source_rows
 from research_rl.envs.locks import alone_in
-from research_rl.envs.questions import QuestionError, question_from_dict
+from research_rl.envs.question_files import QuestionError
+from research_rl.envs.questions import question_from_dict
 from research_rl.envs.retrieval.corpus import sha256_of
 from research_rl.envs.types import Question
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.envs.datasets.catalogue import Dataset
-from research_rl.envs.questions import QuestionError
+from research_rl.envs.question_files import QuestionError
 
 Row = Mapping[str, Any]
 _RENAMED = {"Question": "question", "Answer": "answer", "QuestionId": "id"}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from research_rl.envs.questions import QuestionError, raw_rows
+from research_rl.envs.question_files import QuestionError, raw_rows
 
 _BLOCK = 1 << 20  # characters read at once
 _SPACE = re.compile(r"\s*")

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from research_rl.envs.questions import QuestionError, read_questions
+from research_rl.envs.question_files import QuestionError
+from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
 from research_rl.envs.retrieval.passport import read_manifest
 from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld
