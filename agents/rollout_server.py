@@ -11,14 +11,12 @@ import hmac
 import logging
 import secrets
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import uvicorn
@@ -27,6 +25,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from research_rl.agents.desk import Completion, Desk
 from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.envs.serving import ServerThread, listen
 
 _log = logging.getLogger(__name__)
 _NEUTRAL: dict[str, Any] = {
@@ -310,27 +309,6 @@ def _error(error: _Refused) -> Response:
     return JSONResponse({"error": detail}, status_code=error.status)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there; port 0 takes a free one.
-
-    Raises:
-        OSError: it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only where the protocol is spelled out
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except (OSError, OverflowError) as error:
-        bound.close()
-        raise OSError(
-            f"the server must be able to listen on {host} port {port}, got: {error}; stop what "
-            "runs there, or name another --port"
-        ) from error
-    return bound
-
-
 def serve(desk: Desk, bound: socket.socket, api_key: str | None = None) -> None:
     """Serve until SIGINT or SIGTERM; turns under way are answered before it returns."""
     _server(desk, api_key, "info").run(sockets=[bound])
@@ -347,7 +325,7 @@ def _server(desk: Desk, api_key: str | None, level: str) -> uvicorn.Server:
     return uvicorn.Server(settings)
 
 
-class BackgroundRolloutServer:
+class BackgroundRolloutServer(ServerThread):
     """A rollout server in a thread of this process, for tests and notebooks.
 
     Args:
@@ -358,32 +336,5 @@ class BackgroundRolloutServer:
 
     def __init__(self, desk: Desk, port: int = 0, api_key: str | None = None) -> None:
         self.desk = desk
-        self._socket = listen("127.0.0.1", port)
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._server = _server(desk, api_key, "warning")
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
-
-    def __enter__(self) -> BackgroundRolloutServer:
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise RuntimeError(f"the server at {self.url} did not start; see the log")
-            time.sleep(0.005)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Answer what is under way, then end."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        bound = listen("127.0.0.1", port)
+        super().__init__(_server(desk, api_key, "warning"), bound)

@@ -171,7 +171,7 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="'ip', 'l2', got 'cosine'"):
         new_index(2, "cosine")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'research-rl\[cpu\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[cpu\]'"):
         new_index(2)
 
 

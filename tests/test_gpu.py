@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused(fake: Any) -> None:
 
 @pytest.mark.skipif(not NO_CUDA, reason="this FAISS knows CUDA")
 def test_a_faiss_without_cuda_says_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"pip install 'research-rl\[gpu\]', or use Torch"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[gpu\]', or use Torch"):
         to_gpu(flat())
     with pytest.raises(ImportError, match="built with CUDA"):
         GpuFaissRetriever(str(tmp_path))

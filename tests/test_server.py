@@ -339,7 +339,7 @@ def test_nothing_of_the_web_is_imported_before_a_server_starts() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"fastapi.*pip install 'research-rl\[serve\]'"):
+    with pytest.raises(ImportError, match=r"fastapi.*pip install -e '\.\[serve\]'"):
         BackgroundServer(FakeRetriever())
 
 

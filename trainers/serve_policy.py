@@ -6,6 +6,7 @@ import argparse
 import os
 
 from research_rl.envs.command_line import CommandLine
+from research_rl.envs.serving import listen
 
 KEY_VARIABLE = "RESEARCH_API_KEY"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     try:
         from research_rl.agents.desk import Desk
-        from research_rl.agents.rollout_server import listen, serve
+        from research_rl.agents.rollout_server import serve
     except ModuleNotFoundError as error:
         raise ImportError(
             f"serving a policy needs {error.name}; run: pip install -e '.[serve]'"

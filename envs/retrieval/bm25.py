@@ -26,7 +26,7 @@ def import_bm25s() -> Any:
         import bm25s
     except ImportError as error:
         raise ImportError(
-            "bm25s must be installed for BM25; do pip install 'research-rl[bm25]'"
+            "bm25s must be installed for BM25; do pip install -e '.[bm25]'"
         ) from error
     return bm25s
 

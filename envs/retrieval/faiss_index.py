@@ -47,8 +47,8 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "FAISS must be installed for dense retrieval; do pip install 'research-rl[cpu]', or "
-            "'research-rl[gpu]' on a machine with an NVIDIA GPU (one of them, never both: "
+            "FAISS must be installed for dense retrieval; do pip install -e '.[cpu]', or "
+            "-e '.[gpu]' on a machine with an NVIDIA GPU (one of them, never both: "
             "faiss-cpu and faiss-gpu own the same module)"
         ) from error
     return faiss

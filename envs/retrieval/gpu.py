@@ -155,7 +155,7 @@ def _check_devices(faiss: Any, devices: Sequence[int] | None) -> list[int]:
     if not hasattr(faiss, "StandardGpuResources"):
         raise ImportError(
             "FAISS must be built with CUDA for a search on a GPU, got a build for the CPU; do "
-            "pip uninstall -y faiss-cpu faiss-gpu && pip install 'research-rl[gpu]', or use "
+            "pip uninstall -y faiss-cpu faiss-gpu && pip install -e '.[gpu]', or use "
             "TorchFlatRetriever, which needs no such FAISS"
         )
     count = int(faiss.get_num_gpus())

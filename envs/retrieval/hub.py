@@ -44,7 +44,7 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
     except ImportError as error:
         raise ImportError(
             f"there is no file {corpus}; reading it from the Hugging Face Hub needs datasets; "
-            "do pip install 'research-rl[data]'"
+            "do pip install -e '.[data]'"
         ) from error
     name, _, config = str(corpus).partition(":")
     try:

@@ -11,14 +11,11 @@ import importlib.util
 import logging
 import math
 import os
-import socket
-import threading
-import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from research_rl.envs.serving import ServerThread, listen
 from research_rl.envs.types import Retriever
 
 if TYPE_CHECKING:
@@ -105,11 +102,11 @@ def serve(
     config = config or ServerConfig()
     if host not in _LOOPBACK and config.api_key is None:
         log.warning("%s can be reached from other machines and asks for no key", host)
-    _check_free(host, port)
+    listen(host, port).close()  # uvicorn would log the failure and end the process
     _make_server(retriever, config, host, port, log_level="info").run()
 
 
-class BackgroundServer:
+class BackgroundServer(ServerThread):
     """A server in a thread of this process, for tests, notebooks and benchmarks.
 
     >>> with BackgroundServer(retriever) as server:  # doctest: +SKIP
@@ -124,39 +121,11 @@ class BackgroundServer:
     def __init__(
         self, retriever: Retriever, config: ServerConfig | None = None, port: int = 0
     ) -> None:
-        # asyncio turns Nagle's delay off only where the protocol is spelled out
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", port))
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = config or ServerConfig()
-        self._server = _make_server(retriever, config, "127.0.0.1", self.port, "warning")
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
+        bound = listen("127.0.0.1", port)
+        address = bound.getsockname()[:2]
+        super().__init__(
+            _make_server(retriever, config or ServerConfig(), *address, "warning"), bound
         )
-
-    def __enter__(self) -> BackgroundServer:
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise RuntimeError(f"the server at {self.url} did not start; see the log")
-            time.sleep(0.005)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Answer what is in flight, then end."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,25 +176,11 @@ def _make_server(
     return uvicorn.Server(settings)
 
 
-def _check_free(host: str, port: int) -> None:
-    """Try the address before uvicorn does, which would log the failure and end the process."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise OSError(
-                f"the server must be able to listen on {host} port {port}, got: {error}; stop what "
-                "runs there, or name another --port"
-            ) from error
-
-
 def _check_installed() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"a retrieval server needs {', '.join(missing)}; run: pip install 'research-rl[serve]'"
+            f"a retrieval server needs {', '.join(missing)}; run: pip install -e '.[serve]'"
         )
 
 

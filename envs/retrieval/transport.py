@@ -76,7 +76,7 @@ class Transport:
             import urllib3
         except ImportError as error:
             raise ImportError(
-                "RemoteRetriever needs urllib3; run: pip install 'research-rl[remote]'"
+                "RemoteRetriever needs urllib3; run: pip install -e '.[remote]'"
             ) from error
         self._timeout = timeout
         self._headers = {"Accept": "application/json", "Content-Type": "application/json"}
