@@ -184,7 +184,7 @@ def sample_rows(index: Any, count: int, memory: int) -> int:
 
     The sample may take a quarter of them, but is never below 256 vectors for that reason.
     """
-    return min(training_rows(index, count), max(256, memory // 4 // (4 * index.d)))
+    return min(training_rows(index, count), max(256, memory // 4 // (4 * int(index.d))))
 
 
 def knob_of(index: Any) -> str | None:

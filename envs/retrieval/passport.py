@@ -134,7 +134,7 @@ def check_weights(
     if found != wanted:
         raise IndexFolderError(
             f"encoder {encoder.name} and index {folder} do not belong together (weights: "
-            f"{str(found)[:12]}... in the model's folder, {wanted[:12]}... in the passport); put "
+            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the passport); put "
             f"back the model that it was made with, or {remedy}"
         )
 

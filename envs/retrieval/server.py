@@ -122,10 +122,9 @@ class BackgroundServer(ServerThread):
         self, retriever: Retriever, config: ServerConfig | None = None, port: int = 0
     ) -> None:
         bound = listen("127.0.0.1", port)
-        address = bound.getsockname()[:2]
-        super().__init__(
-            _make_server(retriever, config or ServerConfig(), *address, "warning"), bound
-        )
+        taken: int = bound.getsockname()[1]
+        server = _make_server(retriever, config or ServerConfig(), "127.0.0.1", taken, "warning")
+        super().__init__(server, bound)
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
