@@ -134,8 +134,8 @@ def check_weights(
     if found != wanted:
         raise IndexFolderError(
             f"encoder {encoder.name} and index {folder} do not belong together (weights: "
-            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the passport); put "
-            f"back the model that it was made with, or {remedy}"
+            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the passport); "
+            f"put back the model that it was made with, or {remedy}"
         )
 
 
