@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from research_rl.agents.kv_cache import SlotCache
+from research_rl.agents.own_attention import attention_replaced, refuse_unknown
 
 NAME = "research_rl_slots"
 """What the model's config calls this attention."""
@@ -23,18 +24,6 @@ _MAX_QUERIES = 256
 """Queries of one segment that attend together; bounds the score matrix of a long prompt."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block."""
-_HARMLESS = frozenset(
-    {
-        "cache_position",
-        "is_causal",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_ids",
-        "return_dict",
-        "use_cache",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -193,7 +182,13 @@ def slot_attention(
     Raises:
         NotImplementedError: the model asks for something that would be left out.
     """
-    _refuse_unknown(module, attention_mask, flat, kwargs)
+    refuse_unknown(
+        "the cached engine; use ReferenceEngine for this model",
+        module,
+        attention_mask,
+        flat,
+        kwargs,
+    )
     assert flat is not None
     k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)  # (tokens, Hk, D)
     keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)
@@ -242,37 +237,11 @@ def _attend(
     return mixed.permute(0, 3, 1, 2, 4).reshape(rows, size, heads, width)
 
 
-def _refuse_unknown(
-    module: nn.Module, mask: Tensor | None, flat: FlatBatch | None, kwargs: dict[str, Any]
-) -> None:
-    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS)
-    if mask is not None:
-        unknown.append("attention_mask")
-    if flat is None:
-        unknown.append("a forward pass of its own")
-    if unknown:
-        raise NotImplementedError(
-            f"the cached engine must honour all that {type(module).__name__} asks of its "
-            f"attention, got {', '.join(unknown)}; use ReferenceEngine for this model"
-        )
-
-
 AttentionInterface.register(NAME, slot_attention)
 
 
 @contextmanager
 def slots_enabled(model: nn.Module) -> Iterator[None]:
     """Let the model attend over slots inside; its own attention is put back behind."""
-    configs: dict[int, Any] = {
-        id(config): config
-        for module in model.modules()
-        if hasattr(config := getattr(module, "config", None), "_attn_implementation")
-    }
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    try:
-        for config, _ in before:
-            config._attn_implementation = NAME
+    with attention_replaced(model, NAME):
         yield
-    finally:
-        for config, name in before:
-            config._attn_implementation = name

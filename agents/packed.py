@@ -11,38 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from research_rl.agents.lm_head import LMHead
+from research_rl.agents.own_attention import attention_replaced, refuse_unknown, rope_types
+from research_rl.agents.products import attend
 
 NAME = "research_rl_packed"
 """What the model's config calls this attention."""
 ENTRY = "packed_hidden"
 """A method of a model that is called instead of the layers below its output head, if it is there:
 a model whose weights lie in shards must be entered at its root."""
-_MAX_QUERIES = 256
+_MAX_QUERIES = 128
 """Queries of one segment that attend together; the keys behind them are not looked at."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block of several segments."""
+_WASTE = (16, 1 << 13)
+"""A block may be filled up by this part of its scores, and by what another block would cost."""
 _NEVER = 1 << 60
 """Position of a key that stands for nothing."""
-_HARMLESS = frozenset(
-    {
-        "cache_position",
-        "is_causal",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_ids",
-        "return_dict",
-        "use_cache",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -186,46 +178,60 @@ def _layout(ids: Tensor, bounds: dict[int, tuple[int, int]]) -> _Layout:
 
 def _blocks(segments: Sequence[_Segment], positions: Sequence[Tensor]) -> list[_Block]:
     """Group pieces of the segments so that little is filled up and the scores stay small."""
-    flat = torch.cat([*positions])
-    pieces = sorted(
-        (
-            (min(_MAX_QUERIES, s.size - a), len(s.prefix) + min(a + _MAX_QUERIES, s.size), i, a)
-            for i, s in enumerate(segments)
-            for a in range(0, s.size, _MAX_QUERIES)
-        ),
+    groups: list[list[_Piece]] = []
+    for piece in sorted(
+        (piece for i, s in enumerate(segments) for piece in _pieces(i, s)),
+        key=lambda p: (p.seen, p.size, p.segment),
         reverse=True,
-    )
-    groups: list[list[tuple[int, int, int, int]]] = []
-    for piece in pieces:
-        widest = max((p[1] for p in groups[-1]), default=0) if groups else 0
-        fits = (
-            groups
-            and 2 * piece[0] > groups[-1][0][0]
-            and 2 * min(piece[1], widest) > max(piece[1], widest)
-            and (len(groups[-1]) + 1) * groups[-1][0][0] * max(widest, piece[1]) <= _MAX_SCORES
-        )
-        if fits:
+    ):
+        if groups and _fits([*groups[-1], piece]):
             groups[-1].append(piece)
         else:
             groups.append([piece])
+    flat = torch.cat([*positions])
     return [_block(group, segments, flat) for group in groups]
 
 
-def _block(
-    group: list[tuple[int, int, int, int]], segments: Sequence[_Segment], positions: Tensor
-) -> _Block:
-    size, width = group[0][0], max(piece[1] for piece in group)
+class _Piece(NamedTuple):
+    """Queries of a segment that attend together, and how many keys the last of them sees."""
+
+    size: int
+    seen: int
+    segment: int
+    begin: int
+    """Its first token, in the segment."""
+
+
+def _pieces(number: int, segment: _Segment) -> Iterator[_Piece]:
+    """Cut a segment evenly."""
+    count = -(-segment.size // _MAX_QUERIES)
+    bounds = [segment.size * i // count for i in range(count + 1)]
+    for begin, end in pairwise(bounds):
+        yield _Piece(end - begin, len(segment.prefix) + end, number, begin)
+
+
+def _fits(group: list[_Piece]) -> bool:
+    """Whether the pieces are so much alike that one block of them wastes little."""
+    whole = len(group) * max(p.size for p in group) * max(p.seen for p in group)
+    own = sum(p.size * p.seen for p in group)
+    part, some = _WASTE
+    return whole <= _MAX_SCORES and whole - own <= own // part + some
+
+
+def _block(group: list[_Piece], segments: Sequence[_Segment], positions: Tensor) -> _Block:
+    size, width = max(p.size for p in group), max(p.seen for p in group)
     queries = torch.empty(len(group), size, dtype=torch.long)
     keys = torch.zeros(len(group), width, dtype=torch.long)
     key_positions = torch.full((len(group), width), _NEVER)
-    for row, (count, seen, index, a) in enumerate(group):
-        segment = segments[index]
-        begin = segment.start + a
-        queries[row] = torch.arange(begin, begin + size).clamp(max=begin + count - 1)
+    for row, piece in enumerate(group):
+        segment = segments[piece.segment]
+        begin = segment.start + piece.begin
+        end = begin + piece.size
+        queries[row] = torch.arange(begin, begin + size).clamp(max=end - 1)
         prefix = torch.arange(segment.prefix.start, segment.prefix.stop)
-        keys[row, :seen] = torch.cat((prefix, torch.arange(segment.start, begin + count)))
-        keys[row, seen:] = begin
-        key_positions[row, :seen] = positions[keys[row, :seen]]
+        keys[row, : piece.seen] = torch.cat((prefix, torch.arange(segment.start, end)))
+        keys[row, piece.seen :] = begin
+        key_positions[row, : piece.seen] = positions[keys[row, : piece.seen]]
     return _Block(queries, keys, positions[queries], key_positions)
 
 
@@ -263,16 +269,8 @@ def packed_attention(
     Raises:
         NotImplementedError: the model asks for something that would be left out.
     """
-    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS)
-    if attention_mask is not None:
-        unknown.append("attention_mask")
-    if packed is None:
-        unknown.append("a forward pass of its own")
-    if unknown or packed is None:
-        raise NotImplementedError(
-            f"packed learning must honour all that {type(module).__name__} asks of its attention, "
-            f"got {', '.join(unknown)}"
-        )
+    refuse_unknown("packed learning", module, attention_mask, packed, kwargs)
+    assert packed is not None
     # one gather for all blocks: its backward is one pass over the tokens, not one for each block
     q, k, v = (
         x[0].transpose(0, 1).index_select(0, index)
@@ -292,32 +290,9 @@ def packed_attention(
             x.view(*s, *x.shape[1:]).transpose(1, 2) for x, s in zip(tensors, shapes, strict=True)
         ]
         mask = block.mask(sliding_window, query.dtype)
-        mixed = _attend(rows[0], rows[1], rows[2], mask, scaling, dropout, softcap)
+        mixed = attend(rows[0], rows[1], rows[2], mask, scaling, dropout, softcap)
         out.append(mixed.transpose(1, 2).reshape(-1, mixed.shape[1], mixed.shape[3]))
     return torch.cat(out).index_select(0, packed.places)[None], None
-
-
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-) -> Tensor:
-    """Attention (c, H, m, Dv) of queries (c, H, m, D) over keys (c, Hk, n, D)."""
-    if softcap is None:
-        return F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
-    rows, heads, size, dim = q.shape
-    folded = q.reshape(rows, k.shape[1], -1, dim) * (dim**-0.5 if scaling is None else scaling)
-    scores = (folded @ k.transpose(2, 3)).view(rows, heads, size, -1).float()
-    weights = ((scores / softcap).tanh() * softcap + mask).softmax(-1).to(v.dtype)
-    weights = F.dropout(weights, dropout, training=dropout > 0)
-    mixed = weights.view(rows, k.shape[1], -1, k.shape[2]) @ v
-    return mixed.view(rows, heads, size, -1)
 
 
 AttentionInterface.register(NAME, packed_attention)
@@ -340,19 +315,8 @@ class PackedForward:
 
         Backward passes belong inside too: checkpointed activations are computed there again.
         """
-        configs: dict[int, Any] = {
-            id(config): config
-            for module in self.model.modules()
-            if hasattr(config := getattr(module, "config", None), "_attn_implementation")
-        }
-        before = [(config, config._attn_implementation) for config in configs.values()]
-        try:
-            for config, _ in before:
-                config._attn_implementation = NAME
+        with attention_replaced(self.model, NAME):
             yield
-        finally:
-            for config, name in before:
-                config._attn_implementation = name
 
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden states (N, D) that predict the targets; call it inside ``enabled``."""
@@ -388,7 +352,7 @@ class PackedForward:
             NotImplementedError: they differ, or the model's attention cannot be replaced.
         """
         name, config = type(self.model).__name__, self.model.config
-        if dynamic := _rope_types(config) & {"dynamic", "longrope"}:
+        if dynamic := rope_types(config) & {"dynamic", "longrope"}:
             raise NotImplementedError(
                 "packed learning must see positions that do not depend on the batch, got "
                 f"{name} with rope_type {dynamic.pop()!r}"
@@ -414,10 +378,3 @@ class PackedForward:
                 f"packed learning must compute what {name} does, got log-probs that differ by "
                 f"{worst:.2g} of their size"
             )
-
-
-def _rope_types(config: Any) -> set[str]:
-    """Kinds of rotary embedding, of all layer types."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
-    return {str(k["rope_type"]) for k in kinds if "rope_type" in k}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from research_rl.agents.attention import FlatBatch, Segment, flat_batch, slots_enabled
 from research_rl.agents.kv_cache import SlotCache
+from research_rl.agents.own_attention import rope_types
 
 
 class SlotForward:
@@ -52,7 +53,7 @@ class SlotForward:
             NotImplementedError: they differ, or the model's attention cannot be replaced.
         """
         name = type(self.model).__name__
-        dynamic = _rope_types(self.model) & {"dynamic", "longrope"}
+        dynamic = rope_types(self.model.config) & {"dynamic", "longrope"}
         if dynamic:
             raise NotImplementedError(
                 "the cached engine must see positions that do not depend on the batch, got "
@@ -125,13 +126,6 @@ class SlotForward:
                 f"none from {type(self.model).__name__}, whose config has sliding_window = "
                 f"{window}; use ReferenceEngine for this model"
             )
-
-
-def _rope_types(model: Any) -> set[str]:
-    """Kinds of rotary embedding, of all layer types."""
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
-    return {str(k["rope_type"]) for k in kinds if "rope_type" in k}
 
 
 def _tolerance(model: Any) -> float:

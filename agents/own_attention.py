@@ -1,0 +1,81 @@
+"""Putting an attention of our own into a transformers model, and what it must not leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "is_causal",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""What a model hands its attention that changes nothing where the batch says who sees whom."""
+
+
+@contextmanager
+def attention_replaced(model: nn.Module, name: str) -> Iterator[None]:
+    """Let the model attend by what is registered under a name; its own is put back behind.
+
+    Args:
+        model: of transformers.
+        name: in ``transformers.AttentionInterface``.
+    """
+    configs: dict[int, Any] = {
+        id(config): config
+        for module in model.modules()
+        if hasattr(config := getattr(module, "config", None), "_attn_implementation")
+    }
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, own in before:
+            config._attn_implementation = own
+
+
+def refuse_unknown(
+    who: str, module: nn.Module, mask: Tensor | None, batch: object, kwargs: dict[str, Any]
+) -> None:
+    """Refuse what a model asks of its attention and would not get.
+
+    Args:
+        who: must honour it, with what to do instead behind a semicolon, if there is anything.
+        module: the attention layer, for its name.
+        mask: the model's own mask, which must be None.
+        batch: the layout of the flat batch, which must not be.
+        kwargs: what else the model hands over; anything unknown that is set is refused.
+
+    Raises:
+        NotImplementedError: naming it.
+    """
+    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in _HARMLESS)
+    if mask is not None:
+        unknown.append("attention_mask")
+    if batch is None:
+        unknown.append("a forward pass of its own")
+    if unknown:
+        asked, _, instead = who.partition("; ")
+        raise NotImplementedError(
+            f"{asked} must honour all that {type(module).__name__} asks of its attention, "
+            f"got {', '.join(unknown)}" + (f"; {instead}" if instead else "")
+        )
+
+
+def rope_types(config: Any) -> set[str]:
+    """Kinds of rotary embedding of a model's config, of all layer types."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
+    return {str(k["rope_type"]) for k in kinds if "rope_type" in k}
