@@ -3,7 +3,9 @@
 Arithmetic, no measurement: bytes follow from the formats. Times of a CPU grow with vectors x
 dimension from the measured ones, at the same share of lists searched (IVF gets four times the
 square root of the passages as lists, so nprobe grows with them), and so the recall is the measured
-one too. Times of a GPU are bytes over bandwidth and operations over speed.
+one too. A walk in a graph grows with the logarithm of the vectors, and so does putting one in; its
+recall at the same efSearch is somewhat lower among more. Times of a GPU are bytes over bandwidth
+and operations over speed.
 
     python benchmarks/retrieval_plan.py scale.json
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,8 @@ OFFSETS = 16  # bytes that say where a passage lies in the corpus
 
 def lists_of(kind: str, count: int, dim: int) -> int:
     """Return how many lists an IVF type gets, 0 for other types."""
-    factory = factory_string(kind, count, dim)
-    return int(factory.split(",")[0].removeprefix("IVF")) if factory.startswith("IVF") else 0
+    found = re.search(r"IVF(\d+)", factory_string(kind, count, dim))
+    return int(found[1]) if found else 0
 
 
 def bytes_of(kind: str, dim: int) -> float:
@@ -55,12 +59,17 @@ def cpu_rows(measured: dict[str, Any]) -> list[list[str]]:
         if kind == "torch" or "default" in row["way"]:
             continue
         lists, were = lists_of(kind, PASSAGES, DIM), lists_of(kind, count, dim)
-        grown = assignments(PASSAGES, DIM, lists) / assignments(count, dim, were) if lists else more
+        longer = DIM / dim * math.log(PASSAGES) / math.log(count)  # a walk in a graph
+        grown, slower = more, longer if kind == "hnsw" else more
+        if lists:
+            grown = assignments(PASSAGES, DIM, lists) / assignments(count, dim, were)
+        elif kind == "hnsw":
+            grown = longer * PASSAGES / count
         name = f"{kind}, nprobe {setting * lists // were}" if lists else row["way"]
         size = (bytes_of(kind, DIM) + OFFSETS) * PASSAGES + 4 * lists * DIM
         cells = [name, f"{size / 2**30:.1f}", f"{row['recall']:.3f}"]
         cells.append(duration(row["build_s"] * grown))
-        cells += [duration(row[f"ms_{batch}"] / 1000 * more) for batch in BATCHES]
+        cells += [duration(row[f"ms_{batch}"] / 1000 * slower) for batch in BATCHES]
         rows.append(cells)
     return rows
 

@@ -34,6 +34,21 @@ def test_scale_and_the_plan_reckoned_from_it(tmp_path: Path) -> None:
     assert "| flat, 16 bits | 30.1 | 7.6 ms |" in plan
 
 
+def test_the_plan_follows_lists_and_walks_in_a_graph(tmp_path: Path) -> None:
+    ways = [("flat", 0), ("rabitq", 32), ("hnsw", 32)]
+    measured = [
+        {"way": f"{kind}, {n}" if n else kind, "kind": kind, "setting": n, "recall": 0.9}
+        | {"build_s": 1000, "ms_1": 1.0, "ms_64": 10.0, "ms_512": 100.0}
+        for kind, n in ways
+    ]
+    found = tmp_path / "scale.json"
+    found.write_text(json.dumps({"passages": 1_000_000, "dim": 384, "rows": measured}))
+    rows = {line.split(" | ")[0]: line for line in run("retrieval_plan.py", str(found)).split("\n")}
+    assert rows["| rabitq, nprobe 128"].split(" | ")[4] == "42 ms"  # 42 times the numbers
+    # twice the numbers a vector, 1.22 times the steps of a walk; 21 times the vectors put in
+    assert rows["| hnsw, 32"].split(" | ")[3:5] == ["14 h", "2.4 ms"]
+
+
 @pytest.mark.slow
 def test_the_script_for_a_gpu_runs_on_a_cpu() -> None:
     small = ("--device", "cpu", "--passages", "2000", "--dim", "32", "--rounds", "2")
