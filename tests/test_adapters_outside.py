@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+
+from research_rl.envs.protocol import Segment
+from research_rl.envs.rewards import RewardFunction
+from research_rl.envs.types import Question, Reward
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
@@ -176,3 +183,68 @@ def test_openenv_serves_sessions() -> None:
         assert openenv_play.play(url, index=5) == openenv_play.play(url, index=5)
         assert openenv_play.play(url, index=5)[-1] == 1.0
         assert openenv_play.tasks(url) == 300
+
+
+class LengthReward(RewardFunction):
+    """Pays by the length of what the policy wrote; random weights earn nothing else."""
+
+    def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
+        """Return a reward between 0 and 1."""
+        return Reward(sum(len(s.text) for s in segments if s.kind == "policy") % 7 / 7)
+
+
+def test_trl_trains_over_openenv(trl: Any, tmp_path: Path) -> None:
+    """Masks are those of the server's results, rewards those of the same turns played here."""
+    pytest.importorskip("openenv.core.env_server")
+    import openenv_play
+    import openenv_train
+    from test_adapters import BIAS
+
+    from research_rl.envs import ReSearchEnv
+
+    policy = tiny.policy(bias={**BIAS, "<eos>": 4.0})
+    world: dict[str, Any] = {"top_k": 1, "max_searches": 3, "prompt": "{prompt}"}
+    world["reward"] = LengthReward()
+    args = openenv_train.parse(["--steps", "2", "--tokens", "200", "--out", str(tmp_path)])
+    with openenv_play.server(**world) as url:
+        trainer = openenv_train.make_trainer(url, policy.model, policy.tokenizer, args)
+        rollouts = trainer.rollout_func
+        asked = [row["prompt"] for row in rollouts.rows()[:2]]
+        played = rollouts(asked * 8, trainer)
+        before = [weight.clone() for weight in trainer.model.parameters()]
+        trainer.train()
+    searched = 0
+    names = ("prompt_ids", "completion_ids", "env_mask", "logprobs", "earned")
+    for prompt, *row in zip(asked * 8, *(played[name] for name in names), strict=True):
+        first, ids, mask, logprobs, earned = row
+        env = ReSearchEnv(**world)
+        text = env.reset(options={"question": rollouts.numbers[prompt]})[0]
+        assert first == policy.encode(text)
+        assert all(own or value == 0 for own, value in zip(mask, logprobs, strict=True))
+        spans = [
+            (own, [token for _, token in part])
+            for own, part in groupby(zip(mask, ids, strict=True), key=itemgetter(0))
+        ]
+        paid = 0.0
+        for own, span in spans[: -1 if len(ids) == args.tokens else None]:  # the last was cut off
+            if own:
+                text, reward, *_ = env.step(policy.decode(span))
+                paid += reward
+            else:
+                assert span == policy.encode(text)
+                searched += 1
+        assert earned == pytest.approx(paid)
+    assert searched > 3
+    log = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert [entry["step"] for entry in log] == [1, 2]
+    assert max(entry["grad_norm"] for entry in log) > 0
+    moved = zip(before, trainer.model.parameters(), strict=True)
+    assert any(not torch.equal(old, new) for old, new in moved)
+
+
+def test_a_loop_trains_on_gem() -> None:
+    pytest.importorskip("gem")
+    import gem_loop
+
+    rewards = gem_loop.train(updates=30, groups=4, size=8, lr=0.03)
+    assert sum(rewards[-10:]) > sum(rewards[:10])
