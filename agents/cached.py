@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from research_rl.agents.attention import slots_enabled
 from research_rl.agents.engine import evaluating
+from research_rl.agents.packed_linear import pack_linears
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.sampling import check_params, suppress_ends
 from research_rl.agents.sampling_copy import dtype_of, is_copy_needed, sampling_copy
@@ -123,7 +124,8 @@ class CachedEngine(Engine):
         seed = seed_tensor(seeds, len(prompts))
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
-            with slots_enabled(forward.model):
+            # quicker, but what it makes cannot be learned with: not for a model that is the user's
+            with slots_enabled(forward.model), torch.inference_mode(not forward.own):
                 run = SlotRun(self, forward, sequences, params, seed, stops)
                 while run.step():
                     pass
@@ -157,7 +159,9 @@ class CachedEngine(Engine):
         model: nn.Module = own.model
         if self.dtype is None or not is_copy_needed(model, self.dtype):
             return own
-        return SlotForward(sampling_copy(model, self.dtype))
+        copy = sampling_copy(model, self.dtype)
+        pack_linears(copy)
+        return SlotForward(copy, own=False)
 
     @contextmanager
     def _stops(self, on_stop: OnStop, sequences: list[Sequence]) -> Iterator[Stops]:

@@ -188,7 +188,7 @@ def _sample_all(x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     top = x.amax(-1, keepdim=True)
     p = (x - top).exp_()
     p = (F.pad(p, (0, blocks * block - vocab)) if vocab % block else p).view(rows, blocks, block)
-    mass = p.sum(-1, dtype=torch.float64)  # (B, blocks)
+    mass = p.sum(-1).double()  # (B, blocks); few addends each, so float32 does for them
     ends = mass.cumsum(-1)
     total = ends[:, -1:]
     point = uniform[:, None] * total

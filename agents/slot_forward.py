@@ -18,9 +18,11 @@ class SlotForward:
 
     Args:
         model: a causal language model; a peft model is called below its wrapper, adapters on.
+        own: whether it is the policy's, not a copy that only samples.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, own: bool = True) -> None:
+        self.own = own
         wrapped: Any = model
         self.model: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters

@@ -49,7 +49,8 @@ class Stops(ABC):
 
     def _call(self, rows: list[int]) -> Replies:
         pairs = [(row, self._sequences[row]) for row in rows]
-        return list(zip(rows, self._on_stop(pairs), strict=True))
+        with torch.inference_mode(False), torch.no_grad():  # settings of the thread
+            return list(zip(rows, self._on_stop(pairs), strict=True))
 
 
 class DirectStops(Stops):
@@ -127,7 +128,7 @@ class OverlappedStops(Stops):
         if self._rows and (ripe or idle):
             self.calls += 1
             rows, self._rows = sorted(self._rows), []
-            future = self._thread.submit(self._context.run, self._without_gradients, rows)
+            future = self._thread.submit(self._context.run, self._call, rows)
             self._asked.append((step, future))
         known: Replies = []
         while self._asked and ((idle and not known) or self._is_due(step)):
@@ -137,10 +138,6 @@ class OverlappedStops(Stops):
     def _is_due(self, step: int) -> bool:
         asked, future = self._asked[0]
         return step - asked >= self._when.delay if self._deterministic else future.done()
-
-    def _without_gradients(self, rows: list[int]) -> Replies:
-        with torch.no_grad():  # a setting of the thread
-            return self._call(rows)
 
     def close(self) -> None:
         """See Stops."""

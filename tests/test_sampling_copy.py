@@ -112,3 +112,18 @@ def test_what_cannot_be_copied_is_refused() -> None:
     head.weight = torch.nn.Parameter(head.weight.detach().to(torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match=r"got torch.int8 for weight; leave .* empty"):
         sampling_copy(policy.model, torch.bfloat16)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_the_environment_makes_during_a_run_can_be_learned_with(overlap: bool) -> None:
+    policy = tiny.policy(bias={"</search>": 4.0})
+    reply, made = searcher(policy), list[torch.Tensor]()
+
+    def on_stop(stopped: Any) -> Any:
+        made.append(torch.ones(2))
+        return reply(stopped)
+
+    engine = CachedEngine(policy, dtype="bfloat16", overlap_searches=overlap)
+    engine.run(prompts_of(policy, 2, 2), PARAMS, on_stop, range(4))
+    assert made
+    assert not any(x.is_inference() for x in made)

@@ -1,0 +1,64 @@
+"""Linear layers whose bfloat16 weights lie as a CPU's matrix unit reads them.
+
+A product of few rows spends most of its time rearranging the weight. Here that is done once. The
+results are the same, bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """A linear layer without gradient; its weight cannot be read back.
+
+    Args:
+        layer: whose weight and bias are taken over.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._bias = None if layer.bias is None else layer.bias.detach()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        self._product: Any = torch.ops.mkldnn._linear_pointwise.default
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) to (..., out_features)."""
+        found: Tensor = self._product(x, self._weight, self._bias, "none", [], "")
+        return found
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Replace the bfloat16 linear layers of a model on a CPU, where that is possible.
+
+    Only layers of the plain class without hooks are. A weight that is tied to an embedding is kept
+    there as well, which costs its size once more.
+
+    Args:
+        model: changed in place; it must not be trained.
+    """
+    if not _is_possible():
+        return
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if type(layer) is nn.Linear and _is_fit(layer):
+                setattr(module, name, PackedLinear(layer))
+
+
+def _is_fit(layer: nn.Linear) -> bool:
+    weight = layer.weight
+    plain = not (layer._forward_hooks or layer._forward_pre_hooks)
+    return plain and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+
+
+def _is_possible() -> bool:
+    """Whether this build of torch has what torch's own compiler packs weights with."""
+    known = all(
+        hasattr(torch.ops.mkldnn, name)
+        for name in ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    )
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
