@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,8 @@ faiss = pytest.importorskip("faiss")
 from numbered import DIM, Numbered, write_corpus  # noqa: E402
 
 from research_rl.envs.retrieval import (  # noqa: E402
+    BM25Retriever,
+    HybridRetriever,
     IndexFolderError,
     Storage,
     build_index,
@@ -23,9 +26,12 @@ from research_rl.envs.retrieval import (  # noqa: E402
     merge_shards,
 )
 from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
+from research_rl.envs.retrieval.bm25 import fit_bm25  # noqa: E402
 from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
 from research_rl.envs.retrieval.recall import Sample, with_ties  # noqa: E402
+from research_rl.envs.retrieval.torch_search import TorchFlatRetriever  # noqa: E402
 from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
+from research_rl.envs.types import Passage  # noqa: E402
 
 
 def write_alike(path: Path, texts: int = 4, copies: int = 30) -> Path:
@@ -171,3 +177,32 @@ def test_graphs_and_codes_take_their_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert 2 < codes / ivf < 4
     assert 10 < graph / ivf < 30
     assert estimate.seconds_to_index("SQ8", "ip", 1_000_000, 384) == 0
+
+
+def test_results_are_kept_once_and_not_at_every_depth(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    corpus = write_alike(tmp_path / "c.jsonl")
+    folders = [
+        str(build_index(corpus, tmp_path / kind, kind=kind)) for kind in ("dense", "bm25", "hybrid")
+    ]
+    both = HybridRetriever(folders[:2])
+    both.search(["colour1", "colour2"], 3)
+    kept = [len(one._cache) for one in (both, *both.retrievers)]  # type: ignore[attr-defined]
+    assert kept == [2, 0, 0]
+    assert len(both._cache.answer(["colour1"], 3, lambda *_: pytest.fail("is kept"))[0]) == 3
+
+
+def test_a_pickle_keeps_its_settings_and_finds_its_folder_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bm25s")
+    pytest.importorskip("torch")
+    build_index(write_alike(tmp_path / "c.jsonl"), tmp_path / "i", dim=64)
+    passages = [Passage("1", "one"), Passage("2", "two")]
+    words = BM25Retriever(fit_bm25(p.contents for p in passages), passages, cache_size=7)
+    assert pickle.loads(pickle.dumps(words))._cache.size == 7
+    monkeypatch.chdir(tmp_path)
+    made = pickle.dumps(TorchFlatRetriever("i", device="cpu", cache_size=3))
+    monkeypatch.chdir("/")
+    opened = pickle.loads(made)
+    assert (len(opened), opened._cache.size) == (120, 3)

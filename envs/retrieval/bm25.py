@@ -112,7 +112,8 @@ class BM25Retriever(Retriever):
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Any, ...]]:
-        return self._source or (type(self), (self.model, self.passages))
+        own = (self.model, self.passages, None, self._cache.size)
+        return self._source or (type(self), own)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the ``k`` best passages of each query (all of them if the corpus has fewer)."""

@@ -93,7 +93,8 @@ class DenseRetriever(Retriever):
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Any, ...]]:
-        return self._source or (type(self), (self.index, self.passages, self.encoder))
+        own = (self.index, self.passages, self.encoder, None, self._cache.size)
+        return self._source or (type(self), own)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return the ``k`` best passages of each query (all of them if the corpus has fewer).

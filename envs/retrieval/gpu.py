@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.encoders import Vectors
 from research_rl.envs.retrieval.faiss_index import import_faiss, is_exact, search_everywhere
-from research_rl.envs.retrieval.index import CACHED_RESULTS
 from research_rl.envs.retrieval.rescore import Places, as_faiss, best, exact_scores
+from research_rl.envs.retrieval.results import CACHED_RESULTS
 from research_rl.envs.retrieval.torch_search import open_dense, stored_vectors
 
 MAX_K = 2048
@@ -145,7 +146,10 @@ class GpuFaissRetriever(DenseRetriever):
     ) -> None:
         _check_devices(import_faiss(), devices)
         opened = open_dense(folder, corpus)
-        source = (type(self), (folder, devices, fp16, shard, corpus, cache_size))
+        source = (
+            type(self),
+            (str(Path(folder).resolve()), devices, fp16, shard, corpus, cache_size),
+        )
         index = GpuIndex(opened.index, devices, fp16, shard)
         super().__init__(index, opened.passages, opened.encoder, source, cache_size)
 

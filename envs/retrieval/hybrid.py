@@ -7,7 +7,7 @@ from typing import Any
 
 from research_rl.envs.retrieval.bm25 import BM25Retriever
 from research_rl.envs.retrieval.dense import DenseRetriever
-from research_rl.envs.retrieval.results import ResultCache
+from research_rl.envs.retrieval.results import CACHED_RESULTS, ResultCache
 from research_rl.envs.types import Passage, Retriever
 
 
@@ -20,7 +20,8 @@ class HybridRetriever(Retriever):
     0, as BM25 does behind the last passage that shares a word with the query, is ranked by nobody.
 
     Args:
-        retrievers: at least two retrievers, or the index folders to open.
+        retrievers: at least two retrievers, or the index folders to open; of these no results are
+            kept but those of the fusion, which are shorter.
         weights: one a retriever; None weighs all alike.
         k: the larger, the less the first ranks stand out.
         depth: passages asked of each retriever, at least as many as are wanted.
@@ -35,7 +36,7 @@ class HybridRetriever(Retriever):
         weights: list[float] | None = None,
         k: int = 60,
         depth: int = 100,
-        cache_size: int = 0,
+        cache_size: int = CACHED_RESULTS,
     ) -> None:
         weights = [1.0] * len(retrievers) if weights is None else list(weights)
         if len(retrievers) < 2:
@@ -110,9 +111,9 @@ def _count_found(ranking: list[Passage], known: bool) -> tuple[list[Passage], in
 
 
 def open_retriever(retriever: Retriever | str) -> Retriever:
-    """Return the retriever itself, or the one in an index folder."""
+    """Return the retriever itself, or the one in an index folder, which keeps no results."""
     if isinstance(retriever, Retriever):
         return retriever
     from research_rl.envs.retrieval.index import load_retriever
 
-    return load_retriever(retriever)
+    return load_retriever(retriever, cache_size=0)

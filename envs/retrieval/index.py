@@ -33,6 +33,7 @@ from research_rl.envs.retrieval.passport import (
     read_manifest,
     rebuild,
 )
+from research_rl.envs.retrieval.results import CACHED_RESULTS
 from research_rl.envs.types import Retriever
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
     "read_manifest",
 ]
 
-CACHED_RESULTS = 4096
 _CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
 """By place and settings: the state of the files that were opened, and what they gave."""
 _CACHE_LOCK = threading.Lock()

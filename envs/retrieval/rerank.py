@@ -8,7 +8,7 @@ from typing import Any
 
 from research_rl.envs.locks import LOADING
 from research_rl.envs.retrieval.hybrid import open_retriever
-from research_rl.envs.retrieval.results import ResultCache
+from research_rl.envs.retrieval.results import CACHED_RESULTS, ResultCache
 from research_rl.envs.types import Passage, Retriever
 
 
@@ -18,7 +18,8 @@ class RerankRetriever(Retriever):
     Candidates of equal score keep the order they had.
 
     Args:
-        retriever: who finds the candidates, or an index folder to open.
+        retriever: who finds the candidates, or an index folder to open, of which no results are
+            kept but those that are sorted anew.
         model: sequence classification model that scores (query, passage), by name or folder, such
             as ``BAAI/bge-reranker-base``; with several labels the last one counts as relevant.
         candidates: passages sorted for each query, at least as many as are wanted.
@@ -40,7 +41,7 @@ class RerankRetriever(Retriever):
         dtype: str = "float32",
         device: str = "auto",
         revision: str | None = None,
-        cache_size: int = 0,
+        cache_size: int = CACHED_RESULTS,
     ) -> None:
         if min(candidates, max_length, batch_size) < 1:
             raise ValueError(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from research_rl.envs.types import Passage
 
 Results = list[list[Passage]]
+CACHED_RESULTS = 4096
+"""How many queries' results a retriever of an index folder keeps, unless told otherwise."""
 
 
 class ResultCache:

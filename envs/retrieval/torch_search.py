@@ -20,8 +20,9 @@ import numpy.typing as npt
 from research_rl.envs.retrieval.dense import DenseRetriever
 from research_rl.envs.retrieval.encoders import Vectors
 from research_rl.envs.retrieval.faiss_index import Metric, import_faiss
-from research_rl.envs.retrieval.index import CACHED_RESULTS, load_retriever
+from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.retrieval.rescore import NOBODY, Places, as_faiss, best, exact_scores
+from research_rl.envs.retrieval.results import CACHED_RESULTS
 from research_rl.envs.retrieval.torch_products import (
     Dtype,
     check_room,
@@ -278,7 +279,10 @@ class TorchFlatRetriever(DenseRetriever):
             )
         metric: Metric = "ip" if opened.index.metric_type == _METRIC_TYPES["ip"] else "l2"
         index = TorchFlatIndex(vectors, metric, device, dtype, block_mb)
-        source = (type(self), (folder, device, dtype, corpus, block_mb, cache_size))
+        source = (
+            type(self),
+            (str(Path(folder).resolve()), device, dtype, corpus, block_mb, cache_size),
+        )
         super().__init__(index, opened.passages, opened.encoder, source, cache_size)
 
 
