@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shlex
 from pathlib import Path
@@ -206,3 +207,30 @@ def test_a_pickle_keeps_its_settings_and_finds_its_folder_from_anywhere(
     monkeypatch.chdir("/")
     opened = pickle.loads(made)
     assert (len(opened), opened._cache.size) == (120, 3)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_folder_that_lacks_what_its_encoder_learned_is_broken(tmp_path: Path, lost: bool) -> None:
+    folder = build_index(write_alike(tmp_path / "c.jsonl"), tmp_path / "i", dim=64)
+    (folder / "sketch.json").unlink() if lost else os.truncate(folder / "sketch.json", 50)
+    with pytest.raises(IndexFolderError, match=r"is broken .* research index build --corpus"):
+        load_retriever(folder)
+
+
+def test_a_broken_sample_is_said(tmp_path: Path) -> None:
+    corpus = write_alike(tmp_path / "c.jsonl")
+    folder = build_index(corpus, tmp_path / "i", storage=Storage("ivf"), dim=64)
+    os.truncate(folder / "sample.npz", 200)
+    with pytest.raises(IndexFolderError, match=r"has a broken sample .*; build it again"):
+        tune_folder(folder)
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("ivf", True), ("hnsw", True), ("sq8", False)])
+def test_torch_warns_of_compressed_vectors_only(
+    tmp_path: Path, kind: str, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("torch")
+    corpus = write_alike(tmp_path / "c.jsonl")
+    folder = build_index(corpus, tmp_path / "i", storage=Storage(kind), dim=64)
+    TorchFlatRetriever(str(folder), device="cpu")
+    assert ("compressed vectors" in caplog.text) is not whole

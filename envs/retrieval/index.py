@@ -158,7 +158,11 @@ def _open_dense(
             f"now and {rebuild(folder, passport, passages.path)}"
         )
     encoder = make_encoder(name, **passport["encoder"]["settings"])
-    encoder.load(folder)
+    try:
+        encoder.load(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        raise IndexFolderError(reason) from error
     check_weights(folder, passport["encoder"], encoder, rebuild(folder, passport, passages.path))
     return DenseRetriever(index, passages, encoder, source, cache_size)
 

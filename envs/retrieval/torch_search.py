@@ -304,8 +304,8 @@ def open_dense(folder: str | Path, corpus: str | Path | None = None) -> DenseRet
 def stored_vectors(index: Any) -> tuple[npt.NDArray[np.floating], bool]:
     """Return the vectors (N, D) of a FAISS index, and whether they are the ones that were added.
 
-    Those of a flat index, in 32 or 16 bits, are a view of FAISS's own memory. Others are decoded
-    into a new array.
+    Those of a flat index, in 32 or 16 bits, are a view of FAISS's own memory. Others are copied or
+    decoded into a new array.
     """
     faiss = import_faiss()
     shape, size = (index.ntotal, index.d), index.ntotal * index.d
@@ -315,7 +315,8 @@ def stored_vectors(index: Any) -> tuple[npt.NDArray[np.floating], bool]:
     if isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == quantizer.QT_fp16:
         codes = faiss.rev_swig_ptr(index.codes.data(), 2 * size)
         return _view(index, codes).view(np.float16).reshape(shape), False
-    return index.reconstruct_n(0, index.ntotal), False
+    kept = isinstance(index, (faiss.IndexIVFFlat, faiss.IndexHNSWFlat))  # as they were added
+    return index.reconstruct_n(0, index.ntotal), kept
 
 
 class _Memory:

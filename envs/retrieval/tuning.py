@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -82,7 +83,11 @@ def tune_folder(
                 f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
             )
         own_sample(place, index, corpus).save(place / SAMPLE)
-    sample = Sample.load(place / SAMPLE)
+    try:
+        sample = Sample.load(place / SAMPLE)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        mend = f"remove {place / SAMPLE}" if adopted else "build it again"
+        raise IndexFolderError(f"index {folder} has a broken sample ({error}); {mend}") from error
     value, recall = tune(index, sample, target)
     passport["index"][knob] = value
     passport["recall"] = recall_passport(sample, recall) | ({"against": OWN} if adopted else {})
