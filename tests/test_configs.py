@@ -19,6 +19,7 @@ from research_rl.trainers.shipped import EVALUATION
 
 PAPER = ["research_7b", "research_7b_instruct", "research_32b_instruct"]
 WHOLE = ["quickstart", *PAPER]
+OF_THE_QUICKSTART = ["self_correction", "three_hops"]
 NOT_FIT = {*shipped_configs(EVALUATION), *shipped_configs("method")}
 PARTS = sorted(set(shipped_configs()) - set(WHOLE) - NOT_FIT)
 
@@ -62,7 +63,8 @@ def test_parses(name: str) -> None:
     text = Path(find_config(name)).read_text(encoding="utf-8")
     assert text.startswith("#"), "a config begins by saying what it is"
     given = yaml.safe_load(text)
-    config = parse("--config", name) if name in WHOLE else parse("-c", PAPER[0], "-c", name)
+    behind = "quickstart" if name in OF_THE_QUICKSTART else PAPER[0]
+    config = parse("--config", name) if name in WHOLE else parse("-c", behind, "-c", name)
     for section in given.keys() & {"model", "data"}:
         assert_within(given[section], config[section])
 
@@ -120,6 +122,19 @@ def test_the_papers_configs_differ_in_model_and_prompt_only() -> None:
         configs[name] = yaml.safe_load(text.replace(name, "NAME"))
     first, *rest = configs.values()
     assert all(config == first for config in rest)
+
+
+def test_three_hops_differ_from_the_quickstart_in_what_they_say() -> None:
+    before, after = parse("-c", "quickstart"), parse("-c", "quickstart", "-c", "three_hops")
+    warm = after["trainer"]["callbacks"][0]["init_args"]["config"]
+    assert warm["good_share"] == 0.3
+    warm["good_share"] = before["trainer"]["callbacks"][0]["init_args"]["config"]["good_share"]
+    text = yaml.safe_dump(after["trainer"]["callbacks"]).replace("three_hops", "quickstart")
+    assert yaml.safe_load(text) == before["trainer"]["callbacks"]
+    assert after["data"]["world"]["eval_hops"] == [1, 2, 3]
+    after["model"]["algorithm"]["init_args"]["scale_by_std"] = True
+    text = yaml.safe_dump(after["model"]).replace("three_hops", "quickstart")
+    assert yaml.safe_load(text) == before["model"]
 
 
 def test_parts_merge_in_order() -> None:
