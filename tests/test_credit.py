@@ -165,6 +165,13 @@ def test_step_groups_by_hand(policy: LMPolicy) -> None:
     assert scaled[0][1] == pytest.approx(math.sqrt(0.5), abs=1e-4)
 
 
+def test_a_discount_prefers_the_shorter_of_two_wrong_answers(policy: LMPolicy) -> None:
+    rollouts = [rollout(policy, ["a", "b"], ["sky"], 0.1), rollout(policy, ["c"], [], 0.1)]
+    found = StepGroups(discount=0.95).turn_rewards(rollouts, policy)
+    assert found[1] == [pytest.approx(math.sqrt(0.5), abs=1e-3)]
+    assert StepGroups(discount=1.0).turn_rewards(rollouts, policy) == [[0.0, 0.0], [0.0]]
+
+
 def test_other_questions_are_other_step_groups(policy: LMPolicy) -> None:
     one, two = rollout(policy, ["a"], [], 1.0), rollout(policy, ["a"], [], 0.0)
     two.question = Question("2", "Which size?", ("big",), {})

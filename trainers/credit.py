@@ -128,7 +128,8 @@ class StepGroups(Credit):
     nothing.
 
     Args:
-        discount: of a turn; below 1, of two ways to the same answer the shorter is worth more.
+        discount: of a turn; below 1, of two ways to the same reward the shorter is worth more,
+            also where both answers are wrong and earn the same little.
         scale_by_std: divide by the std of the step group.
     """
 
