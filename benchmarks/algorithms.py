@@ -52,7 +52,8 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "sapo": (),
     "ppo": (),
     "igpo": (),
-    "gigpo": (),
+    # wrong answers differ in form and length alone: a discount below 1 would pay the shorter ones
+    "gigpo": ("--model.credit.init_args.discount=1.0",),
     "counterfactual": (),
 }
 """Each shipped config, and what is set beside it for a model so small."""
