@@ -124,8 +124,9 @@ class CachedEngine(Engine):
         seed = seed_tensor(seeds, len(prompts))
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
-            # quicker, but what it makes cannot be learned with: not for a model that is the user's
-            with slots_enabled(forward.model), torch.inference_mode(not forward.own):
+            # the first is quicker, but what a model keeps of it cannot be learned with
+            without = torch.no_grad() if forward.own else torch.inference_mode()
+            with slots_enabled(forward.model), without:
                 run = SlotRun(self, forward, sequences, params, seed, stops)
                 while run.step():
                     pass

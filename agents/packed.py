@@ -27,8 +27,11 @@ NAME = "research_rl_packed"
 ENTRY = "packed_hidden"
 """A method of a model that is called instead of the layers below its output head, if it is there:
 a model whose weights lie in shards must be entered at its root."""
-_MAX_QUERIES = 128
-"""Queries of one segment that attend together; the keys behind them are not looked at."""
+_QUERIES = (128, 256)
+"""Queries of one segment that attend together; the keys behind them are not looked at. More in a
+long segment, since each piece has a copy of the keys that it sees."""
+_PIECES = 16
+"""Of a segment, before its pieces become longer."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block of several segments."""
 _WASTE = (16, 1 << 13)
@@ -204,7 +207,8 @@ class _Piece(NamedTuple):
 
 def _pieces(number: int, segment: _Segment) -> Iterator[_Piece]:
     """Cut a segment evenly."""
-    count = -(-segment.size // _MAX_QUERIES)
+    few, many = _QUERIES
+    count = -(-segment.size // min(many, max(few, segment.size // _PIECES)))
     bounds = [segment.size * i // count for i in range(count + 1)]
     for begin, end in pairwise(bounds):
         yield _Piece(end - begin, len(segment.prefix) + end, number, begin)

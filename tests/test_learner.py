@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from research_rl.agents.packed import pack
+from research_rl.agents.packed import _pieces, _Segment, pack
 from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
@@ -161,6 +161,24 @@ def test_so_they_are_for_every_family(family: str, rule: Algorithm) -> None:
     learner = make(rule, family)
     assert learner.packed is not None
     assert_exact(learner)
+
+
+@pytest.mark.parametrize("waste", [(16, 0), (1, 1000)])
+@pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])
+def test_so_they_are_where_responses_are_cut(
+    family: str, waste: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("research_rl.agents.packed._QUERIES", (2, 3))
+    monkeypatch.setattr("research_rl.agents.packed._WASTE", waste)
+    assert_exact(make(SEPARABLE, family))
+
+
+def test_pieces_are_even_and_longer_where_there_would_be_many() -> None:
+    sizes = [[p.size for p in _pieces(0, _Segment(0, size, range(9)))] for size in (448, 129, 7)]
+    assert sizes == [[112] * 4, [64, 65], [7]]
+    long = list(_pieces(0, _Segment(0, 16384, range(9))))
+    assert [p.size for p in long] == [256] * 64
+    assert long[-1].seen == 9 + 16384
 
 
 def test_a_critic_may_change_the_trunk() -> None:

@@ -127,3 +127,16 @@ def test_what_the_environment_makes_during_a_run_can_be_learned_with(overlap: bo
     engine.run(prompts_of(policy, 2, 2), PARAMS, on_stop, range(4))
     assert made
     assert not any(x.is_inference() for x in made)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_no_graph_is_kept_of_a_run(dtype: Any) -> None:
+    policy, seen = tiny.policy(bias={"</search>": 4.0}), list[tuple[bool, bool]]()
+
+    class Watched(CachedEngine):
+        def shape_logits(self, logits: Any, *args: Any) -> Any:
+            seen.append((torch.is_grad_enabled(), logits.requires_grad))
+            return super().shape_logits(logits, *args)
+
+    Watched(policy, dtype=dtype).run(prompts_of(policy, 2, 2), PARAMS, searcher(policy), range(4))
+    assert set(seen) == {(False, False)}
