@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -124,7 +125,11 @@ def train(name: str, root: Path, seed: int, wanted: Row) -> None:
     folder = run_folder(root, name, seed)
     if is_done(folder, wanted):
         return
+    asked = folder / "settings.json"
+    if folder.exists() and not (asked.is_file() and json.loads(asked.read_text()) == wanted):
+        shutil.rmtree(folder)  # of other settings: its checkpoint must not be taken for this run's
     config = write_config(folder, root, seed, wanted)
+    asked.write_text(json.dumps(wanted))
     command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", str(config)]
     command += ["--config", f"algorithm/{name}", *wanted["set"], "--ckpt_path", "last"]
     with (folder / "log.txt").open("a") as log:
