@@ -125,7 +125,7 @@ class CachedEngine(Engine):
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
             # the first is quicker, but what a model keeps of it cannot be learned with
-            without = torch.no_grad() if forward.own else torch.inference_mode()
+            without: Any = torch.no_grad() if forward.own else torch.inference_mode()
             with slots_enabled(forward.model), without:
                 run = SlotRun(self, forward, sequences, params, seed, stops)
                 while run.step():
