@@ -27,6 +27,14 @@ class _Lines:
         self._file.flush()
 
 
+class _Plain(tqdm):  # type: ignore[misc]  # has no types
+    """Writes lines."""
+
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Name what is done; tqdm would add a colon, which stands in the line already."""
+        self.set_description_str(desc, refresh)
+
+
 def progress_bar(*args: Any, seconds: float = SECONDS, **options: Any) -> tqdm[Any]:
     """Return a bar on stderr, with the arguments of tqdm.
 
@@ -35,7 +43,8 @@ def progress_bar(*args: Any, seconds: float = SECONDS, **options: Any) -> tqdm[A
         seconds: between two lines where stderr is no terminal.
         options: those of tqdm.
     """
-    if not sys.stderr.isatty():
-        options |= {"file": _Lines(sys.stderr), "bar_format": _LINE, "position": 0}
-        options |= {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
-    return tqdm(*args, **options)
+    if sys.stderr.isatty():
+        return tqdm(*args, **options)
+    options |= {"file": _Lines(sys.stderr), "bar_format": _LINE, "position": 0}
+    options |= {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
+    return _Plain(*args, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 
@@ -28,6 +29,18 @@ def test_a_log_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before
     assert all(line.startswith("warm start: ") for line in before)
     assert last.startswith("warm start: 4 of 4 (00:00 gone, 00:00 left, ")
+
+
+def test_a_line_names_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(total=2, unit="question", seconds=0.0) as bar:
+        bar.set_description("IRCoT, 1 hop")
+        bar.update(2)
+    said = log.getvalue().splitlines()
+    assert said
+    assert all(re.match(r"(IRCoT, 1 hop: )?\d of 2 \(", line) for line in said), said
+    assert said[-1].startswith("IRCoT, 1 hop: 2 of 2 (")
 
 
 @pytest.mark.parametrize("leave", [True, False])
