@@ -58,7 +58,7 @@ class PolicyConfig:
         attn_implementation: eager, sdpa, flash_attention_2, ...; None lets transformers choose.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         freeze_embeddings: input embeddings and output head are not trained.
-        lora: train low-rank adapters only; needs `research-rl[lora]`.
+        lora: train low-rank adapters only; needs the extra ``lora``.
         trust_remote_code: run code that comes with the model.
         compile: backend of torch.compile for the layers while learning, inductor for instance;
             None does not compile. Attention over packed rollouts stays outside.

@@ -90,7 +90,7 @@ def faiss_on_device(vectors: Vectors, cuda: bool) -> Any:
     if not cuda:
         index = faiss.IndexFlatIP(vectors.shape[1])
     elif not hasattr(faiss, "StandardGpuResources"):
-        raise ImportError("this FAISS was built without CUDA; pip install 'research-rl[gpu]'")
+        raise ImportError("this FAISS was built without CUDA; pip install -e '.[gpu]'")
     else:
         config = faiss.GpuIndexFlatConfig()
         config.useFloat16 = True

@@ -17,7 +17,6 @@ from research_rl.trainers.evaluate.rows import Cell
 from research_rl.trainers.evaluate.statistics import Interval
 from research_rl.trainers.evaluate.summary import CellSummary, Comparison, Summary
 
-PERCENT = ("em", "f1", "cover_em", "support_recall", "answer_in_results", "format")
 COUNTED = ("searches", "distinct_queries", "sampled_tokens", "result_tokens", "seconds")
 _HEADS = {
     "em": "EM",
