@@ -99,6 +99,7 @@ class ResearchCLI(LightningCLI):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._holds = False
         with ExitStack() as self._held:
             super().__init__(*args, **kwargs)
 
@@ -187,12 +188,10 @@ class ResearchCLI(LightningCLI):
     def _check_folder(self) -> None:
         """Refuse to fit where another fit is at work, or to begin anew where a run is."""
         name, root = self._get(self.config, "ckpt_path"), self._root()
-        dry = self._get(self.config, "trainer").get("fast_dev_run")
-        if self.subcommand != "fit" or dry or not _leads():
+        if self.subcommand != "fit" or self._is_dry() or not _leads():
             return
-        said = "is held by another run that is not over"
-        instead = "choose another --trainer.default_root_dir"
-        self._held.enter_context(alone_in(root, said, instead))
+        if root.exists():
+            self._hold()
         if name in ("last", "best") or (name and Path(name).is_relative_to(root)):
             return
         held = run_in(root)
@@ -202,6 +201,22 @@ class ResearchCLI(LightningCLI):
                 "replace it add --overwrite, to keep it choose another "
                 "--trainer.default_root_dir"
             )
+
+    def before_fit(self) -> None:
+        """Keep other fits out of the folder, which is made now at the latest."""
+        if _leads() and not self._is_dry():
+            self._hold()
+
+    def _is_dry(self) -> bool:
+        return bool(self._get(self.config, "trainer").get("fast_dev_run"))
+
+    def _hold(self) -> None:
+        if self._holds:
+            return
+        said = "is held by another run that is not over"
+        instead = "choose another --trainer.default_root_dir"
+        self._held.enter_context(alone_in(self._root(), said, instead))
+        self._holds = True
 
     def _say_what_is_overridden(self) -> None:
         """Warn of environment variables that a config or the command line overrides."""
