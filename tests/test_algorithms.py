@@ -419,6 +419,14 @@ def test_turns_without_a_credit_of_their_own_keep_that_of_the_outcome() -> None:
     ]
 
 
+def test_a_credit_that_is_no_number_is_refused(rows: Batch) -> None:
+    """It would pass for a turn that is not valued otherwise."""
+    rewards: list[list[float | None]] = [[0.0] * 9 for _ in range(len(rows))]
+    rewards[1][0] = math.nan
+    with pytest.raises(ValueError, match=r"rollout 1 .*got nan.*None"):
+        rows.set_turn_rewards(rewards)
+
+
 def test_turns_need_a_credit(rows: Batch) -> None:
     with pytest.raises(ValueError, match=r"turn rewards must be there.*set model\.credit"):
         TurnGRPO().advantages(rows)

@@ -95,8 +95,14 @@ class Batch:
                 turns without tokens are skipped.
 
         Raises:
-            ValueError: a rollout has more turns than numbers.
+            ValueError: a rollout has more turns than numbers, or a number is not one.
         """
+        for number, given in enumerate(rewards):
+            if any(value is not None and math.isnan(value) for value in given):
+                raise ValueError(
+                    f"turn rewards of rollout {number} must be numbers, got nan; a credit must give "
+                    "None for a turn that it does not value"
+                )
         width = max([int(self.turns.max()) + 1, 1, *map(len, rewards)])
         if bool((self.turns.amax(1).cpu() >= torch.tensor([len(row) for row in rewards])).any()):
             raise ValueError("turn rewards must hold a number for each turn, got fewer than turns")
