@@ -100,8 +100,8 @@ class Batch:
         for number, given in enumerate(rewards):
             if any(value is not None and math.isnan(value) for value in given):
                 raise ValueError(
-                    f"turn rewards of rollout {number} must be numbers, got nan; a credit must give "
-                    "None for a turn that it does not value"
+                    f"turn rewards of rollout {number} must be numbers, got nan; a credit must "
+                    "give None for a turn that it does not value"
                 )
         width = max([int(self.turns.max()) + 1, 1, *map(len, rewards)])
         if bool((self.turns.amax(1).cpu() >= torch.tensor([len(row) for row in rewards])).any()):
