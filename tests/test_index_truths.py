@@ -203,7 +203,7 @@ def test_a_pickle_keeps_its_settings_and_finds_its_folder_from_anywhere(
     words = BM25Retriever(fit_bm25(p.contents for p in passages), passages, cache_size=7)
     assert pickle.loads(pickle.dumps(words))._cache.size == 7
     monkeypatch.chdir(tmp_path)
-    made = pickle.dumps(TorchFlatRetriever("i", device="cpu", cache_size=3))
+    made = pickle.dumps(TorchFlatRetriever("i", "cpu", corpus="c.jsonl", cache_size=3))
     monkeypatch.chdir("/")
     opened = pickle.loads(made)
     assert (len(opened), opened._cache.size) == (120, 3)

@@ -146,10 +146,8 @@ class GpuFaissRetriever(DenseRetriever):
     ) -> None:
         _check_devices(import_faiss(), devices)
         opened = open_dense(folder, corpus)
-        source = (
-            type(self),
-            (str(Path(folder).resolve()), devices, fp16, shard, corpus, cache_size),
-        )
+        file = None if corpus is None else str(Path(corpus).resolve())
+        source = (type(self), (str(Path(folder).resolve()), devices, fp16, shard, file, cache_size))
         index = GpuIndex(opened.index, devices, fp16, shard)
         super().__init__(index, opened.passages, opened.encoder, source, cache_size)
 

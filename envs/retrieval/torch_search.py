@@ -279,9 +279,10 @@ class TorchFlatRetriever(DenseRetriever):
             )
         metric: Metric = "ip" if opened.index.metric_type == _METRIC_TYPES["ip"] else "l2"
         index = TorchFlatIndex(vectors, metric, device, dtype, block_mb)
+        file = None if corpus is None else str(Path(corpus).resolve())
         source = (
             type(self),
-            (str(Path(folder).resolve()), device, dtype, corpus, block_mb, cache_size),
+            (str(Path(folder).resolve()), device, dtype, file, block_mb, cache_size),
         )
         super().__init__(index, opened.passages, opened.encoder, source, cache_size)
 
