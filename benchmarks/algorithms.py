@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -120,6 +119,7 @@ def train(name: str, root: Path, seed: int, wanted: Row) -> None:
     """Train unless it has been done.
 
     Raises:
+        FileExistsError: the folder holds a run of other settings.
         RuntimeError: the run failed; its folder has the log.
     """
     folder = run_folder(root, name, seed)
@@ -127,7 +127,10 @@ def train(name: str, root: Path, seed: int, wanted: Row) -> None:
         return
     asked = folder / "settings.json"
     if folder.exists() and not (asked.is_file() and json.loads(asked.read_text()) == wanted):
-        shutil.rmtree(folder)  # of other settings: its checkpoint must not be taken for this run's
+        raise FileExistsError(  # its checkpoint must not be taken for this run's
+            f"{folder} must hold nothing or a run of the settings {wanted}, got other ones; choose "
+            "another --out or remove it"
+        )
     config = write_config(folder, root, seed, wanted)
     asked.write_text(json.dumps(wanted))
     command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", str(config)]

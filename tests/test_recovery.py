@@ -140,9 +140,11 @@ def test_ctrl_c_says_how_to_go_on(
 ) -> None:
     caplog.set_level("INFO")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it
-    with pytest.raises(SystemExit):
-        fit(tmp_path, policy, Stop("on_train_batch_start", 3, signal.SIGINT))
-    signal.signal(signal.SIGINT, before)
+    try:
+        with pytest.raises(SystemExit):
+            fit(tmp_path, policy, Stop("on_train_batch_start", 3, signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "--ckpt_path last" in caplog.text
     fit(tmp_path, policy, resume=True)
     same(tmp_path, whole)
