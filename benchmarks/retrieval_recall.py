@@ -205,7 +205,7 @@ def measure(args: argparse.Namespace, work: Path) -> list[Row]:
         dense = dense or retriever
         done(row)
     if dense is not None:
-        both = HybridRetriever([bm25, dense])
+        both = HybridRetriever([bm25, dense], cache_size=0)
         built = [row for row in rows if row.name in ("bm25", "sentence flat")]
         seconds, size = (sum(r.build_s for r in built), sum(r.megabytes for r in built))
         done(bench.asked.row("bm25 + sentence encoder", both, seconds, int(1e6 * size)))
