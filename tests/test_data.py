@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 from research_rl.envs.question_files import QuestionError
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.types import Question
+from research_rl.trainers.config import EnvConfig
 from research_rl.trainers.data import QuestionDataModule, QuestionLoader, WorldConfig
 
 QUESTIONS = [Question(str(i), f"Who is {i}?", (str(i),)) for i in range(10)]
@@ -106,6 +108,26 @@ def test_a_rank_may_get_nothing_of_a_small_batch() -> None:
 def test_impossible_batches_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuestionLoader(**{"questions": QUESTIONS, "batch_size": 4, **arguments})  # type: ignore[arg-type]
+
+
+def test_batches_that_cannot_be_made_are_refused_before_a_warm_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size must be at least 1, got 0; set --data"):
+        QuestionDataModule(batch_size=0)
+    file = write(tmp_path / "train.jsonl", 3)
+    with pytest.raises(ValueError, match="at most the number of training questions 3, got 4"):
+        QuestionDataModule(file, file, batch_size=4).setup("fit")
+
+
+@pytest.mark.parametrize("index", [None, "world/index", "my-index"])
+def test_an_index_of_one_s_own_is_not_taken_for_the_world_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, index: str | None
+) -> None:
+    file = write(tmp_path / "train.jsonl", 3)
+    data = QuestionDataModule(file, file, file, batch_size=1, world=WorldConfig("world"))
+    module = SimpleNamespace(env_config=EnvConfig(index=index))
+    data.trainer = SimpleNamespace(lightning_module=module, world_size=1)  # type: ignore[assignment]
+    data.setup("fit")
+    assert ("may hold none of their facts" in caplog.text) is (index != "my-index")
 
 
 def test_roles_and_limits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny_run import write_config
 
 from research_rl.envs import command_line
 from research_rl.trainers import cli, lightning_cli
-from research_rl.trainers.run_folder import run_in, with_references
+from research_rl.trainers.run_folder import changes, run_in, with_references
 
 
 def research(monkeypatch: pytest.MonkeyPatch, *args: Any) -> Any:
@@ -132,3 +132,24 @@ def test_an_environment_variable_that_loses_is_said(
     assert "RESEARCH_TEST__DATA__BATCH_SIZE has no effect" in caplog.text
     assert not (tmp_path / "runs/quickstart/world").exists()
     assert not (tmp_path / "runs/quickstart/warmstart").exists()
+
+
+def test_what_a_run_goes_on_with_otherwise_is_found() -> None:
+    before = "{trainer: {max_steps: 5}, data: {seed: '${s}'}, s: 1, model: {algorithm: A}}"
+    now = "{trainer: {max_steps: 9}, data: {seed: 1}, s: 1, model: {algorithm: B, lr: 2}}"
+    assert changes(before, before) == []
+    # a reference is what it refers to, and a longer run is fine
+    assert changes(before, now) == ["model.algorithm: A -> B", "model.lr: None -> 2"]
+
+
+def test_a_run_that_goes_on_with_another_algorithm_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--config", write_config(tmp_path), "--ckpt_path", "last"]
+    for extra in ([], ["--trainer.max_steps", "2"], ["--model.algorithm", "RLOO"]):
+        caplog.clear()
+        monkeypatch.setattr(sys, "argv", ["research", *map(str, [*fit, *extra])])
+        cli.main()
+        told = "model.algorithm.class_path" in caplog.text
+        assert told is ("RLOO" in extra), caplog.text

@@ -106,6 +106,24 @@ class WorldConfig:
         return f"{self.folder}/{role}.jsonl"
 
 
+def _check_batches(questions: int, batch_size: int, trains: bool, ranks: int) -> None:
+    """Refuse batches that cannot be made."""
+    if not questions:
+        raise ValueError("at least one question must be given, got none")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}; set --data.batch_size")
+    if trains and batch_size > questions:
+        raise ValueError(
+            f"batch_size must be at most the number of training questions {questions}, got "
+            f"{batch_size}; set --data.batch_size"
+        )
+    if trains and batch_size % ranks:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of ranks {ranks}, got {batch_size}; set "
+            "--data.batch_size"
+        )
+
+
 class QuestionLoader:
     """Batches of questions; Lightning saves its state in the checkpoint.
 
@@ -133,20 +151,7 @@ class QuestionLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not questions:
-            raise ValueError("at least one question must be given, got none")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if seed is not None and batch_size > len(questions):
-            raise ValueError(
-                f"batch_size must be at most the number of training questions {len(questions)}, "
-                f"got {batch_size}"
-            )
-        if seed is not None and batch_size % world_size:
-            raise ValueError(
-                f"batch_size must be a multiple of the number of ranks {world_size}, "
-                f"got {batch_size}"
-            )
+        _check_batches(len(questions), batch_size, seed is not None, world_size)
         self.questions = questions
         self.batch_size = batch_size
         self.seed = seed
@@ -236,6 +241,9 @@ class QuestionDataModule(pl.LightningDataModule):
         limit_test: int | None = None,
     ) -> None:
         super().__init__()
+        for name, size in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
+            if size < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {size}; set --data.{name}")
         self.sources: dict[Role, str | None] = {"train": train, "val": val, "test": test}
         self.limits: dict[Role, int | None] = {
             "train": limit_train,
@@ -268,7 +276,7 @@ class QuestionDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the questions that the stage needs, so that a wrong file ends it at once."""
         given = [role for role, source in self.sources.items() if source is not None]
-        if self.world is not None and given:
+        if self.world is not None and given and self._searches_world():
             log.warning(
                 "questions of data.%s come from the files given, not from data.world, whose index "
                 "may hold none of their facts",
@@ -277,7 +285,18 @@ class QuestionDataModule(pl.LightningDataModule):
         roles: dict[str, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for role in roles.get(stage, ("test",)):
             if stage != "fit" or role == "train" or self._has(role):
-                self.questions(role)
+                found = self.questions(role)
+                if role == "train":  # before a warm start, not behind it
+                    ranks = 1 if self.trainer is None else self.trainer.world_size
+                    _check_batches(len(found), self.batch_size, True, ranks)
+
+    def _searches_world(self) -> bool:
+        """Whether the index that is searched is the world's, as far as can be known."""
+        env = getattr(getattr(self.trainer, "lightning_module", None), "env_config", None)
+        index = getattr(env, "index", None)
+        if index is None or self.world is None:
+            return True
+        return isinstance(index, str) and Path(index).is_relative_to(self.world.folder)
 
     def _has(self, role: Role) -> bool:
         return self.sources[role] is not None or self.world is not None

@@ -43,7 +43,7 @@ from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.metrics_file import KeepMetrics
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.progress import RunProgressBar, metrics_table
-from research_rl.trainers.run_folder import run_in, with_references
+from research_rl.trainers.run_folder import changes, run_in, with_references
 from research_rl.trainers.shipped import (
     CONFIGS,
     OneLineParser,
@@ -54,6 +54,8 @@ from research_rl.trainers.shipped import (
 from research_rl.trainers.usage import UsageError
 
 log = logging.getLogger(__name__)
+_CHANGES = 8
+"""Options that are named if they are others than before."""
 _BROKEN_REFERENCE = re.compile(
     r"Error trying to access ([\w.]+):.*full_key: (?:fit|validate|test|predict)\.(\S+)", re.DOTALL
 )
@@ -206,6 +208,22 @@ class ResearchCLI(LightningCLI):
         """Keep other fits out of the folder, which is made now at the latest."""
         if _leads() and not self._is_dry():
             self._hold()
+            self._say_what_is_changed()
+
+    def _say_what_is_changed(self) -> None:
+        """Warn of options that a run which goes on had otherwise before."""
+        file = self._root() / "config.yaml"
+        if not self._get(self.config, "ckpt_path") or not file.is_file():
+            return
+        now = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        try:
+            found = changes(file.read_text(encoding="utf-8"), now)
+        except (OSError, ValueError, yaml.YAMLError):
+            return
+        for change in found[:_CHANGES]:
+            log.warning("the run goes on with another option than it had: %s", change)
+        if len(found) > _CHANGES:
+            log.warning("and with %d other ones", len(found) - _CHANGES)
 
     def _is_dry(self) -> bool:
         return bool(self._get(self.config, "trainer").get("fast_dev_run"))

@@ -93,7 +93,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self.validation_sampling = (validation_sampling or ValidationSampling()).over(sampling)
         self.updates = updates
         self.seed = seed
-        self._env_config = env
+        self.env_config = env
         self.reference: Reference | None = None
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
@@ -116,7 +116,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
                 f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got "
                 f"{self.trainer.precision}; for half-precision weights set model.policy.dtype"
             )
-        self.env = self._env_config.make()
+        self.env = self.env_config.make()
 
     def configure_model(self) -> None:
         """Load the policy, and its frozen starting point where the algorithm compares with it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,34 @@ def run_in(folder: Path) -> str:
         if trained:
             found.insert(0, f"metrics.csv with {len(trained)} training steps")
     return ", ".join(found)
+
+
+def changes(before: str, now: str) -> list[str]:
+    """Return what two configs say differently of model and data, as "option: before -> now".
+
+    Args:
+        before: YAML of a run's config.
+        now: YAML of the config with which it would go on.
+    """
+    old, new = (dict(_options(_resolved(text), "")) for text in (before, now))
+    names = [n for n in {**old, **new} if n.startswith(("model.", "data."))]
+    return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
+
+
+def _resolved(text: str) -> Any:
+    config = yaml.safe_load(text)
+    try:
+        return OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except (OmegaConfBaseException, ValueError):
+        return config
+
+
+def _options(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _options(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def with_references(resolved: str, unresolved: str) -> str:
