@@ -237,8 +237,9 @@ def test_where_people_have_aliases_the_good_ones_search_again() -> None:
 
 
 def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="pytorch_lightning.utilities.rank_zero")
     steps = 0
     take = torch.optim.AdamW.step
 
@@ -256,6 +257,7 @@ def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
     assert stop.value.code == 128 + signal.SIGTERM
     assert steps == 1  # it was finished
     assert signal.getsignal(signal.SIGTERM) == before
+    assert "nothing of the warm start is kept" in caplog.text
     assert list(tmp_path.iterdir()) == []
     assert (warm_start(tmp_path / "model", CONFIG) / REPORT).is_file()
 

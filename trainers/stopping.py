@@ -21,18 +21,17 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def sigterm_noted(what: str) -> Iterator[Callable[[], None]]:
+def sigterm_noted() -> Iterator[Callable[[str], None]]:
     """Yield a function that ends the run if SIGTERM has come inside; nothing else does.
 
-    Args:
-        what: said of the place where it ends.
+    It takes what is said of the place where it ends.
 
     Raises:
         SIGTERMException: by that function; the exit status is 128 and the signal's number.
     """
     heard: list[int] = []
 
-    def end_if_heard() -> None:
+    def end_if_heard(what: str) -> None:
         if heard:
             rank_zero_info("SIGTERM: %s", what)
             raise SIGTERMException(128 + signal.SIGTERM)

@@ -128,9 +128,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
-    with sigterm_noted(
-        "the same command goes on from here, or begins the warm start anew"
-    ) as check:
+    with sigterm_noted() as check:
         loss = _train(policy, world, config, check)
         report = {
             "settings": _settings(config),
@@ -140,7 +138,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
             "seconds": round(time.perf_counter() - started, 1),
         }
         _save(policy, target, report)
-        check()
+        check("the warm start is done and kept; the same command goes on from it")
     return target
 
 
@@ -181,7 +179,7 @@ class _Encoder:
 
 
 def _train(
-    policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig, check: Callable[[], None]
+    policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig, check: Callable[[str], None]
 ) -> float | None:
     """Train the policy; return the mean loss of the last tenth, in nats a usual token.
 
@@ -213,7 +211,7 @@ def _train(
             optimizer.zero_grad()
             losses.append(loss.item())
             progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            check()
+            check("nothing of the warm start is kept; the same command makes it anew")
     tail = losses[-max(1, config.steps // 10) :]
     return round(sum(tail) / len(tail), 4) if tail else None
 
