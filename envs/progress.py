@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 SECONDS = 10.0
 """Between two lines where there is no terminal; work that is over sooner leaves none."""
-_LINE = "{desc}: {n_fmt} of {total_fmt} ({elapsed} gone, {remaining} left, {rate_fmt}{postfix})"
+_LINE = "{desc}: {n_fmt} of {total_fmt} ({elapsed} gone, {remaining} left{speed}{postfix})"
 
 
 class _Lines:
@@ -30,9 +30,29 @@ class _Lines:
 class _Plain(tqdm):  # type: ignore[misc]  # has no types
     """Writes lines."""
 
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What a line is made of; ``speed`` is empty until there is one."""
+        known: dict[str, Any] = super().format_dict
+        done, elapsed = known["n"] - (known["initial"] or 0), known["elapsed"]
+        rate = known["rate"] or (done / elapsed if elapsed else 0.0)
+        known["speed"] = f", {_speed(rate, known['unit'])}" if rate > 0 else ""
+        return known
+
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
         """Name what is done; tqdm would add a colon, which stands in the line already."""
         self.set_description_str(desc, refresh)
+
+
+def _speed(rate: float, unit: str) -> str:
+    """``85.69 questions/s``, ``3.20k passages/s``, ``1.50MB/s`` or ``2.50 s/question``."""
+    one = unit.strip().removesuffix("s")
+    if one == "B":
+        return f"{tqdm.format_sizeof(rate)}B/s"
+    if rate < 1:
+        return f"{1 / rate:.2f} s/{one}"
+    number = f"{rate:.2f}" if rate < 1000 else tqdm.format_sizeof(rate)
+    return f"{number} {one}s/s"
 
 
 def progress_bar(*args: Any, seconds: float = SECONDS, **options: Any) -> tqdm[Any]:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from research_rl.envs.progress import progress_bar
+from research_rl.envs.progress import _speed, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,30 @@ def test_a_log_file_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     *before, last = text.splitlines()
     assert before
     assert all(line.startswith("warm start: ") for line in before)
-    assert last.startswith("warm start: 4 of 4 (00:00 gone, 00:00 left, ")
+    assert re.fullmatch(r"warm start: 4 of 4 \(00:00 gone, 00:00 left, [\d.]+k? steps/s\)", last), (
+        last
+    )
+
+
+def test_no_speed_is_said_before_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress_bar(total=9, desc="encoding", initial=3, unit=" passages", seconds=0.0) as bar:
+        bar.refresh()
+    assert log.getvalue().splitlines()[-1].endswith("gone, ? left)"), log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rate", "unit", "said"),
+    [
+        (85.69, "question", "85.69 questions/s"),
+        (3200, " passages", "3.20k passages/s"),
+        (0.4, " passages", "2.50 s/passage"),
+        (1.5e6, "B", "1.50MB/s"),
+    ],
+)
+def test_a_speed_has_its_unit_in_words(rate: float, unit: str, said: str) -> None:
+    assert _speed(rate, unit) == said
 
 
 def test_a_line_names_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
