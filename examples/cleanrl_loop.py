@@ -55,5 +55,5 @@ for update in range(UPDATES):
     loss.backward()
     optimizer.step()
     if update % 10 == 9:
-        by_hops = "  ".join(f"{h} hops {rewards[hops == h].mean():.2f}" for h in (1, 2, 3))
+        by_hops = "  ".join(f"{h}-hop {rewards[hops == h].mean():.2f}" for h in (1, 2, 3))
         print(f"update {update + 1:3d}  reward {rewards.mean():.2f}  {by_hops}")

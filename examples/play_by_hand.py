@@ -6,6 +6,8 @@ Type a query to search, ``= name`` to answer, nothing (or Ctrl-D) to give up.
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Iterator
 
 import gymnasium as gym
@@ -37,6 +39,11 @@ def demo(env: ReSearchEnv) -> Iterator[str]:
     yield f"<think> It is {found}. </think><answer> It is \\boxed{{{found}}}. </answer>"
 
 
+def show(text: str) -> None:
+    """Print in colour to a terminal, plainly to a file or a pipe."""
+    print(text if sys.stdout.isatty() else re.sub(r"\x1b\[[\d;]*m", "", text))
+
+
 def main() -> None:
     """Play one episode and show it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,15 +54,19 @@ def main() -> None:
     _, info = env.reset(seed=args.seed)
     base = env.unwrapped
     assert isinstance(base, ReSearchEnv)
-    print(info["question"])
+    if not args.demo:
+        print("Type a query to search, = name to answer, nothing (or Ctrl-D) to give up.")
+        print(info["question"])
     for turn in demo(base) if args.demo else by_hand():
         observation, reward, terminated, truncated, info = env.step(turn)
         if terminated or truncated:
             break
         if not args.demo:  # the demo is shown as a whole below
-            print(f"\x1b[34m{observation.strip()}\x1b[0m")
-    print(env.render())
-    print(f"reward {reward:.2f}, {info['num_searches']} searches, {info['finish_reason']}")
+            show(f"\x1b[34m{observation.strip()}\x1b[0m")
+    if args.demo:
+        show(str(env.render()))
+    searches = f"{info['num_searches']} search{'' if info['num_searches'] == 1 else 'es'}"
+    print(f"reward {reward:.2f}, {searches}, {info['finish_reason']}")
     print(f"right: {' or '.join(base.episode.question.answers)}")
 
 
