@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import chain
+from pathlib import PurePath
 from time import perf_counter
 from typing import Any
 
@@ -207,7 +208,7 @@ def load_reward(name: str) -> RewardFunction:
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(
             f"a reward must be one of {', '.join(PRESETS)} or my_file.my_reward, got {name!r}: "
-            f"{error}; run the command where my_file.py lies"
+            f"{error}; {_advice(module, attribute)}"
         ) from error
     except Exception as error:
         raise ValueError(
@@ -229,6 +230,12 @@ def load_reward(name: str) -> RewardFunction:
         f"a reward must be a RewardFunction or a function of (segments, question), got {name}, "
         f"a {type(found).__name__}"
     )
+
+
+def _advice(module: str, attribute: str) -> str:
+    if attribute == "py":  # the file was named, not what is in it
+        return f"name what is in the file, {PurePath(module).name}.my_reward, where the file lies"
+    return f"run the command where {module.replace('.', '/')}.py lies and has {attribute}"
 
 
 def report(name: str, findings: Sequence[Finding], limit: int) -> str:

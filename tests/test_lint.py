@@ -177,5 +177,9 @@ def test_a_reward_of_one_s_own(
         load_reward("my_broken_file.my_reward")
     with pytest.raises(ValueError, match="No module named 'nowhere'"):
         load_reward("nowhere.reward")
+    with pytest.raises(ValueError, match=r"where nowhere\.py lies"):
+        load_reward("nowhere.reward")
+    with pytest.raises(ValueError, match=r"nope\.my_reward, where the file lies"):
+        load_reward("nope.py")
     with pytest.raises(ValueError, match="did you mean 'paper-code'"):
         load_reward("papercode")
