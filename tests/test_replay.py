@@ -128,7 +128,7 @@ def test_a_run_replays_as_recorded(
     assert research(monkeypatch, "replay", run) == 0
     said = capsys.readouterr().out
     # the weights before training are the model's folder; those after the last learned from all
-    assert "8 rollouts played again, those of iterations 0" in said
+    assert "8 rollouts played again, those of iteration 0 sampled" in said
     assert said.strip().endswith("as recorded")
     question = Records(run / "records").read(1).records[0].question["id"]
     assert research(monkeypatch, "replay", run, "--iteration", 1, "--question", question) == 0

@@ -25,7 +25,10 @@ def main(argv: Sequence[str]) -> None:
         help="the run's config.yaml; found beside the checkpoint's folder if not given",
     )
     args = parser.parse_args(argv)
+    from transformers.utils.logging import disable_progress_bar
+
     from research_rl.trainers.export import export
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     export(args.ckpt, args.out, args.config)
     print(f"wrote {args.out}")

@@ -112,12 +112,12 @@ def _verdict(plan: Plan) -> str:
         return f"fits: {size(plan.memory.peak)} of {size(plan.room)} that may be used"
     if not plan.remedies:
         return (
-            f"does not fit: {size(plan.memory.peak)} and {size(plan.room)} may be used; no option "
-            "lowers it: take shorter responses or a smaller model"
+            f"does not fit: {size(plan.memory.peak)} are needed and {size(plan.room)} may be used; "
+            "no option lowers it: take shorter responses or a smaller model"
         )
     return (
-        f"does not fit: {size(plan.memory.peak)} and {size(plan.room)} may be used; what would "
-        "lower it, each alone:"
+        f"does not fit: {size(plan.memory.peak)} are needed and {size(plan.room)} may be used; "
+        "what would lower it, each alone:"
     )
 
 

@@ -100,6 +100,8 @@ def replay(
     run: Path, records: Records, iterations: Sequence[int], question: str | None = None
 ) -> bool:
     """Play iterations again; print what differs from the record; return whether nothing does."""
+    from transformers.utils.logging import disable_progress_bar
+
     from research_rl.trainers.replaying import (
         RunSettings,
         played_again,
@@ -107,6 +109,7 @@ def replay(
         weights_of,
     )
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = RunSettings.read(run)
     env = settings.env.make()
     rows: Any = env.unwrapped
@@ -127,7 +130,9 @@ def replay(
             same &= not _report(iteration, "sampled again", found, len(chosen))
     if not total:
         raise ValueError(f"no recorded rollout answers the question {question!r}")
-    which = f"of iterations {', '.join(map(str, sampled))}" if sampled else "of none: no weights"
+    plural = "s" if len(sampled) > 1 else ""
+    numbers = ", ".join(map(str, sampled))
+    which = f"of iteration{plural} {numbers}" if sampled else "of none: no weights"
     verdict = "as recorded" if same else "not as recorded, see above"
     print(f"{total} rollouts played again, those {which} sampled again: {verdict}")
     return same

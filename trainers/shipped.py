@@ -42,9 +42,9 @@ def find_config(name: str) -> str:
     if path.is_file():
         return str(path)
     known = shipped_configs()
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name.removesuffix(".yaml"), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise TypeError(f"no config {name!r} (shipped: {', '.join(known)}){hint}")
+    raise TypeError(f"no config {name!r}{hint} (shipped: {', '.join(known)})")
 
 
 class ShippedConfigFile(ActionConfigFile):

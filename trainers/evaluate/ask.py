@@ -188,10 +188,14 @@ def make_agent(settings: Settings, on_text: Callable[[str, str], None]) -> Agent
     params = SamplingParams(settings.max_tokens, temperature=settings.temperature)
     if settings.server is not None:
         return _served(settings, env, params, on_text)
+    from transformers.utils.logging import disable_progress_bar
+
     from research_rl.agents.generate import load_policy
     from research_rl.agents.streaming import StreamingEngine
 
     assert settings.model is not None
+    if Path(settings.model).is_dir():  # a download keeps its bars
+        disable_progress_bar()  # type: ignore[no-untyped-call]
     policy = load_policy(settings.model)
     return ReSearchAgent(policy, StreamingEngine(policy, on_text), env, params, settings.seed)
 
