@@ -182,13 +182,8 @@ def slot_attention(
     Raises:
         NotImplementedError: the model asks for something that would be left out.
     """
-    refuse_unknown(
-        "the cached engine; use ReferenceEngine for this model",
-        module,
-        attention_mask,
-        flat,
-        kwargs,
-    )
+    instead = "use ReferenceEngine for this model"
+    refuse_unknown("the cached engine", module, attention_mask, flat, kwargs, instead)
     assert flat is not None
     k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)  # (tokens, Hk, D)
     keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)

@@ -124,7 +124,7 @@ class CachedEngine(Engine):
         seed = seed_tensor(seeds, len(prompts))
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
-            # the first is quicker, but what a model keeps of it cannot be learned with
+            # inference mode is quicker, but what a model keeps of it cannot be learned with
             without: Any = torch.no_grad() if forward.own else torch.inference_mode()
             with slots_enabled(forward.model), without:
                 run = SlotRun(self, forward, sequences, params, seed, stops)

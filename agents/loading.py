@@ -150,7 +150,7 @@ def empty_model(config: PolicyConfig, shape: Any = None) -> PreTrainedModel:
     if config.attn_implementation is not None:
         kwargs["attn_implementation"] = config.attn_implementation
     maker: Any = AutoModelForCausalLM
-    with torch.device("meta"):
+    with LOADING, torch.device("meta"):
         return _prepared(maker.from_config(shape, **kwargs), config)
 
 

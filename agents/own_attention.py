@@ -47,16 +47,22 @@ def attention_replaced(model: nn.Module, name: str) -> Iterator[None]:
 
 
 def refuse_unknown(
-    who: str, module: nn.Module, mask: Tensor | None, batch: object, kwargs: dict[str, Any]
+    who: str,
+    module: nn.Module,
+    mask: Tensor | None,
+    batch: object,
+    kwargs: dict[str, Any],
+    instead: str = "",
 ) -> None:
     """Refuse what a model asks of its attention and would not get.
 
     Args:
-        who: must honour it, with what to do instead behind a semicolon, if there is anything.
+        who: must honour it.
         module: the attention layer, for its name.
         mask: the model's own mask, which must be None.
         batch: the layout of the flat batch, which must not be.
         kwargs: what else the model hands over; anything unknown that is set is refused.
+        instead: what to do, if there is anything.
 
     Raises:
         NotImplementedError: naming it.
@@ -67,9 +73,8 @@ def refuse_unknown(
     if batch is None:
         unknown.append("a forward pass of its own")
     if unknown:
-        asked, _, instead = who.partition("; ")
         raise NotImplementedError(
-            f"{asked} must honour all that {type(module).__name__} asks of its attention, "
+            f"{who} must honour all that {type(module).__name__} asks of its attention, "
             f"got {', '.join(unknown)}" + (f"; {instead}" if instead else "")
         )
 
