@@ -8,27 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from research_rl.envs.line_error import LineError
+
 SPLIT_MARK = "#"
 """Between a source and the split of it that is meant."""
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
-class QuestionError(ValueError):
-    """Questions cannot be read; names the file, the line and what is wrong there.
-
-    Args:
-        file: the file or data set.
-        line: counted from 1 (for parquet and the Hub: the row); None if the whole is at fault.
-        reason: what is wrong.
-    """
-
-    def __init__(self, file: str | Path, line: int | None, reason: str) -> None:
-        super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
-        self.file, self.line, self.reason = str(file), line, reason
-
-    def __reduce__(self) -> tuple[type[QuestionError], tuple[str, int | None, str]]:
-        return QuestionError, (self.file, self.line, self.reason)
+class QuestionError(LineError):
+    """Questions cannot be read."""
 
 
 def raw_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:

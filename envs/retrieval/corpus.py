@@ -17,26 +17,14 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from research_rl.envs.line_error import LineError
 from research_rl.envs.types import Passage
 
 Offsets = npt.NDArray[np.int64]
 
 
-class CorpusError(ValueError):
-    """A corpus cannot be read; names the file, the line and what is wrong there.
-
-    Args:
-        file: the corpus.
-        line: counted from 1; None if the file as a whole is at fault.
-        reason: what is wrong.
-    """
-
-    def __init__(self, file: str | Path, line: int | None, reason: str) -> None:
-        super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
-        self.file, self.line, self.reason = str(file), line, reason
-
-    def __reduce__(self) -> tuple[type[CorpusError], tuple[str, int | None, str]]:
-        return CorpusError, (self.file, self.line, self.reason)
+class CorpusError(LineError):
+    """A corpus cannot be read."""
 
 
 def parse_passage(line: bytes) -> Passage:
