@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import shlex
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +30,12 @@ from research_rl.envs.retrieval import (  # noqa: E402
 )
 from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.bm25 import fit_bm25  # noqa: E402
+from research_rl.envs.retrieval.building import store  # noqa: E402
 from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
 from research_rl.envs.retrieval.recall import Sample, with_ties  # noqa: E402
 from research_rl.envs.retrieval.torch_search import TorchFlatRetriever  # noqa: E402
 from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.vectors import VectorFile, VectorParts  # noqa: E402
 from research_rl.envs.types import Passage  # noqa: E402
 
 
@@ -234,3 +238,29 @@ def test_torch_warns_of_compressed_vectors_only(
     folder = build_index(corpus, tmp_path / "i", storage=Storage(kind), dim=64)
     TorchFlatRetriever(str(folder), device="cpu")
     assert ("compressed vectors" in caplog.text) is not whole
+
+
+def test_the_training_sample_is_let_go_before_vectors_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take a quarter of the memory, which what is added needs."""
+    samples: list[weakref.ref[Any]] = []
+    taken, blocks = VectorParts.sample, VectorParts.blocks
+
+    def sample(self: VectorParts, *args: Any) -> Any:
+        found = taken(self, *args)
+        samples.append(weakref.ref(found))
+        return found
+
+    def alone(self: VectorParts) -> Any:
+        assert all(kept() is None for kept in samples)
+        return blocks(self)
+
+    monkeypatch.setattr(VectorParts, "sample", sample)
+    monkeypatch.setattr(VectorParts, "blocks", alone)
+    vectors = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
+    file = tmp_path / "raw"
+    vectors.tofile(file)
+    parts = VectorParts([VectorFile(file, 16)])
+    store(parts, tmp_path / "index", "IVF4,SQ8", "ip", 1 << 30, lambda n: None)
+    assert samples

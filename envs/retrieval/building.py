@@ -183,10 +183,9 @@ def store(
     faiss = import_faiss()
     index = new_index(parts.dim, metric, factory)
     if rows := sample_rows(index, len(parts), memory):
-        sample = parts.sample(rows)
         try:
             with clustering_on_gpus(index):
-                index.train(sample)
+                index.train(parts.sample(rows))  # no name keeps it while vectors are added
         except RuntimeError as error:
             raise ValueError(
                 f"type must be one that FAISS can train on {rows} of these vectors, got {factory}: "
