@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from research_rl.agents.kv_cache import SlotCache
 from research_rl.agents.own_attention import attention_replaced, refuse_unknown
+from research_rl.agents.products import attend
 
 NAME = "research_rl_slots"
 """What the model's config calls this attention."""
@@ -24,6 +25,10 @@ _MAX_QUERIES = 256
 """Queries of one segment that attend together; bounds the score matrix of a long prompt."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block."""
+
+
+_FEW = 2
+"""Query heads that share a key head, up to which a CPU's fused kernel is quicker in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,34 @@ class Block:
     """Queries that attend together: c rows of m queries over one slot each."""
 
     tokens: Tensor  # (c, m) into the flat batch; a short row repeats its last token
-    slots: Tensor | slice  # (c,)
+    slots: Tensor | slice  # (c,); a slice of the first slots where these tokens decode
     keys: int
     """How many positions of the slots they may look at, at most."""
     masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def mask(self, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask (c, 1, 1, m, keys): 0 up to the query's own position, else -inf."""
+        """Additive mask (c, 1, m, keys): 0 up to the query's own position, else -inf."""
         if (window, dtype) not in self.masks:
-            here = positions[self.tokens][:, None, None, :, None]
-            column = torch.arange(self.keys, device=positions.device)
-            hidden = column > here
-            if window is not None:
-                hidden |= column <= here - window
-            empty = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
-            self.masks[window, dtype] = empty.masked_fill_(hidden, -torch.inf)
+            here = positions[self.tokens][:, None, :, None]
+            self.masks[window, dtype] = self._mask(here, window, dtype)
         return self.masks[window, dtype]
+
+    def folded_mask(
+        self, positions: Tensor, window: int | None, dtype: torch.dtype, groups: int
+    ) -> Tensor:
+        """The mask (c * groups, 1, keys) of tokens that decode, once for each key head."""
+        if (window, dtype) not in self.masks:
+            here = positions[self.slots].repeat_interleave(groups)[:, None, None]
+            self.masks[window, dtype] = self._mask(here, window, dtype)
+        return self.masks[window, dtype]
+
+    def _mask(self, here: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+        column = torch.arange(self.keys, device=here.device)
+        hidden = column > here
+        if window is not None:
+            hidden |= column <= here - window
+        empty = torch.zeros(hidden.shape, dtype=dtype, device=here.device)
+        return empty.masked_fill_(hidden, -torch.inf)
 
 
 @dataclass
@@ -185,51 +202,101 @@ def slot_attention(
     instead = "use ReferenceEngine for this model"
     refuse_unknown("the cached engine", module, attention_mask, flat, kwargs, instead)
     assert flat is not None
-    k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)  # (tokens, Hk, D)
-    keys, values = flat.cache.layer(int(getattr(module, "layer_idx", 0)), k, v)
-    new_k, new_v = (
-        (k, v) if flat.write_tokens is None else (k[flat.write_tokens], v[flat.write_tokens])
-    )
-    keys[flat.write_slots, :, :, flat.write_positions] = new_k
-    values[flat.write_slots, :, flat.write_positions] = new_v
-    dtype = query.dtype if softcap is None else torch.float32  # of the scores
-    q = (query[0] * (query.shape[3] ** -0.5 if scaling is None else scaling)).transpose(0, 1)
-    if flat.write_tokens is None:  # only decoding tokens
-        (block,) = flat.blocks
-        mask = block.mask(flat.positions, sliding_window, dtype)
-        return _attend(q[:, None], keys, values, block, mask, softcap)[:, 0][None], None
-    out = v.new_empty(*q.shape[:2], v.shape[2])  # (tokens, H, Dv)
-    for block in flat.blocks:
-        mask = block.mask(flat.positions, sliding_window, dtype)
-        if isinstance(block.slots, slice):  # the decoding tokens, in order
-            out[block.slots] = _attend(q[block.slots, None], keys, values, block, mask, softcap)[
-                :, 0
-            ]
-        else:
-            out[block.tokens] = _attend(q[block.tokens], keys, values, block, mask, softcap)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    layer = int(getattr(module, "layer_idx", 0))
+    out = attend_slots(flat, layer, q, k, v, scale, sliding_window, softcap)
     return out[None], None
 
 
-def _attend(
-    q: Tensor, keys: Tensor, values: Tensor, block: Block, mask: Tensor, softcap: float | None
+def attend_slots(
+    flat: FlatBatch,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Attention (c, m, H, Dv) of scaled queries (c, m, H, D) over their slots.
+    """Write the batch's keys and values to the cache, then attend.
+
+    Args:
+        flat: the batch.
+        layer: its number.
+        q: (n, H, D) of the first n tokens: all of the batch, or those that decode.
+        k: (tokens, Hk, D).
+        v: (tokens, Hk, Dv).
+        scaling: of the scores.
+        window: keys a query sees, itself included; None for all.
+        softcap: scores are bent to stay within it (Gemma 2).
+
+    Returns:
+        (n, H, Dv).
+    """
+    keys, values = flat.cache.layer(layer, k, v)
+    new_k, new_v = (
+        (k, v) if flat.write_tokens is None else (k[flat.write_tokens], v[flat.write_tokens])
+    )
+    keys[flat.write_slots, :, flat.write_positions] = new_k
+    values[flat.write_slots, :, flat.write_positions] = new_v
+    if not len(q):
+        return v.new_empty(0, q.shape[1], v.shape[2])
+    decoding = [block for block in flat.blocks if isinstance(block.slots, slice)]
+    outs = [
+        _decoded(q[block.slots], keys, values, block, flat.positions, scaling, window, softcap)
+        for block in decoding
+    ]
+    if len(outs) == 1 and len(outs[0]) == len(q):
+        return outs[0]
+    out = torch.cat([*outs, v.new_empty(len(q) - sum(map(len, outs)), q.shape[1], v.shape[2])])
+    for block in flat.blocks:
+        if isinstance(block.slots, slice):
+            continue
+        mixed = attend(
+            q[block.tokens].transpose(1, 2),
+            keys[block.slots, :, : block.keys],
+            values[block.slots, :, : block.keys],
+            block.mask(flat.positions, window, q.dtype),
+            scaling,
+            0.0,
+            softcap,
+        )
+        out[block.tokens] = mixed.transpose(1, 2).to(out.dtype)
+    return out
+
+
+def _decoded(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    block: Block,
+    positions: Tensor,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention (n, H, Dv) of one query (n, H, D) a slot, slots 0..n-1.
 
     The query heads that share a key head are folded into the queries, so that keys and values are
-    read once and never repeated.
+    read once and never repeated. A CPU's fused kernel is quicker in bfloat16 where few share one.
     """
-    rows, size, heads, dim = q.shape
+    rows, heads, dim = q.shape
     groups, width = keys.shape[1], values.shape[3]
-    folded = q.view(rows, size, groups, -1, dim).permute(0, 2, 3, 1, 4)  # (c, Hk, g, m, D)
-    k, v = keys[block.slots, :, :, : block.keys], values[block.slots, :, : block.keys]
-    scores = folded.reshape(rows, groups, -1, dim) @ k
-    scores = scores.view(rows, groups, -1, size, block.keys)
-    if softcap is not None:
-        scores = (scores.float() / softcap).tanh() * softcap
-    scores += mask  # exact in any dtype; the softmax computes in float32
-    weights = scores.softmax(-1).to(v.dtype).view(rows, groups, -1, block.keys)
-    mixed = (weights @ v).to(v.dtype).view(rows, groups, -1, size, width)
-    return mixed.permute(0, 3, 1, 2, 4).reshape(rows, size, heads, width)
+    dtype = q.dtype if softcap is None else torch.float32
+    mask = block.folded_mask(positions, window, dtype, groups)
+    k, v = keys[:rows, :, : block.keys], values[:rows, :, : block.keys]
+    low = q.dtype == v.dtype == torch.bfloat16 and q.device.type == "cpu"
+    if low and softcap is None and heads <= _FEW * groups:
+        once = mask.view(rows, groups, 1, -1)[:, :1]
+        return attend(q[:, :, None], k, v, once, scaling, 0.0, None)[:, :, 0]
+    folded = q.reshape(rows * groups, heads // groups, dim)
+    k, v = k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+    if softcap is None:  # the mask is exact in any dtype; the softmax computes in float32
+        scores = torch.baddbmm(mask, folded, k, alpha=scaling)
+    else:
+        scores = (folded * scaling @ k).float().div_(softcap).tanh_().mul_(softcap).add_(mask)
+    return (scores.softmax(-1).to(v.dtype) @ v).view(rows, heads, width)
 
 
 AttentionInterface.register(NAME, slot_attention)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from research_rl.agents.attention import slots_enabled
 from research_rl.agents.engine import evaluating
-from research_rl.agents.packed_linear import pack_linears
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.sampling import check_params, suppress_ends
 from research_rl.agents.sampling_copy import dtype_of, is_copy_needed, sampling_copy
@@ -160,9 +159,7 @@ class CachedEngine(Engine):
         model: nn.Module = own.model
         if self.dtype is None or not is_copy_needed(model, self.dtype):
             return own
-        copy = sampling_copy(model, self.dtype)
-        pack_linears(copy)
-        return SlotForward(copy, own=False)
+        return SlotForward(sampling_copy(model, self.dtype), own=False)
 
     @contextmanager
     def _stops(self, on_stop: OnStop, sequences: list[Sequence]) -> Iterator[Stops]:

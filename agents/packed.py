@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from research_rl.agents.decoder import Decoder, decoder_of
 from research_rl.agents.lm_head import LMHead
 from research_rl.agents.own_attention import attention_replaced, refuse_unknown, rope_types
 from research_rl.agents.products import attend
@@ -275,10 +277,37 @@ def packed_attention(
     """
     refuse_unknown("packed learning", module, attention_mask, packed, kwargs)
     assert packed is not None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    return attend_packed(packed, q, k, v, scale, sliding_window, softcap, dropout)[None], None
+
+
+def attend_packed(
+    packed: Packed,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention (tokens, H, Dv) of a flat batch, with gradient.
+
+    Args:
+        packed: the batch.
+        q: (tokens, H, D).
+        k: (tokens, Hk, D).
+        v: (tokens, Hk, Dv).
+        scaling: of the scores.
+        window: keys a query sees, itself included; None for all.
+        softcap: scores are bent to stay within it (Gemma 2).
+        dropout: of the attention weights.
+    """
     # one gather for all blocks: its backward is one pass over the tokens, not one for each block
     q, k, v = (
-        x[0].transpose(0, 1).index_select(0, index)
-        for x, index in ((query, packed.queries), (key, packed.keys), (value, packed.keys))
+        x.index_select(0, index)
+        for x, index in ((q, packed.queries), (k, packed.keys), (v, packed.keys))
     )
     parts = zip(
         packed.blocks,
@@ -293,13 +322,25 @@ def packed_attention(
         rows = [
             x.view(*s, *x.shape[1:]).transpose(1, 2) for x, s in zip(tensors, shapes, strict=True)
         ]
-        mask = block.mask(sliding_window, query.dtype)
+        mask = block.mask(window, q.dtype)
         mixed = attend(rows[0], rows[1], rows[2], mask, scaling, dropout, softcap)
         out.append(mixed.transpose(1, 2).reshape(-1, mixed.shape[1], mixed.shape[3]))
-    return torch.cat(out).index_select(0, packed.places)[None], None
+    return torch.cat(out).index_select(0, packed.places)
 
 
 AttentionInterface.register(NAME, packed_attention)
+
+
+def _attend(
+    packed: Packed,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    return attend_packed(packed, q, k, v, scaling, window).flatten(1)
 
 
 class PackedForward:
@@ -324,6 +365,10 @@ class PackedForward:
 
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden states (N, D) that predict the targets; call it inside ``enabled``."""
+        if (decoder := self._decoder()) is not None:
+            attend = partial(_attend, packed)
+            states = decoder.hidden(packed.ids, packed.positions, attend, len(packed.ids))
+            return states.index_select(0, packed.sources)
         call = getattr(self.model, ENTRY, None) or self.model.base_model
         out = call(
             input_ids=packed.ids[None],
@@ -331,8 +376,18 @@ class PackedForward:
             use_cache=False,
             packed=packed,
         )
-        states: Tensor = out.last_hidden_state[0]
-        return states.index_select(0, packed.sources)
+        found: Tensor = out.last_hidden_state[0]
+        return found.index_select(0, packed.sources)
+
+    def _decoder(self) -> Decoder | None:
+        """The model's layers with the weights of now, where they need not be called themselves."""
+        model = self.model
+        dropped = model.training and getattr(model.config, "attention_dropout", 0.0)
+        again = model.training and any(
+            getattr(module, "gradient_checkpointing", False) for module in model.modules()
+        )
+        low = torch.is_autocast_enabled(next(model.parameters()).device.type)
+        return None if dropped or again or low else decoder_of(model, copied=False)
 
     def head(self, temperature: float = 1.0) -> LMHead:
         """Return the output head as it is now; call it behind ``hidden``, which gathers shards.

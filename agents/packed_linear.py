@@ -6,6 +6,7 @@ results are the same, bit by bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,10 +50,40 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(module, name, PackedLinear(layer))
 
 
+def joined(layers: Sequence[nn.Linear]) -> list[Callable[[Tensor], Tensor]]:
+    """One product for several linear layers that meet the same input, packed where possible.
+
+    Args:
+        layers: whose outputs stand side by side in the one's.
+    """
+    layer = layers[0] if len(layers) == 1 else _side_by_side(layers)
+    packed = _is_possible() and _is_fit(layer)
+    return [PackedLinear(layer).forward if packed else layer.forward]
+
+
+@torch.no_grad()
+def _side_by_side(layers: Sequence[nn.Linear]) -> nn.Linear:
+    weight = torch.cat([layer.weight for layer in layers])
+    biased = any(layer.bias is not None for layer in layers)
+    one = nn.Linear(weight.shape[1], weight.shape[0], bias=biased, device="meta")
+    one.weight = nn.Parameter(weight, requires_grad=False)
+    if biased:
+        biases = [
+            weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+            for layer in layers
+        ]
+        one.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return one
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something happens before or behind the module's forward pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def _is_fit(layer: nn.Linear) -> bool:
     weight = layer.weight
-    plain = not (layer._forward_hooks or layer._forward_pre_hooks)
-    return plain and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return not has_hooks(layer) and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
 def _is_possible() -> bool:

@@ -185,19 +185,19 @@ def _sample_all(x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     rows, vocab = x.shape
     block = max(32, 1 << (math.isqrt(vocab).bit_length()))
     blocks = -(-vocab // block)
-    top = x.amax(-1, keepdim=True)
-    p = (x - top).exp_()
-    p = (F.pad(p, (0, blocks * block - vocab)) if vocab % block else p).view(rows, blocks, block)
-    mass = p.sum(-1).double()  # (B, blocks); few addends each, so float32 does for them
+    p = x.softmax(-1)
+    padded = F.pad(p, (0, blocks * block - vocab)) if vocab % block else p
+    parts = padded.view(rows, blocks, block)
+    mass = parts.sum(-1).double()  # (B, blocks); few addends each, so float32 does for them
     ends = mass.cumsum(-1)
     total = ends[:, -1:]
     point = uniform[:, None] * total
     which = torch.searchsorted(ends, point, right=True).clamp_(max=blocks - 1)
     below = ends.gather(-1, which) - mass.gather(-1, which)
-    inner = p.gather(1, which[:, :, None].expand(rows, 1, block))[:, 0].double().cumsum(-1)
-    tokens = (which * block + _first_above(inner, point - below)).clamp_(max=vocab - 1)[:, 0]
-    logprobs = x.gather(-1, tokens[:, None]) - top - total.log().float()
-    return tokens, logprobs[:, 0]
+    inner = parts.gather(1, which[:, :, None].expand(rows, 1, block))[:, 0].double().cumsum(-1)
+    tokens = (which * block + _first_above(inner, point - below)).clamp_(max=vocab - 1)
+    logprobs = (p.gather(-1, tokens) / total).log().float()
+    return tokens[:, 0], logprobs[:, 0]
 
 
 def _sample_head(x: Tensor, params: SamplingParams, uniform: Tensor) -> tuple[Tensor, Tensor]:

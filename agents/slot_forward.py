@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from research_rl.agents.attention import FlatBatch, Segment, flat_batch, slots_enabled
+from research_rl.agents.attention import (
+    FlatBatch,
+    Segment,
+    attend_slots,
+    flat_batch,
+    slots_enabled,
+)
+from research_rl.agents.decoder import decoder_of
 from research_rl.agents.kv_cache import SlotCache
 from research_rl.agents.own_attention import rope_types
+from research_rl.agents.packed_linear import pack_linears
 
 
 class SlotForward:
@@ -18,13 +27,16 @@ class SlotForward:
 
     Args:
         model: a causal language model; a peft model is called below its wrapper, adapters on.
-        own: whether it is the policy's, not a copy that only samples.
+        own: whether it is the policy's, not a copy that only samples and may be taken apart.
     """
 
     def __init__(self, model: nn.Module, own: bool = True) -> None:
         self.own = own
         wrapped: Any = model
         self.model: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
+        self._decoder = decoder_of(self.model, copied=not own)
+        if not own and self._decoder is None:
+            pack_linears(self.model)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @property
@@ -35,6 +47,11 @@ class SlotForward:
 
     def __call__(self, batch: FlatBatch, count: int) -> Tensor:
         """Logits (count, V) of the first tokens of the batch."""
+        kind = self.device.type
+        if self._decoder is not None and not (self.own and torch.is_autocast_enabled(kind)):
+            with torch.autocast(kind, enabled=False):  # a copy has the dtype that was asked for
+                attend = partial(_attend, batch)
+                return self._decoder.logits(batch.ids, batch.positions, attend, count)
         kwargs: dict[str, Any] = {}
         if self._keeps and count < len(batch.ids):
             kwargs["logits_to_keep"] = torch.arange(count or 1, device=batch.ids.device)
@@ -128,6 +145,18 @@ class SlotForward:
                 f"none from {type(self.model).__name__}, whose config has sliding_window = "
                 f"{window}; use ReferenceEngine for this model"
             )
+
+
+def _attend(
+    batch: FlatBatch,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    return attend_slots(batch, layer, q, k, v, scaling, window).flatten(1)
 
 
 def _tolerance(model: Any) -> float:

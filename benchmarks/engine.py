@@ -125,7 +125,7 @@ class PlannedEngine(CachedEngine):
         self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
     ) -> Tensor:
         """See CachedEngine."""
-        logits = logits.masked_fill(self.end.table.to(logits.device), -torch.inf)
+        logits.masked_fill_(self.end.table.to(logits.device), -torch.inf)
         forced = self._forced[rows, positions]
         ends = (forced >= 0).nonzero()[:, 0]
         logits[ends] = -torch.inf
