@@ -106,7 +106,7 @@ def flat_batch(
     """
     n, device = last.shape[0], last.device
     tokens = torch.arange(n, device=device)
-    blocks = [Block(tokens[:, None], slice(0, n), cache.width(longest))] if n else []
+    blocks = [Block(tokens[:, None], slice(0, n), longest)] if n else []
     if not segments:
         return FlatBatch(cache, last, lengths, blocks, None, tokens, lengths)
     ids: list[Tensor] = []

@@ -28,6 +28,11 @@ from research_rl.agents.turns import TurnEnd, check_prompts, seed_tensor
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
 
+def prefill_tokens(device: str) -> int:
+    """Tokens of prompts and results in one forward pass on a kind of device, unless set."""
+    return 512 if device == "cpu" else 8192
+
+
 @dataclass
 class EngineStats:
     """What one run computed."""
@@ -60,7 +65,8 @@ class CachedEngine(Engine):
         policy: whose weights sample. No other thread may use its model during a run.
         max_slots: sequences that are under way together, those that wait for a search included;
             the cache grows with it.
-        max_prefill_tokens: tokens of prompts and results in one forward pass.
+        max_prefill_tokens: tokens of prompts and results in one forward pass; None is 8192, and
+            512 on a CPU, so that what is made on the way stays in its cache.
         dtype: sample from a copy of the weights in this dtype, adapters merged; the log-probs of
             the sequences are the copy's. None samples from the policy's own weights.
         overlap_searches: let the other sequences decode while some wait for on_stop, which then
@@ -76,13 +82,13 @@ class CachedEngine(Engine):
         self,
         policy: LMPolicy,
         max_slots: int = 256,
-        max_prefill_tokens: int = 8192,
+        max_prefill_tokens: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         overlap_searches: bool = False,
         deterministic: bool = True,
         coalescing: Coalescing = Coalescing(),  # noqa: B008  (frozen)
     ) -> None:
-        if max_slots < 1 or max_prefill_tokens < 1:
+        if max_slots < 1 or (max_prefill_tokens is not None and max_prefill_tokens < 1):
             raise ValueError(
                 "max_slots and max_prefill_tokens must be at least 1, "
                 f"got {max_slots} and {max_prefill_tokens}"
@@ -94,9 +100,14 @@ class CachedEngine(Engine):
         self._overlap = overlap_searches
         self._deterministic, self._coalescing = deterministic, coalescing
         self.max_slots = max_slots
-        self.max_prefill_tokens = max_prefill_tokens
+        self._max_prefill_tokens = max_prefill_tokens
         self.end = TurnEnd(policy, SamplingParams().stop)
         self.stats = EngineStats()
+
+    @property
+    def max_prefill_tokens(self) -> int:
+        """Tokens of prompts and results in one forward pass."""
+        return self._max_prefill_tokens or prefill_tokens(self._policy.device.type)
 
     @torch.no_grad()
     def run(

@@ -43,15 +43,6 @@ class SlotCache:
         for index, (keys, values) in self._layers.items():
             self._layers[index] = (self._grown(keys), self._grown(values))
 
-    def width(self, length: int) -> int:
-        """How many positions to look at where this many are needed; not fewer.
-
-        On a CPU all of them where it is not many more: what is contiguous is multiplied without a
-        copy, in bfloat16 twice as fast.
-        """
-        near = self._on_host and 4 * length > 3 * self._capacity
-        return self._capacity if near else length
-
     @property
     def _on_host(self) -> bool:
         return all(keys.device.type == "cpu" for keys, _ in self._layers.values())

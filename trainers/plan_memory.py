@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from research_rl.agents.cached import prefill_tokens
 from research_rl.agents.lm_head import CHUNK_BYTES
 from research_rl.trainers.plan_sizes import Sizes, with_lora
 
@@ -64,14 +65,14 @@ def memory_of(sizes: Sizes, on_cpu: bool = False) -> Memory:
     if sizes.ranks > 1 and not sizes.sharded:
         held["gradient buckets (DDP)"] = sizes.trainable * sizes.width
     learns |= _pass(sizes, on_cpu)
-    return Memory(held, _rollout(sizes), learns)
+    return Memory(held, _rollout(sizes, on_cpu), learns)
 
 
 def _reference_width(sizes: Sizes) -> int:
     return sizes.width if sizes.sharded or sizes.compute is None else sizes.computes
 
 
-def _rollout(sizes: Sizes) -> dict[str, int]:
+def _rollout(sizes: Sizes, on_cpu: bool) -> dict[str, int]:
     parts = {}
     if sizes.sharded:
         parts["sampling copy (unsharded)"] = sizes.weights * sizes.samples
@@ -83,7 +84,8 @@ def _rollout(sizes: Sizes) -> dict[str, int]:
     layer = 2 * (slots + 1) * capacity * sizes.kv_heads * sizes.head_dim * sizes.samples
     parts["KV cache"] = layer * sizes.layers
     parts["logits"] = slots * sizes.vocabulary * (sizes.samples + 3 * 4)
-    read = min(sizes.prefill, slots * max(sizes.prompt, 256))
+    limit = sizes.prefill or prefill_tokens("cpu" if on_cpu else "cuda")
+    read = min(max(limit, sizes.prompt), slots * max(sizes.prompt, 256))
     parts["prefill"] = read * (6 * sizes.hidden + 3 * sizes.intermediate) * sizes.samples
     return parts
 

@@ -51,7 +51,7 @@ class Sizes:
         epochs: passes over the rollouts of an iteration.
         slots: sequences that decode together, at most.
         micro_tokens: of a forward and backward pass.
-        prefill: tokens of prompts and results that are read together.
+        prefill: tokens of prompts and results that are read together; None is the engine's choice.
         prompt: tokens of a prompt.
         response: tokens of the longest response, results included.
         mean_response: of a response, for the time.
@@ -87,7 +87,7 @@ class Sizes:
     epochs: int = 1
     slots: int = 256
     micro_tokens: int | None = 8192
-    prefill: int = 8192
+    prefill: int | None = None
     prompt: int = 400
     response: int = 512
     mean_response: int = 512
@@ -260,7 +260,7 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
         epochs=int(updates["num_epochs"]),
         slots=int(engine.get("max_slots", 256)),
         micro_tokens=updates.get("micro_batch_tokens"),
-        prefill=int(engine.get("max_prefill_tokens", 8192)),
+        prefill=engine.get("max_prefill_tokens"),
         response=response,
         mean_response=response,
         index=_index_bytes(model["env"].get("index")),
