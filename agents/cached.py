@@ -76,6 +76,8 @@ class CachedEngine(Engine):
             for, so that what is computed together never depends on the clock; False takes them
             as they arrive.
         coalescing: how many searches go together, and when.
+        cuda_graphs: on a GPU, launch a whole decode step at once; of models that ``decoder_of``
+            knows. Elsewhere it changes nothing.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class CachedEngine(Engine):
         overlap_searches: bool = False,
         deterministic: bool = True,
         coalescing: Coalescing = Coalescing(),  # noqa: B008  (frozen)
+        cuda_graphs: bool = False,
     ) -> None:
         if max_slots < 1 or (max_prefill_tokens is not None and max_prefill_tokens < 1):
             raise ValueError(
@@ -96,6 +99,7 @@ class CachedEngine(Engine):
         self._policy = policy
         self.dtype = None if dtype is None else dtype_of(dtype)
         """What it samples in; None is the weights' own."""
+        self.cuda_graphs = cuda_graphs
         self._checked = False
         self._overlap = overlap_searches
         self._deterministic, self._coalescing = deterministic, coalescing

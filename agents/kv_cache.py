@@ -44,6 +44,11 @@ class SlotCache:
             self._layers[index] = (self._grown(keys), self._grown(values))
 
     @property
+    def capacity(self) -> int:
+        """Tokens that a slot has room for now."""
+        return self._capacity
+
+    @property
     def _on_host(self) -> bool:
         return all(keys.device.type == "cpu" for keys, _ in self._layers.values())
 

@@ -42,9 +42,24 @@ def attend(
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, dropout: float = 0.0
 ) -> Tensor:
+    if q.device.type != "cpu" and q.shape[1] != k.shape[1]:
+        return _folded(q, k, v, mask, scale, dropout)
     return F.scaled_dot_product_attention(
         q, k, v, mask, dropout, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _folded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, dropout: float) -> Tensor:
+    """The query heads that share a key head as more queries of one.
+
+    No kernel for GPUs takes both a mask and shared key heads; without one all scores are written.
+    """
+    rows, heads, size, dim = q.shape
+    groups = k.shape[1]
+    wide = mask.repeat(1, 1, heads // groups, 1)
+    folded = q.reshape(rows, groups, -1, dim)
+    mixed = F.scaled_dot_product_attention(folded, k, v, wide, dropout, scale=scale)
+    return mixed.view(rows, heads, size, -1)
 
 
 def _bent(

@@ -17,6 +17,7 @@ from research_rl.agents.attention import (
     slots_enabled,
 )
 from research_rl.agents.decoder import decoder_of
+from research_rl.agents.graphs import DecodeGraphs, recorder
 from research_rl.agents.kv_cache import SlotCache
 from research_rl.agents.own_attention import rope_types
 from research_rl.agents.packed_linear import pack_linears
@@ -64,6 +65,15 @@ class SlotForward:
         )
         logits: Tensor = out.logits[0, :count]
         return logits
+
+    def recorded(self, slots: int) -> DecodeGraphs | None:
+        """Decode steps of up to so many slots as graphs, where device and model allow it."""
+        record = recorder(self.device)
+        if record is None or self._decoder is None:
+            return None
+        if self.own and torch.is_autocast_enabled(self.device.type):
+            return None
+        return DecodeGraphs(self, record, slots)
 
     def check(self) -> None:
         """Compare the next-token logits of two short texts with the stock forward pass.

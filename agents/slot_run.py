@@ -76,6 +76,7 @@ class SlotRun:
         self._slots = slots = min(engine.max_slots, len(sequences))
         longest, budget = max(len(s.prompt_ids) for s in sequences), params.max_response_tokens
         self._cache = SlotCache(slots + 1, longest + budget)
+        self._graphs = forward.recorded(slots) if engine.cuda_graphs else None
         self._unread: list[_Unread] = []
         self._slot: dict[int, int] = {}  # of each row that has one
         self._parked: set[int] = set()
@@ -150,6 +151,8 @@ class SlotRun:
         longest = int(self._length[:n].max()) + 1
         last, lengths = self._last[:n], self._length[:n].to(self._last.device)
         self._cache.reserve(longest)
+        if self._graphs is not None and not self._unread:
+            return self._graphs(self._cache, last, lengths, longest)
         place = self._slot | {_SPARE: self._slots}
         segments = [Segment(u.ids, u.start, [place[r] for r in u.rows]) for u in self._unread]
         self._unread = []

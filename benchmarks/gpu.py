@@ -1,16 +1,17 @@
 """Rollouts and learning on a GPU: right against the CPU, then how fast against what it could do.
 
-First a small float32 model samples and learns on both devices: share of equal tokens, largest gap
-of the log-probs, of loss and gradient. Then Qwen2.5-shaped models with random weights take whole
-steps (64 questions x 5 rollouts, 4 turns of 300 sampled tokens, 3 results of 700, prompts of 400),
-ours and TRL's with Hugging Face generation, each in a process of its own. 7B trains LoRA adapters,
-the others all weights. Shares are of this device's own matrix products and copies, measured first:
-of the floor of the rollouts (products of the prefill, then weights and keys read once a decode
-step) and of the peak of the products in the reference and training passes (8 a weight and token,
-6 where only adapters are trained). On a CPU they are left out: small weights lie in its cache.
+First a small float32 model samples and learns on both devices: share of equal tokens (also with
+CUDA graphs), largest gap of the log-probs, of loss and gradient. Then Qwen2.5-shaped models with
+random weights take whole steps (64 questions x 5 rollouts, 4 turns of 300 sampled tokens, 3 results
+of 700, prompts of 400): ours, ours with CUDA graphs, and TRL's with Hugging Face generation, each
+in a process of its own. 7B trains LoRA adapters, the others all weights. Shares are of this
+device's own matrix products and copies, measured first: of the floor of the rollouts (products of
+the prefill, then weights and keys read once a decode step) and of the peak of the products in the
+reference and training passes (8 a weight and token, 6 where only adapters are trained). On a CPU
+they are left out: small weights lie in its cache.
 
     pip install -e '.[bench,lora]'
-    python benchmarks/gpu.py [--models 0.5B 1.5B 3B 7B] [--sides ours trl] [--json FILE]
+    python benchmarks/gpu.py [--models 0.5B 1.5B 3B 7B] [--sides ours graphs trl] [--json FILE]
     python benchmarks/gpu.py --device cpu --models small --work small       # does it run?
 """
 
@@ -30,7 +31,6 @@ import torch
 from engine import SIZES, WORKS, Plan, Work, make_plan, make_policy
 from steps import (
     KL,
-    SIDES,
     Meter,
     Metered,
     Stages,
@@ -60,6 +60,7 @@ LAYOUTS = {
 SIZES |= LAYOUTS
 WORKS |= {"gpu": Work(64, 5, 4, 300, 700, 400), "small": Work(2, 2, 2, 8, 16, 16)}
 VOCAB = 151_936
+SIDES = ("ours", "graphs", "trl")
 ADAPTED = ("7B",)
 THEIR_ROWS = 8
 """Rollouts in a forward pass of TRL's, which has (rows, tokens) activations of all of them."""
@@ -107,10 +108,13 @@ def correctness(device: str) -> dict[str, float]:
     same = [a == b for x, y in zip(ours, there, strict=True) for a, b in _pairs(x, y, "ids")]
     gaps = [abs(a - b) for x, y in zip(ours, there, strict=True) for a, b in _pairs(x, y, "logps")]
     learned = _sample_and_learn(device, ours)[1]
+    recorded = _sample_and_learn(device, None, graphs=True)[0]
+    alike = [a == b for x, y in zip(there, recorded, strict=True) for a, b in _pairs(x, y, "ids")]
     reference = found["cpu"][1]
     return {
         "tokens": len(same),
         "equal": sum(same) / len(same),
+        "graphs_equal": sum(alike) / len(alike),
         "logprob_gap": max(gaps),
         "loss_gap": abs(float(learned[0] - reference[0])),
         "gradient_gap": float((learned[1] - reference[1]).norm() / reference[1].norm()),
@@ -126,14 +130,16 @@ def _pairs(one: Any, other: Any, kind: str) -> list[tuple[Any, Any]]:
     return list(zip(one.logprobs[:same], other.logprobs[:same], strict=True))
 
 
-def _sample_and_learn(device: str, sequences: Any) -> tuple[Any, tuple[Any, Any]]:
+def _sample_and_learn(
+    device: str, sequences: Any, graphs: bool = False
+) -> tuple[Any, tuple[Any, Any]]:
     """Sequences (sampled here where none are given), and loss and gradient on them, on the CPU."""
     policy = make_policy("small").to(device)
     reference = Reference(policy)
     if sequences is None:
         prompts = make_plan(WORKS["tiny"], False, policy).prompts
         result = policy.encode("x" * 40)
-        engine = CachedEngine(policy)
+        engine = CachedEngine(policy, cuda_graphs=graphs)
         sequences = engine.run(
             prompts,
             SamplingParams(max_response_tokens=200),
@@ -158,9 +164,9 @@ def take_steps(side: str, model: str, folder: str, work: Work, device: str) -> d
     """Two steps of one side; what the second cost, and the memory of both."""
     stages = Stages(lambda: wall(device))
     adapted = model in ADAPTED
-    if side == "ours":
+    if side != "trl":
         lora = LoraConfig() if adapted else None
-        options: dict[str, Any] = {"micro_batch_tokens": 32768}
+        options: dict[str, Any] = {"micro_batch_tokens": 32768, "graphs": side == "graphs"}
         module = our_module(folder, "bfloat16", work, False, stages, lora, **options)
         ours = Metered(Meter(stages))
         run_ours(module, work, 2, ours)

@@ -159,6 +159,7 @@ def our_module(
     ragged: bool,
     stages: Stages,
     lora: LoraConfig | None = None,
+    graphs: bool = False,
     **options: Any,
 ) -> PlannedModule:
     """Our side: a dtype below float32 is that of the sampling and of the learner's copies.
@@ -170,12 +171,14 @@ def our_module(
         ragged: whether its turns are.
         stages: count the seconds.
         lora: an adapter, if one is trained; the weights below it then have the dtype.
+        graphs: whether decode steps are CUDA graphs.
         options: of Updates.
     """
     low: Any = None if dtype == "float32" else dtype
 
     def engine(policy: LMPolicy) -> PlannedEngine:
-        return PlannedEngine(policy, dtype=low).follow(make_plan(work, ragged, policy))
+        sampling = PlannedEngine(policy, dtype=low, cuda_graphs=graphs)
+        return sampling.follow(make_plan(work, ragged, policy))
 
     options.setdefault("micro_batch_tokens", 4096)
     module = PlannedModule(

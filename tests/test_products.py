@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from research_rl.agents.products import attend
+from research_rl.agents.products import _folded, _fused, attend
 
 
 def block(dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -46,3 +46,17 @@ def test_without_gradient_the_result_is_the_same() -> None:
     with torch.no_grad():
         scored = attend(inputs[0], inputs[1], inputs[2], mask, None, 0.0, None)
     assert torch.equal(scored, attend(inputs[0], inputs[1], inputs[2], mask, None, 0.0, None))
+
+
+def test_folded_heads_give_the_same() -> None:
+    """What stands in for shared key heads on a GPU, here on the CPU."""
+    inputs, mask, change = block(torch.float32)
+    found = _folded(inputs[0], inputs[1], inputs[2], mask, 0.25, 0.0)
+    expected = _fused(inputs[0], inputs[1], inputs[2], mask, 0.25)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(
+        torch.autograd.grad(found, inputs, change),
+        torch.autograd.grad(expected, inputs, change),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
