@@ -50,23 +50,24 @@ class Block:
     slots: Tensor | slice  # (c,); a slice of the first slots where these tokens decode
     keys: int
     """How many positions of the slots they may look at, at most."""
-    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
+    """By window, dtype and number of key heads, 0 for all of them together."""
 
     def mask(self, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive mask (c, 1, m, keys): 0 up to the query's own position, else -inf."""
-        if (window, dtype) not in self.masks:
+        if (window, dtype, 0) not in self.masks:
             here = positions[self.tokens][:, None, :, None]
-            self.masks[window, dtype] = self._mask(here, window, dtype)
-        return self.masks[window, dtype]
+            self.masks[window, dtype, 0] = self._mask(here, window, dtype)
+        return self.masks[window, dtype, 0]
 
     def folded_mask(
         self, positions: Tensor, window: int | None, dtype: torch.dtype, groups: int
     ) -> Tensor:
         """The mask (c * groups, 1, keys) of tokens that decode, once for each key head."""
-        if (window, dtype) not in self.masks:
+        if (window, dtype, groups) not in self.masks:
             here = positions[self.slots].repeat_interleave(groups)[:, None, None]
-            self.masks[window, dtype] = self._mask(here, window, dtype)
-        return self.masks[window, dtype]
+            self.masks[window, dtype, groups] = self._mask(here, window, dtype)
+        return self.masks[window, dtype, groups]
 
     def _mask(self, here: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
         column = torch.arange(self.keys, device=here.device)

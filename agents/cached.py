@@ -174,7 +174,10 @@ class CachedEngine(Engine):
         model: nn.Module = own.model
         if self.dtype is None or not is_copy_needed(model, self.dtype):
             return own
-        return SlotForward(sampling_copy(model, self.dtype), own=False)
+        shared = any(weight.dtype == self.dtype for weight in model.parameters())
+        on_cpu = own.device.type == "cpu"  # where products are packed, which copies them anyway
+        copy = sampling_copy(model, self.dtype)
+        return SlotForward(copy, own=False, keeps=shared and not on_cpu)
 
     @contextmanager
     def _stops(self, on_stop: OnStop, sequences: list[Sequence]) -> Iterator[Stops]:

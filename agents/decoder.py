@@ -2,8 +2,8 @@
 
 A decode step of a small model is bound by how many operations it starts, not by how much they
 compute; learning reads and writes what each of them makes. Here a layer takes a third of them. The
-weights are the model's own or a copy's; the model is not changed. What is not recognised is left to
-the model's own forward pass.
+weights are the model's own, which is not changed, or a copy's, which is taken apart. What is not
+recognised is left to the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as global_state
 from transformers.activations import SiLUActivation
 
-from research_rl.agents.fused import Stream, Turn, gated, rms_norm
+from research_rl.agents.fused import Stream, Turn, gated, gated_linear, rms_norm
 from research_rl.agents.packed_linear import has_hooks, joined
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -33,6 +34,7 @@ _PARTS = (
     "RotaryEmbedding",
 )
 """Classes that a family has of its own."""
+_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 _COMMON = (nn.Embedding, nn.Linear, nn.ModuleList, SiLUActivation)
 
 Product = Callable[[Tensor], Tensor]
@@ -42,9 +44,9 @@ class Attend(Protocol):
     """Attention of one layer."""
 
     def __call__(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None, /
     ) -> Tensor:
-        """Attention (n, H * Dv) of the first n tokens.
+        """Attention (n, H, Dv) of the first n tokens.
 
         Args:
             layer: its number.
@@ -55,6 +57,15 @@ class Attend(Protocol):
             window: keys a query sees, itself included; None for all.
         """
         ...
+
+
+@dataclass(frozen=True)
+class _Linear:
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ class _Layer:
             gate, up = self.gate_up[0](x).chunk(2, -1)
         else:
             gate, up = (f(x) for f in self.gate_up)
+        if isinstance(self.down, _Linear):
+            return gated_linear(gate, up, self.down.weight, self.down.bias)
         return self.down(gated(gate, up))
 
 
@@ -142,7 +155,7 @@ class Decoder:
             mixed = attend(number, q, k, v, layer.scaling, layer.window)
             if not len(mixed):  # it was all about keys and values
                 return stream.x
-            stream.add(layer.out(mixed))
+            stream.add(layer.out(mixed.flatten(1)))
             stream.add(layer.mixed(stream.normed(layer.between)))
         return stream.normed(self._norm)
 
@@ -164,21 +177,24 @@ def decoder_of(model: Any, copied: bool) -> Decoder | None:
     body = model.model
     products = joined if copied else _separate
     layers = []
-    for number, layer in enumerate(body.layers):
+    for number, layer in enumerate(body.layers[: model.config.num_hidden_layers]):
         layers.append(_layer(layer, model.config, products))
         if copied:
             body.layers[number] = nn.Identity()
     (head,) = products([model.lm_head])
-    norm, eps = body.norm.weight, model.config.rms_norm_eps
+    if copied:
+        model.lm_head = nn.Identity()
+    norm, eps = body.norm.weight, body.norm.variance_epsilon
     table, skipped = body.embed_tokens.weight, body.embed_tokens.padding_idx
     embed = partial(F.embedding, weight=table, padding_idx=skipped)
     return Decoder(embed, body.rotary_emb, layers, norm, eps, head)
 
 
 def _is_known(model: Any) -> bool:
-    """Whether the model consists of a known family's modules alone, and nothing is hooked to any.
+    """Whether the model consists of a known family's modules alone, and nothing is done to any.
 
-    Adapters, shards, quantized and compiled layers are of other classes.
+    Adapters, shards and most quantized layers are of other classes; hooks, compiled layers,
+    weights of a class of their own and settings that the decoder leaves out are looked for.
     """
     kind = getattr(model.config, "model_type", "")
     if kind not in _FAMILIES:
@@ -189,23 +205,27 @@ def _is_known(model: Any) -> bool:
     def is_plain(module: nn.Module) -> bool:
         cls = type(module)
         own = cls.__module__ == place and cls.__name__ in names
-        return (own or cls in _COMMON) and not has_hooks(module) and "forward" not in vars(module)
+        changed = "forward" in vars(module) or module._compiled_call_impl is not None
+        tensors = module._parameters.values()
+        return (
+            (own or cls in _COMMON)
+            and not (changed or has_hooks(module))
+            and all(p is None or type(p) in (nn.Parameter, Tensor) for p in tensors)
+        )
 
-    return all(map(is_plain, model.modules()))
+    if any(getattr(global_state, f"_global_{kind}") for kind in _HOOKS):
+        return False
+    if not all(map(is_plain, model.modules())):
+        return False
+    table = model.model.embed_tokens
+    odd = table.max_norm is not None or table.scale_grad_by_freq or table.sparse
+    eps = {m.variance_epsilon for m in model.modules() if hasattr(m, "variance_epsilon")}
+    return len(eps) == 1 and not odd
 
 
 def _separate(layers: Sequence[nn.Linear]) -> list[Product]:
     """The products of the layers' own weights."""
     return [_Linear(layer.weight, layer.bias) for layer in layers]
-
-
-@dataclass(frozen=True)
-class _Linear:
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
 
 
 def _layer(

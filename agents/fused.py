@@ -7,6 +7,7 @@ takes to read and write it. The plain modules take eight for a norm and as many 
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,16 +21,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Args:
         x: (..., D).
         weight: (D,).
-        eps: above.
+        eps: keeps a row of zeros finite.
     """
     if x.device.type != "cpu" or x.dtype != weight.dtype:
         return F.rms_norm(x, weight.shape, weight, eps)
+    rows = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        normed: Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-        return normed
-    size = x.shape[-1]
-    rows = x.reshape(-1, size)
-    return _scaled(_widened(rows, eps), _unit_length(rows))[0][:, :size].mul(weight).view(x.shape)
+        normed: Tensor = _Norm.apply(rows, weight, eps)  # type: ignore[no-untyped-call]
+        return normed.view(x.shape)
+    return _normed(_widened(rows, eps), _unit_length(rows), weight)[0].view(x.shape)
 
 
 class Stream:
@@ -52,7 +52,7 @@ class Stream:
         """Return rms_norm (n, D) of it."""
         if self._wide is None or self._length is None:
             return rms_norm(self.x, weight, self._eps)
-        return _scaled(self._wide, self._length)[0][:, :-1] * weight
+        return _normed(self._wide, self._length, weight)[0]
 
     def add(self, change: Tensor) -> None:
         """Add (n, D)."""
@@ -81,15 +81,33 @@ def _unit_length(x: Tensor) -> Tensor:
     return x.new_full((len(x), 1), x.shape[1] ** 0.5)
 
 
-def _scaled(wide: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (n, D + 1) scaled to their lengths (n, 1), and their lengths (n, 1) before.
+def _normed(wide: Tensor, length: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, D + 1), widened, normed to (n, D); their lengths (n, 1) before.
 
     Weight normalisation is the one kernel on a CPU that divides rows by their length at once.
+
+    Args:
+        wide: (n, D + 1).
+        length: (n, 1), that of a row whose mean square is 1.
+        weight: (D,).
     """
-    if not len(wide):  # it divides by the number of rows as well
-        return wide, length
-    found: tuple[Tensor, Tensor] = torch._weight_norm_interface(wide, length, 0)
-    return found
+    if not len(wide):  # the kernel divides by the number of rows as well
+        return wide[:, :-1], length
+    unit, lengths = torch._weight_norm_interface(wide, length, 0)
+    return _times(unit[:, :-1], weight), lengths
+
+
+def _times(x: Tensor, weight: Tensor) -> Tensor:
+    """x (n, D) * weight (D,), and what rounding took from sqrt(D) as a length in x's dtype."""
+    lost = _lost(weight.shape[0], x.dtype)
+    return x * weight if lost == 1.0 else torch.addcmul(x.new_zeros(1), x, weight, value=lost)
+
+
+@lru_cache
+def _lost(size: int, dtype: torch.dtype) -> float:
+    exact = size**0.5
+    ratio = exact / float(torch.tensor(exact, dtype=dtype))
+    return ratio if abs(ratio - 1) > 1e-6 else 1.0
 
 
 class Turn:
@@ -136,36 +154,69 @@ class _Turned(torch.autograd.Function):
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, both (n, F) (arXiv 2002.05202)."""
-    if torch.is_grad_enabled():
-        return F.silu(gate) * up
+    """silu(gate) * up, both (n, F) (arXiv 2002.05202); without gradient."""
     return F.silu(gate).mul_(up)
+
+
+def gated_linear(gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer (n, D) of silu(gate) * up, which is computed again for the gradient.
+
+    Args:
+        gate: (n, F).
+        up: (n, F).
+        weight: (D, F).
+        bias: (D,) or None.
+    """
+    if not torch.is_grad_enabled():
+        return F.linear(gated(gate, up), weight, bias)
+    found: Tensor = _GatedLinear.apply(gate, up, weight, bias)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _GatedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(gated(gate, up), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        gate, up, weight = ctx.saved_tensors
+        wanted, (change,) = ctx.needs_input_grad, gradients
+        open_ = F.silu(gate)
+        of_weight = change.T @ (open_ * up) if wanted[2] else None
+        of_bias = change.sum(0) if wanted[3] else None
+        if not (wanted[0] or wanted[1]):
+            return None, None, of_weight, of_bias
+        inner = change @ weight  # (n, F)
+        of_up = open_.mul_(inner)
+        of_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        return of_gate, of_up, of_weight, of_bias
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        size = x.shape[-1]
-        rows = x.reshape(-1, size)
-        wide = _widened(rows, eps)
-        unit, lengths = _scaled(wide, _unit_length(rows))
+        wide = _widened(x, eps)
+        out, lengths = _normed(wide, _unit_length(x), weight)
         ctx.save_for_backward(wide, lengths, weight)
-        return unit[:, :size].mul(weight).view(x.shape)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         wide, lengths, weight = ctx.saved_tensors
-        size = weight.shape[0]
-        change = gradients[0].reshape(-1, size)
-        factor = size**0.5 / lengths  # (n, 1)
-        of_unit = F.pad(change * weight, (0, 1))
+        change, size = gradients[0], weight.shape[0]
+        if not len(wide):
+            return change, torch.zeros_like(weight), None
+        of_unit = F.pad(_times(change, weight), (0, 1))
         of_wide, _ = torch.ops.aten._weight_norm_interface_backward(
             of_unit, wide, _unit_length(change), lengths, 0
         )
         of_weight = None
         if ctx.needs_input_grad[1]:
+            factor = size**0.5 / lengths  # (n, 1)
             of_weight = _column_sums(change, wide[:, :size], factor).to(weight.dtype)
-        return of_wide[:, :size].reshape(gradients[0].shape), of_weight, None
+        return of_wide[:, :size], of_weight, None
 
 
 def _column_sums(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -331,18 +330,6 @@ def attend_packed(
 AttentionInterface.register(NAME, packed_attention)
 
 
-def _attend(
-    packed: Packed,
-    layer: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scaling: float,
-    window: int | None,
-) -> Tensor:
-    return attend_packed(packed, q, k, v, scaling, window).flatten(1)
-
-
 class PackedForward:
     """A causal language model called with a flat batch, below its output head.
 
@@ -366,7 +353,10 @@ class PackedForward:
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden states (N, D) that predict the targets; call it inside ``enabled``."""
         if (decoder := self._decoder()) is not None:
-            attend = partial(_attend, packed)
+
+            def attend(layer: int, *of_layer: Any) -> Tensor:
+                return attend_packed(packed, *of_layer)
+
             states = decoder.hidden(packed.ids, packed.positions, attend, len(packed.ids))
             return states.index_select(0, packed.sources)
         call = getattr(self.model, ENTRY, None) or self.model.base_model

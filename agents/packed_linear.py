@@ -1,7 +1,7 @@
 """Linear layers whose bfloat16 weights lie as a CPU's matrix unit reads them.
 
 A product of few rows spends most of its time rearranging the weight. Here that is done once. The
-results are the same, bit by bit.
+results are the same, bit by bit where rows are few.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ def _side_by_side(layers: Sequence[nn.Linear]) -> nn.Linear:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something happens before or behind the module's forward pass."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether something happens before or behind the module's forward or backward pass."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
 
 
 def _is_fit(layer: nn.Linear) -> bool:

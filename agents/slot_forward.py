@@ -29,13 +29,14 @@ class SlotForward:
     Args:
         model: a causal language model; a peft model is called below its wrapper, adapters on.
         own: whether it is the policy's, not a copy that only samples and may be taken apart.
+        keeps: the weights of a copy stay as they are, as some are the policy's own.
     """
 
-    def __init__(self, model: nn.Module, own: bool = True) -> None:
+    def __init__(self, model: nn.Module, own: bool = True, keeps: bool = False) -> None:
         self.own = own
         wrapped: Any = model
         self.model: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
-        self._decoder = decoder_of(self.model, copied=not own)
+        self._decoder = decoder_of(self.model, copied=not own and not keeps)
         if not own and self._decoder is None:
             pack_linears(self.model)
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
@@ -51,7 +52,7 @@ class SlotForward:
         kind = self.device.type
         if self._decoder is not None and not (self.own and torch.is_autocast_enabled(kind)):
             with torch.autocast(kind, enabled=False):  # a copy has the dtype that was asked for
-                attend = partial(_attend, batch)
+                attend = partial(attend_slots, batch)
                 return self._decoder.logits(batch.ids, batch.positions, attend, count)
         kwargs: dict[str, Any] = {}
         if self._keeps and count < len(batch.ids):
@@ -138,7 +139,7 @@ class SlotForward:
             self(flat_batch(cache, last[:0], lengths[:0], 0, begin), 0)
             batch = flat_batch(cache, last, lengths, longest, rest)
             logits = self(batch, len(texts))
-        self._check_window({w for block in batch.blocks for w, _ in block.masks} - {None})
+        self._check_window({w for block in batch.blocks for w, _, _ in block.masks} - {None})
         return logits.float()
 
     def _check_window(self, seen: set[int | None]) -> None:
@@ -155,18 +156,6 @@ class SlotForward:
                 f"none from {type(self.model).__name__}, whose config has sliding_window = "
                 f"{window}; use ReferenceEngine for this model"
             )
-
-
-def _attend(
-    batch: FlatBatch,
-    layer: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scaling: float,
-    window: int | None,
-) -> Tensor:
-    return attend_slots(batch, layer, q, k, v, scaling, window).flatten(1)
 
 
 def _tolerance(model: Any) -> float:

@@ -9,8 +9,11 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaModel
 
+from research_rl.agents.attention import flat_batch, slots_enabled
 from research_rl.agents.decoder import Decoder, decoder_of
+from research_rl.agents.kv_cache import SlotCache
 from research_rl.agents.packed import PackedForward, pack
 from research_rl.agents.packed_linear import joined
 from research_rl.agents.policy import LMPolicy
@@ -54,7 +57,7 @@ def causal(window_seen: list[int | None]) -> Any:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
         scores = torch.einsum("ihd,jhd->hij", q, k) * scaling
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        return torch.einsum("hij,jhd->ihd", weights, v).flatten(1)
+        return torch.einsum("hij,jhd->ihd", weights, v)
 
     return attend
 
@@ -64,6 +67,7 @@ def causal(window_seen: list[int | None]) -> Any:
 def test_logits_and_gradients_are_the_models(family: str, copied: bool) -> None:
     model: Any = make(family).model.eval()
     ids = torch.randint(0, 256, (14,), generator=torch.Generator().manual_seed(1))
+    ids[4] = model.config.pad_token_id  # its embedding has no gradient
     expected = model(input_ids=ids[None], use_cache=False).logits[0]
     decoder = decoder_of(copy.deepcopy(model) if copied else model, copied)
     assert decoder is not None
@@ -104,27 +108,56 @@ def test_a_copy_is_emptied_and_the_model_is_not() -> None:
     decoder_of(twin, copied=True)
     decoder_of(model, copied=False)
     assert all(type(layer) is nn.Identity for layer in twin.model.layers)
+    assert type(twin.lm_head) is nn.Identity  # else it would be held twice
     assert sum(p.numel() for p in model.parameters()) == before
 
 
-def hooked(model: Any) -> None:
-    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, out: None)
+def nothing(*_: Any) -> None:
+    """A hook."""
 
 
-def replaced(model: Any) -> None:
-    model.model.norm = nn.Identity()
+CHANGES: dict[str, Any] = {
+    "forward hook": lambda m: m.model.layers[0].mlp.register_forward_hook(nothing),
+    "forward pre-hook": lambda m: m.model.layers[0].mlp.register_forward_pre_hook(nothing),
+    "backward hook": lambda m: m.model.layers[1].register_full_backward_hook(nothing),
+    "backward pre-hook": lambda m: m.model.norm.register_full_backward_pre_hook(nothing),
+    "other module": lambda m: setattr(m.model, "norm", nn.Identity()),
+    "forward of its own": lambda m: setattr(m.lm_head, "forward", m.lm_head.forward),
+    "compiled": lambda m: m.model.layers[0].compile(backend="eager"),
+    "other eps": lambda m: setattr(m.model.norm, "variance_epsilon", 0.5),
+    "bounded embeddings": lambda m: setattr(m.model.embed_tokens, "max_norm", 1.0),
+}
 
 
-def overridden(model: Any) -> None:
-    model.model.layers[1].forward = model.model.layers[1].forward
-
-
-@pytest.mark.parametrize("change", [hooked, replaced, overridden])
-def test_a_changed_model_is_left_to_itself(change: Any) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_left_to_itself(change: str) -> None:
     model: Any = make("llama").model
     assert isinstance(decoder_of(model, copied=False), Decoder)
-    change(model)
+    CHANGES[change](model)
     assert decoder_of(model, copied=False) is None
+
+
+def test_hooks_on_all_modules_are_seen() -> None:
+    model: Any = make("llama").model
+    handle = nn.modules.module.register_module_full_backward_hook(nothing)
+    try:
+        assert decoder_of(model, copied=False) is None
+    finally:
+        handle.remove()
+    assert decoder_of(model, copied=False) is not None
+
+
+@torch.no_grad()
+def test_layers_that_the_config_leaves_out_are_left_out() -> None:
+    model: Any = make("llama").model.eval()
+    model.config.num_hidden_layers = 1
+    ids = torch.arange(9)
+    decoder = decoder_of(model, copied=False)
+    assert decoder is not None
+    found = decoder.logits(ids, ids, causal([]), 9)
+    torch.testing.assert_close(
+        found, model(input_ids=ids[None], use_cache=False).logits[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("family", ["gemma2", "olmo2", "mixtral"])
@@ -141,48 +174,72 @@ def test_joined_products_are_those_of_each_layer() -> None:
     torch.testing.assert_close(one(x), torch.cat([layer(x) for layer in layers], -1))
 
 
-def test_dropout_and_checkpointed_activations_are_left_to_the_model() -> None:
-    """They are the modules' own business; the decoder would leave them out."""
-    policy = make("llama")
-    model: Any = policy.model.train()
-    forward = PackedForward(model)
-    ids = torch.randint(0, 256, (1, 9))
-    packed = pack(ids, torch.ones(1, 8, dtype=torch.bool))
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that the modules of a Llama model are called."""
     called: list[int] = []
-
-    def count(module: nn.Module, inputs: Any) -> None:
-        called.append(1)
-
-    def passes() -> int:
-        called.clear()
-        with forward.enabled():
-            forward.hidden(packed).sum().backward()
-        return len(called)
-
-    model.model.rotary_emb.register_forward_pre_hook(count)
-    assert passes() == 1  # a hook is reason enough
-    model.model.rotary_emb._forward_pre_hooks.clear()
-    body = type(model.model)
-    plain = body.forward
+    plain = LlamaModel.forward
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         called.append(1)
         return plain(self, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(body, "forward", watched)
-        assert passes() == 0
-        model.config.attention_dropout = 0.5
-        assert passes() == 1
-        model.config.attention_dropout = 0.0
-        model.gradient_checkpointing_enable()
-        assert passes() >= 1
+    monkeypatch.setattr(LlamaModel, "forward", watched)
+    return called
+
+
+def test_dropout_and_checkpointed_activations_are_left_to_the_model(bodies: list[int]) -> None:
+    """They are the modules' own business; the decoder would leave them out."""
+    model: Any = make("llama").model.train()
+    forward = PackedForward(model)
+    packed = pack(torch.randint(0, 256, (1, 9)), torch.ones(1, 8, dtype=torch.bool))
+
+    def calls() -> int:
+        bodies.clear()
+        with forward.enabled():
+            forward.hidden(packed).sum().backward()
+        return len(bodies)
+
+    assert calls() == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert calls() == 1
+    model.config.attention_dropout = 0.5
+    assert calls() == 1
+    model.eval()
+    assert calls() == 0
+    model.train()
+    model.config.attention_dropout = 0.0
+    model.activation_checkpointing_enable()
+    assert calls() >= 1
 
 
 @torch.no_grad()
-def test_slots_use_it_but_not_under_autocast() -> None:
+def test_slots_use_it_but_not_under_autocast(bodies: list[int]) -> None:
     forward = SlotForward(make("llama").model.eval())
-    assert forward._decoder is not None
-    forward.check()
+    cache = SlotCache(1, 4)
+    cache.reserve(1)
+
+    def calls() -> int:
+        bodies.clear()
+        last, lengths = torch.tensor([5]), torch.tensor([0])
+        with slots_enabled(forward.model):
+            forward(flat_batch(cache, last, lengths, 1, []), 1)
+        return len(bodies)
+
+    assert calls() == 0
+    cache = SlotCache(1, 4)  # of another dtype
+    cache.reserve(1)
     with torch.autocast("cpu", torch.bfloat16):
-        forward.check()
+        assert calls() == 1
+
+
+@torch.no_grad()
+def test_a_copy_that_keeps_its_weights_shares_them() -> None:
+    model: Any = make("llama").model.eval()
+    kept = SlotForward(copy.copy(model), own=False, keeps=True)
+    assert kept._decoder is not None
+    assert all(type(layer) is not nn.Identity for layer in model.model.layers)
+    held = {weight.data_ptr() for weight in model.parameters()}
+    layer = kept._decoder._layers[0]
+    assert len(layer.qkv) == 3
+    assert all(product.weight.data_ptr() in held for product in layer.qkv)  # type: ignore[attr-defined]
