@@ -123,9 +123,13 @@ def layer_activations(sizes: Sizes, tokens: int) -> int:
     seen = sizes.prompt + min(sizes.response, tokens) / 2 + _PIECE / 2
     gathered = max(1.0, seen / min(_PIECE, max(1, sizes.response)))
     norms = 4 * sizes.hidden  # two norms: what is normed and what comes out
-    if sizes.computes < 4:
-        norms += 4 * sizes.hidden  # they work in float32
-    numbers = 2 * sizes.hidden + norms + 3 * queries + 2 * gathered * keys + 4 * sizes.intermediate
+    gate = 2  # what it is made of; it is computed again
+    if sizes.lora or sizes.checkpointing or sizes.sharded:  # the model's own modules run
+        gate = 4
+        if sizes.computes < 4:
+            norms += 4 * sizes.hidden  # they work in float32
+    inner = gate * sizes.intermediate
+    numbers = 2 * sizes.hidden + norms + 3 * queries + 2 * gathered * keys + inner
     return int(tokens * numbers * sizes.computes)
 
 
