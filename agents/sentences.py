@@ -72,10 +72,12 @@ def split_sentences(text: str) -> list[str]:
         end = match.end()
         while end < len(text) and text[end].isspace():
             end += 1
-        if text[begin:end].strip() or not sentences:
+        if text[begin:end].strip():
             sentences.append(text[begin:end])
-        else:
+        elif sentences:
             sentences[-1] += text[begin:end]
+        else:  # white space at the very beginning belongs to the first sentence
+            continue
         begin = end
     if begin < len(text):
         sentences.append(text[begin:])

@@ -27,6 +27,12 @@ def test_sentences_of_prose_are_never_blank_and_join_back(text: str) -> None:
     assert not text.strip() or all(one.strip() for one in sentences)
 
 
+def test_line_breaks_at_the_beginning_belong_to_the_first_sentence() -> None:
+    assert split_sentences("\nSt. Louis.\n\nIt is.") == ["\nSt. Louis.\n\n", "It is."]
+    assert split_sentences(" \n\nA.") == [" \n\nA."]
+    assert split_sentences("\n\n") == ["\n\n"]
+
+
 @given(st.lists(st.sampled_from(["He was born in St. Louis", "It cost 3.5 m", "Dr. Who left"])))
 def test_plain_sentences_are_found_again(sentences: list[str]) -> None:
     text = ". ".join(sentences) + "." if sentences else ""
