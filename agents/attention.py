@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from research_rl.agents.kv_cache import SlotCache
-from research_rl.agents.own_attention import attention_replaced, refuse_unknown
+from research_rl.agents.own_attention import attention_replaced, flat_inputs, refuse_unknown
 from research_rl.agents.products import attend
 
 NAME = "research_rl_slots"
@@ -25,8 +25,6 @@ _MAX_QUERIES = 256
 """Queries of one segment that attend together; bounds the score matrix of a long prompt."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block."""
-
-
 _FEW = 2
 """Query heads that share a key head, up to which a CPU's fused kernel is quicker in bfloat16."""
 
@@ -203,8 +201,7 @@ def slot_attention(
     instead = "use ReferenceEngine for this model"
     refuse_unknown("the cached engine", module, attention_mask, flat, kwargs, instead)
     assert flat is not None
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    q, k, v, scale = flat_inputs(query, key, value, scaling)
     layer = int(getattr(module, "layer_idx", 0))
     out = attend_slots(flat, layer, q, k, v, scale, sliding_window, softcap)
     return out[None], None

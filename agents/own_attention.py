@@ -79,6 +79,24 @@ def refuse_unknown(
         )
 
 
+def flat_inputs(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """What a model hands its attention, of a flat batch.
+
+    Args:
+        query: (1, H, tokens, D).
+        key: (1, Hk, tokens, D).
+        value: (1, Hk, tokens, Dv).
+        scaling: of the scores; D ** -0.5 when None.
+
+    Returns:
+        Queries, keys and values with the tokens first, and the scaling.
+    """
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return q, k, v, query.shape[3] ** -0.5 if scaling is None else scaling
+
+
 def rope_types(config: Any) -> set[str]:
     """Kinds of rotary embedding of a model's config, of all layer types."""
     rope = getattr(config, "rope_parameters", None) or {}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
-from research_rl.agents.packed import Packed, PackedForward
+from research_rl.agents.packed import PackedForward
+from research_rl.agents.packing import Packed
 from research_rl.envs.prompts import Prompt
 
 _MARK = "\ufdd0"

@@ -16,7 +16,7 @@ from research_rl.agents.attention import (
     flat_batch,
     slots_enabled,
 )
-from research_rl.agents.decoder import decoder_of
+from research_rl.agents.decoder import Decoder, decoder_of
 from research_rl.agents.graphs import DecodeGraphs, recorder
 from research_rl.agents.kv_cache import SlotCache
 from research_rl.agents.own_attention import rope_types
@@ -49,11 +49,10 @@ class SlotForward:
 
     def __call__(self, batch: FlatBatch, count: int) -> Tensor:
         """Logits (count, V) of the first tokens of the batch."""
-        kind = self.device.type
-        if self._decoder is not None and not (self.own and torch.is_autocast_enabled(kind)):
-            with torch.autocast(kind, enabled=False):  # a copy has the dtype that was asked for
+        if (decoder := self._usable_decoder()) is not None:
+            with torch.autocast(self.device.type, enabled=False):  # a copy has its own dtype
                 attend = partial(attend_slots, batch)
-                return self._decoder.logits(batch.ids, batch.positions, attend, count)
+                return decoder.logits(batch.ids, batch.positions, attend, count)
         kwargs: dict[str, Any] = {}
         if self._keeps and count < len(batch.ids):
             kwargs["logits_to_keep"] = torch.arange(count or 1, device=batch.ids.device)
@@ -70,11 +69,14 @@ class SlotForward:
     def recorded(self, slots: int) -> DecodeGraphs | None:
         """Decode steps of up to so many slots as graphs, where device and model allow it."""
         record = recorder(self.device)
-        if record is None or self._decoder is None:
-            return None
-        if self.own and torch.is_autocast_enabled(self.device.type):
+        if record is None or self._usable_decoder() is None:
             return None
         return DecodeGraphs(self, record, slots)
+
+    def _usable_decoder(self) -> Decoder | None:
+        """The decoder, but where autocast has the policy's own weights compute otherwise."""
+        cast = self.own and torch.is_autocast_enabled(self.device.type)
+        return None if cast else self._decoder
 
     def check(self) -> None:
         """Compare the next-token logits of two short texts with the stock forward pass.

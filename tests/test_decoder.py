@@ -14,8 +14,9 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from research_rl.agents.attention import flat_batch, slots_enabled
 from research_rl.agents.decoder import Decoder, decoder_of
 from research_rl.agents.kv_cache import SlotCache
-from research_rl.agents.packed import PackedForward, pack
+from research_rl.agents.packed import PackedForward
 from research_rl.agents.packed_linear import joined
+from research_rl.agents.packing import pack
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.slot_forward import SlotForward
 

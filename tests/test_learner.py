@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from research_rl.agents.packed import _pieces, _Segment, pack
+from research_rl.agents.packing import _pieces, _Segment, pack
 from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
@@ -168,8 +168,8 @@ def test_so_they_are_for_every_family(family: str, rule: Algorithm) -> None:
 def test_so_they_are_where_responses_are_cut(
     family: str, waste: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("research_rl.agents.packed._QUERIES", (2, 3))
-    monkeypatch.setattr("research_rl.agents.packed._WASTE", waste)
+    monkeypatch.setattr("research_rl.agents.packing._QUERIES", (2, 3))
+    monkeypatch.setattr("research_rl.agents.packing._WASTE", waste)
     assert_exact(make(SEPARABLE, family))
 
 

@@ -25,7 +25,7 @@ from training import (
     weights,
 )
 
-from research_rl.agents.packed import pack
+from research_rl.agents.packing import pack
 from research_rl.agents.policy import LoraConfig, PolicyConfig, PolicyOutput
 from research_rl.agents.types import SamplingParams
 from research_rl.trainers.algorithms import GRPO, PPO

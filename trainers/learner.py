@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from research_rl.agents.engine import evaluating
-from research_rl.agents.packed import Packed, PackedForward, pack
+from research_rl.agents.packed import PackedForward
+from research_rl.agents.packing import Packed, pack
 from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.working import WorkingWeights
 from research_rl.trainers.algorithms.base import Algorithm
