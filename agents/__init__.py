@@ -1,27 +1,51 @@
-"""Language-model agents: strings outside, token ids inside."""
+"""Language-model agents: strings outside, token ids inside.
+
+Read first: types.py, then rollout.py
+May import: agents.policy, envs
+"""
 
 from __future__ import annotations
 
-from research_rl.agents.cached import CachedEngine, EngineStats
-from research_rl.agents.engine import ReferenceEngine
-from research_rl.agents.generate import (
-    Generation,
-    Generator,
-    LocalGenerator,
-    ModelUnavailable,
-)
-from research_rl.agents.ircot import IRCoT
-from research_rl.agents.iter_retgen import IterRetGen
-from research_rl.agents.naive import NaiveGeneration, NaiveRAG
-from research_rl.agents.openai_api import OpenAIGenerator
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig, PolicyOutput, Reference
-from research_rl.agents.research import Agent, Prediction, ReSearchAgent, Step
-from research_rl.agents.rollout import collect_rollouts
-from research_rl.agents.sampling import seed_of
-from research_rl.agents.served import ReSearch, ServedReSearchAgent
-from research_rl.agents.server import ServerEngine
-from research_rl.agents.templates import Template
-from research_rl.agents.types import Engine, OnStop, Rollout, SamplingParams, Sequence
+from typing import TYPE_CHECKING
+
+from research_rl.envs.system import lazy
+
+if TYPE_CHECKING:
+    from research_rl.agents.engines import CachedEngine, EngineStats, ReferenceEngine, seed_of
+    from research_rl.agents.methods import (
+        Agent,
+        Generation,
+        Generator,
+        IRCoT,
+        IterRetGen,
+        LocalGenerator,
+        NaiveGeneration,
+        NaiveRAG,
+        OpenAIGenerator,
+        Prediction,
+        ReSearch,
+        ReSearchAgent,
+        ServedReSearchAgent,
+        Step,
+        Template,
+    )
+    from research_rl.agents.policy import (
+        LMPolicy,
+        LoraConfig,
+        PolicyConfig,
+        PolicyOutput,
+        Reference,
+    )
+    from research_rl.agents.rollout import Play, collect_rollouts
+    from research_rl.agents.types import (
+        Engine,
+        ModelUnavailable,
+        OnStop,
+        Rollout,
+        SamplingParams,
+        Sequence,
+    )
+    from research_rl.agents.web import ServerEngine
 
 __all__ = [
     "Agent",
@@ -40,6 +64,7 @@ __all__ = [
     "NaiveRAG",
     "OnStop",
     "OpenAIGenerator",
+    "Play",
     "PolicyConfig",
     "PolicyOutput",
     "Prediction",
@@ -57,3 +82,32 @@ __all__ = [
     "collect_rollouts",
     "seed_of",
 ]
+
+# torch is imported with the first name that needs it
+__getattr__ = lazy(
+    __name__,
+    {
+        "engines": ["CachedEngine", "EngineStats", "ReferenceEngine", "seed_of"],
+        "methods": [
+            "Agent",
+            "Generation",
+            "Generator",
+            "IRCoT",
+            "IterRetGen",
+            "LocalGenerator",
+            "NaiveGeneration",
+            "NaiveRAG",
+            "OpenAIGenerator",
+            "Prediction",
+            "ReSearch",
+            "ReSearchAgent",
+            "ServedReSearchAgent",
+            "Step",
+            "Template",
+        ],
+        "policy": ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"],
+        "rollout": ["Play", "collect_rollouts"],
+        "types": ["Engine", "ModelUnavailable", "OnStop", "Rollout", "SamplingParams", "Sequence"],
+        "web": ["ServerEngine"],
+    },
+)

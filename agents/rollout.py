@@ -14,9 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import Engine, Rollout, SamplingParams, Sequence
-from research_rl.envs.episode import Episode
-from research_rl.envs.types import Question
-from research_rl.envs.vector import ReSearchVectorEnv
+from research_rl.envs import Episode, Question, ReSearchVectorEnv
 
 
 def collect_rollouts(

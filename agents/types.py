@@ -8,7 +8,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Literal
 
-from research_rl.envs.types import Question, Reward
+from research_rl.envs import Question, Reward
 
 Finish = Literal["running", "stop", "eos", "length"]
 
@@ -143,3 +143,7 @@ class Rollout:
     def num_searches(self) -> int:
         """How many retrievals the rollout made."""
         return len(self.queries)
+
+
+class ModelUnavailable(ConnectionError):
+    """No server of a model answers, or none lets us in; says where and what it said last."""

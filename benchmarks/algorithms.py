@@ -35,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from research_rl.trainers.plots import Metrics, read_metrics
+from research_rl.trainers.callbacks.plots import Metrics, read_metrics
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "grpo": (),

@@ -36,7 +36,7 @@ _ARMS: dict[str, dict[str, Any]] = {
 def write_config(folder: Path, iterations: int, seed: int, model: dict[str, Any]) -> Path:
     """Write the small run's config: 64 rollouts an iteration, everything else the quickstart's."""
     warm = {
-        "class_path": "research_rl.trainers.warmstart.WarmStart",
+        "class_path": "research_rl.trainers.warmstart.callback.WarmStart",
         "init_args": {
             "folder": "${trainer.default_root_dir}/warmstart",
             "config": {

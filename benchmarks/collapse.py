@@ -28,8 +28,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from research_rl.trainers.guard import RULES, replay
-from research_rl.trainers.plots import Curve, Metrics, read_metrics
+from research_rl.trainers.callbacks.plots import Curve, Metrics, read_metrics
+from research_rl.trainers.health.guard import RULES, replay
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "too fast": {"lr": 0.01, "warm": {}},
@@ -49,15 +49,18 @@ def config(case: str, guarded: bool, folder: Path, out: Path, seed: int) -> dict
     model = str(out / f"warmstart-{warm['good_share']:g}-{warm['steps']}-{seed}")
     callbacks: list[dict[str, Any]] = [
         {
-            "class_path": "research_rl.trainers.warmstart.WarmStart",
+            "class_path": "research_rl.trainers.warmstart.callback.WarmStart",
             "init_args": {"folder": model, "config": warm},
         },
         {"class_path": "RunProgressBar"},
-        {"class_path": "research_rl.trainers.health.HealthMonitor"},
+        {"class_path": "research_rl.trainers.health.monitor.HealthMonitor"},
     ]
     if guarded:
         options = {"roll_back": True, "lr_factor": 0.3, "kl_factor": 3.0, "snapshot_every": 2}
-        guard = {"class_path": "research_rl.trainers.guard.CollapseGuard", "init_args": options}
+        guard = {
+            "class_path": "research_rl.trainers.health.guard.CollapseGuard",
+            "init_args": options,
+        }
         callbacks.append(guard)
     return {
         "trainer": {"default_root_dir": str(folder), "callbacks": callbacks},

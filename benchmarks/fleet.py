@@ -16,9 +16,9 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from research_rl.agents.loading import PolicyConfig
-from research_rl.trainers.plan_sizes import Sizes, counted, qwen25
-from research_rl.trainers.plan_time import DECODE_SHARE, DEVICES, TRAIN_SHARE, Device
+from research_rl.agents.policy.loading import PolicyConfig
+from research_rl.trainers.plan.seconds import DECODE_SHARE, DEVICES, TRAIN_SHARE, Device
+from research_rl.trainers.plan.sizes import Sizes, counted, qwen25
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,14 @@ from steps import (
 )
 
 from research_rl.agents import CachedEngine, LMPolicy, SamplingParams
-from research_rl.agents.loading import LoraConfig
-from research_rl.agents.policy import Reference
+from research_rl.agents.policy.loading import LoraConfig
+from research_rl.agents.policy.policy import Reference
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.config import Updates
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.types import Batch
+from research_rl.trainers.settings.options import Updates
 
 LAYOUTS = {
     "0.5B": (24, 896, 14, 2, 4864),

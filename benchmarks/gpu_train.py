@@ -24,19 +24,20 @@ import pytorch_lightning as pl
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.retrieval.estimate import held_now
-from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers.config import EnvConfig, Updates
+from research_rl.envs.retrieval.index.estimate import held_now
+from research_rl.envs.synthetic.world import builtin_world
 from research_rl.trainers.data import QuestionDataModule
-from research_rl.trainers.demonstrations import TAGS, WORDS
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.plan_memory import memory_of
-from research_rl.trainers.plan_sizes import counted, qwen25
-from research_rl.trainers.plan_time import DEVICES, seconds_of
-from research_rl.trainers.tiny_model import word_tokenizer
+from research_rl.trainers.plan.memory import memory_of
+from research_rl.trainers.plan.seconds import DEVICES, seconds_of
+from research_rl.trainers.plan.sizes import counted, qwen25
+from research_rl.trainers.settings.options import EnvConfig, Updates
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
+from research_rl.trainers.warmstart.tiny_model import word_tokenizer
 
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.retrieval import Encoder, Storage, build_index
-from research_rl.envs.retrieval.encoders import Vectors
-from research_rl.envs.retrieval.estimate import parse_size
-from research_rl.envs.retrieval.index import read_manifest
+from research_rl.envs.retrieval.encoders.base import Vectors
+from research_rl.envs.retrieval.index.estimate import parse_size
+from research_rl.envs.retrieval.index.passport import read_manifest
 
 
 class HashEncoder(Encoder):

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research_rl.agents.openai_api import OpenAIGenerator
-from research_rl.trainers.evaluate.agreement import Agreement, Verdicts, agreement
-from research_rl.trainers.evaluate.judge import Judge, JudgeCase, judge_score
-from research_rl.trainers.evaluate.judge_cache import JudgeCache
-from research_rl.trainers.evaluate.judging import chat_of
-from research_rl.trainers.evaluate.metrics import answer_scores
-from research_rl.trainers.evaluate.statistics import bootstrap_interval
+from research_rl.agents.methods.openai_generator import OpenAIGenerator
+from research_rl.trainers.evaluate.judges.cache import JudgeCache
+from research_rl.trainers.evaluate.judges.judge import Judge, JudgeCase, judge_score
+from research_rl.trainers.evaluate.judges.rows import chat_of
+from research_rl.trainers.evaluate.measures.agreement import Agreement, Verdicts, agreement
+from research_rl.trainers.evaluate.measures.answers import answer_scores
+from research_rl.trainers.evaluate.measures.statistics import bootstrap_interval
 
 RECORDED = "GPT-4o"
 

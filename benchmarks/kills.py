@@ -83,7 +83,7 @@ class Trial:
 def write_config(folder: Path, algorithm: str) -> Path:
     """Write the small run's config."""
     warm = {
-        "class_path": "research_rl.trainers.warmstart.WarmStart",
+        "class_path": "research_rl.trainers.warmstart.callback.WarmStart",
         "init_args": {
             "folder": "${trainer.default_root_dir}/warmstart",
             "config": {
@@ -135,7 +135,11 @@ def watch_all(part: Part) -> None:
     """Watch the parts of a run, in this process."""
     from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 
-    from research_rl.trainers import callbacks, checkpoint, collection, module, warmstart
+    from research_rl.trainers import collect as collection
+    from research_rl.trainers import module
+    from research_rl.trainers.callbacks import base as callbacks
+    from research_rl.trainers.checkpoint import callback as checkpoint
+    from research_rl.trainers.warmstart import callback as warmstart
 
     part.watch(warmstart, "warm_start", "warm start")
     part.watch(collection.Collector, "__call__", "rollout")
@@ -157,7 +161,7 @@ def start(args: list[str], log: Path, part: Part) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         watch_all(part)
-        from research_rl.trainers import cli
+        from research_rl.trainers.cli import dispatch as cli
 
         sys.argv = ["research", *args]
         cli.main()
@@ -303,7 +307,7 @@ def main() -> None:
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     # loaded once: a child is a fork of this process
-    from research_rl.trainers import lightning_cli  # noqa: F401
+    from research_rl.trainers.cli import fit as lightning_cli  # noqa: F401
 
     torch.set_num_threads(1)
     config = write_config(out, options.algorithm)

@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from research_rl.agents.lm_head import LMHead
+from research_rl.agents.kernels.lm_head import LMHead
 
 SHARE = 0.4
 """Of the positions, in the second case: what a policy writes when it reads search results."""

@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from research_rl.agents import attention
-from research_rl.agents.attention import attend_slots, flat_batch
-from research_rl.agents.fused import Stream, rms_norm
-from research_rl.agents.kv_cache import SlotCache
+from research_rl.agents.kernels import slot_attention as attention
+from research_rl.agents.kernels.fused_ops import Stream, rms_norm
+from research_rl.agents.kernels.kv_cache import SlotCache
+from research_rl.agents.kernels.slot_attention import attend_slots, flat_batch
 
 
 def micros(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

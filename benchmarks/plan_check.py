@@ -26,17 +26,18 @@ import pytorch_lightning as pl
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.retrieval.estimate import held_now
-from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers.config import EnvConfig, Updates
+from research_rl.envs.retrieval.index.estimate import held_now
+from research_rl.envs.synthetic.world import builtin_world
 from research_rl.trainers.data import QuestionDataModule
-from research_rl.trainers.demonstrations import TAGS, WORDS
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.plan_memory import memory_of
-from research_rl.trainers.plan_sizes import Sizes, counted
-from research_rl.trainers.tiny_model import word_tokenizer
+from research_rl.trainers.plan.memory import memory_of
+from research_rl.trainers.plan.sizes import Sizes, counted
+from research_rl.trainers.settings.options import EnvConfig, Updates
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
+from research_rl.trainers.warmstart.tiny_model import word_tokenizer
 
 
 @dataclass(frozen=True)

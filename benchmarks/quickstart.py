@@ -39,14 +39,14 @@ from research_rl.agents import (
     collect_rollouts,
     seed_of,
 )
-from research_rl.envs.prompts import get_prompt
-from research_rl.envs.protocol import render_result
+from research_rl.envs.protocols.prompts import get_prompt
+from research_rl.envs.protocols.tags import render_result
 from research_rl.envs.retrieval import load_retriever
-from research_rl.envs.rewards import f1_score
-from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.envs.rewards.answers import f1_score
+from research_rl.envs.synthetic.world import SyntheticWorld
 from research_rl.envs.types import Question
-from research_rl.trainers.evaluation import summarize
-from research_rl.trainers.plots import learning_curves, read_metrics
+from research_rl.trainers.callbacks.plots import learning_curves, read_metrics
+from research_rl.trainers.measures import summarize
 
 HOPS = (1, 2, 3)
 TRAINED_HOPS = (1, 2)

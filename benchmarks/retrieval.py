@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 from faiss.contrib.ivf_tools import add_preassigned
 
-from research_rl.envs.retrieval.encoders import Vectors
-from research_rl.envs.retrieval.faiss_index import blas_for, factory_string, training_rows
-from research_rl.envs.retrieval.torch_search import TorchFlatIndex, stored_vectors
+from research_rl.envs.retrieval.encoders.base import Vectors
+from research_rl.envs.retrieval.torch_flat import TorchFlatIndex, stored_vectors
+from research_rl.envs.retrieval.vectors.faiss_types import blas_for, factory_string, training_rows
 
 K = 5
 BATCHES = (1, 64, 512)

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from research_rl.envs.retrieval.encoders import Vectors
-from research_rl.envs.retrieval.faiss_index import import_faiss
-from research_rl.envs.retrieval.torch_search import TorchFlatIndex
+from research_rl.envs.retrieval.encoders.base import Vectors
+from research_rl.envs.retrieval.torch_flat import TorchFlatIndex
+from research_rl.envs.retrieval.vectors.faiss_types import import_faiss
 
 WIKIPEDIA = 21_015_324
 BLOCK = 1 << 18

@@ -19,7 +19,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.retrieval.faiss_index import factory_string
+from research_rl.envs.retrieval.vectors.faiss_types import factory_string
 
 PASSAGES, DIM = 21_015_324, 768
 PASSAGE_TOKENS = 130  # 100 words

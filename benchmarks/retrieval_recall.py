@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.questions import read_questions
+from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval import (
     HybridRetriever,
     Storage,
@@ -31,8 +31,8 @@ from research_rl.envs.retrieval import (
     load_retriever,
     merge_shards,
 )
-from research_rl.envs.retrieval.faiss_index import TYPES
-from research_rl.envs.rewards import normalize_answer
+from research_rl.envs.retrieval.vectors.faiss_types import TYPES
+from research_rl.envs.rewards.answers import normalize_answer
 from research_rl.envs.types import Passage, Question, Retriever
 
 SETS = ("hotpotqa", "2wikimultihopqa", "musique")

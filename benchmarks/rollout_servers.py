@@ -24,7 +24,7 @@ from typing import Any
 
 from async_rollouts import fit, rows, start_fit, write_config
 
-from research_rl.trainers.records import Records
+from research_rl.trainers.recorder.records import Records
 
 _TURNS = re.compile(r"research_rollout_turns_total (\d+)")
 

@@ -29,7 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from research_rl.envs.retrieval.server import ServerConfig, serve
+from research_rl.envs.retrieval.web.config import ServerConfig
+from research_rl.envs.retrieval.web.server import serve
 from research_rl.envs.types import Passage, Retriever
 
 MODES = {"joined": ServerConfig(), "single": ServerConfig(max_batch=1, max_wait_ms=0.0)}

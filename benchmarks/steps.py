@@ -32,14 +32,14 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TrainerCallback
 
 from research_rl.agents import LMPolicy, SamplingParams, Sequence
-from research_rl.agents.policy import LoraConfig, PolicyConfig
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.types import Engine, Rollout
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.config import Updates
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.types import Batch
+from research_rl.trainers.settings.options import Updates
 
 SIDES = ("ours", "trl")
 RATE, KL = 1e-6, 1e-3

@@ -1,6 +1,9 @@
-"""Text environments: they speak strings, and know neither tokens nor tensors.
+"""Text environments: questions in, search results and rewards out; no tokens, no tensors.
 
 Importing this package registers ``ReSearch-v0`` with Gymnasium.
+
+Read first: env.py, then episode.py
+May import: envs.protocols, envs.questions, envs.retrieval.index, envs.rewards, envs.synthetic
 """
 
 from __future__ import annotations
@@ -9,8 +12,17 @@ import gymnasium as gym
 
 from research_rl.envs.env import ReSearchEnv
 from research_rl.envs.episode import Episode, Rules, Step
-from research_rl.envs.prompts import BASE, INSTRUCT, Prompt, get_prompt
-from research_rl.envs.protocol import Answer, Malformed, Search, Segment, parse_action
+from research_rl.envs.protocols import (
+    BASE,
+    INSTRUCT,
+    Answer,
+    Malformed,
+    Prompt,
+    Search,
+    Segment,
+    get_prompt,
+    parse_action,
+)
 from research_rl.envs.rewards import (
     DefaultReward,
     PaperCodeReward,

@@ -10,8 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from research_rl.envs.episode import Episode
-from research_rl.envs.prompts import Prompt
-from research_rl.envs.protocol import STOP
+from research_rl.envs.protocols import STOP, Prompt
 from research_rl.envs.render import render_ansi
 from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.spaces import UnicodeText

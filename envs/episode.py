@@ -12,12 +12,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from research_rl.envs.prompts import Prompt
-from research_rl.envs.protocol import (
+from research_rl.envs.protocols import (
     BUDGET_USED,
     NOTHING_TO_SEARCH,
     Action,
     Answer,
+    Prompt,
     Search,
     Segment,
     parse_action,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from research_rl.envs.protocol import Segment
+from research_rl.envs.protocols import Segment
 
 _RESET = "\x1b[0m"
 _COLOURS = {

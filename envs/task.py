@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.episode import Episode, Rules
-from research_rl.envs.prompts import Prompt, get_prompt
+from research_rl.envs.protocols import Prompt, get_prompt
 from research_rl.envs.rewards import RewardFunction, get_reward
 from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable
 
@@ -83,7 +83,7 @@ class Task:
             return self._index
         if self._index is None:
             return _builtin_world()[1]
-        from research_rl.envs.retrieval import load_retriever
+        from research_rl.envs.retrieval.index import load_retriever
 
         return load_retriever(self._index)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from research_rl.envs.env import ReSearchEnv, check_options, check_render_mode
 from research_rl.envs.episode import Episode, Step
-from research_rl.envs.prompts import Prompt
+from research_rl.envs.protocols import Prompt
 from research_rl.envs.render import render_ansi
 from research_rl.envs.spaces import UnicodeText
 from research_rl.envs.task import Task

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from research_rl.trainers.algorithms import PolicyGradient
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms import Batch, PolicyGradient
 
 
 class RankGRPO(PolicyGradient):

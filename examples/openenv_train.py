@@ -26,11 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl_rollouts import random_model
 
-from research_rl.agents.adapters.trl import sampling_params
-from research_rl.agents.cached import CachedEngine
+from research_rl.agents import Sequence as Tokens
+from research_rl.agents.adapters import sampling_params
+from research_rl.agents.engines import CachedEngine
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.types import Sequence as Tokens
-from research_rl.envs.adapters.openenv import SPLIT
+from research_rl.envs.adapters import SPLIT
 
 
 class OpenEnvRollouts:

@@ -18,11 +18,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from research_rl.agents.adapters.trl import TRLRollouts, research_reward
+from research_rl.agents.adapters import TRLRollouts, research_reward
 from research_rl.envs.questions import read_questions
 from research_rl.envs.synthetic import SyntheticWorld, builtin_world
-from research_rl.trainers.demonstrations import TAGS, WORDS
-from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart import TAGS, WORDS, TinyModelConfig, tiny_model, word_tokenizer
 
 
 def random_model() -> tuple[Any, Any]:

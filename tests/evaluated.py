@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from research_rl.agents.generate import Generation, Generator, ModelInput, ModelUnavailable
-from research_rl.agents.research import Agent, Prediction, Step
-from research_rl.agents.types import SamplingParams
+from research_rl.agents.methods.generators import Generation, Generator, ModelInput
+from research_rl.agents.methods.research import Agent, Prediction, Step
+from research_rl.agents.types import ModelUnavailable, SamplingParams
 from research_rl.envs.types import Passage, Question, Retriever
-from research_rl.trainers.evaluate.rows import Cell, Row, row_of
+from research_rl.trainers.evaluate.measures.rows import Cell, Row, row_of
 
 
 class Oracle(Agent):

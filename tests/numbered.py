@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from research_rl.envs.retrieval.encoders import Encoder, Vectors
+from research_rl.envs.retrieval.encoders.base import Encoder, Vectors
 
 COUNT, DIM = 6000, 32
 

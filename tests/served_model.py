@@ -8,7 +8,7 @@ from typing import Any
 
 from fake_retrieval import StubServer
 
-from research_rl.agents.generate import Generation, Generator, ModelInput
+from research_rl.agents.methods.generators import Generation, Generator, ModelInput
 from research_rl.agents.types import SamplingParams
 
 Say = Callable[[ModelInput], str | Generation]

@@ -13,8 +13,8 @@ import pytest
 import tiny
 import torch
 
-from research_rl.envs.protocol import Segment
-from research_rl.envs.rewards import RewardFunction
+from research_rl.envs.protocols.tags import Segment
+from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.types import Question, Reward
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))

@@ -15,11 +15,11 @@ faiss = pytest.importorskip("faiss")
 from numbered import DIM, Numbered, write_corpus  # noqa: E402
 
 from research_rl.envs.retrieval import IndexFolderError, load_retriever  # noqa: E402
-from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
-from research_rl.envs.retrieval.corpus import Corpus, CorpusError  # noqa: E402
-from research_rl.envs.retrieval.hub import local_corpus, write_rows  # noqa: E402
-from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError  # noqa: E402
+from research_rl.envs.retrieval.corpus.hub import local_corpus, write_rows  # noqa: E402
+from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
+from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_it_finds_by_position_and_stays_where_it_is(
     )
     assert "median cosine 1.000" in said[0] or "median cosine 0.99" in said[0]
     monkeypatch.setattr(
-        "research_rl.envs.retrieval.index.make_encoder", lambda name, **options: Numbered()
+        "research_rl.envs.retrieval.index.open.make_encoder", lambda name, **options: Numbered()
     )
     found = load_retriever(folder).search([str(i) for i in range(0, 600, 50)], 1)
     assert [row[0].id for row in found] == [str(i) for i in range(0, 600, 50)]
@@ -67,7 +67,7 @@ def test_an_adopted_index_is_tuned_against_its_own_vectors(
 ) -> None:
     folder = adopt_index(others(corpus, factory), corpus, Numbered(), tmp_path / "i")
     monkeypatch.setattr(
-        "research_rl.envs.retrieval.index.make_encoder", lambda name, **options: Numbered()
+        "research_rl.envs.retrieval.index.open.make_encoder", lambda name, **options: Numbered()
     )
     moved = corpus.rename(tmp_path / "moved.jsonl")
     with pytest.raises(IndexFolderError, match="--corpus"):

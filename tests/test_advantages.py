@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.trainers import advantages
-from research_rl.trainers.advantages import (
+from research_rl.trainers.algorithms import advantages
+from research_rl.trainers.algorithms.advantages import (
     constant_group_fraction,
     discounted_returns,
     gae,

@@ -21,8 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from research_rl.agents.policy import PolicyOutput
-from research_rl.trainers.advantages import gae, group_advantages, leave_one_out_advantages, whiten
+from research_rl.agents.policy.policy import PolicyOutput
 from research_rl.trainers.algorithms import (
     CISPO,
     DAPO,
@@ -37,8 +36,14 @@ from research_rl.trainers.algorithms import (
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
 )
-from research_rl.trainers.losses import kl_estimate, mismatch_weights, value_loss
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out_advantages,
+    whiten,
+)
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import kl_estimate, mismatch_weights, value_loss
 
 ROWS, WIDTH, BUDGET = 6, 9, 20
 KL = 0.05

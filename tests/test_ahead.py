@@ -12,13 +12,14 @@ import torch
 import training
 from sample_rollouts import rollout
 
-from research_rl.agents.policy import LMPolicy, PolicyConfig
+from research_rl.agents.policy.loading import PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Question
 from research_rl.trainers.ahead import Ahead, Collected, stale_rows
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.algorithms.policy_gradient import Correction
-from research_rl.trainers.config import Updates
+from research_rl.trainers.settings.options import Updates
 
 UPDATES = Updates(group_size=4, micro_batch_size=3, async_rollouts=1)
 
@@ -172,9 +173,9 @@ def test_training_on_a_server_is_training_in_process(
     policy: Path, tmp_path: Path, updates: Updates
 ) -> None:
     pytest.importorskip("fastapi")
-    from research_rl.agents.desk import Desk
-    from research_rl.agents.rollout_server import BackgroundRolloutServer
-    from research_rl.agents.server import ServerEngine
+    from research_rl.agents.web.app import BackgroundRolloutServer
+    from research_rl.agents.web.desk import Desk
+    from research_rl.agents.web.engine import ServerEngine
 
     here, expected = run(tmp_path / "here", policy, 3, updates=updates)
     desk = Desk(LMPolicy.from_config(PolicyConfig(str(policy))), "tiny")

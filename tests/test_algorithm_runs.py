@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-from research_rl.trainers.lightning_cli import run, shipped_configs
-from research_rl.trainers.plots import read_metrics
+from research_rl.trainers.callbacks.plots import read_metrics
+from research_rl.trainers.cli.fit import run
+from research_rl.trainers.settings.shipped import shipped_configs
 
 NAMES = [name for name in shipped_configs() if name.startswith("algorithm/")]
 FAST, SLOW = ("algorithm/igpo",), pytest.mark.slow

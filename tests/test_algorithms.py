@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from research_rl.agents.policy import LMPolicy, PolicyOutput
+from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
 from research_rl.trainers.algorithms import (
     CISPO,
     DAPO,
@@ -30,7 +30,7 @@ from research_rl.trainers.algorithms import (
     ReinforcePlusPlusBaseline,
     TurnGRPO,
 )
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
 
 
 def batch(mask: list[list[bool]], rewards: list[float], groups: list[int]) -> Batch:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.agents.answers import extract_answer, says_answer
-from research_rl.agents.templates import Template, get_template, show
+from research_rl.agents.methods.answers import extract_answer, says_answer
+from research_rl.agents.methods.templates import Template, get_template, show
 from research_rl.envs import Passage
 
 

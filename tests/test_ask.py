@@ -13,8 +13,8 @@ from served_model import model_server
 from research_rl.agents import Prediction
 from research_rl.envs import Question
 from research_rl.envs.retrieval import build_index
-from research_rl.trainers.evaluate import ask
-from research_rl.trainers.usage import UsageError
+from research_rl.trainers.cli import ask
+from research_rl.trainers.settings.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_ctrl_c_ends_quietly(
 
     monkeypatch.setattr("builtins.input", interrupted)
     ask.main(["--run", str(run)])
-    monkeypatch.setattr("research_rl.agents.research.ReSearchAgent.answer", interrupted)
+    monkeypatch.setattr("research_rl.agents.methods.research.ReSearchAgent.answer", interrupted)
     ask.main(["--run", str(run), "Who?"])
     assert capsys.readouterr().out.endswith("stopped\n")
 
@@ -147,7 +147,7 @@ def test_a_servers_tokenizer_is_named(index: Path, monkeypatch: pytest.MonkeyPat
     def load(name: str) -> Any:
         loaded.append(name)
 
-    monkeypatch.setattr("research_rl.agents.openai_api._load_tokenizer", load)
+    monkeypatch.setattr("research_rl.agents.methods.openai_generator._load_tokenizer", load)
     monkeypatch.setattr(ask, "_ask", lambda agent, question, screen: None)
     given = ["--model", "tiny", "--index", str(index), "--tokenizer", "folder", "Who?"]
     ask.main(["--server", "http://127.0.0.1:9", *given])

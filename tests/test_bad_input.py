@@ -14,9 +14,9 @@ import torch
 from tiny_run import write_config, write_questions
 from transformers import AutoTokenizer, GenerationConfig
 
-from research_rl.envs import command_line
-from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers import cli
+from research_rl.envs.synthetic.world import builtin_world
+from research_rl.envs.system import commands as command_line
+from research_rl.trainers.cli import dispatch as cli
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from served_model import Scripted, flat
 from toy_retriever import Ranked
 
 from research_rl.agents import Generation, IRCoT, IterRetGen, NaiveGeneration, NaiveRAG
-from research_rl.agents.generate import ModelInput
+from research_rl.agents.methods.generators import ModelInput
 from research_rl.envs import Question, RetrieverUnavailable
 
 QUESTIONS = [Question(str(i), f"Who owns house {i}?", (f"Owner {i}",)) for i in range(3)]

@@ -7,7 +7,7 @@ import torch
 
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
 
 PAD = 99
 

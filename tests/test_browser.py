@@ -11,7 +11,7 @@ from browser import Browser, find_chromium
 from sample_rollouts import HOSTILE, rollout, rollouts
 
 from research_rl.agents.types import Rollout
-from research_rl.trainers.viewer import rollouts_html
+from research_rl.trainers.viewer.page import rollouts_html
 
 ALL = rollouts()  # question 0: right, wrong, format error; question 1: right, wrong
 

@@ -9,12 +9,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from research_rl.agents.attention import Segment, flat_batch, slots_enabled
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.engine import ReferenceEngine
-from research_rl.agents.kv_cache import SlotCache
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.agents.slot_forward import SlotForward
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.engines.slot_forward import SlotForward
+from research_rl.agents.kernels.kv_cache import SlotCache
+from research_rl.agents.kernels.slot_attention import Segment, flat_batch, slots_enabled
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 
 BIAS = {"</search>": 5.5, "<search>": 4.0, "<eos>": 2.5}
@@ -172,8 +173,8 @@ def test_the_cache_does_not_outlive_a_change_of_weights() -> None:
 
 def test_long_segments_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make_policy("qwen2")
-    monkeypatch.setattr("research_rl.agents.attention._MAX_QUERIES", 7)
-    monkeypatch.setattr("research_rl.agents.attention._MAX_SCORES", 200)
+    monkeypatch.setattr("research_rl.agents.kernels.slot_attention._MAX_QUERIES", 7)
+    monkeypatch.setattr("research_rl.agents.kernels.slot_attention._MAX_SCORES", 200)
     prompts = prompts_of(policy, 2, 2, 2, 1, 1)
     params = SamplingParams(max_response_tokens=60)
     theirs = ReferenceEngine(policy).run(prompts, params, searcher(policy, 30), range(8))

@@ -18,16 +18,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from research_rl.agents.types import Rollout
-from research_rl.trainers import callbacks, progress, rollout_files
-from research_rl.trainers.callbacks import (
-    ExportPolicy,
-    LearningCurve,
-    RolloutLog,
-    RunProgressBar,
-    cosmetic,
-)
-from research_rl.trainers.progress import total_iterations, validation_line
-from research_rl.trainers.rollout_files import RolloutFiles, first_questions
+from research_rl.trainers import progress
+from research_rl.trainers.callbacks import base as callbacks
+from research_rl.trainers.callbacks import curve
+from research_rl.trainers.callbacks.base import cosmetic
+from research_rl.trainers.callbacks.curve import LearningCurve
+from research_rl.trainers.callbacks.export_policy import ExportPolicy
+from research_rl.trainers.callbacks.rollout_log import RolloutLog
+from research_rl.trainers.progress import RunProgressBar, total_iterations, validation_line
+from research_rl.trainers.viewer import folder as rollout_files
+from research_rl.trainers.viewer.folder import RolloutFiles, first_questions
 
 
 class Policy(nn.Linear):
@@ -244,7 +244,7 @@ def test_a_failed_picture_does_not_end_the_run(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    module = callbacks if where == "learning_curve" else rollout_files
+    module = curve if where == "learning_curve" else rollout_files
     monkeypatch.setattr(module, where, full)
     run = trainer(tmp_path, LearningCurve(1), RolloutLog(1))
     fit(run, Pretender())

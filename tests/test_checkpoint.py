@@ -16,13 +16,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 
-from research_rl.trainers.checkpoint import (
+from research_rl.trainers.checkpoint.callback import RunCheckpoint
+from research_rl.trainers.checkpoint.files import (
     AtomicCheckpointIO,
     CheckpointError,
-    RunCheckpoint,
     find_checkpoint,
 )
-from research_rl.trainers.metrics_file import KeepMetrics
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
 
 
 def weights(size: int = 1000) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_full_disk_keeps_the_last_good_one(
 def test_a_real_write_that_fails(tmp_path: Path) -> None:
     # A process that may write 100 kB a file: torch hides the OSError behind a RuntimeError.
     code = (
-        "import sys, torch; from research_rl.trainers.checkpoint import *;"
+        "import sys, torch; from research_rl.trainers.checkpoint.callback import *;"
         "AtomicCheckpointIO().save_checkpoint({'w': torch.zeros(10**6)}, sys.argv[1])"
     )
     run = subprocess.run(

@@ -17,9 +17,11 @@ import yaml
 from tiny_run import write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from research_rl.envs import command_line
-from research_rl.envs.synthetic import builtin_world
-from research_rl.trainers import cli, lightning_cli, usage
+from research_rl.envs.synthetic.world import builtin_world
+from research_rl.envs.system import commands as command_line
+from research_rl.trainers.cli import dispatch as cli
+from research_rl.trainers.cli import fit as lightning_cli
+from research_rl.trainers.settings import errors as usage
 
 
 @pytest.fixture(scope="module")

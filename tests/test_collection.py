@@ -7,7 +7,7 @@ from sample_rollouts import rollout
 
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Question
-from research_rl.trainers.collection import Collector
+from research_rl.trainers.collect import Collector
 
 SIZE = 2
 

@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from research_rl.trainers.lightning_cli import (
-    CONFIGS,
-    ResearchCLI,
-    find_config,
-    run,
-    shipped_configs,
-)
-from research_rl.trainers.shipped import EVALUATION
+from research_rl.trainers.cli.fit import ResearchCLI, run
+from research_rl.trainers.settings.shipped import CONFIGS, EVALUATION, find_config, shipped_configs
 
 PAPER = ["research_7b", "research_7b_instruct", "research_32b_instruct"]
 WHOLE = ["quickstart", *PAPER]

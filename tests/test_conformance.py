@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from fake_retrieval import FakeRetriever, StubServer, post
 
-from research_rl.envs.retrieval.remote import DialectName, RemoteRetriever
-from research_rl.envs.retrieval.server import BackgroundServer, ServerConfig
+from research_rl.envs.retrieval.web.client import DialectName, RemoteRetriever
+from research_rl.envs.retrieval.web.config import ServerConfig
+from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Passage, RetrieverUnavailable
 
 EMMA = "Who wrote Emma?"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.retrieval.corpus import Corpus, CorpusError, sha256_of
+from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError
+from research_rl.envs.system.files import sha256_of
 from research_rl.envs.types import Passage
 
 TEXT = st.text(min_size=1).filter(lambda s: s.strip())

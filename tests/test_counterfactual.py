@@ -12,21 +12,20 @@ import tiny
 import torch
 from toy_world import QUESTIONS, answer, search
 
-from research_rl.agents.counterfactual import (
+from research_rl.agents.engines.turns import resume
+from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
+from research_rl.agents.rollout import collect_rollouts
+from research_rl.agents.types import Engine, OnStop, Rollout, SamplingParams, Sequence
+from research_rl.envs.protocols.tags import BUDGET_USED, render_result
+from research_rl.envs.types import Passage, Question, Retriever, Reward
+from research_rl.trainers.credit.counterfactual import CounterfactualCredit
+from research_rl.trainers.credit.search_effects import (
     emptied,
     given_spans,
     logprob_effects,
     reward_effect,
     search_effects,
 )
-from research_rl.agents.engine import Engine
-from research_rl.agents.policy import LMPolicy, PolicyOutput
-from research_rl.agents.rollout import collect_rollouts
-from research_rl.agents.turns import resume
-from research_rl.agents.types import OnStop, Rollout, SamplingParams, Sequence
-from research_rl.envs.protocol import BUDGET_USED, render_result
-from research_rl.envs.types import Passage, Question, Retriever, Reward
-from research_rl.trainers.counterfactual import CounterfactualCredit
 
 SEEN, UNSEEN = 0.5, 0.01
 QUESTION = Question("q", "Who owns house 4 ?", ("Domlor",))

@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
-from research_rl.trainers.credit import InformationGain, StepGroups, transcripts
+from research_rl.trainers.credit.turns import InformationGain, StepGroups, transcripts
 
 PREFIX = "answer: "
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 
-from research_rl.envs.question_files import QuestionError
+from research_rl.envs.questions.files import QuestionError
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.types import Question
-from research_rl.trainers.config import EnvConfig
 from research_rl.trainers.data import QuestionDataModule, QuestionLoader, WorldConfig
+from research_rl.trainers.settings.options import EnvConfig
 
 QUESTIONS = [Question(str(i), f"Who is {i}?", (str(i),)) for i in range(10)]
 

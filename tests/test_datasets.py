@@ -16,16 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research_rl.envs.datasets import sources
-from research_rl.envs.datasets.catalogue import DATASETS, OTHER, find_dataset
-from research_rl.envs.datasets.cli import main
-from research_rl.envs.datasets.convert import DatasetError, Job, convert, read_manifest
-from research_rl.envs.datasets.paragraphs import passage_of
-from research_rl.envs.datasets.sources import source_rows
-from research_rl.envs.locks import LOCK, alone_in
-from research_rl.envs.question_files import QuestionError
-from research_rl.envs.questions import read_questions
-from research_rl.envs.retrieval.corpus import Corpus, sha256_of
+from research_rl.envs.questions import files as sources
+from research_rl.envs.questions.catalogue import DATASETS, OTHER, find_dataset
+from research_rl.envs.questions.cli import main
+from research_rl.envs.questions.convert import DatasetError, Job, convert, read_manifest
+from research_rl.envs.questions.files import QuestionError, source_rows
+from research_rl.envs.questions.paragraphs import passage_of
+from research_rl.envs.questions.read import read_questions
+from research_rl.envs.retrieval.corpus.corpus import Corpus
+from research_rl.envs.system.files import sha256_of
+from research_rl.envs.system.locks import LOCK, alone_in
 from research_rl.envs.types import Question
 
 Rows = list[dict[str, Any]]

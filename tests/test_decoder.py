@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from research_rl.agents.attention import flat_batch, slots_enabled
-from research_rl.agents.decoder import Decoder, decoder_of
-from research_rl.agents.kv_cache import SlotCache
-from research_rl.agents.packed import PackedForward
-from research_rl.agents.packed_linear import joined
-from research_rl.agents.packing import pack
-from research_rl.agents.policy import LMPolicy
-from research_rl.agents.slot_forward import SlotForward
+from research_rl.agents.engines.slot_forward import SlotForward
+from research_rl.agents.kernels.cpu_linear import joined
+from research_rl.agents.kernels.decoder import Decoder, decoder_of
+from research_rl.agents.kernels.kv_cache import SlotCache
+from research_rl.agents.kernels.packed_forward import PackedForward
+from research_rl.agents.kernels.packing import pack
+from research_rl.agents.kernels.slot_attention import flat_batch, slots_enabled
+from research_rl.agents.policy.policy import LMPolicy
 
 KNOWN: dict[str, dict[str, Any]] = {
     "qwen2": {},

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 faiss = pytest.importorskip("faiss")
 
 from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever  # noqa: E402
-from research_rl.envs.retrieval.dense import Metric, new_index  # noqa: E402
-from research_rl.envs.retrieval.encoders import Encoder, Vectors  # noqa: E402
+from research_rl.envs.retrieval.encoders.base import Encoder, Vectors  # noqa: E402
+from research_rl.envs.retrieval.vectors.faiss_types import Metric, new_index  # noqa: E402
 from research_rl.envs.types import Passage  # noqa: E402
 
 NAMES = [f"{a}{b}{c}" for a in "bdkmr" for b in ("al", "or", "in", "us") for c in ("ka", "te", "")]
@@ -105,7 +105,7 @@ def test_company_changes_nothing(world: DenseRetriever) -> None:
 def test_real_paragraphs_come_the_same_alone_and_together(real_data: object) -> None:
     from pathlib import Path
 
-    from research_rl.envs.questions import read_questions
+    from research_rl.envs.questions.read import read_questions
     from research_rl.envs.retrieval import Corpus
 
     folder = Path(str(real_data))

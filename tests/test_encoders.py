@@ -20,14 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research_rl.envs.retrieval import IndexFolderError, build_index, load_retriever
-from research_rl.envs.retrieval.encoders import (
-    BM25SketchEncoder,
-    fold_plural,
-    make_encoder,
-    words,
-)
-from research_rl.envs.retrieval.hf_encoder import HFEncoder, known_settings
-from research_rl.envs.retrieval.sentence_layout import digest_of
+from research_rl.envs.retrieval.encoders.huggingface import HFEncoder, known_settings
+from research_rl.envs.retrieval.encoders.make import make_encoder
+from research_rl.envs.retrieval.encoders.model_card import digest_of
+from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder, fold_plural, words
 
 DOCS = [
     '"Oslo"\nOslo is the capital of Norway; cities of the north.',
@@ -112,7 +108,7 @@ def test_what_was_fitted_survives_saving_and_another_process(tmp_path: Path) -> 
     np.save(tmp_path / "queries.npy", encoder.encode_queries(DOCS))
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from research_rl.envs.retrieval.encoders import BM25SketchEncoder\n"
+        "from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder\n"
         f"folder = Path({str(tmp_path)!r}); docs = {DOCS!r}\n"
         f"encoder = BM25SketchEncoder(**{encoder.settings()!r}); encoder.load(folder)\n"
         "assert (encoder.encode_passages(docs) == np.load(folder / 'vectors.npy')).all()\n"

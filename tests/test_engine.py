@@ -9,10 +9,10 @@ import pytest
 import tiny
 import torch
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.engine import ReferenceEngine
-from research_rl.agents.policy import LMPolicy
-from research_rl.agents.turns import TurnEnd
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.engines.turns import TurnEnd
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Engine, SamplingParams, Sequence
 
 ENGINES = [ReferenceEngine, CachedEngine]

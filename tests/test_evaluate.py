@@ -16,17 +16,17 @@ import pytest
 import yaml
 from evaluated import Fails, Oracle, Says, arguments, question, question_file
 
-from research_rl.agents.generate import ModelUnavailable
-from research_rl.agents.research import Prediction
-from research_rl.envs.locks import alone_in
+from research_rl.agents.methods.research import Prediction
+from research_rl.agents.types import ModelUnavailable
 from research_rl.envs.retrieval import BM25SketchEncoder, build_index
+from research_rl.envs.system.locks import alone_in
 from research_rl.trainers.evaluate import config as config_module
-from research_rl.trainers.evaluate.cli import main
+from research_rl.trainers.evaluate.command import main
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
-from research_rl.trainers.evaluate.judging import judge_rows
-from research_rl.trainers.evaluate.self_correction import SelfCorrection, self_correction
+from research_rl.trainers.evaluate.judges.rows import judge_rows
+from research_rl.trainers.evaluate.measures.self_correction import SelfCorrection, self_correction
 from research_rl.trainers.evaluate.sources import Source
-from research_rl.trainers.shipped import EVALUATION, find_config, shipped_configs
+from research_rl.trainers.settings.shipped import EVALUATION, find_config, shipped_configs
 
 TESTS = Path(__file__).parent
 
@@ -137,7 +137,7 @@ def test_a_kill_at_any_time_leads_to_the_same_card(tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     run = [
-        "from research_rl.trainers.evaluate.cli import main",
+        "from research_rl.trainers.evaluate.command import main",
         f"main({arguments(torn, questions)!r})",
     ]
     slow = "import evaluated; evaluated.Oracle.seconds = 0.05"

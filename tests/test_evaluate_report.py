@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_rollouts import HOSTILE
 
-from research_rl.trainers.evaluate.card import card_csv, card_markdown, number, percent
-from research_rl.trainers.evaluate.charts import accuracy_against_searches, figure1
-from research_rl.trainers.evaluate.fingerprint import differences
-from research_rl.trainers.evaluate.page import page_data, verdict_of, write_page
-from research_rl.trainers.evaluate.published import beside, check_system, published
-from research_rl.trainers.evaluate.rows import Cell, Key, Row, RowFile
-from research_rl.trainers.evaluate.statistics import Interval
-from research_rl.trainers.evaluate.summary import Summary, summarise
+from research_rl.trainers.evaluate.measures.published import beside, check_system, published
+from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile
+from research_rl.trainers.evaluate.measures.statistics import Interval
+from research_rl.trainers.evaluate.report.card import card_csv, card_markdown, number, percent
+from research_rl.trainers.evaluate.report.charts import accuracy_against_searches, figure1
+from research_rl.trainers.evaluate.report.page import page_data, verdict_of, write_page
+from research_rl.trainers.evaluate.report.summary import Summary, summarise
+from research_rl.trainers.evaluate.settings import differences
 
 OURS, OTHER = Cell("houses", "tiny", "ReSearch"), Cell("houses", "tiny", "Guess")
 

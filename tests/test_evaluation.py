@@ -8,13 +8,7 @@ import pytest
 
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
-from research_rl.trainers.evaluation import (
-    average,
-    measure,
-    prediction_row,
-    summarize,
-    transcript,
-)
+from research_rl.trainers.measures import average, measure, prediction_row, summarize, transcript
 
 
 def rollout(f1: float, queries: list[str], **metadata: object) -> Rollout:

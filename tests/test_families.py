@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from research_rl.agents.cached import CachedEngine
+from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.types import SamplingParams, Sequence
 
 WINDOWS = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}

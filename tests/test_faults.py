@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from fake_retrieval import FakeRetriever, StubServer, post
 
-from research_rl.envs.retrieval.remote import RemoteRetriever
-from research_rl.envs.retrieval.server import BackgroundServer
+from research_rl.envs.retrieval.web.client import RemoteRetriever
+from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Question, RetrieverUnavailable
 from research_rl.envs.vector import ReSearchVectorEnv
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from research_rl.agents.fused import Stream, Turn, gated, gated_linear, rms_norm
+from research_rl.agents.kernels.fused_ops import Stream, Turn, gated, gated_linear, rms_norm
 
 
 def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from research_rl.agents import LocalGenerator, SamplingParams
-from research_rl.agents.generate import ModelInput
+from research_rl.agents.methods.generators import ModelInput
 
 GREEDY = SamplingParams(6, temperature=0.0, stop=())
 

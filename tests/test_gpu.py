@@ -13,9 +13,11 @@ import pytest
 
 faiss = pytest.importorskip("faiss")
 
-from research_rl.envs.retrieval import build_index, faiss_index, gpu, load_retriever  # noqa: E402
-from research_rl.envs.retrieval.faiss_index import Metric, new_index  # noqa: E402
-from research_rl.envs.retrieval.gpu import GpuFaissRetriever, GpuIndex, to_gpu  # noqa: E402
+from research_rl.envs.retrieval import build_index, load_retriever  # noqa: E402
+from research_rl.envs.retrieval import faiss_gpu as gpu  # noqa: E402
+from research_rl.envs.retrieval.faiss_gpu import GpuFaissRetriever, GpuIndex, to_gpu  # noqa: E402
+from research_rl.envs.retrieval.vectors import faiss_types as faiss_index  # noqa: E402
+from research_rl.envs.retrieval.vectors.faiss_types import Metric, new_index  # noqa: E402
 
 NO_CUDA = not hasattr(faiss, "StandardGpuResources")
 

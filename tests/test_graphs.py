@@ -11,8 +11,8 @@ import torch
 from test_cached import assert_same, make_policy, prompts_of, searcher
 from test_overlap import PARAMS
 
-from research_rl.agents import graphs, slot_forward
-from research_rl.agents.cached import CachedEngine
+from research_rl.agents.engines import graphs, slot_forward
+from research_rl.agents.engines.cached import CachedEngine
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

@@ -12,13 +12,13 @@ import pytorch_lightning as pl
 import torch
 import training
 
-from research_rl.trainers import health
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.config import Updates
-from research_rl.trainers.guard import RULES, CollapseGuard, Rule, _measured, replay
-from research_rl.trainers.health import HealthMonitor
-from research_rl.trainers.plots import Curve, read_metrics
-from research_rl.trainers.remedies import kl_coef, scale_kl, scale_learning_rate
+from research_rl.trainers.callbacks.plots import Curve, read_metrics
+from research_rl.trainers.health import monitor as health
+from research_rl.trainers.health.guard import RULES, CollapseGuard, Rule, _measured, replay
+from research_rl.trainers.health.monitor import HealthMonitor
+from research_rl.trainers.health.remedies import kl_coef, scale_kl, scale_learning_rate
+from research_rl.trainers.settings.options import Updates
 
 ALARM = [Rule("it always rings", "train/reward", "above", factor=0.0, plus=-1.0)]
 NEVER = [Rule("it never rings", "train/reward", "above", plus=9.0)]

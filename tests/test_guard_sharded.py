@@ -15,14 +15,14 @@ import torch
 import training
 from torch.distributed.tensor import DTensor
 
-from research_rl.agents.policy import LoraConfig, PolicyConfig
-from research_rl.trainers import health
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.checkpoint import AtomicCheckpointIO
-from research_rl.trainers.config import Updates
-from research_rl.trainers.guard import CollapseGuard, Rule
-from research_rl.trainers.health import HealthMonitor
-from research_rl.trainers.sharding import ShardedStrategy
+from research_rl.trainers.checkpoint.files import AtomicCheckpointIO
+from research_rl.trainers.distributed.sharding import ShardedStrategy
+from research_rl.trainers.health import monitor as health
+from research_rl.trainers.health.guard import CollapseGuard, Rule
+from research_rl.trainers.health.monitor import HealthMonitor
+from research_rl.trainers.settings.options import Updates
 
 pytestmark = pytest.mark.slow
 CASES = ("shards", "file", "lora")

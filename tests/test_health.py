@@ -13,10 +13,10 @@ from sample_rollouts import rollout
 
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Reward
-from research_rl.trainers import plots
-from research_rl.trainers.health import HealthMonitor, measure_groups, measure_health
-from research_rl.trainers.plots import health_picture, read_metrics
-from research_rl.trainers.signs import broken_tags, forges_result, repetition, thoughts
+from research_rl.trainers.callbacks import plots
+from research_rl.trainers.callbacks.plots import health_picture, read_metrics
+from research_rl.trainers.health.monitor import HealthMonitor, measure_groups, measure_health
+from research_rl.trainers.health.signs import broken_tags, forges_result, repetition, thoughts
 
 
 @pytest.mark.parametrize(

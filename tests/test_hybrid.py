@@ -23,9 +23,9 @@ from research_rl.envs.retrieval import (
     build_index,
     load_retriever,
 )
-from research_rl.envs.retrieval.bm25 import largest
-from research_rl.envs.retrieval.encoders import words
-from research_rl.envs.retrieval.passport import read_manifest
+from research_rl.envs.retrieval.encoders.sketch import words
+from research_rl.envs.retrieval.index.passport import read_manifest
+from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
 DOCS = [

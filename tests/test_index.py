@@ -26,7 +26,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     forget_retrievers,
     load_retriever,
 )
-from research_rl.envs.retrieval.index import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
 
 FACTS = [("oslo", "Norway"), ("paris", "France"), ("lima", "Peru"), ("cairo", "Egypt")]
 
@@ -112,7 +112,9 @@ def test_what_a_killed_overwrite_leaves_is_removed(
 ) -> None:
     (tmp_path / ".index.old.mine").mkdir()  # of somebody else
     with monkeypatch.context() as patch:
-        patch.setattr("research_rl.envs.retrieval.building.remove_replaced", lambda target: None)
+        patch.setattr(
+            "research_rl.envs.retrieval.index.build_steps.remove_replaced", lambda target: None
+        )
         build_index(corpus, index, dim=32, overwrite=True)  # killed before its last act
     old = f".index.old.{os.getpid()}"
     assert {p.name for p in tmp_path.iterdir()} == {"data", "index", old, ".index.old.mine"}

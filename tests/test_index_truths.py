@@ -24,18 +24,18 @@ from research_rl.envs.retrieval import (  # noqa: E402
     Storage,
     build_index,
     cli,
-    estimate,
     load_retriever,
     merge_shards,
 )
-from research_rl.envs.retrieval.adopt import adopt_index  # noqa: E402
-from research_rl.envs.retrieval.bm25 import fit_bm25  # noqa: E402
-from research_rl.envs.retrieval.building import store  # noqa: E402
-from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.recall import Sample, with_ties  # noqa: E402
-from research_rl.envs.retrieval.torch_search import TorchFlatRetriever  # noqa: E402
-from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
-from research_rl.envs.retrieval.vectors import VectorFile, VectorParts  # noqa: E402
+from research_rl.envs.retrieval.index import estimate  # noqa: E402
+from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
+from research_rl.envs.retrieval.index.build_steps import store  # noqa: E402
+from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.recall import Sample, with_ties  # noqa: E402
+from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.search.bm25 import fit_bm25  # noqa: E402
+from research_rl.envs.retrieval.torch_flat import TorchFlatRetriever  # noqa: E402
+from research_rl.envs.retrieval.vectors.files import VectorFile, VectorParts  # noqa: E402
 from research_rl.envs.types import Passage  # noqa: E402
 
 

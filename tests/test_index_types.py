@@ -29,9 +29,11 @@ from research_rl.envs.retrieval import (  # noqa: E402
     load_retriever,
     merge_shards,
 )
-from research_rl.envs.retrieval import build as build_module  # noqa: E402
-from research_rl.envs.retrieval.estimate import held_now, parse_size  # noqa: E402
-from research_rl.envs.retrieval.faiss_index import (  # noqa: E402
+from research_rl.envs.retrieval.index import build as build_module  # noqa: E402
+from research_rl.envs.retrieval.index.estimate import held_now, parse_size  # noqa: E402
+from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.vectors.faiss_types import (  # noqa: E402
     TYPES,
     blas_for,
     bytes_per_vector,
@@ -39,9 +41,7 @@ from research_rl.envs.retrieval.faiss_index import (  # noqa: E402
     new_index,
     search_everywhere,
 )
-from research_rl.envs.retrieval.passport import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.tuning import tune_folder  # noqa: E402
-from research_rl.envs.retrieval.vectors import (  # noqa: E402
+from research_rl.envs.retrieval.vectors.files import (  # noqa: E402
     VectorFile,
     VectorParts,
     encode_codes,
@@ -70,7 +70,7 @@ def open_numbered(folder: Path, mmap: bool | None = None) -> DenseRetriever:
 @pytest.fixture(scope="module", autouse=True)
 def known_encoder() -> object:
     """Let index folders name the encoder of these tests."""
-    from research_rl.envs.retrieval import index
+    from research_rl.envs.retrieval.index import open as index
 
     before = index.make_encoder
     index.make_encoder = lambda name, **options: Numbered()

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_model import model_server
 
-from research_rl.agents.openai_api import OpenAIGenerator
-from research_rl.agents.research import Prediction
+from research_rl.agents.methods.openai_generator import OpenAIGenerator
+from research_rl.agents.methods.research import Prediction
 from research_rl.envs.types import Question
-from research_rl.trainers.evaluate.agreement import agreement
-from research_rl.trainers.evaluate.judge import (
+from research_rl.trainers.evaluate.judges.cache import JudgeCache
+from research_rl.trainers.evaluate.judges.judge import (
     PROMPT,
     Judge,
     JudgeCase,
@@ -26,8 +26,8 @@ from research_rl.trainers.evaluate.judge import (
     judge_score,
     parse_verdict,
 )
-from research_rl.trainers.evaluate.judge_cache import JudgeCache
-from research_rl.trainers.evaluate.judging import asked_how, chat_of
+from research_rl.trainers.evaluate.judges.rows import asked_how, chat_of
+from research_rl.trainers.evaluate.measures.agreement import agreement_of
 
 CASES = [JudgeCase(f"Question {number}?", ("Oslo", "Christiania"), "Oslo") for number in range(6)]
 
@@ -255,8 +255,8 @@ def test_judges_agree_as_far_as_they_have_verdicts() -> None:
     cache, replies = JudgeCache(None), {"yes": reply(True), "no": reply(False), "down": OSError()}
     judges = [Judge(name, FakeChat(said), cache) for name, said in replies.items()]
     verdicts = {j.model: [v.correct for v in j.judge(CASES)] for j in judges}
-    assert agreement({"yes": verdicts["yes"], "no": verdicts["no"]}).percent == 0.0
-    assert agreement(verdicts).left_out == len(CASES)
+    assert agreement_of({"yes": verdicts["yes"], "no": verdicts["no"]}).percent == 0.0
+    assert agreement_of(verdicts).left_out == len(CASES)
 
 
 def test_a_judge_behind_http_is_asked_greedily_and_its_failures_stay_apart(tmp_path: Path) -> None:

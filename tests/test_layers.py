@@ -1,17 +1,25 @@
-"""Imports run only along the arrows: envs <- agents <- trainers, and inside each package too."""
+"""The house: packages look down only, rooms stay small and form no circle, others use the door.
+
+A *room* is a folder of the packages; its *door* is its ``__init__.py``, whose docstring, the
+door-plate, says what the room is, what to read first and what it may import. Modules that lie
+directly in a folder that also holds rooms (``envs/``, ``trainers/``, ...) are its *hall*. Everybody
+inside a folder may import from its hall; from anywhere else one uses the door.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = next(p for p in Path(__file__).resolve().parents if (p / "setup.cfg").is_file())
 PACKAGES = ("envs", "agents", "trainers", "configs")
 MAY_IMPORT = {
     "envs": {"envs"},
@@ -21,29 +29,68 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "faiss", "pyarrow", "pandas", "datasets", "peft", "matplotlib"}
 NOT_BELOW_TRAINERS = {"pytorch_lightning", "jsonargparse", "omegaconf", "matplotlib", "tensorboard"}
-CHAINS = (  # whoever stands later may know those before it, never the other way round
-    ("envs.types", "envs.protocol", "envs.rewards", "envs.env", "envs.vector"),
-    ("envs.types", "envs.retrieval", "envs.env"),
-    ("envs.types", "envs.questions", "envs.env"),
-    ("envs.types", "envs.synthetic", "envs.env"),
-    ("agents.types", "agents.policy", "agents.engine", "agents.rollout", "agents.research"),
-    ("agents.types", "agents.policy", "agents.cached", "agents.rollout"),
-    ("trainers.types", "trainers.advantages", "trainers.algorithms", "trainers.module"),
-    ("trainers.types", "trainers.losses", "trainers.algorithms", "trainers.module"),
-    ("trainers.evaluation", "trainers.callbacks", "trainers.cli"),
-    ("trainers.viewer", "trainers.callbacks"),
-    ("trainers.plots", "trainers.callbacks"),
-    ("trainers.module", "trainers.cli"),
-)
+LARGEST_ROOM = 12
+SAME_NAME = {
+    "main": "each command's module has the function that runs it",
+    "Dtype": "to be renamed",
+    "FORMAT": "to be renamed",
+    "Floats": "to be renamed",
+    "KEY_VARIABLE": "to be renamed",
+    "KINDS": "to be renamed",
+    "Measures": "to be renamed",
+    "Message": "to be renamed",
+    "Method": "to be renamed",
+    "Metrics": "to be renamed",
+    "Places": "to be renamed",
+    "Play": "to be renamed",
+    "ROWS": "to be renamed",
+    "ReSearch": "to be renamed",
+    "Record": "to be renamed",
+    "Report": "to be renamed",
+    "Results": "to be renamed",
+    "Row": "to be renamed",
+    "SPLITS": "to be renamed",
+    "Search": "to be renamed",
+    "Segment": "to be renamed",
+    "Settings": "to be renamed",
+    "Step": "to be renamed",
+    "T": "to be renamed",
+    "TAGS": "to be renamed",
+    "Verdict": "to be renamed",
+    "create_app": "to be renamed",
+    "differences": "to be renamed",
+    "identity": "to be renamed",
+    "load_policy": "to be renamed",
+    "logger": "to be renamed",
+    "missing": "to be renamed",
+    "number": "to be renamed",
+    "passage_of": "to be renamed",
+    "read_manifest": "to be renamed",
+    "replay": "to be renamed",
+    "seconds_of": "to be renamed",
+    "serve": "to be renamed",
+}
+"""Public names that several modules define, each with the reason."""
 
 
 def module_name(path: Path) -> str:
-    """``envs/retrieval/corpus.py`` is ``envs.retrieval.corpus``; a package is its folder."""
+    """``envs/system/files.py`` is ``envs.system.files``; a door is its room."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 SOURCES = {module_name(p): p for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
+ROOMS = {name for name, path in SOURCES.items() if path.stem == "__init__"}
+MODULES = set(SOURCES) - ROOMS
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+
+
+def room_of(module: str) -> str:
+    return module if module in ROOMS else module.rpartition(".")[0]
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -55,6 +102,18 @@ def imports(tree: ast.AST) -> Iterator[str]:
             base = "." * node.level + (node.module or "")
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def own(names: Iterator[str]) -> set[str]:
+    """Those of ``names`` that are modules or rooms of ours, without ``research_rl.``.
+
+    ``from research_rl.envs.system import files`` reads a module, not its door.
+    """
+    found = {n.removeprefix("research_rl.") for n in names} & set(SOURCES)
+    return {n for n in found if n in MODULES or not any(m.rpartition(".")[0] == n for m in found)}
+
+
+IMPORTED = {name: own(imports(tree)) - {name} for name, tree in TREES.items()}
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -72,22 +131,13 @@ def at_import_time(tree: ast.Module) -> Iterator[str]:
             stack += [] if is_type_checking(node) else ast.iter_child_nodes(node)
 
 
-def parse(module: str) -> ast.Module:
-    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
-
-
-def own(names: Iterator[str]) -> set[str]:
-    """Those of ``names`` that are modules of ours, without the ``research_rl.`` prefix."""
-    return {n.removeprefix("research_rl.") for n in names} & set(SOURCES)
-
-
 def outside(names: Iterator[str]) -> set[str]:
     return {n.partition(".")[0] for n in names}
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))
 def test_packages_look_down_only(module: str) -> None:
-    names = set(imports(parse(module)))
+    names = set(imports(TREES[module]))
     package = module.partition(".")[0]
     assert not [n for n in names if n.startswith(".")], "imports are absolute"
     ours = {n.split(".")[1] for n in names if n.startswith("research_rl.")}
@@ -98,46 +148,129 @@ def test_packages_look_down_only(module: str) -> None:
         assert not outside(iter(names)) & NOT_BELOW_TRAINERS
 
 
-@pytest.mark.parametrize("module", sorted(m for m in SOURCES if m.startswith("envs")))
+@pytest.mark.parametrize("module", sorted(m for m in SOURCES if within(m, "envs")))
 def test_envs_import_nothing_heavy(module: str) -> None:
-    assert not outside(at_import_time(parse(module))) & HEAVY
+    assert not outside(at_import_time(TREES[module])) & HEAVY
 
 
-def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
-    seen: set[str] = set()
-    todo = [start]
-    while todo:
-        for name in graph[todo.pop()] - seen:
-            seen.add(name)
-            todo.append(name)
-    return seen
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_is_small(room: str) -> None:
+    held = sorted(m for m in MODULES if room_of(m) == room and not m.endswith("__main__"))
+    assert len(held) <= LARGEST_ROOM, f"{room} holds {len(held)} modules: {', '.join(held)}"
 
 
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_others_use_the_door(module: str) -> None:
+    """A module is imported from inside its room, or from below its hall; else through the door."""
+    inner = {m for m in IMPORTED[module] if m in MODULES and not within(module, room_of(m))}
+    assert not inner, f"{module} imports {sorted(inner)}; take the names from the room's door"
 
 
-def graph_of(imports_of: Callable[[ast.Module], Iterator[str]]) -> dict[str, set[str]]:
-    """Who imports whom. A package's __init__ only exports, so it is left out on both sides."""
-    modules = {m for m in SOURCES if SOURCES[m].stem != "__init__"}
-    return {m: own(imports_of(parse(m))) & modules - {m} for m in modules}
+def place(module: str) -> str:
+    """A room, or a module of a hall: what the house's drawing shows as one box."""
+    room = room_of(module)
+    hall = any(other != room and within(other, room) for other in ROOMS)
+    return module if hall and module in MODULES else room
 
 
-def test_no_cycles_at_import_time() -> None:
-    tuple(TopologicalSorter(graph_of(at_import_time)).static_order())  # raises CycleError
+def test_rooms_form_no_circle() -> None:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module in MODULES:
+        graph[place(module)] |= {place(other) for other in IMPORTED[module]} - {place(module)}
+    for hall in {p for p in graph if p in ROOMS and any(within(m, p) for m in graph if m != p)}:
+        graph.pop(hall)  # a door over rooms only exports
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-@pytest.mark.parametrize("chain", CHAINS, ids=" <- ".join)
-def test_order_inside_the_packages(chain: tuple[str, ...]) -> None:
-    graph = graph_of(imports)
-    for position, low in enumerate(chain):
-        for module in (m for m in graph if within(m, low)):
-            seen = reachable(module, graph)
-            above = {s for s in seen for high in chain[position + 1 :] if within(s, high)}
-            assert not above, f"{module} stands below {sorted(above)}"
+def test_modules_form_no_circle_at_import_time() -> None:
+    graph = {m: own(at_import_time(TREES[m])) & MODULES - {m} for m in MODULES}
+    tuple(TopologicalSorter(graph).static_order())
 
 
-def test_importing_envs_stays_light() -> None:
-    code = "import sys, research_rl.envs; print(*{m.partition('.')[0] for m in sys.modules})"
+def plate(room: str) -> tuple[str, list[str], set[str]]:
+    """What a door-plate says: what the room is, what to read first, what it may import."""
+    said = ast.get_docstring(TREES[room]) or ""
+    what = said.partition("\n")[0]
+    first = re.search(r"^Read first: (.+)$", said, re.MULTILINE)
+    may = re.search(r"^May import: ((?:.+\n?(?=\s|$))+)", said, re.MULTILINE)
+    want = f"{SOURCES[room]} must say «Read first: …» and «May import: …»"
+    assert first, want
+    assert may, want
+    files = [word.strip(",") for word in first[1].split() if word.strip(",").endswith(".py")]
+    allowed = {word.strip() for word in may[1].replace("\n", " ").split(",")}
+    return what, files, allowed - {"nothing of ours"}
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS - {"configs"}))
+def test_the_door_plate_is_true(room: str) -> None:
+    what, first, allowed = plate(room)
+    assert what.endswith(".")
+    assert first
+    assert all((SOURCES[room].parent / name).is_file() for name in first)
+    package = room.partition(".")[0]
+    read: set[str] = set()
+    for module in (m for m in MODULES if room_of(m) == room):
+        for other in IMPORTED[module]:
+            if not (other in MODULES and room_of(other) == room) and other != room:
+                top = other.partition(".")[0]
+                read.add(other if top == package else top)
+    assert read == allowed, (
+        f"{SOURCES[room]}: May import: {', '.join(sorted(read)) or 'nothing of ours'}"
+    )
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS - {"configs"}))
+def test_a_door_exports_what_it_takes(room: str) -> None:
+    """``__all__`` names what the door imports, and nothing private goes through it."""
+    taken = {
+        alias.asname or alias.name
+        for node in ast.walk(TREES[room])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("research_rl.")
+        for alias in node.names
+    }
+    if room != "envs.system":
+        taken.discard("lazy")  # what makes a door, not what goes through it
+    listed: set[str] = set()
+    for node in TREES[room].body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed = set(ast.literal_eval(node.value))
+    assert taken == listed
+    assert not [name for name in listed if name.startswith("_")]
+
+
+def test_every_folder_is_packaged() -> None:
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    listed = re.findall(r"^    (research_rl(?:\.\w+)+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(f"research_rl.{room}" for room in ROOMS)
+
+
+def definitions(tree: ast.Module) -> Iterator[str]:
+    """Public functions, classes and constants of a module; loggers are no constants."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (t.id for t in targets if isinstance(t, ast.Name) and t.id != "log")
+
+
+def test_a_public_name_is_defined_once() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for module in sorted(MODULES):
+        for name in definitions(TREES[module]):
+            if not name.startswith("_"):
+                places[name].append(module)
+    twice = {n: p for n, p in places.items() if len(p) > 1}
+    assert set(twice) == set(SAME_NAME), {n: p for n, p in twice.items() if n not in SAME_NAME}
+
+
+@pytest.mark.parametrize(
+    ("package", "heavy"),
+    [("envs", HEAVY | NOT_BELOW_TRAINERS), ("agents", HEAVY | NOT_BELOW_TRAINERS)],
+)
+def test_importing_a_package_stays_light(package: str, heavy: set[str]) -> None:
+    code = (
+        f"import sys, research_rl.{package}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(run.stdout.split()) & (HEAVY | NOT_BELOW_TRAINERS)
+    assert not set(run.stdout.split()) & heavy

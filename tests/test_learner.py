@@ -11,21 +11,21 @@ import tiny
 import torch
 from torch import Tensor
 
-from research_rl.agents.packing import _pieces, _Segment, pack
-from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
+from research_rl.agents.kernels.packing import _pieces, _Segment, pack
+from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers import algorithms
 from research_rl.trainers.algorithms import GRPO, GSPO, PPO, Algorithm
-from research_rl.trainers.config import Updates
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.learner import MISMATCH, Learner, packed_forward
 from research_rl.trainers.portions import packed_portions
-from research_rl.trainers.types import Batch
+from research_rl.trainers.settings.options import Updates
 
 RULES = sorted(
     name
     for name in algorithms.__all__
-    if issubclass(rule := getattr(algorithms, name), Algorithm) and "advantages" in dir(rule)
+    if isinstance(rule := getattr(algorithms, name), type) and issubclass(rule, Algorithm)
     if rule.advantages is not Algorithm.advantages
 )
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -168,8 +168,8 @@ def test_so_they_are_for_every_family(family: str, rule: Algorithm) -> None:
 def test_so_they_are_where_responses_are_cut(
     family: str, waste: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("research_rl.agents.packing._QUERIES", (2, 3))
-    monkeypatch.setattr("research_rl.agents.packing._WASTE", waste)
+    monkeypatch.setattr("research_rl.agents.kernels.packing._QUERIES", (2, 3))
+    monkeypatch.setattr("research_rl.agents.kernels.packing._WASTE", waste)
     assert_exact(make(SEPARABLE, family))
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from research_rl.envs import lint
-from research_rl.envs.lint import KINDS, Finding, lint_reward, load_reward
-from research_rl.envs.lint_cases import CHEATS, LADDER, SAME_ANSWER, mutations, tag_strings
-from research_rl.envs.protocol import Segment, format_error
-from research_rl.envs.rewards import DefaultReward, RewardFunction, f1_score, get_reward
+from research_rl.envs.protocols.tags import Segment, format_error
+from research_rl.envs.rewards import lint
+from research_rl.envs.rewards.answers import f1_score
+from research_rl.envs.rewards.lint import KINDS, Finding, lint_reward, load_reward
+from research_rl.envs.rewards.lint_cases import CHEATS, LADDER, SAME_ANSWER, mutations, tag_strings
+from research_rl.envs.rewards.presets import DefaultReward, RewardFunction, get_reward
 from research_rl.envs.types import Question, Reward
 
 
@@ -157,7 +158,7 @@ def test_a_reward_of_one_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_lint_file.py").write_text(
-        "from research_rl.envs.rewards import DefaultReward\n"
+        "from research_rl.envs.rewards.presets import DefaultReward\n"
         "my_reward = DefaultReward()\n"
         "def my_function(segments, question):\n    return my_reward(segments, question)\n"
         "class Needs(DefaultReward):\n    def __init__(self, weight): pass\n"

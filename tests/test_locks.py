@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from research_rl.envs.locks import alone_in
+from research_rl.envs.system.locks import alone_in
 
 HOLD = (
     "import sys, time, pathlib\n"
-    "from research_rl.envs.locks import alone_in\n"
+    "from research_rl.envs.system.locks import alone_in\n"
     "with alone_in(pathlib.Path(sys.argv[1])):\n"
     "    print('held', flush=True); time.sleep(60)"
 )

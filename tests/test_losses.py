@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.trainers.losses import (
+from research_rl.trainers.algorithms.losses import (
     cispo_surrogate,
     clipped_surrogate,
     geometric_surrogate,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.agents.research import Prediction
+from research_rl.agents.methods.research import Prediction
 from research_rl.envs.types import Passage, Question
-from research_rl.trainers.evaluate.metrics import (
+from research_rl.trainers.evaluate.measures.answers import (
     MEASURES,
     answer_in_passages,
     answer_scores,
@@ -21,7 +21,7 @@ from research_rl.trainers.evaluate.metrics import (
     mean_measures,
     measure_prediction,
 )
-from research_rl.trainers.evaluate.self_correction import (
+from research_rl.trainers.evaluate.measures.self_correction import (
     SelfCorrection,
     self_correction,
     total_self_correction,

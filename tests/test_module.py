@@ -25,16 +25,17 @@ from training import (
     weights,
 )
 
-from research_rl.agents.packing import pack
-from research_rl.agents.policy import LoraConfig, PolicyConfig, PolicyOutput
+from research_rl.agents.kernels.packing import pack
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import PolicyOutput
 from research_rl.agents.types import SamplingParams
 from research_rl.trainers.algorithms import GRPO, PPO
-from research_rl.trainers.config import Updates, ValidationSampling
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.learner import MISMATCH, Learner
 from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.types import Batch
-from research_rl.trainers.usage import is_users_mistake
+from research_rl.trainers.settings.errors import is_users_mistake
+from research_rl.trainers.settings.options import Updates, ValidationSampling
 
 SEVERAL: dict[str, Any] = {"group_size": 4, "num_epochs": 2, "num_minibatches": 2}
 

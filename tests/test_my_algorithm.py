@@ -10,8 +10,8 @@ import tiny_run
 import torch
 import yaml
 
-from research_rl.trainers.lightning_cli import run
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.cli.fit import run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -11,9 +11,9 @@ import pytest
 import tiny
 from served_model import completion, model_server
 
-from research_rl.agents.generate import Message, ModelUnavailable
-from research_rl.agents.openai_api import GO_ON, KEY_VARIABLE, OpenAIGenerator
-from research_rl.agents.types import SamplingParams
+from research_rl.agents.methods.generators import Message
+from research_rl.agents.methods.openai_generator import GO_ON, KEY_VARIABLE, OpenAIGenerator
+from research_rl.agents.types import ModelUnavailable, SamplingParams
 
 SHORT = SamplingParams(7, temperature=0.0, stop=("</search>",))
 CHAT: list[Message] = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]

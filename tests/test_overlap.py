@@ -10,9 +10,9 @@ import pytest
 import tiny
 from test_cached import BIAS, assert_same, make_policy, prompts_of, searcher
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.policy import LMPolicy
-from research_rl.agents.stops import Coalescing, OverlappedStops
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.stops import Coalescing, OverlappedStops
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 
 PARAMS = SamplingParams(max_response_tokens=60, stop=("</search>", "a", "e", "1", "F"))

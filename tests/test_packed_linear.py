@@ -9,8 +9,8 @@ import tiny
 import torch
 from torch import nn
 
-from research_rl.agents import packed_linear
-from research_rl.agents.packed_linear import PackedLinear, pack_linears
+from research_rl.agents.kernels import cpu_linear as packed_linear
+from research_rl.agents.kernels.cpu_linear import PackedLinear, pack_linears
 
 needs_packing = pytest.mark.skipif(
     not packed_linear._is_possible(), reason="torch cannot pack bfloat16 weights here"

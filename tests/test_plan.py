@@ -12,13 +12,13 @@ import pytest
 import torch
 from training import checkpoint, fit, weights
 
-from research_rl.agents.loading import PolicyConfig, empty_model, load_model
-from research_rl.trainers.config import Updates
-from research_rl.trainers.plan import main
-from research_rl.trainers.plan_memory import memory_of, portion
-from research_rl.trainers.plan_report import as_json, as_table, make_plan
-from research_rl.trainers.plan_sizes import Sizes, counted, qwen25, shape_of, with_lora
-from research_rl.trainers.plan_time import DEVICES, seconds_of
+from research_rl.agents.policy.loading import PolicyConfig, empty_model, load_model
+from research_rl.trainers.plan.command import main
+from research_rl.trainers.plan.memory import memory_of, portion
+from research_rl.trainers.plan.report import as_json, as_table, make_plan
+from research_rl.trainers.plan.seconds import DEVICES, seconds_of
+from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, with_lora
+from research_rl.trainers.settings.options import Updates
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_adapters_have_no_reference_and_small_states(seven: Sizes) -> None:
 
 
 def test_the_counted_adapter_is_the_real_one() -> None:
-    from research_rl.agents.loading import LoraConfig
+    from research_rl.agents.policy.loading import LoraConfig
 
     real = counted(PolicyConfig("0.5B", lora=LoraConfig(r=16)), qwen25("0.5B"))
     plain = counted(PolicyConfig("0.5B"), qwen25("0.5B"))

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from research_rl.trainers import plots
-from research_rl.trainers.plots import learning_curve, learning_curves, read_metrics
+from research_rl.trainers.callbacks import plots
+from research_rl.trainers.callbacks.plots import learning_curve, learning_curves, read_metrics
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedModel
 
-from research_rl.agents.loading import load_model
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig, Reference
-from research_rl.envs.prompts import BASE, INSTRUCT, Prompt
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model
+from research_rl.agents.policy.policy import LMPolicy, Reference
+from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt
 
 
 @pytest.fixture(scope="module")

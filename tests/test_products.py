@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from research_rl.agents.products import _folded, _fused, attend
+from research_rl.agents.kernels.block_attention import _folded, _fused, attend
 
 
 def block(dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from research_rl.envs.progress import _speed, progress_bar
+from research_rl.envs.system.progress import _speed, progress_bar
 
 
 class Terminal(io.StringIO):

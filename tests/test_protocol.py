@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research_rl.envs import Answer, Malformed, Passage, Search, Segment, parse_action
-from research_rl.envs.protocol import (
+from research_rl.envs.protocols.tags import (
     BUDGET_USED,
     escape_tags,
     format_error,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.question_files import QuestionError, find_split
-from research_rl.envs.questions import question_from_dict, read_questions
+from research_rl.envs.questions.files import QuestionError, find_split
+from research_rl.envs.questions.read import question_from_dict, read_questions
 
 FLASHRAG = {
     "id": "dev_0",

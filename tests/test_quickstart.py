@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from research_rl.agents import LMPolicy, PolicyConfig
-from research_rl.trainers.lightning_cli import run
-from research_rl.trainers.plots import read_metrics
+from research_rl.trainers.callbacks.plots import read_metrics
+from research_rl.trainers.cli.fit import run
 
 
 def shipped() -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from training import Data, checkpoint, module, trainer, weights
 
-from research_rl.trainers.config import Updates
-from research_rl.trainers.ranks import gather
+from research_rl.trainers.distributed.ranks import gather
+from research_rl.trainers.settings.options import Updates
 
 
 def run(folder: Path, policy: Path, devices: int) -> None:

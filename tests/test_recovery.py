@@ -15,16 +15,16 @@ import torch
 import training
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from research_rl.trainers.callbacks import RolloutLog
-from research_rl.trainers.checkpoint import (
+from research_rl.trainers.callbacks.rollout_log import RolloutLog
+from research_rl.trainers.checkpoint.callback import RunCheckpoint
+from research_rl.trainers.checkpoint.files import (
     AtomicCheckpointIO,
     CheckpointError,
-    RunCheckpoint,
     find_checkpoint,
+    why_torn,
 )
-from research_rl.trainers.checkpoint_files import why_torn
-from research_rl.trainers.metrics_file import KeepMetrics
-from research_rl.trainers.recorder import FlightRecorder
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
+from research_rl.trainers.recorder.callback import FlightRecorder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -14,12 +14,13 @@ import pytest
 from fake_retrieval import FakeRetriever, StubServer
 from jsonargparse import ArgumentParser
 
-from research_rl.envs.retrieval.endpoints import Breaker, Endpoint, Endpoints
-from research_rl.envs.retrieval.remote import RemoteRetriever
-from research_rl.envs.retrieval.schema import WireError
-from research_rl.envs.retrieval.server import BackgroundServer, ServerConfig
-from research_rl.envs.retrieval.wire import DIALECTS, SearchRequest
+from research_rl.envs.retrieval.web.client import RemoteRetriever
+from research_rl.envs.retrieval.web.config import ServerConfig
+from research_rl.envs.retrieval.web.dialects import DIALECTS, SearchRequest
+from research_rl.envs.retrieval.web.json_checks import WireError
+from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
+from research_rl.envs.web.endpoints import Breaker, Endpoint, Endpoints
 
 FAKE = FakeRetriever()
 
@@ -182,7 +183,7 @@ def test_it_works_from_yaml(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         "index:\n"
-        "  class_path: research_rl.envs.retrieval.remote.RemoteRetriever\n"
+        "  class_path: research_rl.envs.retrieval.web.client.RemoteRetriever\n"
         "  init_args: {url: ['http://a:1', 'http://b:2'], dialect: search-r1, timeout: 5}\n"
     )
     parser.add_argument("--config", action="config")

@@ -14,11 +14,11 @@ import pytest
 from tiny_run import write_config
 
 from research_rl.envs.retrieval import build_index
-from research_rl.envs.synthetic import builtin_world
+from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question, Reward
-from research_rl.trainers import cli
-from research_rl.trainers.recorder import FlightRecorder
-from research_rl.trainers.records import Record, RecordError, Records
+from research_rl.trainers.cli import dispatch as cli
+from research_rl.trainers.recorder.callback import FlightRecorder
+from research_rl.trainers.recorder.records import Record, RecordError, Records
 
 
 def record(number: int = 0, size: int = 3) -> Record:

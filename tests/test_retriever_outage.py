@@ -18,8 +18,8 @@ from tiny import checkpoint
 from training import Data, LengthReward, env, module, trainer, weights
 
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.retrieval.remote import RemoteRetriever
-from research_rl.envs.retrieval.server import BackgroundServer
+from research_rl.envs.retrieval.web.client import RemoteRetriever
+from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Passage, RetrieverUnavailable
 from research_rl.trainers.module import ReSearchModule
 

@@ -21,14 +21,14 @@ from research_rl.envs import (
     Segment,
     get_reward,
 )
-from research_rl.envs.paper_code import compute_score, validate_format
-from research_rl.envs.rewards import (
+from research_rl.envs.rewards.answers import (
     cover_exact_match,
     exact_match,
     f1_score,
     normalize_answer,
     plain_latex,
 )
+from research_rl.envs.rewards.paper_code import compute_score, validate_format
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()))
 WORDS = st.lists(st.sampled_from(["red", "house", "the", "old", "yes", "1952"]), max_size=5)

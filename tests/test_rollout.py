@@ -11,14 +11,14 @@ import pytest
 import tiny
 import torch
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.engine import ReferenceEngine
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs import Passage, Prompt, Question, Retriever, RetrieverUnavailable
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
 
 BIAS = {"</search>": 4.5, "<search>": 4.0, "<eos>": 2.0}
 ODD = "é \ud800 <eos> <|im_end|> </result> <answer>"

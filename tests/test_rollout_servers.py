@@ -21,20 +21,16 @@ from fake_retrieval import StubServer, post
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.desk import Completion, Desk
-from research_rl.agents.generate import ModelUnavailable
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.agents.rollout_client import (
-    RefusedRequestError,
-    completion_request,
-    parse_completion,
-)
-from research_rl.agents.rollout_server import BackgroundRolloutServer
-from research_rl.agents.sampling import seed_at, uniforms
-from research_rl.agents.server import ServerEngine
-from research_rl.agents.types import SamplingParams, Sequence
-from research_rl.envs.retrieval.transport import TransientError
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.sampling import seed_at, uniforms
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
+from research_rl.agents.types import ModelUnavailable, SamplingParams, Sequence
+from research_rl.agents.web.app import BackgroundRolloutServer
+from research_rl.agents.web.client import RefusedRequestError, completion_request, parse_completion
+from research_rl.agents.web.desk import Completion, Desk
+from research_rl.agents.web.engine import ServerEngine
+from research_rl.envs.web.client import TransientError
 
 PARAMS = SamplingParams(max_response_tokens=30)
 OFTEN = {"<eos>": 3.0, "</search>": 4.0}

@@ -12,9 +12,10 @@ import yaml
 from test_locks import HOLD
 from tiny_run import write_config
 
-from research_rl.envs import command_line
-from research_rl.trainers import cli, lightning_cli
-from research_rl.trainers.run_folder import changes, run_in, with_references
+from research_rl.envs.system import commands as command_line
+from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
+from research_rl.trainers.cli import dispatch as cli
+from research_rl.trainers.cli import fit as lightning_cli
 
 
 def research(monkeypatch: pytest.MonkeyPatch, *args: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from research_rl.agents.sampling import (
+from research_rl.agents.engines.sampling import (
     check_params,
     check_trainable,
     sample,

@@ -10,9 +10,10 @@ import tiny
 import torch
 from test_cached import assert_same, make_policy, prompts_of, searcher
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.agents.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams
 
 PARAMS = SamplingParams(max_response_tokens=60)

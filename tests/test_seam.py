@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from training import Data, checkpoint, fit, module, trainer, weights
 
-from research_rl.agents.policy import LMPolicy, PolicyOutput
+from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
 from research_rl.trainers.algorithms import Algorithm
-from research_rl.trainers.config import Updates
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.settings.options import Updates
 
 
 class Reinforce(Algorithm):

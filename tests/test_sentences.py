@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.agents.sentences import first_sentence, split_sentences
+from research_rl.agents.methods.sentences import first_sentence, split_sentences
 
 PROSE = (
     'St. U.S. Dr. e.g. 3.14 J. R. Tolkien Inc. No. 5 the He was born. Really? Yes! "Go." (It.) '

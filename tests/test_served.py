@@ -21,8 +21,8 @@ from research_rl.agents import (
     SamplingParams,
     ServedReSearchAgent,
 )
-from research_rl.agents.generate import ModelInput
-from research_rl.agents.served import closed
+from research_rl.agents.methods.generators import ModelInput
+from research_rl.agents.methods.served import closed
 from research_rl.envs import Question
 
 QUESTIONS = [Question(f"q{i}", f"Who owns house {i}?", (f"Owner {i}",)) for i in range(3)]

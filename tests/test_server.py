@@ -17,14 +17,11 @@ from typing import Any
 import pytest
 from fake_retrieval import FakeRetriever, post
 
-from research_rl.envs.retrieval import server as server_module
-from research_rl.envs.retrieval.coalesce import Coalescer, OverloadedError
-from research_rl.envs.retrieval.server import (
-    BackgroundServer,
-    ServerConfig,
-    add_serve_arguments,
-)
-from research_rl.envs.retrieval.wire import DIALECTS
+from research_rl.envs.retrieval.web import server as server_module
+from research_rl.envs.retrieval.web.batching import Coalescer, OverloadedError
+from research_rl.envs.retrieval.web.config import ServerConfig
+from research_rl.envs.retrieval.web.dialects import DIALECTS
+from research_rl.envs.retrieval.web.server import BackgroundServer, add_serve_arguments
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
 
@@ -330,7 +327,7 @@ def test_a_wrong_configuration_is_refused(settings: dict[str, Any], message: str
 
 def test_nothing_of_the_web_is_imported_before_a_server_starts() -> None:
     code = (
-        "import sys, research_rl.envs.retrieval.server as s, research_rl.envs.retrieval.remote;"
+        "import sys, research_rl.envs.retrieval.web.server, research_rl.envs.retrieval.web.client;"
         "assert not {'fastapi', 'uvicorn', 'prometheus_client', 'urllib3', 'torch'} & set("
         "sys.modules)"
     )

@@ -12,11 +12,12 @@ import pytest
 import torch
 from training import Data, checkpoint, module, trainer, weights
 
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
-from research_rl.trainers.checkpoint_files import AtomicCheckpointIO, find_checkpoint, load_state
-from research_rl.trainers.config import Updates
-from research_rl.trainers.export import load_policy
-from research_rl.trainers.sharding import ShardedStrategy
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
+from research_rl.agents.policy.policy import LMPolicy
+from research_rl.trainers.checkpoint.export import load_policy
+from research_rl.trainers.checkpoint.files import AtomicCheckpointIO, find_checkpoint, load_state
+from research_rl.trainers.distributed.sharding import ShardedStrategy
+from research_rl.trainers.settings.options import Updates
 
 STEPS, FURTHER = 4, 6
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.trainers.evaluate.agreement import (
-    agreement,
+from research_rl.trainers.evaluate.measures.agreement import (
+    agreement_of,
     cohen_kappa,
     fleiss_kappa,
     pairwise_agreement,
 )
-from research_rl.trainers.evaluate.statistics import (
+from research_rl.trainers.evaluate.measures.statistics import (
     Interval,
     bootstrap_interval,
     by_question,
@@ -172,15 +172,15 @@ def test_agreement_leaves_out_failures_and_says_how_many() -> None:
     pair = pairwise_agreement(verdicts)[0]
     assert (pair.judges, pair.n, pair.left_out) == (("a", "b"), 3, 1)
     assert pair.percent == pytest.approx(200 / 3)
-    three = agreement(verdicts)
+    three = agreement_of(verdicts)
     assert (three.n, three.left_out, three.percent) == (2, 2, 50.0)
 
 
 def test_agreement_of_nothing_and_of_one_verdict_only() -> None:
-    assert agreement({"a": [None], "b": [True]}).percent is None
-    same = agreement({"a": [True, True], "b": [True, True]})
+    assert agreement_of({"a": [None], "b": [True]}).percent is None
+    same = agreement_of({"a": [True, True], "b": [True, True]})
     assert (same.percent, same.kappa) == (100.0, None)
     with pytest.raises(ValueError, match="at least two judges"):
-        agreement({"a": [True]})
+        agreement_of({"a": [True]})
     with pytest.raises(ValueError, match="the same cases"):
-        agreement({"a": [True], "b": []})
+        agreement_of({"a": [True], "b": []})

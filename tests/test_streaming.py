@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from research_rl.agents import ReferenceEngine, SamplingParams, Sequence
-from research_rl.agents.streaming import StreamingEngine
+from research_rl.agents.engines.streaming import StreamingEngine
 
 
 def replies(policy: object, texts: list[str]) -> object:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from research_rl.envs.questions import read_questions
+from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
-from research_rl.envs.synthetic import (
+from research_rl.envs.synthetic.world import (
     SPLITS,
     Split,
     SyntheticWorld,
@@ -156,7 +156,9 @@ def test_the_builtin_world_is_made_once() -> None:
 
 
 def test_importing_the_world_imports_neither_torch_nor_faiss() -> None:
-    code = "import sys, research_rl.envs.synthetic; print({'torch', 'faiss'} & set(sys.modules))"
+    code = (
+        "import sys, research_rl.envs.synthetic.world; print({'torch', 'faiss'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 

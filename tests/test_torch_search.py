@@ -18,14 +18,11 @@ from hypothesis import strategies as st
 
 faiss = pytest.importorskip("faiss")
 
-from research_rl.envs.retrieval import build_index, load_retriever, torch_search  # noqa: E402
-from research_rl.envs.retrieval.encoders import Vectors  # noqa: E402
-from research_rl.envs.retrieval.faiss_index import Metric, new_index  # noqa: E402
-from research_rl.envs.retrieval.torch_search import (  # noqa: E402
-    TorchFlatIndex,
-    TorchFlatRetriever,
-    stored_vectors,
-)
+from research_rl.envs.retrieval import build_index, load_retriever  # noqa: E402
+from research_rl.envs.retrieval import torch_flat as torch_search  # noqa: E402
+from research_rl.envs.retrieval.encoders.base import Vectors  # noqa: E402
+from research_rl.envs.retrieval.torch_flat import TorchFlatIndex, TorchFlatRetriever, stored_vectors  # noqa: E402
+from research_rl.envs.retrieval.vectors.faiss_types import Metric, new_index  # noqa: E402
 
 METRICS: tuple[Metric, ...] = ("ip", "l2")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -306,7 +303,7 @@ def test_what_cannot_be_is_refused(corpus: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_device_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from research_rl.envs.retrieval.torch_products import check_room
+    from research_rl.envs.retrieval.vectors.torch_products import check_room
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**31))
     with pytest.raises(ValueError, match=r"cuda:1 must have 30.0 GiB free .* got 1.0 GiB"):
@@ -314,7 +311,7 @@ def test_a_device_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_float32_that_torch_may_shorten_has_a_wider_bound() -> None:
-    from research_rl.envs.retrieval.torch_products import input_rounding
+    from research_rl.envs.retrieval.vectors.torch_products import input_rounding
 
     before = torch.get_float32_matmul_precision()
     try:

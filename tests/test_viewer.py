@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_rollouts import HOSTILE, rollout, rollouts
 
-from research_rl.trainers.viewer import (
+from research_rl.trainers.viewer.page import (
     Part,
     rollout_parts,
     rollout_text,

@@ -19,11 +19,9 @@ import torch
 from tiny import ScriptedEngine
 
 from research_rl.agents import LMPolicy, PolicyConfig, SamplingParams, collect_rollouts
-from research_rl.envs.synthetic import RELATIONS, SyntheticWorld
+from research_rl.envs.synthetic.world import RELATIONS, SyntheticWorld
 from research_rl.envs.types import Passage, Question, Retriever
-from research_rl.trainers.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
-from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
-from research_rl.trainers.warmstart import (
+from research_rl.trainers.warmstart.callback import (
     REPORT,
     WarmStartConfig,
     _batches,
@@ -32,6 +30,8 @@ from research_rl.trainers.warmstart import (
     is_warm_started,
     warm_start,
 )
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
+from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
 WORLD = SyntheticWorld(num_people=60)
 TINY = TinyModelConfig(hidden_size=32, max_length=256)

@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.retrieval.schema import WireError, check_queries, dump_json, parse_json
-from research_rl.envs.retrieval.wire import DIALECTS, SearchRequest, retrieve_dialect
+from research_rl.envs.retrieval.web.dialects import DIALECTS, SearchRequest, retrieve_dialect
+from research_rl.envs.retrieval.web.json_checks import (
+    WireError,
+    check_queries,
+    dump_json,
+    parse_json,
+)
 from research_rl.envs.types import Passage
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -11,10 +11,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from research_rl.agents.policy import LMPolicy
-from research_rl.agents.turns import resume
+from research_rl.agents.engines.turns import resume
+from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
-from research_rl.envs.locks import LOADING
+from research_rl.envs.system.locks import LOADING
 
 TAGS = (
     "<think>",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from research_rl.agents.policy import LMPolicy
-from research_rl.envs.synthetic import builtin_world
+from research_rl.agents.policy.policy import LMPolicy
+from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question
-from research_rl.trainers.demonstrations import TAGS, WORDS
-from research_rl.trainers.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
+from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
 
 def write_policy(folder: Path) -> Path:

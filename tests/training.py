@@ -10,15 +10,15 @@ import pytorch_lightning as pl
 import tiny
 import torch
 
-from research_rl.agents.policy import PolicyConfig
+from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.protocol import Segment
-from research_rl.envs.rewards import RewardFunction
-from research_rl.envs.synthetic import builtin_world
+from research_rl.envs.protocols.tags import Segment
+from research_rl.envs.rewards.presets import RewardFunction
+from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question, Reward
-from research_rl.trainers.config import EnvConfig, Updates
 from research_rl.trainers.data import QuestionDataModule, Role
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.settings.options import EnvConfig, Updates
 
 LEARNING_RATE = 0.02
 

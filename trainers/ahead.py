@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research_rl.agents import Engine, Rollout
+from research_rl.agents import Sequence as TokenSequence
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.types import Engine, Rollout
-from research_rl.agents.types import Sequence as TokenSequence
-from research_rl.envs.types import Question, Reward
+from research_rl.envs import Question, Reward
 from research_rl.trainers.algorithms import Algorithm
-from research_rl.trainers.config import Updates
-from research_rl.trainers.ranks import gather
+from research_rl.trainers.distributed import gather
+from research_rl.trainers.settings import Updates
 
 _log = logging.getLogger(__name__)
 

@@ -14,11 +14,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-from research_rl.agents.sampling import seed_of
-from research_rl.envs.question_files import find_split
-from research_rl.envs.questions import read_questions
+from research_rl.agents.engines import seed_of
+from research_rl.envs import Question
+from research_rl.envs.questions import find_split, read_questions
 from research_rl.envs.synthetic import Split, SyntheticWorld
-from research_rl.envs.types import Question
 
 log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]

@@ -17,17 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research_rl.agents.engine import evaluating
-from research_rl.agents.packed import PackedForward
-from research_rl.agents.packing import Packed, pack
-from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
-from research_rl.agents.working import WorkingWeights
-from research_rl.trainers.algorithms.base import Algorithm
-from research_rl.trainers.config import Updates
-from research_rl.trainers.losses import kl_estimate
+from research_rl.agents.engines import evaluating
+from research_rl.agents.kernels import Packed, PackedForward, pack
+from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference, WorkingWeights
+from research_rl.trainers.algorithms import Algorithm, Batch, kl_estimate
+from research_rl.trainers.distributed import is_sharded, most
 from research_rl.trainers.portions import packed_portions
-from research_rl.trainers.ranks import is_sharded, most
-from research_rl.trainers.types import Batch
+from research_rl.trainers.settings import Updates
 
 _log = logging.getLogger(__name__)
 _OFF = 0.05

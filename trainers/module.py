@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,25 +16,93 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from research_rl.agents.cached import CachedEngine
-from research_rl.agents.engine import evaluating
+from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
+from research_rl.agents.engines import CachedEngine, check_trainable, evaluating, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
-from research_rl.agents.rollout import collect_rollouts
-from research_rl.agents.sampling import check_trainable, seed_of
-from research_rl.agents.types import Engine, Rollout, SamplingParams
-from research_rl.envs.types import Question
-from research_rl.trainers.advantages import constant_group_fraction
+from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, stale_rows
-from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.collection import Collector
-from research_rl.trainers.config import EnvConfig, Updates, ValidationSampling
+from research_rl.trainers.algorithms import GRPO, Algorithm, Batch, constant_group_fraction
+from research_rl.trainers.collect import Collector
 from research_rl.trainers.credit import Credit
-from research_rl.trainers.evaluating import EvaluatingModule, means_of, prefixed
+from research_rl.trainers.distributed import Shards, gather, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.ranks import means_over_ranks
-from research_rl.trainers.sharding import Shards
-from research_rl.trainers.types import Batch
-from research_rl.trainers.updating import UpdatingModule
+from research_rl.trainers.measures import average, measure, prediction_row
+from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
+from research_rl.trainers.updater import UpdatingModule
+
+_BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
+
+
+class EvaluatingModule(pl.LightningModule):
+    """Validation, test and prediction; a subclass answers the questions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iteration = 0
+        """Batches of questions that the policy has learned from."""
+        self.val_rollouts: list[Rollout] = []
+        self.test_rollouts: list[Rollout] = []
+        """Of the latest evaluation, this rank's share."""
+
+    @abstractmethod
+    def _answer(self, questions: list[Question]) -> list[Rollout]:
+        """Play one episode for each held-out question."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rollouts of the validation before."""
+        self.val_rollouts = []
+
+    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer validation questions."""
+        self.val_rollouts += self._answer(questions)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("val", means_of(self.val_rollouts)))
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the rollouts of the test before."""
+        self.test_rollouts = []
+
+    def test_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer test questions."""
+        self.test_rollouts += self._answer(questions)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("test", means_of(self.test_rollouts)))
+
+    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
+        """Return one row for each question: its prediction, scores and text."""
+        return [prediction_row(rollout) for rollout in self._answer(questions)]
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Show metrics in the progress bar and to callbacks, and write them down.
+
+        In training they are written here, at the number of iterations that the policy has learned
+        from: Lightning would put a validation at the iteration before, and would repeat what only
+        some iterations have, such as the F1 of questions with three hops.
+        """
+        trainer: Any = self.trainer
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
+        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
+        if fitting and due and not trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(metrics, self.iteration)
+                logger.save()
+
+
+def means_of(rollouts: list[Rollout], by_hop: Collection[str] | None = None) -> dict[str, float]:
+    """Return the mean measures over the rollouts of all ranks; every rank must ask."""
+    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
+
+
+def prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values with ``prefix/`` before their names."""
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
 
 # jsonargparse reads the class and its options from this; it only becomes a GRPO when called
 _GRPO: Algorithm = lazy_instance(GRPO)

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms import Batch
 
 
 def packed_portions(batch: Batch, rows: int | None, tokens: int | None) -> list[Tensor]:

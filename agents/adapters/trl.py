@@ -14,11 +14,11 @@ import gymnasium as gym
 import numpy as np
 
 import research_rl.envs  # noqa: F401  registers ReSearch-v0
-from research_rl.agents.cached import CachedEngine
+from research_rl.agents.engines import CachedEngine
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts, vector_rows
 from research_rl.agents.types import Rollout, SamplingParams
-from research_rl.envs.types import Question
+from research_rl.envs import Question
 
 _UNSUPPORTED: Mapping[str, Any] = {"min_p": None, "repetition_penalty": 1.0}
 """Settings of GRPOConfig that the engine lacks, and what leaves them off."""

@@ -1,5 +1,8 @@
 """Ways into other people's trainers and environment hubs, in text; see docs/plug-in.md.
 
+Read first: choices.py
+May import: envs.env, envs.protocols, envs.rewards, envs.synthetic, envs.task, envs.types
+
 Importing this package registers ``ReSearchChoices-v0`` with Gymnasium. No outside library is
 imported before an adapter of it is.
 """

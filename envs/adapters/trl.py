@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from research_rl.envs.env import ReSearchEnv
-from research_rl.envs.protocol import BUDGET_USED, escape_tags
+from research_rl.envs.protocols import BUDGET_USED, escape_tags
 from research_rl.envs.types import Question, RetrieverUnavailable
 
 SYSTEM = (

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from research_rl.envs.retrieval.encoders import SKETCH
-from research_rl.envs.retrieval.faiss_index import TYPES
-from research_rl.envs.retrieval.recall import TARGET
-from research_rl.envs.retrieval.storage import Storage
+from research_rl.envs.retrieval.index import TARGET, Storage
+from research_rl.envs.retrieval.vectors import TYPES
 
 SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
 MODEL_OPTIONS = (

@@ -11,8 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from research_rl.envs.command_line import CommandLine
-from research_rl.envs.retrieval.adopt import adopt_index
 from research_rl.envs.retrieval.arguments import (
     MODEL_OPTIONS,
     SKETCH_OPTIONS,
@@ -21,18 +19,20 @@ from research_rl.envs.retrieval.arguments import (
     add_storage_arguments,
     storage_of,
 )
+from research_rl.envs.retrieval.corpus import local_corpus
 from research_rl.envs.retrieval.encoders import SKETCH
-from research_rl.envs.retrieval.estimate import size
-from research_rl.envs.retrieval.hub import local_corpus
 from research_rl.envs.retrieval.index import (
+    MANIFEST,
+    TARGET,
+    adopt_index,
     build_index,
     load_retriever,
     merge_shards,
     read_manifest,
+    size,
+    tune_folder,
 )
-from research_rl.envs.retrieval.passport import MANIFEST
-from research_rl.envs.retrieval.recall import TARGET
-from research_rl.envs.retrieval.tuning import tune_folder
+from research_rl.envs.system import CommandLine
 
 _COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
 _EXAMPLES = """examples:
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve", help="answer over HTTP, in every dialect", allow_abbrev=False
     )
-    from research_rl.envs.retrieval.server import add_serve_arguments, run_serve
+    from research_rl.envs.retrieval.web import add_serve_arguments, run_serve
 
     add_serve_arguments(serve)
     serve.set_defaults(run=run_serve)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from research_rl.envs.locks import LOADING
-from research_rl.envs.retrieval.hybrid import open_retriever
-from research_rl.envs.retrieval.results import CACHED_RESULTS, ResultCache
+from research_rl.envs.retrieval.index import open_retriever
+from research_rl.envs.retrieval.search import CACHED_RESULTS, ResultCache
+from research_rl.envs.system import LOADING
 from research_rl.envs.types import Passage, Retriever
 
 

@@ -1,7 +1,16 @@
-"""Learning rules. An Algorithm is a small module; a YAML names it by its class path."""
+"""Learning rules: an Algorithm is a small module that a YAML names by its class.
 
+Read first: base.py, then grpo.py
+May import: agents
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.algorithms.advantages import constant_group_fraction
 from research_rl.trainers.algorithms.base import Algorithm
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.algorithms.grpo import CISPO, DAPO, GMPO, GRPO, GSPO, SAPO, DrGRPO
+from research_rl.trainers.algorithms.losses import kl_estimate
 from research_rl.trainers.algorithms.policy_gradient import AdaptiveKL, Correction, PolicyGradient
 from research_rl.trainers.algorithms.ppo import PPO
 from research_rl.trainers.algorithms.reinforce import (
@@ -22,10 +31,13 @@ __all__ = [
     "SAPO",
     "AdaptiveKL",
     "Algorithm",
+    "Batch",
     "Correction",
     "DrGRPO",
     "PolicyGradient",
     "ReinforcePlusPlus",
     "ReinforcePlusPlusBaseline",
     "TurnGRPO",
+    "constant_group_fraction",
+    "kl_estimate",
 ]

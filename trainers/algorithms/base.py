@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from research_rl.trainers.losses import token_weights
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import token_weights
 
 if TYPE_CHECKING:
     from research_rl.agents.policy import LMPolicy, PolicyOutput

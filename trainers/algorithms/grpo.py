@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from research_rl.trainers.advantages import group_advantages, overlong_penalty
+from research_rl.trainers.algorithms.advantages import group_advantages, overlong_penalty
 from research_rl.trainers.algorithms.base import check_positive
-from research_rl.trainers.algorithms.policy_gradient import PolicyGradient, check_groups
-from research_rl.trainers.losses import (
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import (
     Aggregation,
     KLEstimator,
     cispo_surrogate,
@@ -18,7 +18,7 @@ from research_rl.trainers.losses import (
     sequence_log_ratio,
     soft_gate_surrogate,
 )
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.policy_gradient import PolicyGradient, check_groups
 
 
 class GRPO(PolicyGradient):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from research_rl.trainers.advantages import group_statistics
+from research_rl.trainers.algorithms.advantages import group_statistics
 from research_rl.trainers.algorithms.base import (
     Algorithm,
     check_known,
@@ -18,7 +18,8 @@ from research_rl.trainers.algorithms.base import (
     weighted_metric,
     weighted_sum,
 )
-from research_rl.trainers.losses import (
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import (
     Aggregation,
     CorrectionKind,
     KLEstimator,
@@ -27,7 +28,6 @@ from research_rl.trainers.losses import (
     mismatch_weights,
     token_weights,
 )
-from research_rl.trainers.types import Batch
 
 if TYPE_CHECKING:
     from research_rl.agents.policy import PolicyOutput

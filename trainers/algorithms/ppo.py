@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from research_rl.trainers.advantages import gae, token_rewards, whiten
+from research_rl.trainers.algorithms.advantages import gae, token_rewards, whiten
 from research_rl.trainers.algorithms.base import (
     check_not_negative,
     check_positive,
     weighted_metric,
     weighted_sum,
 )
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import KLEstimator, value_loss
 from research_rl.trainers.algorithms.policy_gradient import KLPlace, PolicyGradient
-from research_rl.trainers.losses import KLEstimator, value_loss
-from research_rl.trainers.types import Batch
 
 if TYPE_CHECKING:
     from research_rl.agents.policy import LMPolicy, PolicyOutput

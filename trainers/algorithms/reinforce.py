@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from research_rl.trainers.advantages import (
+from research_rl.trainers.algorithms.advantages import (
     discounted_returns,
     group_advantages,
     leave_one_out_advantages,
@@ -14,13 +14,9 @@ from research_rl.trainers.advantages import (
     whiten,
 )
 from research_rl.trainers.algorithms.base import check_positive
-from research_rl.trainers.algorithms.policy_gradient import (
-    KLPlace,
-    PolicyGradient,
-    check_groups,
-)
-from research_rl.trainers.losses import Aggregation, KLEstimator
-from research_rl.trainers.types import Batch
+from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.algorithms.losses import Aggregation, KLEstimator
+from research_rl.trainers.algorithms.policy_gradient import KLPlace, PolicyGradient, check_groups
 
 
 class RLOO(PolicyGradient):

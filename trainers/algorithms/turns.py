@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from research_rl.trainers.advantages import group_turn_rewards, turn_returns
+from research_rl.trainers.algorithms.advantages import group_turn_rewards, turn_returns
 from research_rl.trainers.algorithms.base import check_not_negative
+from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.algorithms.grpo import GRPO
-from research_rl.trainers.types import Batch
 
 
 class TurnGRPO(GRPO):

@@ -1,1 +1,6 @@
-"""The evaluation: methods x data sets x models, one row a question, and a report."""
+"""Evaluation: methods x data sets x models, one row a question, and a report.
+
+Read first: command.py, then run.py
+May import: agents, envs, trainers.checkpoint, trainers.evaluate.judges,
+    trainers.evaluate.measures, trainers.evaluate.report, trainers.settings
+"""

@@ -13,13 +13,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from research_rl import agents
-from research_rl.agents.generate import Generator
-from research_rl.agents.research import Agent
-from research_rl.envs.types import Retriever
-from research_rl.trainers.evaluate.published import check_system
-from research_rl.trainers.shipped import EVALUATION, OneLineParser, ShippedConfigFile
-from research_rl.trainers.usage import one_line
+from research_rl.agents import methods
+from research_rl.agents.methods import Agent, Generator
+from research_rl.envs import Retriever
+from research_rl.trainers.evaluate.measures import check_system
+from research_rl.trainers.settings import EVALUATION, OneLineParser, ShippedConfigFile, one_line
 
 PROVIDED = ("generator", "retriever", "policy", "engine", "top_k", "temperature", "seed")
 """Arguments of an agent that the evaluation fills in, unless ``init_args`` does."""
@@ -344,7 +342,7 @@ def find_agent(path: str, where: str) -> type[Agent]:
     """
     module, _, name = path.rpartition(".")
     ours: dict[str, type[Agent]] = {
-        n: c for n, c in vars(agents).items() if _is_agent(c) and not inspect.isabstract(c)
+        n: c for n, c in vars(methods).items() if _is_agent(c) and not inspect.isabstract(c)
     }
     if not module:
         one_of(f"{where}.class_path", name, ours)

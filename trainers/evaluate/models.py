@@ -9,14 +9,12 @@ from typing import Any, cast
 
 import torch
 
-from research_rl.agents import CachedEngine, LMPolicy, PolicyConfig
-from research_rl.agents.generate import LocalGenerator
-from research_rl.agents.loading import Dtype
-from research_rl.agents.research import Agent
-from research_rl.trainers.checkpoint_files import find_checkpoint
+from research_rl.agents.engines import CachedEngine
+from research_rl.agents.methods import Agent, LocalGenerator
+from research_rl.agents.policy import Dtype, LMPolicy, PolicyConfig
+from research_rl.trainers.checkpoint import find_checkpoint, load_policy, policy_config
 from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
 from research_rl.trainers.evaluate.sources import Source
-from research_rl.trainers.export import load_policy, policy_config
 
 LOCAL_ONLY = ("policy", "engine")
 """What a method can only get from a model in this process."""

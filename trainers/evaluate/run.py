@@ -12,16 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from research_rl.agents.generate import ModelUnavailable
-from research_rl.agents.research import Agent, Prediction
-from research_rl.envs.locks import alone_in
-from research_rl.envs.progress import progress_bar
-from research_rl.envs.types import Question
+from research_rl.agents import ModelUnavailable
+from research_rl.agents.methods import Agent, Prediction
+from research_rl.envs import Question
+from research_rl.envs.system import alone_in, clear_partial, progress_bar
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
-from research_rl.trainers.evaluate.files import clear_partial
-from research_rl.trainers.evaluate.fingerprint import Settings
+from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_of
 from research_rl.trainers.evaluate.models import LoadedModel, identity, missing
-from research_rl.trainers.evaluate.rows import Cell, Key, Row, RowFile, row_of
+from research_rl.trainers.evaluate.settings import Settings
 from research_rl.trainers.evaluate.sources import Source
 
 log = logging.getLogger(__name__)

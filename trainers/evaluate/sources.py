@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from research_rl.envs.question_files import QuestionError
-from research_rl.envs.questions import read_questions
-from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
-from research_rl.envs.retrieval.passport import read_manifest
+from research_rl.envs import Question, Retriever
+from research_rl.envs.questions import QuestionError, read_questions
+from research_rl.envs.retrieval.encoders import BM25SketchEncoder
+from research_rl.envs.retrieval.index import load_retriever, read_manifest
+from research_rl.envs.retrieval.search import DenseRetriever
 from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld
-from research_rl.envs.types import Question, Retriever
 from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
 
 _SUPPORT = ("gold_ids", "supporting_titles")

@@ -1,0 +1,106 @@
+"""Sampling one sequence before the reader's eyes: every token is told as it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from research_rl.agents.engines.reference import evaluating
+from research_rl.agents.engines.sampling import check_params, sample, uniforms
+from research_rl.agents.engines.turns import (
+    TurnEnd,
+    check_finite,
+    check_prompts,
+    resume,
+    seed_tensor,
+)
+from research_rl.agents.policy import LMPolicy
+from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
+
+OnText: TypeAlias = Callable[[Literal["model", "environment"], str], None]
+"""Hears a piece of text as soon as it is whole, and who wrote it."""
+
+
+class StreamingEngine(Engine):
+    """One sequence at a time, with the model's own cache; samples what the other engines sample.
+
+    Args:
+        policy: whose weights sample.
+        on_text: hears what is written: the model's text in pieces of a token or a few, the
+            environment's replies whole.
+    """
+
+    def __init__(self, policy: LMPolicy, on_text: OnText) -> None:
+        self._policy, self._on_text = policy, on_text
+
+    @torch.no_grad()
+    def run(
+        self,
+        prompts: Seq[Seq[int]],
+        params: SamplingParams,
+        on_stop: OnStop,
+        seeds: Seq[int] | None = None,
+    ) -> list[Sequence]:
+        """See Engine.run; prompts are played one after the other."""
+        check_params(params)
+        check_prompts(prompts)
+        end = TurnEnd(self._policy, params.stop)
+        seed = seed_tensor(seeds, len(prompts))
+        sequences = [Sequence(list(prompt)) for prompt in prompts]
+        with evaluating(self._policy.model):
+            for row, sequence in enumerate(sequences):
+                self._play(row, sequence, params, on_stop, end, seed[row : row + 1])
+        return sequences
+
+    def _play(
+        self,
+        row: int,
+        sequence: Sequence,
+        params: SamplingParams,
+        on_stop: OnStop,
+        end: TurnEnd,
+        seed: Tensor,
+    ) -> None:
+        """Sample one sequence to its end."""
+        unread, cache, told = list(sequence.prompt_ids), None, 0
+        while sequence.finish == "running":
+            logits, cache = self._read(unread, cache)
+            position = torch.tensor([len(sequence.response_ids)])
+            uniform = uniforms(seed, position).to(logits.device)
+            tokens, logprobs = sample(logits, params, uniform)
+            check_finite(logprobs)
+            sequence.append_sampled(int(tokens), float(logprobs))
+            unread = [int(tokens)]
+            sequence.finish = end.of(sequence.turn_ids)
+            over = len(sequence.response_ids) >= params.max_response_tokens
+            told = self._tell(sequence, told, last=over or sequence.finish != "running")
+            if sequence.finish != "running":
+                given = on_stop([(row, sequence)])[0]
+                if resume(sequence, given, params):
+                    assert given is not None
+                    self._on_text("environment", self._policy.decode(given))
+                    unread, told = [*unread, *given], 0
+            elif over:
+                sequence.finish = "length"
+
+    def _read(self, ids: list[int], cache: Any) -> tuple[Tensor, Any]:
+        """Read ids behind what the cache holds; logits (1, V) of the next token, and the cache."""
+        batch = torch.tensor([ids], device=self._policy.device)
+        out = self._policy.model(input_ids=batch, past_key_values=cache, use_cache=True)
+        return out.logits[:, -1], out.past_key_values
+
+    def _tell(self, sequence: Sequence, told: int, last: bool) -> int:
+        """Tell what the turn holds beyond ``told`` characters; return how many are told now.
+
+        A character of several tokens is told when it is whole.
+        """
+        text = self._policy.decode(sequence.turn_ids)
+        if text.endswith("\ufffd") and not last:
+            return told
+        if len(text) > told:
+            self._on_text("model", text[told:])
+        return max(told, len(text))

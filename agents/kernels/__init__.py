@@ -1,0 +1,45 @@
+"""Forward passes written for speed: packed rollouts, slots of a cache, the output head.
+
+Read first: packed_forward.py
+May import: nothing of ours
+"""
+
+from __future__ import annotations
+
+from research_rl.agents.kernels.cpu_linear import pack_linears
+from research_rl.agents.kernels.decoder import Decoder, decoder_of
+from research_rl.agents.kernels.hf_attention import rope_types
+from research_rl.agents.kernels.kv_cache import SlotCache
+from research_rl.agents.kernels.lm_head import CHUNK_BYTES
+from research_rl.agents.kernels.packed_forward import ENTRY, PACKED, PackedForward
+from research_rl.agents.kernels.packing import Packed, pack
+from research_rl.agents.kernels.slot_attention import (
+    SLOTS,
+    Block,
+    FlatBatch,
+    Segment,
+    attend_slots,
+    flat_batch,
+    slots_enabled,
+)
+
+__all__ = [
+    "CHUNK_BYTES",
+    "ENTRY",
+    "PACKED",
+    "SLOTS",
+    "Block",
+    "Decoder",
+    "FlatBatch",
+    "Packed",
+    "PackedForward",
+    "Segment",
+    "SlotCache",
+    "attend_slots",
+    "decoder_of",
+    "flat_batch",
+    "pack",
+    "pack_linears",
+    "rope_types",
+    "slots_enabled",
+]

@@ -1,0 +1,352 @@
+"""A language model behind HTTP: any server that speaks OpenAI's completions or chat completions.
+
+Rule: a generation is what a server answered in full and in the right shape, or it carries an
+error. Wire format: https://platform.openai.com/docs/api-reference ; the additions of vLLM:
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html .
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from research_rl.agents.methods.generators import Generation, Generator, ModelInput, params_of_each
+from research_rl.agents.types import ModelUnavailable, SamplingParams
+from research_rl.envs.web import (
+    Endpoint,
+    Endpoints,
+    RefusedByServerError,
+    TransientError,
+    Transport,
+)
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+GO_ON = "Go on exactly where your last message ended, and do not repeat any of it."
+"""What a server is told that would not let the model go on with its own message."""
+_FIRST_BACKOFF = 0.25
+_MAX_BACKOFF = 8.0
+_ROUTES = {"completions": "/completions", "chat": "/chat/completions"}
+
+_ASK_FOR: dict[str, dict[str, Any]] = {
+    "openai": {},
+    "vllm": {"include_stop_str_in_output": True, "return_token_ids": True},
+    "sglang": {"no_stop_trim": True},
+}
+"""Fields that make a server tell more; one that does not know them may refuse the request."""
+_GO_ON_FIELDS: dict[str, dict[str, Any]] = {
+    "vllm": {"add_generation_prompt": False, "continue_final_message": True},
+    "sglang": {"continue_final_message": True},
+}
+
+
+class OpenAIGenerator(Generator):
+    """Asks one or several servers for completions, many at once.
+
+    Thread-safe. A request that fails in a way that may pass (connection, timeout, broken answer,
+    status 408, 429, 500, 502, 503, 504) is tried again, on another url where there is one.
+
+    Args:
+        url: base url of a server, ``http://host:8000`` or ``http://host:8000/v1``, or several that
+            serve the same model; requests are balanced, and a dead server is left out.
+        model: the model's name as the server knows it.
+        api: ``chat`` or ``completions``. Text is sent to completions as it is, and to chat as a
+            user's message; chats must meet ``chat``, or a ``tokenizer`` that renders them.
+        dialect: what the server understands beside the standard: ``openai`` nothing, ``vllm`` and
+            ``sglang`` their own fields (token ids, stop strings kept, messages continued).
+        tokenizer: Hugging Face id or folder. With it, tokens can be counted, and with
+            ``api: completions`` chats are rendered here, which lets every server go on with a
+            message that has begun.
+        concurrency: requests under way at once.
+        timeout: seconds one request may take.
+        retry_window: seconds a request is tried again after failures that may pass.
+        api_key: sent as ``Authorization: Bearer KEY``; None reads the variable
+            ``OPENAI_API_KEY``, which keeps the key out of configuration files.
+        extra: further fields of every request.
+    """
+
+    def __init__(
+        self,
+        url: str | list[str],
+        model: str,
+        api: Literal["chat", "completions"] = "chat",
+        dialect: Literal["openai", "vllm", "sglang"] = "openai",
+        tokenizer: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        retry_window: float = 60.0,
+        api_key: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        _check(api, dialect, concurrency, timeout, retry_window)
+        urls = [url] if isinstance(url, str) else list(url)
+        self.urls = [_base_url(one) for one in urls]
+        if not self.urls or len(set(self.urls)) != len(self.urls):
+            raise ValueError(f"url must name one server or several different ones, got {url!r}")
+        self.model, self.api, self.dialect = model, api, dialect
+        self.timeout, self.retry_window = timeout, retry_window
+        self.concurrency, self.extra = concurrency, extra or {}
+        try:
+            self._transport = Transport(
+                timeout, concurrency, api_key or os.environ.get(KEY_VARIABLE) or None
+            )
+        except ImportError as error:
+            raise ImportError(
+                "OpenAIGenerator needs urllib3; run: pip install -e '.[remote]'"
+            ) from error
+        self._endpoints = Endpoints(self.urls)
+        self._tokenizer = None if tokenizer is None else _load_tokenizer(tokenizer)
+        self._answered = False
+        """Whether any request was ever served: from then on a refusal is the input's fault."""
+
+    def generate(
+        self,
+        inputs: Seq[ModelInput],
+        params: SamplingParams | Seq[SamplingParams],
+        seeds: Seq[int] | None = None,
+    ) -> list[Generation]:
+        """See Generator.generate.
+
+        Raises:
+            ModelUnavailable: no request of this call was answered within its retry window, or the
+                server refused all of them and has never answered one.
+            ValueError: a chat must go to completions, and there is no tokenizer to render it.
+        """
+        each = params_of_each(params, len(inputs))
+        bodies = [
+            self._body(one, each[row], None if seeds is None else seeds[row])
+            for row, one in enumerate(inputs)
+        ]
+        if not bodies:
+            return []
+        stop = threading.Event()
+        with ThreadPoolExecutor(min(self.concurrency, len(bodies))) as workers:
+            try:
+                asked = [
+                    workers.submit(self._ask, body, one.stop, stop)
+                    for body, one in zip(bodies, each, strict=True)
+                ]
+                answers = [one.result() for one in asked]
+            except BaseException:
+                stop.set()
+                workers.shutdown(wait=False, cancel_futures=True)
+                raise
+        return self._judged(answers)
+
+    def count(self, text: str) -> int | None:
+        """Return the number of tokens of ``text``, None without a tokenizer."""
+        if self._tokenizer is None:
+            return None
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def close(self) -> None:
+        """Close the kept connections; a further call opens new ones."""
+        self._transport.close()
+
+    def _judged(self, answers: list[Generation | Exception]) -> list[Generation]:
+        """The generations; failures are raised where nothing at all was served."""
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        self._answered = self._answered or len(failures) < len(answers)
+        refused = all(isinstance(failure, RefusedByServerError) for failure in failures)
+        if len(failures) == len(answers) and not (self._answered and refused):
+            raise ModelUnavailable(self._why(failures, refused)) from failures[-1]
+        return [
+            Generation.failed(str(answer)) if isinstance(answer, Exception) else answer
+            for answer in answers
+        ]
+
+    def _why(self, failures: Seq[Exception], refused: bool) -> str:
+        failure, number = failures[-1], len(failures)
+        where = f"the model {self.model!r} at {', '.join(self.urls)}"
+        if refused:
+            return (
+                f"{where} must answer, but refused "
+                f"{'the first request' if number == 1 else f'all of the first {number} requests'}: "
+                f"{failure}; check the url, the "
+                f"model's name, the api ({self.api}), the dialect ({self.dialect}) and the key"
+            )
+        return (
+            f"{where} must answer, but none of the requests was served within "
+            f"{self.retry_window:g} s of retries; last error: {failure}; start or mend the server, "
+            "then run the same command again"
+        )
+
+    def _body(self, one: ModelInput, params: SamplingParams, seed: int | None) -> bytes:
+        """The request for one input as JSON."""
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": params.max_response_tokens,
+            "temperature": params.temperature,
+        }
+        if params.stop:
+            fields["stop"] = list(params.stop)
+        if params.top_p != 1.0:
+            fields["top_p"] = params.top_p
+        if params.top_k:
+            fields["top_k"] = params.top_k
+        if seed is not None and params.temperature > 0:
+            fields["seed"] = seed % 2**31
+        if self.api == "completions":
+            fields["prompt"] = one if isinstance(one, str) else self._rendered(one)
+        else:
+            fields |= self._chat(one)
+        return json.dumps(fields | _ASK_FOR[self.dialect] | self.extra).encode()
+
+    def _chat(self, one: ModelInput) -> dict[str, Any]:
+        """The messages, and how the server is to go on with a last one of the assistant."""
+        messages = [{"role": "user", "content": one}] if isinstance(one, str) else list(one)
+        if messages[-1]["role"] != "assistant":
+            return {"messages": messages}
+        if self.dialect in _GO_ON_FIELDS:
+            return {"messages": messages, **_GO_ON_FIELDS[self.dialect]}
+        return {"messages": [*messages, {"role": "user", "content": GO_ON}]}
+
+    def _rendered(self, messages: Seq[Mapping[str, str]]) -> str:
+        """Chat messages as the text that the model reads."""
+        if self._tokenizer is None:
+            raise ValueError(
+                "chat messages must go to api='chat', or meet a tokenizer that renders them for "
+                "api='completions', got neither; set api, or tokenizer to the model's folder or "
+                "Hugging Face id, or use the prompt 'base'"
+            )
+        *before, last = messages
+        begun = last["content"] if last["role"] == "assistant" else ""
+        text = self._tokenizer.apply_chat_template(
+            list(before if last["role"] == "assistant" else messages),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        # The server puts the beginning of a text in front of it itself.
+        return str(text).removeprefix(self._tokenizer.bos_token or "") + begun
+
+    def _ask(
+        self, body: bytes, stop_strings: Seq[str], cancelled: threading.Event
+    ) -> Generation | Exception:
+        """Ask until one url answers or the retry window ends; the last failure otherwise."""
+        deadline = time.monotonic() + self.retry_window
+        tried: set[str] = set()
+        attempts, pause = 0, 0.0
+        last: Exception = TransientError(f"{', '.join(self.urls)}: not asked")
+        while not cancelled.is_set():
+            endpoint = self._endpoints.acquire(tried)
+            if not isinstance(endpoint, Endpoint):
+                delay = _backoff(attempts, pause) if tried else endpoint
+                if time.monotonic() + delay > deadline:
+                    break
+                cancelled.wait(delay)
+                tried.clear()
+                continue
+            attempts += 1
+            try:
+                return self._once(endpoint, body, stop_strings)
+            except RefusedByServerError as error:
+                return error
+            except TransientError as error:
+                tried.add(endpoint.url)
+                pause = error.retry_after or 0.0
+                last = TransientError(f"{endpoint.url}: {error} (attempt {attempts})")
+        return last
+
+    def _once(self, endpoint: Endpoint, body: bytes, stop_strings: Seq[str]) -> Generation:
+        """Send one request to one url."""
+        url = endpoint.url + _ROUTES[self.api]
+        try:
+            data = self._transport.request("POST", url, body).check()
+            told = _parsed(data, stop_strings)
+        except TransientError as error:
+            self._endpoints.failed(endpoint, str(error), error.broken)
+            raise
+        except RefusedByServerError as error:
+            self._endpoints.failed(endpoint, str(error), broken=False)
+            raise
+        except BaseException:
+            self._endpoints.released(endpoint)
+            raise
+        self._endpoints.succeeded(endpoint)
+        return told
+
+
+def _parsed(data: bytes, stop_strings: Seq[str]) -> Generation:
+    """Read a response of either api.
+
+    Raises:
+        TransientError: it is not one; a proxy in between or a server that starts may pass.
+    """
+    try:
+        reply = json.loads(data)
+        choice = reply["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        usage = reply.get("usage") or {}
+        ids = choice.get("token_ids")
+        token_ids = None if ids is None else tuple(int(i) for i in ids)
+        prompt_tokens = usage.get("prompt_tokens")
+        tokens = int(usage.get("completion_tokens") or len(token_ids or ()))
+        if text is None:  # an empty message of some servers
+            text = ""
+        if not isinstance(text, str):
+            raise TypeError(f"the text is of type {type(text).__name__}")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        said = data[:120].decode("utf-8", "replace")
+        raise TransientError(
+            f"the answer must be a completion, got {said!r} ({type(error).__name__}: {error})"
+        ) from error
+    text, finish = _finished(text, choice, stop_strings)
+    return Generation(text, finish, tokens, prompt_tokens, token_ids)
+
+
+def _finished(
+    text: str, choice: Mapping[str, Any], stop_strings: Seq[str]
+) -> tuple[str, Literal["stop", "eos", "length"]]:
+    """The text with the stop string that ended it, as far as the server tells, and the finish."""
+    if any(one in text for one in stop_strings):
+        return text, "stop"
+    if choice.get("finish_reason") == "length":
+        return text, "length"
+    matched = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's word, SGLang's word
+    if isinstance(matched, str) and matched in stop_strings:
+        return text + matched, "stop"
+    return text, "eos"
+
+
+def _backoff(attempts: int, asked: float) -> float:
+    """Return seconds to wait: doubling, with jitter, and no less than the server asked for."""
+    longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempts, 16))
+    return max(random.uniform(longest / 2, longest), min(asked, _MAX_BACKOFF))
+
+
+def _base_url(url: str) -> str:
+    """Return the url up to and with the version, without a route."""
+    base = url.rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise ValueError(f"url must start with http:// or https://, got {url!r}")
+    for route in ("/chat/completions", "/completions"):
+        base = base.removesuffix(route)
+    path = base.split("://", 1)[1]
+    return base if "/" in path else f"{base}/v1"
+
+
+def _load_tokenizer(name: str) -> Any:
+    from research_rl.agents.policy import PolicyConfig, load_tokenizer
+
+    return load_tokenizer(PolicyConfig(name))
+
+
+def _check(api: str, dialect: str, concurrency: int, timeout: float, retry_window: float) -> None:
+    if api not in _ROUTES:
+        raise ValueError(f"api must be chat or completions, got {api!r}")
+    if dialect not in _ASK_FOR:
+        raise ValueError(f"dialect must be one of {', '.join(_ASK_FOR)}, got {dialect!r}")
+    if concurrency < 1 or timeout <= 0 or retry_window < 0:
+        raise ValueError(
+            "concurrency must be at least 1, timeout positive and retry_window not negative, "
+            f"got {concurrency}, {timeout} and {retry_window}"
+        )
+
+
+__all__ = ["ModelUnavailable", "OpenAIGenerator"]

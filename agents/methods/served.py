@@ -1,0 +1,253 @@
+"""ReSearch on any generator: the environment of training, played as text.
+
+On a model in this process the episode is played token by token as in training; behind a server
+the transcript goes over the wire as text, turn by turn, and the server tokenises it anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+
+from research_rl.agents.engines import seed_of
+from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, ModelInput
+from research_rl.agents.methods.research import Agent, Prediction, ReSearchAgent, Step, alternate
+from research_rl.agents.rollout import vector_rows
+from research_rl.agents.types import SamplingParams
+from research_rl.envs import Episode, Question, Retriever
+from research_rl.envs.protocols import STOP
+from research_rl.envs.rewards import RewardFunction
+
+OnStep = Callable[[Question, Step], None]
+"""Hears every step of a question as it is made."""
+
+
+class ReSearch(Agent):
+    """The trained policy with its search tool, wherever it runs; made like the baselines.
+
+    Args:
+        generator: a LocalGenerator plays episodes exactly as in training; any other one is played
+            as text.
+        retriever: searches.
+        top_k: passages of a search.
+        max_searches: searches of an episode; None for no limit.
+        prompt: ``base``, ``instruct`` or a text with ``{prompt}``; the one it was trained with.
+        reward: judges the form of the text (``default``, ``paper``, ``paper-code``).
+        max_response_tokens: budget of an episode, results included.
+        max_result_tokens: cap of one result; None for no cap.
+        temperature: 0 is greedy.
+        seed: of sampled texts; each question has its own seed made from it.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        retriever: Retriever | None = None,
+        top_k: int = 5,
+        max_searches: int | None = None,
+        prompt: str = "base",
+        reward: str | RewardFunction = "default",
+        max_response_tokens: int = 8192,
+        max_result_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.env = gym.make_vec(
+            "research_rl.envs:ReSearch-v0",
+            num_envs=1,
+            autoreset_mode="Disabled",
+            index=retriever,
+            top_k=top_k,
+            max_searches=max_searches,
+            prompt=prompt,
+            reward=reward,
+        )
+        params = SamplingParams(max_response_tokens, max_result_tokens, temperature)
+        self.agent: Agent
+        if isinstance(generator, LocalGenerator):
+            self.agent = ReSearchAgent(generator.policy, generator.engine, self.env, params, seed)
+        else:
+            self.agent = ServedReSearchAgent(generator, self.env, params, seed)
+
+    def answer(self, questions: Seq[Question]) -> list[Prediction]:
+        """See Agent.answer."""
+        return self.agent.answer(questions)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
+@dataclass
+class _Row:
+    """What one episode has cost so far, and whether its server failed."""
+
+    prompt: ModelInput
+    sampled: int = 0
+    given: int = 0
+    uncounted: bool = False
+    """The last result has not been counted: nobody here has a tokenizer."""
+    read: int = 0
+    """Tokens the server had read and written after the last turn."""
+    error: str | None = None
+
+    def count(self, text: Generation) -> None:
+        """Add what a turn cost; the server's own count tells the length of the result before."""
+        if self.uncounted and text.prompt_tokens is not None:
+            self.given += max(0, text.prompt_tokens - self.read)
+        self.uncounted = False
+        self.sampled += text.tokens
+        self.read = (text.prompt_tokens or 0) + text.tokens
+
+
+class ServedReSearchAgent(Agent):
+    """Plays the environment with a generator: a turn, its result, the next turn, as one text.
+
+    All questions take their next turn together: one call of the generator and one search a round.
+    The token budget is that of training as far as tokens can be counted: a result is counted with
+    the generator's tokenizer, or else when the server tells how much it has read the next time.
+
+    Args:
+        generator: writes the turns.
+        env: ``gym.make_vec("ReSearch-v0", autoreset_mode="Disabled", ...)``.
+        params: how to sample; greedy when None. ``max_result_tokens`` needs a generator that
+            counts.
+        seed: of sampled texts; each question and turn has its own seed made from it.
+        on_step: hears every step as it is made.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        env: gym.vector.VectorEnv[Any, Any, Any],
+        params: SamplingParams | None = None,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.generator, self.env, self.seed = generator, env, seed
+        self.params = params or SamplingParams(temperature=0.0)
+        self._on_step = on_step or (lambda question, step: None)
+        self._counts = generator.count("") is not None
+        if self.params.max_result_tokens is not None and not self._counts:
+            raise ValueError(
+                "max_result_tokens must meet a generator that counts tokens, got one without a "
+                "tokenizer; give the generator `tokenizer`, or leave max_result_tokens out"
+            )
+
+    def answer(self, questions: Seq[Question]) -> list[Prediction]:
+        """See Agent.answer; the questions' gold answers are used for nothing but the reward.
+
+        Raises:
+            ModelUnavailable: the model's server is gone.
+            RetrieverUnavailable: a search failed, and the environment does not observe failures.
+        """
+        if not questions:
+            return []
+        began = time.perf_counter()
+        rows = vector_rows(self.env)
+        rows.resize(len(questions))
+        self.env.reset(options={"questions": list(questions)})
+        played = [_Row(rows.prompt.messages(q.text) or rows.prompt.text(q.text)) for q in questions]
+        while turn := [
+            row for row, one in enumerate(played) if self._runs(one, rows.episodes[row])
+        ]:
+            self._round(turn, played, rows.episodes)
+        share = (time.perf_counter() - began) / len(questions)
+        return [_told(one, e, share) for one, e in zip(played, rows.episodes, strict=True)]
+
+    @staticmethod
+    def _runs(row: _Row, episode: Episode) -> bool:
+        return row.error is None and not episode.done
+
+    def _round(self, turn: list[int], played: list[_Row], episodes: list[Episode]) -> None:
+        """One turn of every episode that runs."""
+        texts = self._write(turn, played, episodes)
+        actions: list[str | None] = [None] * len(played)
+        for row, text in zip(turn, texts, strict=True):
+            if text.error is not None:
+                played[row].error = text.error
+                continue
+            played[row].count(text)
+            said = closed(text)
+            self._on_step(episodes[row].question, Step("model", said))
+            if text.finish == "length" or self._left(played[row]) < 0:
+                episodes[row].cut("length", said)
+            else:
+                actions[row] = said
+        replies = self.env.step(actions)[0]
+        for row, action in enumerate(actions):
+            if action is not None and not episodes[row].done:
+                reply = self._fitted(episodes[row], replies[row], played[row])
+                self._on_step(episodes[row].question, Step("environment", reply))
+                if self._left(played[row]) < 1:
+                    episodes[row].cut("length")
+
+    def _write(
+        self, turn: list[int], played: list[_Row], episodes: list[Episode]
+    ) -> list[Generation]:
+        """The next turn of each, within what its budget has left."""
+        inputs = [_continued(played[row].prompt, episodes[row]) for row in turn]
+        params = [replace(self.params, max_response_tokens=self._left(played[row])) for row in turn]
+        asked = [(episodes[row].question.id, len(episodes[row].turns)) for row in turn]
+        seeds = [seed_of(self.seed, *one) for one in asked]
+        return self.generator.generate(inputs, params, seeds)
+
+    def _left(self, row: _Row) -> int:
+        return self.params.max_response_tokens - row.sampled - row.given
+
+    def _fitted(self, episode: Episode, reply: str, row: _Row) -> str:
+        """Count a result, with fewer passages where it is over the cap."""
+        count = self.generator.count(reply)
+        if count is None:
+            row.uncounted = True
+            return reply
+        cap = self.params.max_result_tokens
+        shown = len(episode.passages[-1]) if episode.passages else 0
+        while cap is not None and count > cap and shown:
+            shown -= 1
+            reply = episode.keep_passages(shown)
+            count = self.generator.count(reply) or 0
+        row.given += count
+        return reply
+
+
+def closed(text: Generation) -> str:
+    """Return a turn with the stop string that its server may have cut off.
+
+    Without any word from the server, an end of sequence behind an open ``<search>`` that holds
+    something is taken for the stop string.
+    """
+    _, opened, query = text.text.rpartition("<search>")
+    cut_off = text.finish == "eos" and opened and query.strip() and "</" not in query
+    return text.text + STOP if cut_off else text.text
+
+
+def _continued(prompt: ModelInput, episode: Episode) -> ModelInput:
+    """The prompt and the transcript so far, which the model goes on with."""
+    said = "".join(segment.text for segment in episode.segments)
+    if isinstance(prompt, str):
+        return prompt + said
+    return [*prompt, {"role": "assistant", "content": said}] if said else prompt
+
+
+def _told(row: _Row, episode: Episode, seconds: float) -> Prediction:
+    reward = episode.reward
+    results = episode.results if row.error else episode.results[: len(episode.turns) - 1]
+    return Prediction(
+        question=episode.question,
+        text="" if reward is None else reward.prediction,
+        steps=alternate(episode.turns, results),
+        queries=tuple(episode.queries),
+        passages=tuple(map(tuple, episode.passages)),
+        finish_reason="error" if row.error is not None else episode.finish_reason,
+        format_error=None if reward is None else reward.format_error,
+        sampled_tokens=row.sampled,
+        result_tokens=row.given,
+        seconds=seconds,
+        error=row.error,
+    )

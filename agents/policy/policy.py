@@ -1,0 +1,298 @@
+"""The language model that is trained: text to token ids and back, and log-probs of token ids."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from research_rl.agents.kernels import Packed, PackedForward
+from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
+from research_rl.envs.protocols import Prompt
+
+_MARK = "\ufdd0"
+"""Parts text for a moment; no character, by Unicode's own promise."""
+
+
+@dataclass
+class PolicyOutput:
+    """What one forward pass says about each target token; T = L - 1."""
+
+    logprobs: Tensor  # (B, T) float32, of input_ids[:, t + 1]; 0 on padding
+    entropy: Tensor | None  # (B, T) float32, nats; 0 on padding
+    hidden: Tensor | None  # (B, T, D), the last layer's output, for a critic
+
+
+class LMPolicy(nn.Module):
+    """A Hugging Face causal language model with its tokenizer.
+
+    Args:
+        model: any causal language model, possibly wrapped by peft.
+        tokenizer: the model's own; text goes through it once and never comes back for a second
+            encoding.
+
+    Raises:
+        ValueError: neither the tokenizer nor the generation config names an end of sequence.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
+        self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        """Positions of the model, prompt and response together; None where it names no limit."""
+
+    @classmethod
+    def from_config(cls, config: PolicyConfig) -> LMPolicy:
+        """Load what the configuration names, in training mode.
+
+        Raises:
+            FileNotFoundError: there is no such model, neither as a folder nor on the Hub.
+            ModuleNotFoundError: LoRA is asked for and peft is not installed.
+        """
+        return cls(load_model(config), load_tokenizer(config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text that the environment wrote: no bos or eos, control tokens stay plain text.
+
+        A lone surrogate becomes U+FFFD.
+        """
+        return self._ids(text, add_special_tokens=False)
+
+    def encode_prompt(self, prompt: Prompt, question: str) -> list[int]:
+        """Ids of the prompt for one question: the chat template, or plain text with the bos.
+
+        Control tokens that stand in a question stay plain text.
+
+        Raises:
+            ValueError: the prompt is a chat and the tokenizer has no chat template.
+        """
+        messages = prompt.messages(question)
+        if messages is None:
+            ids = self._ids(prompt.text(question), add_special_tokens=True)
+            while len(ids) > 1 and ids[-1] in self.eos_ids:
+                ids.pop()  # some tokenizers end every text
+            return ids
+        return self.encode_chat(messages)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of chat messages through the tokenizer's template, up to where the model begins.
+
+        Control tokens that stand in a message stay plain text.
+
+        Raises:
+            ValueError: the tokenizer has no chat template.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                "a chat prompt must meet a tokenizer with a chat template, got "
+                f"{self.tokenizer.name_or_path!r} without one; "
+                "use prompt='base' or an instruct model"
+            )
+        marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
+        text = self.tokenizer.apply_chat_template(
+            marked, tokenize=False, add_generation_prompt=True
+        )
+        ids = []
+        for number, piece in enumerate(str(text).split(_MARK)):
+            plain = number % 2 == 1
+            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
+                "input_ids"
+            ]
+        return ids
+
+    def _marked(self, text: str) -> str:
+        """The text with a mark before and behind each control token in it."""
+        tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        clean = _scalar_text(text).replace(_MARK, "\ufffd")
+        found = sorted(filter(clean.__contains__, tokens), key=len, reverse=True)
+        if not found:
+            return clean
+        return re.sub("|".join(map(re.escape, found)), rf"{_MARK}\g<0>{_MARK}", clean)
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        encoded = self.tokenizer(
+            _scalar_text(text), add_special_tokens=add_special_tokens, split_special_tokens=True
+        )
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids as the policy wrote it, without end-of-sequence ids."""
+        written = [i for i in ids if i not in self.eos_ids]
+        return str(
+            self.tokenizer.decode(
+                written, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        temperature: float = 1.0,
+        entropy: bool = True,
+        hidden: bool = False,
+        entropy_gradient: bool = True,
+    ) -> PolicyOutput:
+        """Score input_ids[:, 1:], each given everything to its left.
+
+        Args:
+            input_ids: (B, L), padded on the right.
+            attention_mask: (B, L), 1 on real tokens. Padding stands to the right of all that a
+                real token may look at, so the causal mask alone is right and no other is built.
+            temperature: the logits are divided by it.
+            entropy: also return the entropy of each next-token distribution.
+            hidden: also return the last hidden states.
+            entropy_gradient: whether the entropy has a gradient; without, it costs no memory that
+                grows with (B, T, V).
+
+        Raises:
+            ValueError: the padding is not on the right.
+        """
+        if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+            raise ValueError("attention_mask must be padded on the right, got padding on the left")
+        out = self.model(input_ids=input_ids, use_cache=False, output_hidden_states=hidden)
+        real = attention_mask[:, 1:].bool()
+        logits = out.logits[:, :-1].float()  # (B, T, V)
+        if temperature != 1.0:
+            logits = logits / temperature
+        log_z = logits.logsumexp(-1)
+        target = logits.gather(-1, input_ids[:, 1:, None])[..., 0]
+        spread = _entropy(logits, log_z, entropy_gradient) if entropy else None
+        return PolicyOutput(
+            logprobs=(target - log_z).masked_fill(~real, 0.0),
+            entropy=None if spread is None else spread.masked_fill(~real, 0.0),
+            hidden=out.hidden_states[-1][:, :-1] if hidden else None,
+        )
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a plain Hugging Face folder; a LoRA adapter is merged into the written copy."""
+        model: Any = self.model
+        if _has_adapter(model):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+
+class Reference:
+    """The policy's frozen starting point: a copy, or with LoRA the same model, adapter off.
+
+    Not a module: it is neither trained nor stored in checkpoints.
+
+    Args:
+        policy: the policy before its first update.
+        dtype: of the copy; None is the policy's own.
+        model: a copy that is made already, as that of a model in shards has to be.
+    """
+
+    def __init__(
+        self,
+        policy: LMPolicy,
+        dtype: torch.dtype | None = None,
+        model: PreTrainedModel | None = None,
+    ) -> None:
+        self._shared = _has_adapter(policy.model)
+        self._placed = self._shared or model is not None
+        if self._shared:
+            self._policy = policy
+            return
+        self._policy = LMPolicy(model or copy.deepcopy(policy.model), policy.tokenizer)
+        self._policy.requires_grad_(False).eval()
+        if model is None:
+            for weight in self._policy.parameters():  # not the rotary frequencies beside them
+                weight.data = weight.data.to(dtype or weight.dtype)
+
+    def to(self, device: torch.device | str) -> Reference:
+        """Move the copy; a shared model and one in shards stay where they are."""
+        if not self._placed:
+            self._policy.to(device)
+        return self
+
+    def logprobs(
+        self, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Return (B, T) float32 log-probs of input_ids[:, 1:], without a graph."""
+        with self._frozen():
+            out = self._policy(input_ids, attention_mask, temperature, entropy=False)
+        logprobs: Tensor = out.logprobs
+        return logprobs
+
+    def packed_logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
+        """Return (N,) float32 log-probs of the targets of a flat batch, without a graph."""
+        forward = PackedForward(self._policy.model)
+        with self._frozen(), forward.enabled():
+            hidden = forward.hidden(packed)
+            return forward.head(temperature).logprobs(hidden, packed.targets)[0]
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Inside, the model is the starting point: without adapter, dropout and graph."""
+        model: Any = self._policy.model
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()
+            with torch.no_grad(), model.disable_adapter() if self._shared else nullcontext():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
+    """Entropy (B, T) of the softmax of logits (B, T, V), in nats."""
+    if gradient:
+        return log_z - (logits.softmax(-1) * logits).sum(-1)
+    with torch.no_grad():  # row by row, so that what is made on the way is (T, V)
+        rows = zip(logits, log_z, strict=True)
+        return torch.stack([z - (row.softmax(-1) * row).sum(-1) for row, z in rows])
+
+
+def _has_adapter(model: nn.Module) -> bool:
+    return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends a sequence: the tokenizer's and all of the generation config's."""
+    generation: Any = getattr(model, "generation_config", None)
+    known = [tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)]
+    lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in known]
+    eos = frozenset(int(i) for i in itertools.chain(*lists) if i is not None)
+    if not eos:
+        raise ValueError(
+            "the model must have an end-of-sequence id, got none from its tokenizer and none from "
+            "its generation config; set tokenizer.eos_token or eos_token_id in "
+            "generation_config.json"
+        )
+    return eos
+
+
+def _scalar_text(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced, so that it has UTF-8."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+__all__ = ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"]

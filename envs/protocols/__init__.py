@@ -1,0 +1,46 @@
+"""The language of a rollout: its tags, its prompts, and what an action means.
+
+Read first: tags.py
+May import: envs.types
+"""
+
+from __future__ import annotations
+
+from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt, get_prompt
+from research_rl.envs.protocols.tags import (
+    BUDGET_USED,
+    NOTHING_TO_SEARCH,
+    STOP,
+    Action,
+    Answer,
+    Malformed,
+    Search,
+    Segment,
+    answer_content,
+    escape_tags,
+    format_error,
+    last_boxed,
+    parse_action,
+    render_result,
+)
+
+__all__ = [
+    "BASE",
+    "BUDGET_USED",
+    "INSTRUCT",
+    "NOTHING_TO_SEARCH",
+    "STOP",
+    "Action",
+    "Answer",
+    "Malformed",
+    "Prompt",
+    "Search",
+    "Segment",
+    "answer_content",
+    "escape_tags",
+    "format_error",
+    "get_prompt",
+    "last_boxed",
+    "parse_action",
+    "render_result",
+]

@@ -1,0 +1,311 @@
+"""From any published layout to our files: questions.jsonl, corpus.jsonl and a manifest beside them.
+
+Rows are read and written one at a time. The files take their names only when all of them are whole,
+the manifest last: what has a manifest is complete, and whatever goes wrong, what was there before
+stays as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from research_rl.envs.questions.catalogue import Dataset
+from research_rl.envs.questions.files import QuestionError, source_rows
+from research_rl.envs.questions.layouts import Aliases, adapt
+from research_rl.envs.questions.paragraphs import context_of
+from research_rl.envs.questions.read import question_from_dict
+from research_rl.envs.system import alone_in, sha256_of
+from research_rl.envs.types import Question
+
+logger = logging.getLogger(__name__)
+QUESTIONS, CORPUS, MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
+FORMAT = 1
+_PART = ".part"
+
+
+class DatasetError(ValueError):
+    """The questions are not those that were published; says what should be and what is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to convert.
+
+    Args:
+        dataset: which data set it is.
+        split: train, dev or test.
+        source: a file, or a Hugging Face name (``owner/name:config``).
+        out: folder of the three files; made if need be.
+        flashrag: the source is FlashRAG's copy, whose counts may be others.
+        strict: refuse what does not match the published counts and hashes, instead of warning.
+        aliases: 2WikiMultihopQA's ``id_aliases.json``, whose names count as right answers too.
+        limit: convert this many questions and then stop; the count is not checked.
+        hub_split: what the source calls the split; ``split`` where None.
+    """
+
+    dataset: Dataset
+    split: str
+    source: str | Path
+    out: Path
+    flashrag: bool = False
+    strict: bool = False
+    aliases: Path | None = None
+    limit: int | None = None
+    hub_split: str | None = None
+
+
+@dataclass
+class Manifest:
+    """What was converted, from what, and what was found on the way."""
+
+    dataset: str
+    split: str
+    source: str
+    source_sha256: str | None
+    settings: dict[str, Any]
+    questions: int = 0
+    questions_sha256: str = ""
+    passages: int = 0
+    corpus_sha256: str | None = None
+    expected_questions: int | None = None
+    unanswerable: int = 0
+    same_text: int = 0
+    """Questions whose text another question has too."""
+    licence: str = ""
+    home: str = ""
+    warnings: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+
+def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
+    """Convert the questions of one split, or find that it was done before.
+
+    A split counts as done where the manifest speaks of the same source and settings and the files
+    have the hashes it says. Two processes never write to the same folder.
+
+    Args:
+        job: what to convert.
+        advance: called after each row, to drive a progress bar.
+
+    Returns:
+        The manifest; its ``warnings`` are for the user to read.
+
+    Raises:
+        QuestionError: a bad row, named with file and line; an id used twice, with both lines.
+        DatasetError: ``strict``, and the questions are not those that were published.
+        ValueError: ``limit`` is less than 1.
+        FileExistsError: another process is writing to the folder.
+        ImportError: parquet or the Hub need a package that is not installed.
+    """
+    if job.limit is not None and job.limit < 1:
+        raise ValueError(f"limit must be at least 1, got {job.limit}")
+    manifest = _begin(job)
+    if (done := read_manifest(job.out)) is not None and _is_done(done, manifest, job.out):
+        if job.strict:
+            _refuse(_check_hash(job, done.source_sha256) + _check_count(job, done))
+        logger.info("%s: has been converted before, nothing to do", job.out)
+        return done
+    with alone_in(job.out):
+        _write_files(job, manifest, advance)
+    return manifest
+
+
+def _write_files(job: Job, manifest: Manifest, advance: Callable[[], object] | None) -> None:
+    problems = _check_hash(job, manifest.source_sha256)
+    parts = [job.out / f"{name}{_PART}" for name in (QUESTIONS, CORPUS)]
+    try:
+        with (
+            parts[0].open("w", encoding="utf-8") as questions,
+            parts[1].open("w", encoding="utf-8") as corpus,
+        ):
+            _Conversion(job, manifest, questions, corpus).run(advance)
+        problems += _check_count(job, manifest)
+        manifest.warnings += problems
+        if job.strict:
+            _refuse(problems)
+        _publish(job.out, manifest)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a folder, None if it has none or one of another format."""
+    try:
+        row = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = Manifest(**row)
+    except (OSError, ValueError, TypeError):
+        return None
+    return manifest if manifest.format == FORMAT else None
+
+
+def _begin(job: Job) -> Manifest:
+    path = Path(job.source)
+    return Manifest(
+        dataset=job.dataset.name,
+        split=job.split,
+        source=str(job.source),
+        source_sha256=sha256_of(path) if path.is_file() else None,
+        settings={
+            "flashrag": job.flashrag,
+            "limit": job.limit,
+            "aliases_sha256": None if job.aliases is None else sha256_of(job.aliases),
+        },
+        expected_questions=job.dataset.expected(job.split, job.flashrag),
+        licence=job.dataset.licence,
+        home=job.dataset.home,
+    )
+
+
+def _is_done(done: Manifest, wanted: Manifest, folder: Path) -> bool:
+    same = ("dataset", "split", "source_sha256", "settings", "expected_questions")
+    if any(getattr(done, name) != getattr(wanted, name) for name in same):
+        return False
+    if wanted.source_sha256 is None and done.source != wanted.source:
+        return False
+    hashes = {QUESTIONS: done.questions_sha256, CORPUS: done.corpus_sha256}
+    return all(
+        (folder / name).is_file() and sha256_of(folder / name) == digest
+        if digest is not None
+        else not (folder / name).exists()
+        for name, digest in hashes.items()
+    )
+
+
+class _Conversion:
+    """Reads the rows of a job and writes questions and passages; counts into the manifest."""
+
+    def __init__(self, job: Job, manifest: Manifest, questions: TextIO, corpus: TextIO) -> None:
+        self.job, self.manifest = job, manifest
+        self.questions, self.corpus = questions, corpus
+        self.aliases = Aliases(job.aliases)
+        self.lines: dict[str, int] = {}
+        self.texts: dict[bytes, str] = {}
+        self.passages: set[str] = set()
+        self.first_twin: tuple[str, str] | None = None
+
+    def run(self, advance: Callable[[], object] | None) -> None:
+        job, manifest = self.job, self.manifest
+        for number, (line, row) in enumerate(self._rows()):
+            if isinstance(row, Mapping) and row.get("answerable") is False:
+                manifest.unanswerable += 1
+            else:
+                try:
+                    self._convert(row, number, line)
+                except QuestionError:
+                    raise
+                except ValueError as error:
+                    raise QuestionError(job.source, line, str(error)) from error
+            if advance is not None:
+                advance()
+            if manifest.questions == job.limit:
+                break
+        if not manifest.questions:
+            raise QuestionError(job.source, None, "holds no questions")
+        if self.first_twin is not None:
+            manifest.warnings.append(
+                f"{job.source}: {manifest.same_text} questions have the text of another, the first "
+                f"{self.first_twin[1]!r} that of {self.first_twin[0]!r}; each is kept"
+            )
+
+    def _rows(self) -> Iterator[tuple[int, Any]]:
+        return source_rows(self.job.source, self.job.hub_split or self.job.split)
+
+    def _convert(self, row: Any, number: int, line: int) -> None:
+        adapted = adapt(row, self.job.dataset, self.job.split, number, self.aliases)
+        question = question_from_dict(adapted)
+        if question.id in self.lines:
+            reason = f"id {question.id!r} is already used in line {self.lines[question.id]}"
+            raise QuestionError(self.job.source, line, reason)
+        self.lines[question.id] = line
+        self._note_text(question)
+        metadata: dict[str, Any] = {
+            "dataset": self.job.dataset.name,
+            "split": self.job.split,
+        }
+        metadata |= question.metadata
+        context = context_of(adapted, metadata.get("supporting_titles") or ())
+        if context.passages:
+            metadata["context_ids"] = [passage.id for passage in context.passages]
+        if context.gold_ids:
+            metadata["gold_ids"] = list(context.gold_ids)
+        for passage in context.passages:
+            if passage.id not in self.passages:
+                self.passages.add(passage.id)
+                _write(self.corpus, {"id": passage.id, "contents": passage.contents})
+        _write(
+            self.questions,
+            {
+                "id": question.id,
+                "question": question.text,
+                "golden_answers": list(question.answers),
+                "metadata": metadata,
+            },
+        )
+        self.manifest.questions += 1
+        self.manifest.passages = len(self.passages)
+
+    def _note_text(self, question: Question) -> None:
+        folded = " ".join(question.text.split()).casefold()
+        key = hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        other = self.texts.setdefault(key, question.id)
+        if other != question.id:
+            self.manifest.same_text += 1
+            self.first_twin = self.first_twin or (other, question.id)
+
+
+def _write(file: TextIO, row: Mapping[str, Any]) -> None:
+    try:
+        line = json.dumps(row, ensure_ascii=False)
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as some web text has it
+        line = json.dumps(row, ensure_ascii=True)
+    file.write(line + "\n")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise DatasetError("; ".join(problems))
+
+
+def _check_hash(job: Job, digest: str | None) -> list[str]:
+    name = Path(job.source).name
+    published = job.dataset.sha256.get(name)
+    if digest is None or published is None or digest == published:
+        return []
+    return [f"{job.source}: the published {name} has SHA-256 {published}, this one {digest}"]
+
+
+def _check_count(job: Job, manifest: Manifest) -> list[str]:
+    expected, found = manifest.expected_questions, manifest.questions
+    if expected is None or found == expected or job.limit is not None:
+        return []
+    where = "FlashRAG's copy of " if job.flashrag else ""
+    return [
+        f"{job.source}: {where}{job.dataset.title} {job.split} has {expected} questions, "
+        f"got {found}; figures over these are not those of the whole split"
+    ]
+
+
+def _publish(folder: Path, manifest: Manifest) -> None:
+    """Give the files their names; the old manifest goes first, the new one comes last."""
+    has_corpus = manifest.passages > 0
+    questions, corpus = (folder / f"{name}{_PART}" for name in (QUESTIONS, CORPUS))
+    manifest.questions_sha256 = sha256_of(questions)
+    manifest.corpus_sha256 = sha256_of(corpus) if has_corpus else None
+    (folder / MANIFEST).unlink(missing_ok=True)
+    os.replace(questions, folder / QUESTIONS)
+    if has_corpus:
+        os.replace(corpus, folder / CORPUS)
+    else:
+        (folder / CORPUS).unlink(missing_ok=True)
+    part = folder / f"{MANIFEST}{_PART}"
+    part.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(part, folder / MANIFEST)

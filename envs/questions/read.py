@@ -1,0 +1,228 @@
+"""Read questions with their gold answers from the files people have, whatever they are called.
+
+Each row's layout is told from its content, as the file's container is (see question_files):
+
+| layout | a row has |
+|---|---|
+| FlashRAG | id, question, golden_answers, metadata |
+| ReSearch | question, reward_model.ground_truth = [answers], extra_info.id |
+| Search-R1, verl | prompt (chat messages) or question, reward_model.ground_truth.target |
+| HotpotQA | _id, question, answer, type, level, supporting_facts, context |
+| 2WikiMultihopQA | the same and evidences |
+| MuSiQue | id, question, answer, answer_aliases, answerable, paragraphs, question_decomposition |
+| plain | question, answers or answer |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from research_rl.envs.questions.files import SPLIT_MARK, QuestionError, open_rows
+from research_rl.envs.types import Question
+
+logger = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+_BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
+_CARRIED = ("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split")
+
+
+def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
+    """Return the questions of a file, of a folder's ``<split>`` file or of a Hub data set.
+
+    Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over. Those with
+    the same text and different ids are kept, with a warning.
+
+    Args:
+        source: a path, or a Hugging Face name: ``owner/name`` or ``owner/name:config``. Each may
+            end in ``#split``, for places that take a name alone.
+        split: which split of a folder or Hub data set; of one file, keep the questions whose
+            metadata says so.
+
+    Raises:
+        QuestionError: nothing there, no questions, a bad line, a question without answers or an
+            id used twice.
+        ImportError: parquet or the Hub need a package that is not installed.
+    """
+    if split is None and SPLIT_MARK in str(source) and not Path(source).exists():
+        source, _, split = str(source).rpartition(SPLIT_MARK)
+    chosen_by_metadata = Path(source).is_file()
+    source, rows = open_rows(source, split)
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    unanswerable = 0
+    for number, (line, row) in enumerate(rows, 1):
+        item = "" if number == line else f"item {number}: "
+        if isinstance(row, Mapping) and row.get("answerable") is False:
+            unanswerable += 1
+            continue
+        try:
+            question = question_from_dict(row)
+        except ValueError as error:
+            raise QuestionError(source, line, f"{item}{error}") from error
+        if question.id in lines:
+            reason = f"{item}id {question.id!r} is already used in line {lines[question.id]}"
+            raise QuestionError(source, line, reason)
+        lines[question.id] = line
+        questions.append(question)
+    if unanswerable:
+        logger.info("%s: passed over %d unanswerable questions", source, unanswerable)
+    if not questions:
+        raise QuestionError(source, None, "holds no questions")
+    if split and chosen_by_metadata:
+        questions = _of_split(source, questions, split)
+    _tell_same_texts(source, questions)
+    return questions
+
+
+def question_from_dict(row: Row) -> Question:
+    """Return the question that a row of any layout holds.
+
+    A row without an id is named after its text.
+
+    Raises:
+        ValueError: no question text or no answers; the message says what the row has.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a question must be a JSON object, got {type(row).__name__}")
+    text = _text(row)
+    identity = _identity(row, text)
+    answers = _answers(row, identity)
+    return Question(id=identity, text=text, answers=answers, metadata=_metadata(row))
+
+
+def _text(row: Row) -> str:
+    text: Any = row.get("question", row.get("text"))
+    if text is None and "prompt" in row:
+        text = _from_prompt(row["prompt"])
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"question must be text, got {text!r}; fields: {sorted(map(str, row))}")
+    return text.strip()
+
+
+def _from_prompt(prompt: Any) -> str | None:
+    """Return the question in a chat prompt: what follows the last "Question:" of its last turn.
+
+    Search-R1's template ends in ``Question: {question}``.
+    """
+    content: Any
+    if isinstance(prompt, str):
+        content = prompt
+    elif isinstance(prompt, list) and prompt and isinstance(prompt[-1], Mapping):
+        content = prompt[-1].get("content")
+    else:
+        return None
+    return content.rpartition("Question:")[2] if isinstance(content, str) else None
+
+
+def _identity(row: Row, text: str) -> str:
+    extra = row.get("extra_info")
+    extra = extra if isinstance(extra, Mapping) else {}
+    found = (row.get("id"), row.get("_id"), extra.get("id"), extra.get("index"))
+    identity: Any = next((value for value in found if value is not None), None)
+    if identity is None:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"q_{digest[:12]}"
+    if isinstance(identity, bool) or not isinstance(identity, (str, int)):
+        raise ValueError(f"id must be a string or an integer, got {identity!r}")
+    # Search-R1's merged test file counts each of its data sets from test_0.
+    dataset = row.get("data_source") if "reward_model" in row else None
+    return f"{dataset}/{identity}" if dataset else str(identity)
+
+
+def _answers(row: Row, identity: str) -> tuple[str, ...]:
+    """Return the distinct gold answers that are not blank, in their order."""
+    found: Any = None
+    if isinstance(model := row.get("reward_model"), Mapping):
+        truth = model.get("ground_truth")
+        found = truth.get("target") if isinstance(truth, Mapping) else truth
+    for field in ("golden_answers", "answers", "answer"):
+        found = row.get(field) if found is None else found
+    answers = [found] if isinstance(found, str) else found
+    if answers is None:
+        raise ValueError(
+            f"question {identity!r} has no answers (golden_answers, answers, answer or "
+            f"reward_model.ground_truth); fields: {sorted(map(str, row))}"
+        )
+    aliases = row.get("answer_aliases") or []
+    if not _are_texts(answers) or not _are_texts(aliases):
+        raise ValueError(f"answers of question {identity!r} must be strings, got {answers!r}")
+    kept = dict.fromkeys(answer for answer in chain(answers, aliases) if answer.strip())
+    if not kept:
+        raise ValueError(f"question {identity!r} has no answers, got {answers!r}")
+    return tuple(kept)
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+
+
+def _metadata(row: Row) -> dict[str, Any]:
+    """Return what the row says besides; without its paragraphs, with hops where they show."""
+    given = row.get("metadata")
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"metadata must be an object, got {type(given).__name__}")
+    given = {key: value for key, value in (given or {}).items() if value is not None}
+    found = {key: row[key] for key in _CARRIED if row.get(key) is not None}
+    merged = {key: value for key, value in (found | given).items() if key not in _BULKY}
+    if row.get("data_source"):
+        merged.setdefault("dataset", row["data_source"])
+    facts = {**row, **given}
+    if "supporting_titles" not in merged and (titles := _supporting_titles(facts)):
+        merged["supporting_titles"] = titles
+    if "hops" not in merged and (hops := _hops(facts, merged)):
+        merged["hops"] = hops
+    return merged
+
+
+def _supporting_titles(row: Row) -> list[str]:
+    """Return the titles of the supporting paragraphs, each once, in their order."""
+    facts = row.get("supporting_facts")
+    titles: Iterable[Any] = ()
+    if isinstance(facts, Mapping):  # the Hub's copies: {"title": [...], "sent_id": [...]}
+        titles = facts.get("title") or ()
+    elif isinstance(facts, list):
+        titles = (fact[0] for fact in facts if isinstance(fact, (list, tuple)) and fact)
+    elif isinstance(paragraphs := row.get("paragraphs"), list):
+        rows = (p for p in paragraphs if isinstance(p, Mapping))
+        titles = (p.get("title") for p in rows if p.get("is_supporting"))
+    return list(dict.fromkeys(title for title in titles if isinstance(title, str)))
+
+
+def _hops(row: Row, metadata: Row) -> int:
+    """Return how many paragraphs lead to the answer; 0 if the row does not show it."""
+    if match := re.match(r"(\d)hop", str(row.get("id", ""))):  # MuSiQue: 3hop1__...
+        return int(match[1])
+    steps = row.get("question_decomposition")
+    return len(steps) if isinstance(steps, list) else len(metadata.get("supporting_titles", ()))
+
+
+def _tell_same_texts(source: str | Path, questions: Sequence[Question]) -> None:
+    """Warn of questions that differ in nothing but their id: each would be asked and counted."""
+    first: dict[str, str] = {}
+    twins = []
+    for question in questions:
+        folded = " ".join(question.text.split()).casefold()
+        if (other := first.setdefault(folded, question.id)) != question.id:
+            twins.append((other, question.id))
+    if twins:
+        logger.warning(
+            "%s: %d questions have the text of another, the first %r that of %r; each is kept",
+            source,
+            len(twins),
+            twins[0][1],
+            twins[0][0],
+        )
+
+
+def _of_split(source: str | Path, questions: list[Question], split: str) -> list[Question]:
+    kept = [question for question in questions if question.metadata.get("split") == split]
+    if not kept:
+        found = sorted({str(question.metadata.get("split")) for question in questions})
+        raise QuestionError(source, None, f"has no questions of split {split!r}, got {found}")
+    return kept

@@ -1,0 +1,84 @@
+"""A corpus by name: a data set on the Hugging Face Hub, written down as JSONL once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from research_rl.envs.retrieval.corpus.corpus import CorpusError
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_FILES = (".jsonl", ".json", ".gz", ".txt")
+
+
+def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> Path:
+    """Return the corpus as a file: itself, or a data set of the Hub as ``OUT.corpus.jsonl``.
+
+    A data set that was written before is not read again; ``OUT.corpus.jsonl.from`` says which.
+
+    Args:
+        corpus: a file, or owner/name[:config] of a data set with columns ``contents``, or ``text``
+            and perhaps ``title``; rows without an id are numbered.
+        out: the index folder beside which the file is written.
+        split: which split to read.
+
+    Raises:
+        CorpusError: there is no such file and the Hub does not give it, or the file to write holds
+            something else.
+        ImportError: the Hub is needed and ``datasets`` is not installed.
+    """
+    if Path(corpus).exists() or not _NAME.fullmatch(str(corpus)) or Path(corpus).suffix in _FILES:
+        return Path(corpus)
+    target, note = Path(f"{out}.corpus.jsonl"), Path(f"{out}.corpus.jsonl.from")
+    if target.exists():
+        kept = note.read_text(encoding="utf-8").strip() if note.is_file() else "a file of yours"
+        if kept == f"{corpus} {split}":
+            return target
+        reason = f"must hold {corpus}, got {kept}; remove it, or choose another --out"
+        raise CorpusError(target, None, reason)
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"there is no file {corpus}; reading it from the Hugging Face Hub needs datasets; "
+            "do pip install -e '.[data]'"
+        ) from error
+    name, _, config = str(corpus).partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        note.unlink(missing_ok=True)
+        write_rows(rows, target)
+        note.write_text(f"{corpus} {split}\n", encoding="utf-8")
+    except CorpusError:
+        raise
+    except Exception as error:
+        reason = f"there is no such file, and the Hub does not give it: {error}"
+        raise CorpusError(corpus, None, reason) from error
+    return target
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], target: Path) -> None:
+    """Write the rows of a data set as a corpus; nothing is left if that fails.
+
+    Raises:
+        CorpusError: a row has no text.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.part")
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            for number, row in enumerate(rows):
+                kept = {
+                    k: row[k] for k in ("contents", "title", "text") if isinstance(row.get(k), str)
+                }
+                if "contents" not in kept and "text" not in kept:
+                    reason = f"must have a column contents or text, got {sorted(row)}"
+                    raise CorpusError(target, number + 1, reason)
+                identity = row.get("id", row.get("_id", number))
+                file.write(json.dumps({"id": identity} | kept, ensure_ascii=False) + "\n")
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)

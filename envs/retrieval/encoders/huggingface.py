@@ -1,0 +1,221 @@
+"""Hugging Face encoders (E5, BGE, GTE, Contriever and their kin) as dense vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from research_rl.envs.retrieval.encoders.base import Encoder, Vectors
+from research_rl.envs.retrieval.encoders.model_card import commit_of, digest_of, read_layout
+from research_rl.envs.system import LOADING
+
+Pooling = Literal["mean", "cls", "last"]
+_BGE = "Represent this sentence for searching relevant passages: "
+_TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\n"
+
+# What each family was trained with (its model card), first match on the lower-case name wins.
+KNOWN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("e5-mistral", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
+    ("e5-large-instruct", {"query_prefix": f"{_TASK}Query: "}),
+    ("e5", {"query_prefix": "query: ", "passage_prefix": "passage: "}),
+    ("bge-m3", {"pooling": "cls"}),
+    ("bge-small-en", {"query_prefix": _BGE, "pooling": "cls"}),
+    ("bge-base-en", {"query_prefix": _BGE, "pooling": "cls"}),
+    ("bge-large-en", {"query_prefix": _BGE, "pooling": "cls"}),
+    ("bge", {"pooling": "cls"}),
+    ("gte-qwen2", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
+    ("gte-base-en-v1.5", {"pooling": "cls"}),
+    ("gte-large-en-v1.5", {"pooling": "cls"}),
+    ("gte", {}),
+    ("contriever", {"normalize": False}),
+    ("dpr-ctx_encoder", {"pooling": "cls", "normalize": False}),
+)
+_CONTEXT, _QUESTION = "dpr-ctx_encoder", "dpr-question_encoder"
+_LENGTH = 512
+
+
+def known_settings(model: str) -> dict[str, Any]:
+    """Return prefixes, pooling and normalisation that a model's family was trained with.
+
+    A name that is not known gets no prefixes, mean pooling and vectors of length 1.
+    """
+    found = _family(model) or {}
+    base = {"query_prefix": "", "passage_prefix": "", "pooling": "mean", "normalize": True}
+    return base | found
+
+
+def _family(model: str) -> dict[str, Any] | None:
+    name = model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    return next((settings for part, settings in KNOWN if part in name), None)
+
+
+class HFEncoder(Encoder):
+    """Text through a Hugging Face encoder; weights are loaded at the first text.
+
+    What is not given is what the model states in the layout of sentence-transformers, or else what
+    its family was trained with.
+
+    Args:
+        name: model name on the Hub, or a folder.
+        query_prefix: put before each query.
+        passage_prefix: the same for passages.
+        pooling: how token states become one vector: "mean", "cls" (first) or "last".
+        normalize: scale vectors to length 1.
+        max_length: longer texts are cut to this many tokens; 512 if nobody says otherwise.
+        batch_size: texts in one forward pass.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
+        revision: branch, tag or commit on the Hub; if it is not given, that of the weights which
+            are loaded is kept, so that an index stays with them when the model is changed there.
+        query_model: another model for queries, as DPR has (found by name for DPR's own).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        query_prefix: str | None = None,
+        passage_prefix: str | None = None,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        batch_size: int = 64,
+        dtype: str = "float32",
+        device: str = "auto",
+        revision: str | None = None,
+        query_model: str | None = None,
+    ) -> None:
+        if pooling not in (None, "mean", "cls", "last"):
+            raise ValueError(f"pooling must be 'mean', 'cls' or 'last', got {pooling!r}")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+        given = {
+            "query_prefix": query_prefix,
+            "passage_prefix": passage_prefix,
+            "pooling": pooling,
+            "normalize": normalize,
+        }
+        chosen = self._stated(name, revision, given)
+        max_length = chosen.get("max_length", _LENGTH) if max_length is None else max_length
+        if max_length < 1 or batch_size < 1:
+            raise ValueError(
+                f"max_length and batch_size must be positive, got {max_length} and {batch_size}"
+            )
+        self.name = name
+        self.query_prefix: str = chosen["query_prefix"]
+        self.passage_prefix: str = chosen["passage_prefix"]
+        self.pooling: Pooling = chosen["pooling"]
+        self.normalize: bool = chosen["normalize"]
+        self.max_length, self.batch_size = max_length, batch_size
+        self.dtype, self.device, self.revision = dtype, device, revision
+        if query_model is None and _CONTEXT in name:
+            query_model = name.replace(_CONTEXT, _QUESTION)
+        self.query_model = query_model
+        self._parts: dict[str, tuple[Any, Any]] = {}
+
+    @staticmethod
+    def _stated(name: str, revision: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings: those given, else the model's own, else its family's."""
+        stated: dict[str, Any] = {}
+        unknown = Path(name).is_dir() or _family(name) is None
+        if unknown and any(value is None for value in given.values()):
+            stated = read_layout(name, revision)
+        return known_settings(name) | stated | {k: v for k, v in given.items() if v is not None}
+
+    @property
+    def dim(self) -> int:
+        return int(self._loaded()[1].config.hidden_size)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "query_prefix": self.query_prefix,
+            "passage_prefix": self.passage_prefix,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "max_length": self.max_length,
+            "batch_size": self.batch_size,
+            "dtype": self.dtype,
+            "device": self.device,
+            "revision": self.revision,
+            "query_model": self.query_model,
+        }
+
+    def fingerprint(self) -> str | None:
+        folders = [Path(name) for name in (self.name, self.query_model) if name]
+        return digest_of([folder for folder in folders if folder.is_dir()])
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self._encode([self.query_prefix + text for text in texts], self.query_model)
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        return self._encode([self.passage_prefix + text for text in texts])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_parts": {}}
+
+    def _loaded(self, name: str | None = None) -> tuple[Any, Any]:
+        """Return tokenizer and model, loading them the first time; None is that of passages."""
+        key = name or self.name
+        if key not in self._parts:
+            import torch
+            import transformers
+
+            device = self.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            if self.revision is None:
+                self.revision = commit_of(self.name)
+            revision = self.revision if key == self.name else None
+            config = transformers.AutoConfig.from_pretrained(key, revision=revision)
+            loader: Any = transformers.AutoModel
+            if config.model_type == "dpr":  # two towers of one type: only the file knows which
+                loader = getattr(transformers, config.architectures[0])
+            with LOADING:
+                model = loader.from_pretrained(
+                    key, revision=revision, dtype=getattr(torch, self.dtype)
+                )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(key, revision=revision)
+            self._parts[key] = tokenizer, model.to(device).eval()
+        return self._parts[key]
+
+    def _encode(self, texts: Sequence[str], name: str | None = None) -> Vectors:
+        """Return float32 (len(texts), dim); texts of like length share a forward pass."""
+        import torch
+
+        tokenizer, model = self._loaded(name)
+        out = np.zeros((len(texts), self.dim), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            clean = [texts[i].encode("utf-8", "replace").decode("utf-8") for i in rows]
+            batch = tokenizer(
+                clean,
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            ).to(model.device)
+            with torch.inference_mode():
+                found = model(**batch)
+            if "last_hidden_state" in found:  # (rows, L, dim)
+                states = found.last_hidden_state.float()
+                vectors = self._pool(states, batch["attention_mask"])
+            else:  # DPR pools by itself
+                vectors = found.pooler_output.float()
+            out[rows] = vectors.cpu().numpy()
+        return out
+
+    def _pool(self, states: Any, mask: Any) -> Any:
+        """Return (rows, dim) from token states (rows, L, dim) and their mask (rows, L)."""
+        if self.pooling == "mean":
+            weights = mask.unsqueeze(-1).float()
+            vectors = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        else:
+            steps = mask.cumsum(1) * mask  # works for padding on either side
+            place = steps.argmax(1) if self.pooling == "last" else mask.argmax(1)
+            vectors = states[range(len(states)), place]
+        if self.normalize:
+            vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return vectors

@@ -1,0 +1,35 @@
+"""Index folders: built, adopted, checked against their manifest, measured, opened.
+
+Read first: build.py, then open.py
+May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.search,
+    envs.retrieval.vectors, envs.system, envs.types
+"""
+
+from __future__ import annotations
+
+from research_rl.envs.retrieval.index.adopt import adopt_index
+from research_rl.envs.retrieval.index.build import build_index, merge_shards
+from research_rl.envs.retrieval.index.estimate import duration, parse_size, size
+from research_rl.envs.retrieval.index.open import forget_retrievers, load_retriever, open_retriever
+from research_rl.envs.retrieval.index.passport import MANIFEST, IndexFolderError, read_manifest
+from research_rl.envs.retrieval.index.recall import TARGET
+from research_rl.envs.retrieval.index.storage import Storage
+from research_rl.envs.retrieval.index.tuning import tune_folder
+
+__all__ = [
+    "MANIFEST",
+    "TARGET",
+    "IndexFolderError",
+    "Storage",
+    "adopt_index",
+    "build_index",
+    "duration",
+    "forget_retrievers",
+    "load_retriever",
+    "merge_shards",
+    "open_retriever",
+    "parse_size",
+    "read_manifest",
+    "size",
+    "tune_folder",
+]

@@ -1,0 +1,244 @@
+"""The steps of a build, each of which can be cut short and gone on with."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_rl.envs.retrieval.corpus import Corpus, CorpusError
+from research_rl.envs.retrieval.encoders import Encoder
+from research_rl.envs.retrieval.index.passport import OFFSETS, VECTORS, write_json
+from research_rl.envs.retrieval.vectors import (
+    BLOCK,
+    Metric,
+    VectorFile,
+    VectorParts,
+    clustering_on_gpus,
+    encode_codes,
+    import_faiss,
+    new_index,
+    sample_rows,
+    streamed_header,
+)
+from research_rl.envs.system import progress_bar, sha256_of
+
+RAW, PLAN, HASH, FITTED, LOCK = "vectors.raw", "plan.json", "corpus.json", "fitted", "lock"
+Advance = Callable[[int], object]
+
+
+@contextmanager
+def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
+    """Yield the folder beside the target in which it is made.
+
+    What an equal build left there is kept, so that this one goes on with it; what another one left
+    is removed. After an error it stays if it holds vectors, else it is removed.
+
+    Args:
+        target: folder that the build makes.
+        plan: everything that decides what vectors are made, as JSON types.
+
+    Raises:
+        FileExistsError: another process is building there.
+    """
+    folder = target.with_name(f".{target.name}.building")
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(json.dumps(plan))
+    with (folder / LOCK).open("w") as lock:
+        _lock(lock, folder)
+        if _read(folder / PLAN) != wanted:
+            for old in folder.iterdir():
+                if old.name != LOCK:
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+            write_json(folder / PLAN, wanted)
+        try:
+            yield folder
+        finally:
+            names = (RAW, VECTORS)
+            sizes = [p.stat().st_size for name in names if (p := folder / name).is_file()]
+            if folder.is_dir() and max(sizes, default=0) < 4096:
+                shutil.rmtree(folder)
+
+
+def _lock(file: Any, folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileExistsError(
+            f"out must not be under way, got {folder} of another build"
+        ) from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def identity(file: Path) -> dict[str, Any]:
+    """Return what tells a file that was changed from the same one, without reading it."""
+    stat = file.stat()
+    return {"path": str(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def check_unchanged(file: Path, before: dict[str, Any]) -> None:
+    """Refuse a corpus that was changed while it was indexed.
+
+    Raises:
+        CorpusError: it was; what was made of it is no longer its own.
+    """
+    if identity(file) != before:
+        reason = "was changed while it was indexed; leave it as it is and start the command again"
+        raise CorpusError(file, None, reason)
+
+
+def open_corpus(source: Path, folder: Path, advance: Advance) -> tuple[Corpus, str]:
+    """Check the corpus, or trust an earlier check; return it and its SHA-256."""
+    known = _read(folder / HASH)
+    if known is None:
+        offsets = Corpus.scan(source, advance)
+        np.save(folder / OFFSETS, offsets)
+        known = {"sha256": sha256_of(source)}
+        write_json(folder / HASH, known)
+    return Corpus(source, np.load(folder / OFFSETS)), str(known["sha256"])
+
+
+def fit_encoder(encoder: Encoder, passages: Corpus, folder: Path, advance: Advance) -> None:
+    """Let the encoder learn the corpus, or read what it learned before."""
+    if (folder / FITTED).is_file():
+        encoder.load(folder)
+        return
+    encoder.fit(contents_of(passages, advance))
+    encoder.save(folder)
+    (folder / FITTED).touch()
+
+
+def contents_of(passages: Corpus, advance: Advance) -> Iterator[str]:
+    """Yield the text of every passage without keeping the corpus in memory."""
+    for start in range(0, len(passages), BLOCK):
+        for passage in passages[start : start + BLOCK]:
+            yield passage.contents
+            advance(1)
+        passages.forget()
+
+
+def encode(
+    passages: Corpus, rows: range, encoder: Encoder, file: VectorFile, advance: Advance
+) -> None:
+    """Write the vectors of some passages, going on behind the whole blocks that are there.
+
+    Raises:
+        ValueError: the encoder gave NaN or infinity.
+    """
+    done = len(file) if len(file) == len(rows) else len(file) // BLOCK * BLOCK
+    file.cut(done)
+    advance(done)
+    for start in range(rows.start + done, rows.stop, BLOCK):
+        block = passages[start : min(start + BLOCK, rows.stop)]
+        vectors = encoder.encode_passages([passage.contents for passage in block])
+        if not (finite := np.isfinite(vectors).all(axis=1)).all():
+            wrong = block[int(np.flatnonzero(~finite)[0])].id
+            raise ValueError(f"vectors must be finite, got NaN or infinity for passage {wrong!r}")
+        file.append(vectors)
+        passages.forget()
+        advance(len(block))
+
+
+def shard_rows(count: int, shard: tuple[int, int]) -> range:
+    """Return the passages of shard ``i`` of ``n``: whole blocks, so that all are encoded alike."""
+    number, of = shard
+    if not 0 <= number < of:
+        raise ValueError(f"shard must be i/n with 0 <= i < n, got {number}/{of}")
+    blocks = -(-count // BLOCK)
+    first, last = (blocks * i // of for i in (number, number + 1))
+    return range(min(first * BLOCK, count), min(last * BLOCK, count))
+
+
+def store(
+    parts: VectorParts, file: Path, factory: str, metric: Metric, memory: int, advance: Advance
+) -> None:
+    """Train an index on a sample and write it with all vectors.
+
+    Types whose file is a header and codes are written block by block; others are held in memory.
+    Lists are found on the GPUs where there are any.
+
+    Args:
+        memory: bytes that may be taken; a quarter bounds the training sample.
+    """
+    faiss = import_faiss()
+    index = new_index(parts.dim, metric, factory)
+    if rows := sample_rows(index, len(parts), memory):
+        try:
+            with clustering_on_gpus(index):
+                index.train(parts.sample(rows))  # no name keeps it while vectors are added
+        except RuntimeError as error:
+            raise ValueError(
+                f"type must be one that FAISS can train on {rows} of these vectors, got {factory}: "
+                f"{error}; the vectors are kept: start again with another --type"
+            ) from error
+    header = streamed_header(index, len(parts)) if index.is_trained else None
+    if header is None:
+        for _, block in parts.blocks():
+            index.add(block)
+            advance(len(block))
+        faiss.write_index(index, str(file))
+        return
+    with file.open("wb") as out:
+        out.write(header)
+        for _, block in parts.blocks():
+            out.write(encode_codes(index, block).data)
+            advance(len(block))
+
+
+def direct_header(dim: int, metric: Metric, count: int) -> bytes:
+    """Return what the FAISS file of a flat index begins with; its vectors follow as they are."""
+    header = streamed_header(new_index(dim, metric), count)
+    if header is None:
+        raise RuntimeError("this FAISS writes flat indexes in a way that is not known; report it")
+    return header
+
+
+@contextmanager
+def bar(title: str, total: int, unit: str, shown: bool) -> Iterator[Advance]:
+    """Yield a function that moves a progress bar on."""
+    if not shown:
+        yield lambda _: None
+        return
+    with progress_bar(total=total, desc=title, unit=unit, unit_scale=True, leave=False) as drawn:
+        yield drawn.update
+
+
+def move_into_place(folder: Path, target: Path) -> None:
+    """Give the folder its name, replacing what has it, and remove the tools of the build.
+
+    In this order, so that a build that is killed here goes on, and no other one can begin in a
+    folder that has lost its lock.
+    """
+    old = target.with_name(f".{target.name}.old.{os.getpid()}")
+    if target.exists():
+        remove_replaced(target)  # one of them may have the number of this process
+        target.rename(old)
+    folder.rename(target)
+    for name in (PLAN, HASH, FITTED, LOCK):
+        (target / name).unlink(missing_ok=True)
+    remove_replaced(target)
+
+
+def remove_replaced(target: Path) -> None:
+    """Remove the indexes that this one has replaced; a build that was killed leaves its behind."""
+    for old in target.parent.glob(f".{glob.escape(target.name)}.old.*"):
+        if old.suffix[1:].isdigit():
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,194 @@
+"""Open an index folder, only with what it was made from.
+
+A folder holds ``manifest.json`` (the passport), ``offsets.npy`` (where each passage lies in the
+corpus) and, by kind, ``vectors.faiss`` with what the encoder learned, or ``bm25/``, or both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from research_rl.envs.retrieval.corpus import Corpus
+from research_rl.envs.retrieval.encoders import make_encoder
+from research_rl.envs.retrieval.index.build_steps import remove_replaced
+from research_rl.envs.retrieval.index.passport import (
+    BM25,
+    MANIFEST,
+    OFFSETS,
+    VECTORS,
+    IndexFolderError,
+    check_corpus,
+    check_weights,
+    corpus_of,
+    read_manifest,
+    rebuild,
+)
+from research_rl.envs.retrieval.search import (
+    CACHED_RESULTS,
+    BM25Retriever,
+    DenseRetriever,
+    RankFusion,
+    load_bm25,
+)
+from research_rl.envs.retrieval.vectors import import_faiss, knob_of, set_knob
+from research_rl.envs.types import Retriever
+
+_CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
+"""By place and settings: the state of the files that were opened, and what they gave."""
+_CACHE_LOCK = threading.Lock()
+
+
+def load_retriever(
+    folder: str | Path,
+    corpus: str | Path | None = None,
+    mmap: bool | None = None,
+    cache_size: int = CACHED_RESULTS,
+) -> Retriever:
+    """Open an index folder; the same folder gives the same retriever within a process.
+
+    An index that was built anew takes the place of the one that was open; ``forget_retrievers``
+    lets go of all.
+
+    Args:
+        folder: what ``build_index`` made.
+        corpus: where the corpus lies now, if it has moved.
+        mmap: leave the vectors on disk and let the system keep what is searched in memory; None
+            does so for files of more than half of this machine's memory.
+        cache_size: results that are kept for queries that come again; 0 keeps none.
+
+    Raises:
+        IndexFolderError: no index there, or one that does not belong to the corpus; the message
+            names the field that differs and the command that mends it.
+    """
+    place = Path(folder).resolve()
+    passport = read_manifest(folder)
+    file = corpus_of(place, passport, corpus)
+    files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
+    ages = [(stat.st_mtime_ns, stat.st_size) for stat in files]
+    key = (str(place), str(file), mmap, cache_size)
+    with _CACHE_LOCK:
+        if key not in _CACHE or _CACHE[key][0] != ages:
+            _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
+            remove_replaced(place)
+            again = (str(place), None if corpus is None else str(file), mmap, cache_size)
+            _CACHE[key] = ages, _open(place, passport, file, again)
+        return _CACHE[key][1]
+
+
+def forget_retrievers() -> None:
+    """Let go of every index that this process has opened; those in use live on with their users."""
+    with _CACHE_LOCK:
+        _CACHE.clear()
+
+
+def _open(folder: Path, passport: dict[str, Any], file: Path, again: tuple[Any, ...]) -> Retriever:
+    check_corpus(folder, passport, file)
+    passages = _open_corpus(folder, passport, file)
+    source, (mmap, cache_size) = (load_retriever, again), again[2:]
+    kind = passport["kind"]
+    if kind == "dense":
+        return _open_dense(folder, passport, passages, source, mmap, cache_size)
+    model = _open_bm25(folder, passport, passages)
+    if kind == "bm25":
+        return BM25Retriever(model, passages, source, cache_size)
+    dense = _open_dense(folder, passport, passages, None, mmap, 0)
+    lexical = BM25Retriever(model, passages)
+    both = RankFusion([dense, lexical], cache_size=cache_size)
+    both.source = source
+    return both
+
+
+def _open_corpus(folder: Path, passport: dict[str, Any], file: Path) -> Corpus:
+    count = passport["corpus"]["count"]
+    try:
+        offsets = np.load(folder / OFFSETS, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, file)}"
+        raise IndexFolderError(reason) from error
+    if len(offsets) != count:
+        raise IndexFolderError(
+            f"index {folder} must hold {count} offsets as its passport says, got {len(offsets)}; "
+            + rebuild(folder, passport, file)
+        )
+    return Corpus(file, offsets)
+
+
+def _open_dense(
+    folder: Path,
+    passport: dict[str, Any],
+    passages: Corpus,
+    source: Any,
+    mmap: bool | None,
+    cache_size: int,
+) -> DenseRetriever:
+    known = passport["index"]
+    path = folder / known.get("file", VECTORS)
+    try:
+        index = read_vectors(path, mmap)
+    except (RuntimeError, OSError) as error:
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        raise IndexFolderError(reason) from error
+    for what, found, wanted in (
+        ("vectors", index.ntotal, len(passages)),
+        ("numbers a vector (dimension)", index.d, known["dimension"]),
+    ):
+        if found != wanted:
+            raise IndexFolderError(
+                f"index {folder} must hold {wanted} {what} as its passport says, got {found}; "
+                + rebuild(folder, passport, passages.path)
+            )
+    if (knob := knob_of(index)) and knob in known:
+        set_knob(index, known[knob])
+    name = passport["encoder"]["name"]
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise IndexFolderError(
+            f"the encoder of index {folder} is not at {name}; put it back, or name where it lies "
+            f"now and {rebuild(folder, passport, passages.path)}"
+        )
+    encoder = make_encoder(name, **passport["encoder"]["settings"])
+    try:
+        encoder.load(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        raise IndexFolderError(reason) from error
+    check_weights(folder, passport["encoder"], encoder, rebuild(folder, passport, passages.path))
+    return DenseRetriever(index, passages, encoder, source, cache_size)
+
+
+def _open_bm25(folder: Path, passport: dict[str, Any], passages: Corpus) -> Any:
+    try:
+        model = load_bm25(folder / BM25)
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        raise IndexFolderError(reason) from error
+    if model.scores["num_docs"] != len(passages):
+        raise IndexFolderError(
+            f"index {folder} must know {len(passages)} passages as its passport says, got "
+            f"{model.scores['num_docs']}; {rebuild(folder, passport, passages.path)}"
+        )
+    return model
+
+
+def read_vectors(path: Path, mmap: bool | None) -> Any:
+    """Read a FAISS file, or map it into memory; None maps it if it fills more than half of that."""
+    faiss = import_faiss()
+    if mmap is None and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        mmap = path.is_file() and path.stat().st_size > memory // 2
+    if not mmap:
+        return faiss.read_index(str(path))
+    with path.open("rb") as file:
+        lists = file.read(2) == b"Iw"  # IVF keeps its lists on disk, others map their codes
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if lists else faiss.IO_FLAG_MMAP_IFC)
+
+
+def open_retriever(retriever: Retriever | str) -> Retriever:
+    """Return the retriever itself, or the one in an index folder, which keeps no results."""
+    if isinstance(retriever, Retriever):
+        return retriever
+    return load_retriever(retriever, cache_size=0)

@@ -1,0 +1,213 @@
+"""The passport of an index folder: what it was made from, and whether the corpus still is that."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from research_rl.envs.system import sha256_of
+
+if TYPE_CHECKING:
+    from research_rl.envs.retrieval.encoders import Encoder
+
+MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.npy", "sample.npz"
+BM25, SHARD = "bm25", "shard.json"
+FORMAT = 1
+KINDS = ("dense", "bm25", "hybrid")
+_CORPUS = {"corpus": ("path", "sha256", "count", "bytes", "mtime_ns")}
+_DENSE = {"index": ("type", "metric", "dimension"), "encoder": ("name", "settings")}
+
+
+class IndexFolderError(ValueError):
+    """An index folder is missing, broken or does not belong to the corpus; says what to run."""
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return the passport of an index folder.
+
+    Raises:
+        IndexFolderError: there is none, or this version does not know its kind or format.
+    """
+    path = Path(folder) / MANIFEST
+    if path.with_name(SHARD).is_file():
+        raise IndexFolderError(
+            f"{folder} is one shard of an index; put them together: "
+            f"research index merge {folder} ... --out INDEX"
+        )
+    if not path.is_file():
+        what = "is no index (it has no manifest.json)" if path.parent.is_dir() else "does not exist"
+        raise IndexFolderError(
+            f"index folder {folder} {what}; make it: "
+            f"research index build --corpus CORPUS.jsonl --out {folder}"
+        )
+    try:
+        passport: Any = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = passport["kind"], passport["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{path} is not a passport of an index: {error!r}; build the index again"
+        raise IndexFolderError(reason) from error
+    if version != FORMAT:
+        raise IndexFolderError(
+            f"{path} must have format {FORMAT}, got {version!r}; build the index again"
+        )
+    known_kind(kind)
+    wanted = _CORPUS | (_DENSE if kind != "bm25" else {})
+    for part, names in wanted.items():
+        if lost := [name for name in names if name not in (passport.get(part) or {})]:
+            raise IndexFolderError(f"{path} must say {part}.{lost[0]}; build the index again")
+    return dict(passport)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader, or a crash, sees the old file or the new one whole."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def known_kind(kind: str) -> None:
+    """Refuse a kind of index that there is not.
+
+    Raises:
+        ValueError: names the kinds, and the one that is probably meant.
+    """
+    if kind not in KINDS:
+        close = get_close_matches(str(kind), KINDS)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}{hint}")
+
+
+def corpus_of(folder: Path, passport: dict[str, Any], corpus: str | Path | None = None) -> Path:
+    """Return the corpus file of an index: the given one, or the one its passport names."""
+    return Path(corpus).resolve() if corpus else (folder / passport["corpus"]["path"]).resolve()
+
+
+def check_corpus(folder: Path, passport: dict[str, Any], file: Path) -> None:
+    """Refuse a corpus whose size or hash is not the passport's.
+
+    A file whose size and time of change are those of the build is not hashed again.
+
+    Raises:
+        IndexFolderError: the file is gone or differs; says in what.
+    """
+    known = passport["corpus"]
+    if not file.is_file():
+        raise IndexFolderError(
+            f"the corpus of index {folder} is not at {file}; pass corpus= (--corpus) where it "
+            "lies now, or build the index again"
+        )
+    found = file.stat()
+    differs = None
+    if found.st_size != known["bytes"]:
+        differs = f"bytes: {found.st_size} in the file, {known['bytes']} in the passport"
+    elif found.st_mtime_ns != known["mtime_ns"] and (sha := sha256_of(file)) != known["sha256"]:
+        differs = f"sha256: {sha[:12]}... in the file, {known['sha256'][:12]}... in the passport"
+    if differs:
+        raise IndexFolderError(
+            f"corpus {file} and index {folder} do not belong together ({differs}); "
+            + rebuild(folder, passport, file)
+        )
+
+
+def check_weights(
+    folder: Path, known: dict[str, Any], encoder: Encoder, remedy: str = "build it again"
+) -> None:
+    """Refuse an encoder whose weights are not those that the vectors were made with.
+
+    Args:
+        folder: the index or shard.
+        known: what its passport says of the encoder.
+        encoder: the one that is there now.
+        remedy: what to do about it.
+
+    Raises:
+        IndexFolderError: they differ.
+    """
+    wanted, found = known.get("weights"), encoder.fingerprint() if "weights" in known else None
+    if found != wanted:
+        raise IndexFolderError(
+            f"encoder {encoder.name} and index {folder} do not belong together (weights: "
+            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the passport); "
+            f"put back the model that it was made with, or {remedy}"
+        )
+
+
+def rebuild(folder: Path, passport: dict[str, Any], file: Path) -> str:
+    """Return the advice to make an index again, with the command and all its options."""
+    index = passport.get("index") or {}
+    encoder = passport.get("encoder")
+    if "file" in index:  # an adopted index: its vectors are somebody else's
+        words = ["adopt", "--faiss", folder / index["file"], "--corpus", file, "--out", folder]
+    else:
+        words = ["build", "--corpus", file, "--out", folder, "--kind", passport["kind"]]
+        words += ["--type", index["type"], "--metric", index["metric"]] if index else []
+    words += ["--encoder", encoder["name"]] if encoder else []
+    settings = passport.get("bm25", {}) | (encoder["settings"] if encoder else {})
+    settings |= {name: index.get(name) for name in ("nprobe", "efSearch")}
+    command = ["research", "index", *map(str, words), *_flags(settings), "--overwrite"]
+    return f"{words[0]} it again: {shlex.join(command)}"
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    """Return settings as options of the command line; those that are None are left out."""
+    words = []
+    for name, value in settings.items():
+        flag = re.sub(r"(?<=[a-z])(?=[A-Z])|_", "-", name).lower()
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an index, and over that only when told.
+
+    Raises:
+        FileExistsError: something else is there, or an index and ``overwrite`` is not given.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not any((target / name).is_file() for name in (MANIFEST, SHARD)):
+        raise FileExistsError(f"out must be a new folder or an index, got {target}")
+    if not overwrite:
+        raise FileExistsError(
+            f"out must not exist, got the index {target}; pass overwrite (--overwrite)"
+        )
+
+
+def near_path(file: Path, target: Path) -> str:
+    """Return a file's path, relative to an index folder if it lies beside or inside it."""
+    near = file.is_relative_to(target.parent)
+    return Path(os.path.relpath(file, target)).as_posix() if near else str(file)
+
+
+def corpus_passport(file: Path, target: Path, count: int, sha256: str) -> dict[str, Any]:
+    """Describe the corpus."""
+    stat = file.stat()
+    return {
+        "path": near_path(file, target),
+        "sha256": sha256,
+        "count": count,
+        "bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what takes part in making an index."""
+    names = ("research-rl", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "bm25s")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,198 @@
+"""What compression costs: recall of an index against exact search, and how to get more of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from research_rl.envs.retrieval.encoders import Encoder, Vectors
+from research_rl.envs.retrieval.index.estimate import SAMPLED, K
+from research_rl.envs.retrieval.index.passport import SAMPLE, VECTORS
+from research_rl.envs.retrieval.vectors import (
+    BLOCK,
+    Metric,
+    VectorParts,
+    blas_for,
+    import_faiss,
+    knob_of,
+    set_knob,
+    widest,
+)
+from research_rl.envs.types import Passage
+
+Places = npt.NDArray[np.int64]
+TARGET = 0.95
+TIED = 64  # neighbours looked at for those as near as the k-th: any of them will do
+_TIE = 1e-5  # relative, as in a search
+_NOBODY = -2  # FAISS's own is -1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Queries and what exact search finds for them.
+
+    Args:
+        queries: float32 (q, dim).
+        nearest: int64 (q, k or more), positions of the nearest vectors, with those that are as near
+            as the k-th behind them, and -2 where there are no more.
+        k: results that are wanted of each query.
+    """
+
+    queries: Vectors
+    nearest: Places
+    k: int
+
+    def recall(self, index: Any) -> float:
+        """Return the share of an index's first k that no vector left out is nearer than."""
+        with blas_for(len(self.queries)):
+            _, found = index.search(self.queries, self.k)
+        return float((found[:, :, None] == self.nearest[:, None, :]).any(axis=2).mean())
+
+    def save(self, path: Path) -> None:
+        np.savez(path, queries=self.queries, nearest=self.nearest, k=self.k)
+
+    @classmethod
+    def load(cls, path: Path) -> Sample:
+        with np.load(path) as arrays:
+            nearest = arrays["nearest"]
+            return cls(arrays["queries"], nearest, int(arrays.get("k", nearest.shape[1])))
+
+
+def sample_queries(passages: Sequence[Passage], count: int, seed: int = 0) -> list[str]:
+    """Return runs of 6 to 12 words out of different passages, to stand for questions."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(passages), min(count, len(passages)), replace=False)
+    queries = []
+    for place in np.sort(chosen).tolist():
+        contents = passages[place].contents
+        words = re.findall(r"\S+", contents.partition("\n")[2] or contents)
+        length = int(rng.integers(6, 13))
+        start = int(rng.integers(0, max(1, len(words) - length + 1)))
+        queries.append(" ".join(words[start : start + length]))
+    return queries
+
+
+def with_ties(distances: Vectors, places: Places, k: int, margin: Vectors) -> Places:
+    """Return the positions of the ``k`` nearest and of those that lie as near as the last of them.
+
+    Args:
+        distances: float32 (q, n), the smallest first.
+        places: int64 (q, n), whose they are.
+        margin: float32 (q,), by how much equal distances may differ.
+
+    Returns:
+        int64 (q, k or more), -2 where there are no more.
+    """
+    near = distances <= distances[:, k - 1 : k] + margin[:, None]
+    near[:, :k] = True
+    kept = np.where(near & (places >= 0), places, _NOBODY)
+    return kept[:, : int(near.any(axis=0).sum())]
+
+
+def rounding(distances: Vectors, queries: Vectors, metric: Metric) -> Vectors:
+    """Return by how much float32 distances (q, n) of queries (q, dim) may be off: (q,)."""
+    sizes = np.abs(distances).max(axis=1)
+    if metric == "l2":  # the error is that of the squared norms
+        sizes = sizes + np.square(queries).sum(axis=1)
+    off: Vectors = (_TIE * sizes).astype(np.float32)
+    return off
+
+
+def exact_nearest(vectors: VectorParts, queries: Vectors, k: int, metric: Metric) -> Places:
+    """Return the positions of the ``k`` nearest vectors of each query, and of those as near.
+
+    Vectors are read block by block; see ``with_ties``.
+    """
+    faiss = import_faiss()
+    width = min(max(TIED, k), len(vectors))
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
+    best = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for start, block in vectors.blocks(4 * BLOCK):
+        with blas_for(len(queries)):
+            distances, found = faiss.knn(queries, block, min(width, len(block)), metric=kind)
+        best = np.concatenate([best, -distances if metric == "ip" else distances], axis=1)
+        places = np.concatenate([places, found + start], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :width]
+        best = np.take_along_axis(best, order, axis=1)
+        places = np.take_along_axis(places, order, axis=1)
+    return with_ties(best, places, k, rounding(best[:, :k], queries, metric))
+
+
+def make_sample(
+    passages: Sequence[Passage],
+    vectors: VectorParts,
+    encoder: Encoder,
+    metric: Metric,
+    count: int = SAMPLED,
+) -> Sample:
+    """Search for sampled queries exactly."""
+    queries = encoder.encode_queries(sample_queries(passages, count))
+    queries = queries[queries.any(axis=1)] if queries.any() else queries[:1]
+    k = min(K, len(vectors))
+    return Sample(queries, exact_nearest(vectors, queries, k, metric), k)
+
+
+def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float]:
+    """Set the smallest nprobe or efSearch that reaches a recall; return it and the recall.
+
+    Where the widest search does not reach it, that is what is set.
+
+    Raises:
+        ValueError: the index has nothing to tune, or the target is not above 0 and at most 1.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1, got {target}")
+    if knob_of(index) is None:
+        raise ValueError("type must be an ivf or hnsw one to be tuned; others search everything")
+
+    def reached(value: int) -> float:
+        set_knob(index, value)
+        return sample.recall(index)
+
+    low, high, limit = 0, 1, widest(index)
+    recall = reached(high)
+    while recall < target and high < limit:
+        low, high = high, min(2 * high, limit)
+        recall = reached(high)
+    while high - low > max(1, high // 8) and recall >= target:
+        middle = (low + high) // 2
+        at_middle = reached(middle)
+        low, high, recall = (
+            (low, middle, at_middle) if at_middle >= target else (middle, high, recall)
+        )
+    set_knob(index, high)
+    return high, recall
+
+
+def judge(
+    folder: Path, sample: Sample, width: int | None = None, target: float = TARGET
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Measure the recall of the vectors in a folder, after looking for a width if none is given.
+
+    Returns:
+        The knob and its value (empty for a type without one), and what the passport says of the
+        recall. The sample is kept in the folder.
+    """
+    index = import_faiss().read_index(str(folder / VECTORS))
+    sample.save(folder / SAMPLE)
+    knob = knob_of(index)
+    if knob is None:
+        return {}, recall_passport(sample, sample.recall(index))
+    if width is None:
+        width, recall = tune(index, sample, target)
+    else:
+        width = set_knob(index, width)
+        recall = sample.recall(index)
+    return {knob: width}, recall_passport(sample, recall)
+
+
+def recall_passport(sample: Sample, recall: float) -> dict[str, Any]:
+    """Return what a passport says of an index's recall."""
+    return {"k": sample.k, "recall": round(recall, 4), "queries": len(sample.queries)}

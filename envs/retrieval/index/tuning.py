@@ -1,0 +1,104 @@
+"""Find how wide an index folder must look for a wanted recall: ``research index tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from research_rl.envs.retrieval.index.estimate import SAMPLED, K
+from research_rl.envs.retrieval.index.open import load_retriever, read_vectors
+from research_rl.envs.retrieval.index.passport import (
+    MANIFEST,
+    SAMPLE,
+    VECTORS,
+    IndexFolderError,
+    read_manifest,
+    write_json,
+)
+from research_rl.envs.retrieval.index.recall import (
+    TARGET,
+    TIED,
+    Sample,
+    recall_passport,
+    rounding,
+    sample_queries,
+    tune,
+    with_ties,
+)
+from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
+from research_rl.envs.retrieval.vectors import blas_for, is_inner, knob_of, search_one_by_one
+
+OWN = "the index's own vectors"
+
+
+def tune_folder(
+    folder: str | Path, target: float = TARGET, corpus: str | Path | None = None
+) -> dict[str, Any]:
+    """Find the search width of an index folder for a recall, and write it into the passport.
+
+    An index that was built here has a sample of exact results. One that was adopted has none, and
+    what it was made from is gone: its own vectors, compressed as they are, are searched one by one
+    for sampled queries, so the recall leaves out what compression itself costs.
+
+    Args:
+        folder: what ``build_index`` or ``adopt_index`` made.
+        target: share of the exact first results to find.
+        corpus: where the corpus of an adopted index lies now, if it has moved.
+
+    Returns:
+        What the passport then says of the recall: k, recall, queries, and for an adopted index
+        ``against``.
+
+    Raises:
+        IndexFolderError: there is no index.
+        ValueError: its type has nothing to tune.
+    """
+    place = Path(folder)
+    passport = read_manifest(place)
+    if "index" not in passport:
+        raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
+    file = place / passport["index"].get("file", VECTORS)
+    try:
+        index = read_vectors(file, None)
+    except (RuntimeError, OSError) as error:
+        raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
+    knob = knob_of(index)
+    if knob is None:
+        raise ValueError(
+            f"type must be an ivf or hnsw one to be tuned, got {passport['index']['type']!r}"
+        )
+    adopted = "file" in passport["index"]
+    if not (place / SAMPLE).is_file():
+        if not adopted:
+            raise IndexFolderError(
+                f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
+            )
+        own_sample(place, index, corpus).save(place / SAMPLE)
+    try:
+        sample = Sample.load(place / SAMPLE)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        mend = f"remove {place / SAMPLE}" if adopted else "build it again"
+        raise IndexFolderError(f"index {folder} has a broken sample ({error}); {mend}") from error
+    value, recall = tune(index, sample, target)
+    passport["index"][knob] = value
+    passport["recall"] = recall_passport(sample, recall) | ({"against": OWN} if adopted else {})
+    write_json(place / MANIFEST, passport)
+    return dict(passport["recall"])
+
+
+def own_sample(folder: Path, index: Any, corpus: str | Path | None = None) -> Sample:
+    """Search everything that an index of a folder holds, for queries made from its passages."""
+    retriever = load_retriever(folder, corpus, mmap=True)  # for its encoder and corpus only
+    dense = retriever.retrievers[0] if isinstance(retriever, RankFusion) else retriever
+    assert isinstance(dense, DenseRetriever)
+    queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
+    k = min(K, index.ntotal)
+    with blas_for(len(queries)):
+        found, places = search_one_by_one(index, queries, min(TIED, index.ntotal))
+    inner = is_inner(index)
+    distances = -found if inner else found
+    margin = rounding(found[:, :k], queries, "ip" if inner else "l2")
+    return Sample(queries, with_ties(distances, np.asarray(places, np.int64), k, margin), k)

@@ -1,0 +1,89 @@
+"""Vectors: files of them, FAISS index types, and exact scores.
+
+Read first: faiss_types.py
+May import: envs.retrieval.encoders
+"""
+
+from __future__ import annotations
+
+from research_rl.envs.retrieval.vectors.faiss_types import (
+    TYPES,
+    Metric,
+    blas_for,
+    bytes_per_vector,
+    clustering_on_gpus,
+    factory_string,
+    import_faiss,
+    is_exact,
+    is_inner,
+    knob_of,
+    least_rows,
+    new_index,
+    product_quantizer,
+    sample_rows,
+    search_everywhere,
+    search_one_by_one,
+    set_knob,
+    training_rows,
+    widest,
+)
+from research_rl.envs.retrieval.vectors.files import (
+    BLOCK,
+    VectorFile,
+    VectorParts,
+    encode_codes,
+    streamed_header,
+)
+from research_rl.envs.retrieval.vectors.rescore import NOBODY, Places, as_faiss, best, exact_scores
+from research_rl.envs.retrieval.vectors.torch_products import (
+    Dtype,
+    check_room,
+    input_rounding,
+    merge,
+    output_rounding,
+    pick_devices,
+    pick_dtype,
+    product,
+    widened,
+)
+
+__all__ = [
+    "BLOCK",
+    "NOBODY",
+    "TYPES",
+    "Dtype",
+    "Metric",
+    "Places",
+    "VectorFile",
+    "VectorParts",
+    "as_faiss",
+    "best",
+    "blas_for",
+    "bytes_per_vector",
+    "check_room",
+    "clustering_on_gpus",
+    "encode_codes",
+    "exact_scores",
+    "factory_string",
+    "import_faiss",
+    "input_rounding",
+    "is_exact",
+    "is_inner",
+    "knob_of",
+    "least_rows",
+    "merge",
+    "new_index",
+    "output_rounding",
+    "pick_devices",
+    "pick_dtype",
+    "product",
+    "product_quantizer",
+    "sample_rows",
+    "search_everywhere",
+    "search_one_by_one",
+    "set_knob",
+    "streamed_header",
+    "training_rows",
+    "widened",
+    "widest",
+]

@@ -1,0 +1,131 @@
+"""Serves an index over HTTP in every dialect of the field; see docs/serving.md.
+
+FastAPI, uvicorn and prometheus-client come with the extra ``serve`` and are imported when a server
+starts, not before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import math
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from research_rl.envs.types import Retriever
+from research_rl.envs.web import ServerThread, listen
+
+if TYPE_CHECKING:
+    import uvicorn
+from research_rl.envs.retrieval.web.config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+KEY_VARIABLE = "RESEARCH_API_KEY"
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    retriever: Retriever,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    config: ServerConfig | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; requests in flight are answered before it returns.
+
+    Raises:
+        ImportError: the extra ``serve`` is not installed.
+        OSError: the address cannot be listened on.
+    """
+    config = config or ServerConfig()
+    if host not in _LOOPBACK and config.api_key is None:
+        log.warning("%s can be reached from other machines and asks for no key", host)
+    listen(host, port).close()  # uvicorn would log the failure and end the process
+    _make_server(retriever, config, host, port, log_level="info").run()
+
+
+class BackgroundServer(ServerThread):
+    """A server in a thread of this process, for tests, notebooks and benchmarks.
+
+    >>> with BackgroundServer(retriever) as server:  # doctest: +SKIP
+    ...     RemoteRetriever(server.url).search(["who wrote Emma"], k=5)
+
+    Args:
+        retriever: what answers.
+        config: limits and habits.
+        port: 0 takes a free one.
+    """
+
+    def __init__(
+        self, retriever: Retriever, config: ServerConfig | None = None, port: int = 0
+    ) -> None:
+        bound = listen("127.0.0.1", port)
+        taken: int = bound.getsockname()[1]
+        server = _make_server(retriever, config or ServerConfig(), "127.0.0.1", taken, "warning")
+        super().__init__(server, bound)
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``research index serve`` to ``parser``."""
+    parser.add_argument("folder", type=Path, help="folder that `research index build` made")
+    parser.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port (%(default)s)")
+    for option in fields(ServerConfig):
+        if option.name == "api_key":
+            continue
+        parser.add_argument(
+            "--" + option.name.replace("_", "-"),
+            type=type(option.default),
+            default=option.default,
+            help=f"{_explanation(option.name)} (%(default)s)",
+        )
+    parser.epilog = f"Clients must send a key if the variable {KEY_VARIABLE} holds one."
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    """Serve the index that ``args`` of ``add_serve_arguments`` name."""
+    from research_rl.envs.retrieval.index import load_retriever
+
+    _check_installed()
+    names = [option.name for option in fields(ServerConfig) if option.name != "api_key"]
+    values = {name: getattr(args, name) for name in names}
+    config = ServerConfig(**values, api_key=os.environ.get(KEY_VARIABLE) or None)
+    serve(load_retriever(args.folder, args.corpus), args.host, args.port, config)
+
+
+def _make_server(
+    retriever: Retriever, config: ServerConfig, host: str, port: int, log_level: str
+) -> uvicorn.Server:
+    _check_installed()
+    import uvicorn
+
+    from research_rl.envs.retrieval.web.app import create_app
+
+    settings = uvicorn.Config(
+        create_app(retriever, config),
+        host=host,
+        port=port,
+        log_level=log_level,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(config.timeout),
+    )
+    return uvicorn.Server(settings)
+
+
+def _check_installed() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"a retrieval server needs {', '.join(missing)}; run: pip install -e '.[serve]'"
+        )
+
+
+def _explanation(name: str) -> str:
+    """Return what ``ServerConfig``'s docstring says of an argument."""
+    lines = (line.strip() for line in (ServerConfig.__doc__ or "").splitlines())
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith(f"{name}: ")), "")

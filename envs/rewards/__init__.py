@@ -1,0 +1,35 @@
+"""Rewards: how answers are compared, the presets, and a linter that looks for holes in them.
+
+Read first: presets.py
+May import: envs.protocols, envs.system, envs.types
+"""
+
+from __future__ import annotations
+
+from research_rl.envs.rewards.answers import (
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    normalize_answer,
+)
+from research_rl.envs.rewards.presets import (
+    FORMAT_REWARD,
+    DefaultReward,
+    PaperCodeReward,
+    PaperReward,
+    RewardFunction,
+    get_reward,
+)
+
+__all__ = [
+    "FORMAT_REWARD",
+    "DefaultReward",
+    "PaperCodeReward",
+    "PaperReward",
+    "RewardFunction",
+    "cover_exact_match",
+    "exact_match",
+    "f1_score",
+    "get_reward",
+    "normalize_answer",
+]

@@ -1,0 +1,332 @@
+"""A generated world of made-up people in which only searching can answer a question.
+
+Every person has all eight relations to other people of the same split, and every fact is one
+passage, so a query that names the wrong person or the wrong relation finds a wrong passage. The
+people of train, validation and test are disjoint, all their facts lie in one corpus, and equal
+seeds give equal worlds. Names are one word each; the list of names does not depend on the seed, so
+a model that knows the words of one world can be tried in another whose facts are all new.
+
+Some people may have an alias: all that is known of them stands under that name, and a search for
+the name in the question finds only how they are called. Whoever asks about them must search again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from research_rl.envs.types import Passage, Question, Retriever
+
+Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+RELATIONS = ("boss", "coach", "doctor", "friend", "mother", "neighbour", "rival", "teacher")
+MAX_HOPS = 3
+QUESTION_SIZES: Mapping[Split, int] = {"train": 3000, "val": 120, "test": 400}
+QUESTION_HOPS: Mapping[Split, Mapping[int, float]] = {
+    "train": {1: 1.0, 2: 4.0},
+    "val": {1: 1.0, 2: 1.0},
+    "test": {1: 1.0, 2: 1.0},
+}
+
+_SHARES: Mapping[Split, float] = {"train": 0.5, "val": 0.2, "test": 0.3}
+_MIN_PEOPLE = 60  # val's fifth must leave more people than a person has relations
+_FORMAT = 1  # of the written folder; a change makes old folders be written anew
+
+
+def person_names(n: int) -> list[str]:
+    """Return ``n`` different made-up names of two syllables, the same ones at every call."""
+    rng = random.Random("names of the synthetic world")
+    names: dict[str, None] = {}
+    while len(names) < n:
+        syllables = (
+            rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice("klmnrst")
+            for _ in range(2)
+        )
+        names["".join(syllables).capitalize()] = None
+    return list(names)
+
+
+def query_of(relation: str, person: str) -> str:
+    """Return the query that finds one fact, ``the boss of Bakset``."""
+    return f"the {relation} of {person}"
+
+
+def passage_of(relation: str, person: str, other: str) -> str:
+    """Return the passage that states one fact: the person as its title, then a sentence.
+
+    ``Bakset\\nthe boss of Bakset is Domlor .`` By its title a bag of words tells whose boss it is.
+    """
+    return f"{person}\n{query_of(relation, person)} is {other} ."
+
+
+def alias_passage_of(person: str, alias: str) -> str:
+    """Return the passage that a search for somebody with an alias finds first.
+
+    ``Bakset\nBakset is called Domlor .``
+    """
+    return f"{person}\n{person} is called {alias} ."
+
+
+def question_of(relations: Iterable[str], person: str) -> str:
+    """Return the question that follows ``relations`` from ``person``, the first one innermost."""
+    phrase = person
+    for relation in relations:
+        phrase = query_of(relation, phrase)
+    return f"Who is {phrase} ?"
+
+
+class SyntheticWorld:
+    """People, their relations, the passages that state them and questions about them.
+
+    Args:
+        num_people: people in all; half of them in train, a fifth in val, the rest in test.
+        seed: decides who is in which split and who is whose boss.
+        alias_share: share of the people of each split whose facts stand under another name.
+
+    Raises:
+        ValueError: ``num_people`` is too small for every split to have its own people, or
+            ``alias_share`` is no share.
+    """
+
+    def __init__(self, num_people: int = 600, seed: int = 0, alias_share: float = 0.0) -> None:
+        if num_people < _MIN_PEOPLE:
+            raise ValueError(f"num_people must be at least {_MIN_PEOPLE}, got {num_people}")
+        if not 0 <= alias_share <= 1:
+            raise ValueError(f"alias_share must be between 0 and 1, got {alias_share}")
+        self.num_people = num_people
+        self.seed = seed
+        self.alias_share = alias_share
+        self.relations = RELATIONS
+        self.names = person_names(num_people)
+        rng = random.Random(f"world {seed}")
+        self.people = _deal(self.names, rng)
+        self.facts: dict[tuple[str, str], str] = {}
+        """(relation, person) -> the other person."""
+        for members in self.people.values():
+            for person in members:
+                others = rng.sample([other for other in members if other != person], len(RELATIONS))
+                self.facts |= {(r, person): o for r, o in zip(RELATIONS, others, strict=True)}
+        self.aliases = self._choose_aliases()
+        """Person -> the name under which the facts about that person stand."""
+
+    def _choose_aliases(self) -> dict[str, str]:
+        rng = random.Random(f"aliases {self.seed}")
+        chosen = [
+            person
+            for members in self.people.values()
+            for person in rng.sample(members, round(self.alias_share * len(members)))
+        ]
+        fresh = person_names(self.num_people + len(chosen))[self.num_people :]
+        return dict(zip(chosen, rng.sample(fresh, len(fresh)), strict=True))
+
+    @property
+    def passages(self) -> list[Passage]:
+        """Every fact of every split as a passage of its own, and every alias as one."""
+        facts = [
+            Passage(
+                id=_passage_id(relation, person),
+                contents=passage_of(relation, self.aliases.get(person, person), other),
+            )
+            for (relation, person), other in self.facts.items()
+        ]
+        return facts + [
+            Passage(id=_passage_id("alias", person), contents=alias_passage_of(person, alias))
+            for person, alias in self.aliases.items()
+        ]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every word that occurs in a question or a passage, each once, names last."""
+        words = ["Who", "is", "the", "of", "?", ".", *RELATIONS, *self.names]
+        return [*words, "called", *self.aliases.values()] if self.aliases else words
+
+    def sample(
+        self, split: Split, hops: int | Mapping[int, float], n: int, seed: int = 0
+    ) -> list[Question]:
+        """Return ``n`` different questions about the people of one split.
+
+        The relations of a question are distinct, and so are the people on its path. The metadata
+        hold ``hops``, ``chain`` (the queries that lead to the answer, those that find only an alias
+        among them), ``gold_ids`` (the passages they find), ``split``, and where the world has any
+        aliases, ``aliases`` (how many of the people who are asked about have one) and ``fact_ids``
+        (those of ``gold_ids`` that state a fact, not only a name).
+
+        Args:
+            split: whose people are asked about.
+            hops: relations in a question, 1 to 3; or the share of each number, as a ratio.
+            n: how many; a mixture is met to within one question a kind.
+            seed: equal seeds give equal questions in equal order.
+
+        Raises:
+            ValueError: an unknown split, hops out of range, or more questions than there are.
+        """
+        if split not in self.people:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        shares = {hops: 1.0} if isinstance(hops, int) else dict(hops)
+        _check_shares(shares)
+        rng = random.Random(f"questions {self.seed} {split} {seed}")
+        questions = [
+            question
+            for kind, count in _apportion(shares, n).items()
+            for question in self._distinct(split, kind, count, rng)
+        ]
+        rng.shuffle(questions)
+        return questions
+
+    def write(
+        self,
+        folder: str | Path,
+        sizes: Mapping[Split, int] = QUESTION_SIZES,
+        hops: Mapping[Split, Mapping[int, float]] = QUESTION_HOPS,
+    ) -> Path:
+        """Write the world as files and return the folder; a folder that holds it is left alone.
+
+        ``corpus.jsonl`` and ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` are in the FlashRAG
+        layout; ``index`` is a dense FAISS index of the corpus by the BM25 sketch, which needs no
+        weights; ``world.json``, written last, says what the folder holds.
+        """
+        target = Path(folder)
+        passport = self.passport(sizes, hops)
+        if (target / "world.json").is_file():
+            if json.loads((target / "world.json").read_text(encoding="utf-8")) == passport:
+                return target
+            (target / "world.json").unlink()
+        target.mkdir(parents=True, exist_ok=True)
+        corpus = ({"id": p.id, "contents": p.contents} for p in self.passages)
+        _write_jsonl(target / "corpus.jsonl", corpus)
+        for split in SPLITS:
+            rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
+            _write_jsonl(target / f"{split}.jsonl", rows)
+        _index(target / "corpus.jsonl", target / "index", _sketch_dim(self))
+        (target / "world.json").write_text(json.dumps(passport, indent=2), encoding="utf-8")
+        return target
+
+    def passport(
+        self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
+    ) -> dict[str, object]:
+        """Return what decides a written folder, as its ``world.json`` says it."""
+        aliases = {"alias_share": self.alias_share} if self.alias_share else {}
+        return aliases | {
+            "format": _FORMAT,
+            "num_people": self.num_people,
+            "seed": self.seed,
+            "sizes": {split: sizes[split] for split in SPLITS},
+            "hops": {split: {str(h): s for h, s in hops[split].items()} for split in SPLITS},
+        }
+
+    def _distinct(self, split: Split, hops: int, n: int, rng: random.Random) -> Iterator[Question]:
+        limit = len(self.people[split]) * len(RELATIONS)
+        if n > limit:  # longer questions are more numerous still, but this many is plenty
+            raise ValueError(
+                f"n must be at most {limit} a kind for {split}, got {n} of {hops} hops"
+            )
+        seen: set[str] = set()
+        while len(seen) < n:
+            question = self._question(split, rng.choice(self.people[split]), hops, rng)
+            if question is not None and question.id not in seen:
+                seen.add(question.id)
+                yield question
+
+    def _question(self, split: Split, start: str, hops: int, rng: random.Random) -> Question | None:
+        """One question from ``start``, or None where its path comes back to somebody."""
+        relations = rng.sample(RELATIONS, hops)
+        path = [start]
+        for relation in relations:
+            path.append(self.facts[relation, path[-1]])
+        if len(set(path)) != len(path):
+            return None
+        chain: list[str] = []
+        gold: list[str] = []
+        for relation, person in zip(relations, path, strict=False):
+            if person in self.aliases:
+                chain.append(query_of(relation, person))
+                gold.append(_passage_id("alias", person))
+            chain.append(query_of(relation, self.aliases.get(person, person)))
+            gold.append(_passage_id(relation, person))
+        known: dict[str, object] = {"hops": hops, "chain": chain, "gold_ids": gold, "split": split}
+        if self.aliases:
+            known["aliases"] = len(chain) - hops
+            known["fact_ids"] = [_passage_id(r, p) for r, p in zip(relations, path, strict=False)]
+        return Question(
+            id=f"{split}-{start}-{'-'.join(relations)}",
+            text=question_of(relations, start),
+            answers=(path[-1],),
+            metadata=known,
+        )
+
+
+@lru_cache(maxsize=1)
+def builtin_world() -> tuple[list[Question], Retriever]:
+    """Return the questions and the index that an environment without arguments plays; cached."""
+    from research_rl.envs.retrieval.encoders import BM25SketchEncoder
+    from research_rl.envs.retrieval.search import DenseRetriever
+
+    world = SyntheticWorld(num_people=100)
+    questions = world.sample("train", {1: 1, 2: 1, 3: 1}, n=300)
+    encoder = BM25SketchEncoder(dim=_sketch_dim(world))
+    return questions, DenseRetriever.from_passages(world.passages, encoder)
+
+
+def _deal(names: list[str], rng: random.Random) -> dict[Split, list[str]]:
+    """Deal shuffled names to the splits; what rounding leaves goes to the last."""
+    shuffled = rng.sample(names, len(names))
+    people: dict[Split, list[str]] = {}
+    start = 0
+    for split in SPLITS:
+        stop = start + int(_SHARES[split] * len(names)) if split != SPLITS[-1] else len(names)
+        people[split] = shuffled[start:stop]
+        start = stop
+    return people
+
+
+def _check_shares(shares: Mapping[int, float]) -> None:
+    if not shares or any(not 1 <= hops <= MAX_HOPS for hops in shares):
+        raise ValueError(f"hops must be between 1 and {MAX_HOPS}, got {sorted(shares)}")
+    if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+        raise ValueError(f"shares of hops must be positive, got {dict(shares)}")
+
+
+def _apportion(shares: Mapping[int, float], n: int) -> dict[int, int]:
+    """Split ``n`` by the shares: whole parts first, the rest to the largest remainders."""
+    total = sum(shares.values())
+    exact = {kind: n * share / total for kind, share in shares.items()}
+    counts = {kind: int(quota) for kind, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda kind: counts[kind] - exact[kind])
+    for kind in by_remainder[: n - sum(counts.values())]:
+        counts[kind] += 1
+    return counts
+
+
+def _passage_id(relation: str, person: str) -> str:
+    return f"{person}-{relation}"
+
+
+def _flashrag_row(question: Question) -> dict[str, object]:
+    return {
+        "id": question.id,
+        "question": question.text,
+        "golden_answers": list(question.answers),
+        "metadata": dict(question.metadata),
+    }
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _sketch_dim(world: SyntheticWorld) -> int:
+    """Return a length at which every word has a cell of its own, so that the sketch is exact."""
+    return -(-len(world.vocabulary) // 64) * 64
+
+
+def _index(corpus: Path, out: Path, dim: int) -> None:
+    from research_rl.envs.retrieval.encoders import BM25SketchEncoder
+    from research_rl.envs.retrieval.index import build_index
+
+    build_index(corpus, out, kind="dense", encoder=BM25SketchEncoder(dim=dim), overwrite=True)

@@ -1,0 +1,26 @@
+"""What any long command needs of the operating system: whole files, locks, progress, messages.
+
+Read first: files.py
+May import: nothing of ours
+"""
+
+from __future__ import annotations
+
+from research_rl.envs.system.commands import FAILED, CommandLine
+from research_rl.envs.system.doors import lazy
+from research_rl.envs.system.files import LineError, clear_partial, sha256_of, write_whole
+from research_rl.envs.system.locks import LOADING, alone_in
+from research_rl.envs.system.progress import progress_bar
+
+__all__ = [
+    "FAILED",
+    "LOADING",
+    "CommandLine",
+    "LineError",
+    "alone_in",
+    "clear_partial",
+    "lazy",
+    "progress_bar",
+    "sha256_of",
+    "write_whole",
+]

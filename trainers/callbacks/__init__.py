@@ -1,0 +1,26 @@
+"""Callbacks that leave something to look at: curve, rollouts, exported policy.
+
+Read first: base.py
+May import: agents, trainers.checkpoint, trainers.progress, trainers.viewer
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.callbacks.base import RunCallback, cosmetic, rollouts_of, run_folder
+from research_rl.trainers.callbacks.curve import LearningCurve
+from research_rl.trainers.callbacks.export_policy import ExportPolicy
+from research_rl.trainers.callbacks.plots import DPI, Metrics, health_picture
+from research_rl.trainers.callbacks.rollout_log import RolloutLog
+
+__all__ = [
+    "DPI",
+    "ExportPolicy",
+    "LearningCurve",
+    "Metrics",
+    "RolloutLog",
+    "RunCallback",
+    "cosmetic",
+    "health_picture",
+    "rollouts_of",
+    "run_folder",
+]

@@ -1,0 +1,55 @@
+"""What a run keeps: checkpoints, metrics, its folder, exported weights.
+
+Read first: callback.py
+May import: agents
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.checkpoint.callback import RunCheckpoint
+from research_rl.trainers.checkpoint.export import (
+    ExportError,
+    export_checkpoint,
+    iteration_of,
+    load_policy,
+    policy_config,
+    readable,
+    removed_on_failure,
+    save_policy,
+)
+from research_rl.trainers.checkpoint.files import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    disk_error,
+    find_checkpoint,
+    put_folder_in_place,
+    remove_checkpoint,
+    why_torn,
+)
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
+from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
+from research_rl.trainers.checkpoint.stopping import sigterm_noted
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointError",
+    "ExportError",
+    "KeepMetrics",
+    "RunCheckpoint",
+    "changes",
+    "disk_error",
+    "export_checkpoint",
+    "find_checkpoint",
+    "iteration_of",
+    "load_policy",
+    "policy_config",
+    "put_folder_in_place",
+    "readable",
+    "remove_checkpoint",
+    "removed_on_failure",
+    "run_in",
+    "save_policy",
+    "sigterm_noted",
+    "why_torn",
+    "with_references",
+]

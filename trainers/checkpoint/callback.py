@@ -1,0 +1,220 @@
+"""The checkpoints of a run: when they are written, and how a run ends between two iterations."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
+
+from research_rl.trainers.checkpoint.files import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    find_checkpoint,
+    remove_checkpoint,
+)
+from research_rl.trainers.checkpoint.stopping import StopSignal
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointError",
+    "RunCheckpoint",
+    "find_checkpoint",
+    "remove_checkpoint",
+]
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """The best policy by a validation metric as ``best.ckpt``, and the newest as ``last.ckpt``.
+
+    Lightning's ModelCheckpoint, with the names that ``--ckpt_path best`` and ``last`` look for,
+    renews ``last.ckpt`` only when the metric gets better. This one does after every validation
+    and when training ends, so that resuming loses no work; and of equally good policies it keeps
+    the newest, which has learned most, where Lightning keeps the first.
+
+    Every checkpoint stands between two iterations, so that going on from it gives the same losses,
+    rollouts and weights, bit by bit. SIGTERM, and under SLURM the signal before a time limit, end
+    the run behind the iteration that is running, with ``last.ckpt`` renewed; a validation that
+    is cut off by it is made when the run goes on.
+
+    Args:
+        monitor: the metric.
+        mode: max or min, whichever is better.
+        dirpath: where to; None is ``checkpoints`` in the trainer's default_root_dir.
+        every_n_iterations: renew ``last.ckpt`` also so often, between validations; None does not.
+
+    Raises:
+        ValueError: ``every_n_iterations`` is not positive.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/f1",
+        mode: str = "max",
+        dirpath: str | None = None,
+        every_n_iterations: int | None = None,
+    ) -> None:
+        if every_n_iterations is not None and every_n_iterations < 1:
+            raise ValueError(
+                f"every_n_iterations must be at least 1 or null, got {every_n_iterations}"
+            )
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_on_train_epoch_end=False,  # else last.ckpt, written first, would stand in its way
+            enable_version_counter=False,
+        )
+        self.every_n_iterations = every_n_iterations
+        self._stop = StopSignal()
+        self._before_validation: dict[str, Any] | None = None
+        self._owes_validation = False
+        self._saved_after: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder."""
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen for signals, and make the validation that one cut off.
+
+        A run begun anew drops the checkpoints of the run before: ``last`` would go on with that.
+        """
+        super().on_train_start(trainer, pl_module)
+        self._stop.listen(trainer)
+        if trainer.ckpt_path is None and trainer.is_global_zero:
+            for name in ("best.ckpt", "last.ckpt"):
+                remove_checkpoint(Path(str(self.dirpath)) / name)
+        if self._owes_validation:
+            self._owes_validation = False
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False  # else it would begin where the last one ended
+            trainer.validating = True
+            validation.run()
+            trainer.training = True
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Renew ``last.ckpt`` where it is time, and end the run if it was asked to."""
+        loop = trainer.fit_loop.epoch_loop
+        last = loop._is_training_done  # then what follows saves, and goes before the end
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None, "training goes on"
+        validates = loop._should_check_val_fx(fetcher)
+        if self._stop.heard(trainer) and not last:
+            self._owes_validation = validates
+            self._renew_last(trainer)
+            self._stop.end(trainer)
+        self._before_validation = None
+        if validates and not last:
+            self._before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
+        elif self.every_n_iterations and (loop.total_batch_idx + 1) % self.every_n_iterations == 0:
+            self._renew_last(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """End a validation that was asked to, in the state before it."""
+        if self._before_validation is not None and self._stop.heard(trainer):
+            self._owes_validation = True
+            self._renew_last(trainer)
+            self._stop.end(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Of a validation that was cut off, keep the state of the loops before it."""
+        if self._owes_validation and self._before_validation is not None:
+            checkpoint["loops"]["fit_loop"] = self._before_validation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and whether a validation is to be made up for."""
+        return {**super().state_dict(), "owes_validation": self._owes_validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state; a folder that was moved keeps its best."""
+        self._owes_validation = state_dict.get("owes_validation", False)
+        super().load_state_dict(_moved(state_dict, Path(str(self.dirpath))))
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Return whether the current policy is at least as good as the best so far."""
+        if super().check_monitor_top_k(trainer, current):
+            return True
+        tie = current is not None and bool(current == self.best_model_score)
+        return trainer.strategy.reduce_boolean_decision(tie)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``best.ckpt`` if it is, and ``last.ckpt`` in any case."""
+        super().on_validation_end(trainer, pl_module)
+        self._before_validation = None
+        self._renew_last(trainer)
+        goes_on = trainer.global_step > 0 and not trainer.fit_loop.epoch_loop._is_training_done
+        if trainer.state.fn == TrainerFn.FITTING and goes_on and self._stop.heard(trainer):
+            self._stop.end(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``last.ckpt`` if training went on after the last validation."""
+        if self._saved_after != trainer.global_step:
+            self._renew_last(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save nothing, for an iteration may be half done; say how to go on."""
+        self._stop.forget()
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == TrainerFn.FITTING:
+            if self._saved_after is None:
+                rank_zero_info("interrupted before the first checkpoint; nothing was kept")
+            else:
+                rank_zero_info(
+                    "interrupted; go on behind update %d with the same command and "
+                    "`--ckpt_path last`",
+                    self._saved_after,
+                )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        super().teardown(trainer, pl_module, stage)
+        self._stop.forget()
+
+    def _renew_last(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step > 0 and not self._should_skip_saving(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._saved_after = trainer.global_step
+
+    @staticmethod
+    def _should_skip_saving(trainer: pl.Trainer) -> bool:
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        dry: int = trainer.fast_dev_run  # type: ignore[attr-defined]
+        return bool(dry) or not fitting or trainer.sanity_checking
+
+
+def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the state of a ModelCheckpoint with its paths in ``folder``, if the best is there."""
+    if not state.get("best_model_path") or state.get("dirpath") == str(folder):
+        return state
+
+    def here(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    if not Path(here(state["best_model_path"])).exists():
+        return state
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    moved = {name: here(state[name]) for name in paths if name in state}
+    best = {here(path): score for path, score in state.get("best_k_models", {}).items()}
+    return {**state, **moved, "best_k_models": best, "dirpath": str(folder)}

@@ -1,0 +1,150 @@
+"""A Lightning checkpoint becomes a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
+from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
+
+_PREFIX = "policy."
+
+
+class ExportError(OSError):
+    """A policy could not be written as a folder; nothing is left of it."""
+
+
+def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -> None:
+    """Write the policy of ``checkpoint`` to the folder ``out``; a LoRA adapter is merged.
+
+    Args:
+        checkpoint: a file that ModelCheckpoint wrote, or a folder that ranks wrote in shards.
+        out: a folder that is empty or not there yet.
+        config: the config.yaml that the run wrote, which names the model and its tokenizer. None
+            looks in the checkpoint's folder and in the one above it.
+
+    Raises:
+        FileNotFoundError: the checkpoint, the config or the model it names is missing.
+        ValueError: the checkpoint does not hold this policy, or ``out`` holds something already.
+        ExportError: the disk does not take it; ``out`` is as it was.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out must be an empty or a new folder, got {out}; name another one")
+    checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
+    run = checkpoint.parent.parent
+    policy = LMPolicy.from_config(policy_config(config or _config_of(checkpoint), run))
+    load_policy(policy, checkpoint)
+    save_policy(policy, out)
+
+
+def save_policy(policy: LMPolicy, target: Path) -> None:
+    """Write the policy as a Hugging Face folder, whole or not at all; replace what is there.
+
+    Raises:
+        ExportError: the disk does not take it; what was there is untouched.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    with removed_on_failure(partial, f"export the policy to {target}"):
+        shutil.rmtree(partial, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        policy.save_pretrained(partial)
+        readable(partial)
+        if target.is_dir():
+            shutil.rmtree(target)
+        partial.replace(target)
+
+
+@contextmanager
+def removed_on_failure(partial: Path, what: str) -> Iterator[None]:
+    """Remove what was written so far where writing fails.
+
+    Raises:
+        ExportError: the disk is behind it; safetensors carries its error as text alone.
+    """
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise ExportError(f"cannot {what}: {reason}; make room") from error
+
+
+def readable(folder: Path) -> None:
+    """Give each file the mode that a new file gets here; safetensors' are the owner's alone."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
+def iteration_of(checkpoint: Path) -> int | None:
+    """Return the iterations that the weights in a checkpoint file have learned from."""
+    file = checkpoint / META if checkpoint.is_dir() else checkpoint
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    iteration = state.get("iteration")
+    return None if iteration is None else int(iteration)
+
+
+def _config_of(checkpoint: Path) -> Path:
+    folders = (checkpoint.parent, checkpoint.parent.parent)
+    found = next((f / "config.yaml" for f in folders if (f / "config.yaml").is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"no config.yaml in {folders[0]} or {folders[1]}; name the run's with --config"
+        )
+    return found
+
+
+def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
+    """Return the ``model.policy`` section of a run's config.yaml.
+
+    Args:
+        config: the file.
+        run: where the run's folder is now, for what the config names relative to it; None is
+            where it was.
+    """
+    file: Any = OmegaConf.load(config)
+    if run is not None and isinstance(file.get("trainer"), dict | type(file)):
+        file.trainer.default_root_dir = str(run)
+    loaded: Any = OmegaConf.to_container(file, resolve=True)
+    section = loaded.get("model", {}).get("policy") if isinstance(loaded, dict) else None
+    if not isinstance(section, dict) or "model" not in section:
+        raise ValueError(f"{config} must have model.policy.model; use the config.yaml of a run")
+    lora = section.pop("lora", None)
+    return PolicyConfig(**section, lora=LoraConfig(**lora) if lora else None)
+
+
+def load_policy(policy: LMPolicy, checkpoint: Path) -> None:
+    """Put the checkpoint's weights in; one with a LoRA adapter may hold the adapter alone.
+
+    Raises:
+        ValueError: the checkpoint does not hold this policy.
+    """
+    state: dict[str, Tensor] = load_state(checkpoint).get("state_dict", {})
+    own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+    needed = {name for name, p in policy.named_parameters() if p.requires_grad}
+    try:
+        missing, unknown = policy.load_state_dict(own, strict=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint} must hold the policy of its config.yaml; {error}"
+        ) from error
+    lost = sorted(needed & set(missing))
+    if lost or unknown:
+        raise ValueError(
+            f"{checkpoint} must hold the policy of its config.yaml, got {len(lost)} weights too "
+            f"few and {len(unknown)} too many (such as {(lost + unknown)[0]}); "
+            "name the right config with --config"
+        )

@@ -1,0 +1,290 @@
+r"""The command ``research ask``: a question is thought about and searched for before your eyes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from research_rl.envs import Question, Retriever
+from research_rl.envs.system import CommandLine
+from research_rl.trainers.settings import UsageError
+
+if TYPE_CHECKING:
+    from research_rl.agents.methods import Agent, Prediction, Step
+
+QUICKSTART = Path("runs/quickstart")
+_RESET, _BOLD, _DIM, _BLUE, _GREEN, _RED = (f"\033[{n}m" for n in (0, 1, 2, 34, 32, 31))
+_NO_ANSWER = {
+    "no_answer": "the model ended without an answer",
+    "search_budget": "the searches are used up and the model asked for more",
+    "turn_budget": "the turns are used up",
+    "length": "the tokens are used up; raise --max-tokens",
+    "error": "the server failed",
+}
+
+
+class Screen:
+    """Writes an episode to a terminal as it happens.
+
+    Args:
+        out: where to.
+        colour: use escape codes.
+    """
+
+    def __init__(self, out: TextIO, colour: bool) -> None:
+        self._out, self._colour = out, colour
+
+    def write(self, role: str, text: str) -> None:
+        """Write a piece of the episode: the model's text as it is, a result indented and dim."""
+        if role == "model":
+            self._put(text)
+            return
+        body = text.strip().removeprefix("<result>").removesuffix("</result>").strip("\n")
+        self._put("\n" + self._paint(textwrap.indent(body, "    │ ", lambda _: True), _DIM) + "\n")
+
+    def end(self, prediction: Prediction) -> None:
+        """Write the answer, or why there is none, and what it cost."""
+        self._put("\n\n")
+        if prediction.text:
+            self._put(self._paint(f"Answer: {prediction.text}", _BOLD + _GREEN) + "\n")
+        else:
+            why = _NO_ANSWER.get(prediction.finish_reason, "the \\boxed{} is empty")
+            why = f"{why}: {prediction.error}" if prediction.error else why
+            self._put(self._paint(f"No answer: {why}.", _BOLD + _RED) + "\n")
+        searches = len(prediction.queries)
+        cost = (
+            f"{searches} search{'' if searches == 1 else 'es'}, "
+            f"{prediction.sampled_tokens} tokens written, {prediction.seconds:.1f} s"
+        )
+        self._put(self._paint(cost, _DIM) + "\n")
+
+    def head(self, text: str) -> None:
+        """Write a line of our own."""
+        self._put(self._paint(text, _BLUE) + "\n")
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"{code}{text}{_RESET}" if self._colour else text
+
+    def _put(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+
+@dataclass
+class Settings:
+    """What is asked, once the command line and the run's config are put together."""
+
+    index: str
+    model: str | None = None
+    server: str | None = None
+    prompt: str = "base"
+    top_k: int = 5
+    max_searches: int | None = None
+    max_tokens: int = 2048
+    temperature: float = 0.0
+    seed: int = 0
+    api: str = "completions"
+    tokenizer: str | None = None
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command."""
+    given = _parser().parse_args(list(args))
+    settings = resolve(given)
+    screen = Screen(sys.stdout, _colourful(sys.stdout))
+    agent = make_agent(settings, screen.write)
+    if given.question:
+        _ask(agent, " ".join(given.question), screen)
+        return
+    screen.head("Ask a question; Ctrl-D ends.")
+    while (question := _next_question()) is not None:
+        if question:
+            _ask(agent, question, screen)
+
+
+def resolve(given: argparse.Namespace) -> Settings:
+    """Return the settings that the command line means.
+
+    What is not given comes from the run's ``config.yaml``: that of ``--run``, or of a finished
+    quickstart where neither a model nor a server is named.
+
+    Raises:
+        UsageError: there is no model, or no index.
+        FileNotFoundError: the run has no config, or has not written its policy yet.
+    """
+    run = None if given.run is None else Path(given.run)
+    if run is None and not (given.model or given.server) and _finished(QUICKSTART):
+        run = QUICKSTART
+    told = {} if run is None else from_run(run)
+    named = {name: getattr(given, name) for name in Settings.__dataclass_fields__}
+    told |= {name: value for name, value in named.items() if value is not None}
+    if given.server:
+        told["model"] = given.model
+    if not (told.get("model") or told.get("server")):
+        raise UsageError(
+            "a model must be named: --run DIR (a finished run), --model DIR or Hugging Face id, or "
+            "--server URL; or train one in minutes: research fit --config quickstart"
+        )
+    if told.get("tokenizer") and not told.get("server"):
+        raise UsageError("--tokenizer must come with --server; a local model has its own")
+    if not told.get("index"):
+        raise UsageError(
+            "an index must be named with --index DIR or URL; make one with "
+            "research index build --corpus FILE --out DIR"
+        )
+    return Settings(**told)
+
+
+def from_run(run: Path) -> dict[str, Any]:
+    """Return what a run's ``config.yaml`` says about how its policy is to be asked.
+
+    Raises:
+        FileNotFoundError: no config, or no exported policy.
+    """
+    from omegaconf import OmegaConf
+
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"a run's folder must hold config.yaml, got {run} without one; name the folder that "
+            "research fit wrote (trainer.default_root_dir)"
+        )
+    if not (run / "policy").is_dir():
+        raise FileNotFoundError(
+            f"a finished run must hold its policy, got no {run / 'policy'}; write it with "
+            f"research export --ckpt {run / 'checkpoints' / 'best.ckpt'} --out {run / 'policy'}"
+        )
+    config: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    env, sampling = config["model"]["env"], config["model"]["sampling"]
+    told = {name: env.get(name) for name in ("top_k", "max_searches", "prompt")}
+    told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}
+    if isinstance(env.get("index"), str):
+        told["index"] = _moved(env["index"], run)
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def make_agent(settings: Settings, on_text: Callable[[str, str], None]) -> Agent:
+    """Return the agent that answers as it is set up and tells what it writes as it comes."""
+    import gymnasium as gym
+
+    from research_rl.agents import SamplingParams
+    from research_rl.agents.methods import ReSearchAgent
+
+    env = gym.make_vec(
+        "research_rl.envs:ReSearch-v0",
+        num_envs=1,
+        autoreset_mode="Disabled",
+        index=_retriever(settings.index),
+        top_k=settings.top_k,
+        max_searches=settings.max_searches,
+        prompt=settings.prompt,
+    )
+    params = SamplingParams(settings.max_tokens, temperature=settings.temperature)
+    if settings.server is not None:
+        return _served(settings, env, params, on_text)
+    from transformers.utils.logging import disable_progress_bar
+
+    from research_rl.agents.engines import StreamingEngine
+    from research_rl.agents.methods import load_policy
+
+    assert settings.model is not None
+    if Path(settings.model).is_dir():  # a download keeps its bars
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+    policy = load_policy(settings.model)
+    return ReSearchAgent(policy, StreamingEngine(policy, on_text), env, params, settings.seed)
+
+
+def _served(
+    settings: Settings, env: Any, params: Any, on_text: Callable[[str, str], None]
+) -> Agent:
+    """The agent whose model is behind HTTP; it tells turn by turn."""
+    from research_rl.agents.methods import OpenAIGenerator, ServedReSearchAgent
+
+    assert settings.server is not None
+    if settings.model is None:
+        raise UsageError("--server must come with --model, the model's name on that server")
+    api: Any = settings.api
+    generator = OpenAIGenerator(
+        settings.server, settings.model, api=api, tokenizer=settings.tokenizer
+    )
+
+    def tell(question: Question, step: Step) -> None:
+        on_text(step.role, step.text)
+
+    return ServedReSearchAgent(generator, env, params, settings.seed, tell)
+
+
+def _retriever(index: str) -> Retriever:
+    from research_rl.envs.retrieval.index import load_retriever
+    from research_rl.envs.retrieval.web import RemoteRetriever
+
+    if index.startswith(("http://", "https://")):
+        return RemoteRetriever(index)
+    return load_retriever(index)
+
+
+def _ask(agent: Agent, question: str, screen: Screen) -> None:
+    """Have one question answered; Ctrl-C ends it, not the command's manners."""
+    screen.head(f"Question: {question}")
+    try:
+        screen.end(agent.answer([Question("ask", question, ("",))])[0])
+    except KeyboardInterrupt:
+        screen.head("\nstopped")
+
+
+def _next_question() -> str | None:
+    """The next line that the user types; None at the end."""
+    try:
+        return input("\n> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def _finished(run: Path) -> bool:
+    return (run / "config.yaml").is_file() and (run / "policy").is_dir()
+
+
+def _moved(index: str, run: Path) -> str:
+    """The run's index, looked for inside the run where the recorded path is gone."""
+    if Path(index).exists():
+        return index
+    inside = run / "world" / "index"
+    return str(inside) if inside.is_dir() else index
+
+
+def _colourful(out: TextIO) -> bool:
+    return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandLine(
+        prog="research ask",
+        description="Ask one question, or several in a row when none is given; the model thinks "
+        "and searches before your eyes. Without a model, a finished quickstart run is asked.",
+    )
+    add = parser.add_argument
+    add("question", nargs="*", help="what to ask")
+    add("--run", metavar="DIR", help="a finished run: its policy, index, prompt and limits")
+    add("--model", metavar="NAME", help="folder or Hugging Face id; with --server its name there")
+    add("--server", metavar="URL", help="an OpenAI-compatible server instead of a local model")
+    add("--api", choices=("completions", "chat"), help="of the server (default: completions)")
+    add(
+        "--tokenizer",
+        metavar="NAME",
+        help="the server's model, folder or Hugging Face id: counts "
+        "tokens, and renders chats for --api completions",
+    )
+    add("--index", metavar="DIR", help="a search index, or the url of a retrieval server")
+    add("--prompt", metavar="TEXT", help="base (default), instruct, or a text with {prompt}")
+    add("--top-k", type=int, metavar="N", help="passages of a search (default: 5)")
+    add("--max-searches", type=int, metavar="N", help="searches at most (default: no limit)")
+    add("--max-tokens", type=int, metavar="N", help="tokens at most, results included (2048)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy (default)")
+    add("--seed", type=int, metavar="N", help="of sampling")
+    return parser

@@ -1,0 +1,82 @@
+"""The command ``research``: finds the subcommand, and ends a user's mistake with one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+from research_rl.envs.system import FAILED
+from research_rl.trainers.settings import TRACEBACK, UsageError, is_users_mistake
+
+HELP = """\
+usage: research COMMAND [options]
+
+Train language models to reason with search.
+
+commands:
+  fit          train a policy              research fit --config quickstart
+  validate     score held-out questions    research validate --config quickstart --ckpt_path best
+  test         score the test questions    research test --config quickstart --ckpt_path best
+  predict      answer questions            research predict --config quickstart --ckpt_path best
+  evaluate     compare methods             research evaluate --config evaluate/quickstart
+  ask          ask one question            research ask "Who ...?" --model DIR --index DIR
+  data         fetch, convert questions    research data convert --from hotpotqa FILE --out DIR
+  index        make an index, search it    research index build --corpus FILE --out DIR
+  export       write a Hugging Face folder research export --ckpt FILE --out DIR
+  serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
+  replay       play recorded rollouts      research replay RUN
+  plan         memory and time of a run    research plan --config quickstart
+  lint-reward  look for holes in a reward  research lint-reward default
+
+`research COMMAND --help` shows the options of a command. --version prints the version; --debug, or
+RESEARCH_TRACEBACK=1, shows the traceback of an error.
+"""
+
+# Each command imports its own world, so that `research index` need not wait for Lightning.
+COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict"), "research_rl.trainers.cli.fit"),
+    "evaluate": "research_rl.trainers.evaluate.command",
+    "ask": "research_rl.trainers.cli.ask",
+    "data": "research_rl.envs.questions.cli",
+    "index": "research_rl.envs.retrieval.cli",
+    "export": "research_rl.trainers.cli.export",
+    "serve-policy": "research_rl.trainers.cli.serve_policy",
+    "replay": "research_rl.trainers.recorder.command",
+    "plan": "research_rl.trainers.plan.command",
+    "lint-reward": "research_rl.envs.rewards.lint",
+}
+"""Where the ``main(args)`` of each command is."""
+
+
+def main() -> None:
+    """Run the console script; a user's mistake exits with status 2 and a line that names it."""
+    if "--debug" in sys.argv:  # an environment variable reaches the processes of other ranks too
+        sys.argv.remove("--debug")
+        os.environ[TRACEBACK] = "1"
+    # A user's own module (--model.algorithm my_file.MyRule) lies where the command is run.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        _dispatch(sys.argv[1:])
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not is_users_mistake(error):
+            raise
+        print(f"research: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _dispatch(args: list[str]) -> None:
+    command = args[0] if args else "--help"
+    if command in ("--help", "-h"):
+        print(HELP, end="")
+    elif command == "--version":
+        print(f"research-rl {version('research-rl')}")
+    elif command in COMMANDS:
+        import_module(COMMANDS[command]).main(args[1:])
+    else:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no command {command!r} (known: {', '.join(COMMANDS)}){hint}")

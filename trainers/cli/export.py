@@ -1,0 +1,34 @@
+"""``research export``: write a checkpoint as a plain Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from research_rl.envs.system import CommandLine
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run ``research export`` with these arguments, and say which folder it wrote."""
+    parser = CommandLine(
+        prog="research export",
+        description="Write weights and tokenizer of a checkpoint as a Hugging Face folder.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--ckpt", type=Path, required=True, help="a .ckpt file or folder of `research fit`"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="the run's config.yaml; found beside the checkpoint's folder if not given",
+    )
+    args = parser.parse_args(argv)
+    from transformers.utils.logging import disable_progress_bar
+
+    from research_rl.trainers.checkpoint import export_checkpoint
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    export_checkpoint(args.ckpt, args.out, args.config)
+    print(f"wrote {args.out}")

@@ -1,0 +1,64 @@
+"""``research serve-policy``: rollouts and answers of a model over HTTP, in vLLM's protocol."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from research_rl.envs.system import CommandLine
+from research_rl.envs.web import listen
+
+KEY_VARIABLE = "RESEARCH_API_KEY"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def main(argv: list[str]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ImportError: the extra ``serve`` is not installed.
+        OSError: the address cannot be listened on.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        from research_rl.agents.web import Desk, serve
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"serving a policy needs {error.name}; run: pip install -e '.[serve]'"
+        ) from error
+    import torch
+
+    from research_rl.agents.policy import LMPolicy, PolicyConfig
+
+    key = os.environ.get(KEY_VARIABLE) or None
+    if args.host not in _LOOPBACK and key is None:
+        print(f"warning: {args.host} can be reached from other machines and asks for no key")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    bound = listen(args.host, args.port)
+    policy = LMPolicy.from_config(PolicyConfig(args.model, dtype=args.dtype))
+    policy.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = args.served_model_name or args.model
+    host, port = bound.getsockname()[:2]
+    print(f"serving {name} on http://{host}:{port}", flush=True)
+    serve(Desk(policy, name, args.max_slots), bound, key)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandLine(
+        prog="research serve-policy",
+        description="Serve a model for rollouts, in the protocol of `vllm serve`.",
+        epilog=f"Clients must send a key if the variable {KEY_VARIABLE} holds one.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="a Hugging Face id, or a folder")
+    parser.add_argument("--served-model-name", help="what clients call it; the default is MODEL")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the default is cuda if there")
+    parser.add_argument("--max-slots", type=int, default=256, help="turns at once (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of torch")
+    return parser

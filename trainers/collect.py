@@ -1,0 +1,86 @@
+"""Which rollouts an iteration learns from: a group for each question, constant groups replaced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from research_rl.agents import Rollout
+from research_rl.agents.engines import seed_of
+from research_rl.envs import Question
+
+Play = Callable[[list[Question], list[int]], list[Rollout]]
+"""Plays one episode for each question with its seed."""
+
+
+class Collector:
+    """Samples the groups of one iteration.
+
+    Args:
+        play: samples rollouts.
+        group_size: rollouts of each question.
+        resample_rounds: how often groups whose rewards are all equal are replaced.
+        seed: of the run.
+
+    Raises:
+        ValueError: groups of one are to be replaced; each is constant.
+    """
+
+    def __init__(self, play: Play, group_size: int, resample_rounds: int, seed: int) -> None:
+        if resample_rounds and group_size < 2:
+            raise ValueError(
+                f"resample_rounds must be 0 with a group_size of 1, got {resample_rounds}; the "
+                "rewards of one rollout are always equal"
+            )
+        self._play, self._seed = play, seed
+        self._group_size, self._rounds = group_size, resample_rounds
+        self.num_sampled = 0
+        """Rollouts that the latest call sampled, those it dropped included."""
+
+    def __call__(
+        self, questions: Sequence[Question], iteration: int, pool: Sequence[Question] = ()
+    ) -> list[Rollout]:
+        """Return ``group_size`` rollouts for each question.
+
+        A question that teaches nothing, because the rewards of its group are all equal, makes room
+        for another from the pool, as in DAPO's dynamic sampling
+        (https://arxiv.org/abs/2503.14476). Which one is a hash of seed, iteration and round, so
+        there is no state to save. What is constant after the last round stays.
+
+        Args:
+            questions: of this rank.
+            iteration: number of the iteration.
+            pool: questions that may stand in; without, none is replaced.
+        """
+        groups = self._groups(list(questions), iteration, 0)
+        self.num_sampled = sum(map(len, groups))
+        for number in range(1, self._rounds + 1 if pool else 1):
+            constant = [i for i, group in enumerate(groups) if _constant(group)]
+            if not constant:
+                break
+            keys = (self._seed, "resample", iteration, number)
+            drawn = [pool[seed_of(*keys, questions[i].id, i) % len(pool)] for i in constant]
+            for i, group in zip(constant, self._groups(drawn, iteration, number), strict=True):
+                groups[i] = group
+                self.num_sampled += len(group)
+        return [rollout for group in groups for rollout in group]
+
+    def _groups(
+        self, questions: list[Question], iteration: int, number: int
+    ) -> list[list[Rollout]]:
+        size = self._group_size
+        asked = [question for question in questions for _ in range(size)]
+        samples: Counter[str] = Counter()
+        seeds = []
+        for question in asked:
+            keys = (self._seed, iteration, question.id, samples[question.id])
+            seeds.append(seed_of(*keys, number) if number else seed_of(*keys))
+            samples[question.id] += 1
+        rollouts = self._play(asked, seeds)
+        for rollout, seed in zip(rollouts, seeds, strict=True):
+            rollout.seed = seed
+        return [rollouts[a : a + size] for a in range(0, len(rollouts), size)]
+
+
+def _constant(group: Sequence[Rollout]) -> bool:
+    return len({rollout.reward.value for rollout in group}) == 1

@@ -1,0 +1,82 @@
+"""Credit by counterfactual: a search is worth what its result did to the rest of the rollout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from research_rl.agents import Rollout
+from research_rl.agents.policy import LMPolicy
+from research_rl.trainers.credit.search_effects import Target, emptied, logprob_effects
+from research_rl.trainers.credit.turns import Credit, TurnRewards
+
+Instead = Literal["nothing", "another"]
+
+
+class CounterfactualCredit(Credit):
+    """What of a rollout's F1 is owed to each of its results.
+
+    A turn that searched earns ``F1 * (1 - p(rest | other result) / p(rest | result))``, cut to
+    [0, F1], where rest is what the policy wrote afterwards: the probability of necessity of
+    https://doi.org/10.1017/CBO9780511803161 (chapter 9.2) with the policy's own probabilities.
+    0 is a result that nothing depended on, or a wrong answer; the turn that answers is not valued.
+
+    Costs two forward passes over the rollout for each result, without a gradient; rollouts with
+    an F1 of 0 cost nothing.
+
+    Args:
+        instead: what stands in the result's place: nothing (the block without passages) or
+            another (a result of another question of the batch, the same one at every call).
+        target: rest is all of the policy's later turns, answer its last one alone. With answer,
+            a result that only led to the next query earns little.
+        micro_batch_tokens: tokens of one forward pass, padding included.
+
+    Raises:
+        ValueError: an unknown choice, or fewer than one token.
+    """
+
+    def __init__(
+        self,
+        instead: Instead = "nothing",
+        target: Target = "rest",
+        micro_batch_tokens: int = 16384,
+    ) -> None:
+        for name, value, known in (
+            ("instead", instead, get_args(Instead)),
+            ("target", target, get_args(Target)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if micro_batch_tokens < 1:
+            raise ValueError(f"micro_batch_tokens must be at least 1, got {micro_batch_tokens}")
+        self.instead, self.target = instead, target
+        self.micro_batch_tokens = micro_batch_tokens
+
+    def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
+        """Return what each turn is owed; see Credit."""
+        paid = [r for r in rollouts if r.reward.f1 > 0 and r.results]
+        blocks = [self._instead(rollout, rollouts) for rollout in paid]
+        tokens = self.micro_batch_tokens
+        effects = logprob_effects(paid, policy, blocks, self.target, tokens)
+        owed = {
+            id(rollout): [rollout.reward.f1 * -math.expm1(-max(0.0, nats)) for nats in row]
+            for rollout, row in zip(paid, effects, strict=True)
+        }
+        return [_padded(owed.get(id(r), [0.0] * len(r.results)), len(r.turns)) for r in rollouts]
+
+    def _instead(self, rollout: Rollout, rollouts: Sequence[Rollout]) -> list[str]:
+        """Return a block for each result; without another question's, the emptied one."""
+        empty = [emptied(result) for result in rollout.results]
+        if self.instead == "nothing":
+            return empty
+        others = [r for r in rollouts if r.question.id != rollout.question.id and r.results]
+        if not others:
+            return empty
+        other = others[0].results
+        return [other[turn % len(other)] for turn in range(len(rollout.results))]
+
+
+def _padded(values: list[float], length: int) -> list[float | None]:
+    """Add None for turns that no result follows."""
+    return [*values, *[None] * length][:length]

@@ -1,0 +1,257 @@
+"""Which search mattered: a rollout is replayed with one result taken out or exchanged.
+
+Two measures, each for one result at a time. ``logprob_effects`` asks how much less likely the
+policy would have written what it wrote afterwards; it costs a forward pass for each result.
+``reward_effect`` forks the environment there, samples new endings with and without the result and
+compares their rewards; it costs rollouts, and is the truth that the former approximates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
+from itertools import groupby
+from statistics import fmean
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import torch
+
+from research_rl.agents import Engine, Play, Rollout, SamplingParams
+from research_rl.agents.policy import LMPolicy
+from research_rl.envs import Passage, ReSearchVectorEnv
+from research_rl.envs.protocols import BUDGET_USED, Search, parse_action, render_result
+
+Target = Literal["rest", "answer"]
+
+
+@dataclass(frozen=True)
+class SearchEffect:
+    """What one result did to a rollout.
+
+    Args:
+        turn: number of the turn that searched.
+        query: what was retrieved, "" if nothing was.
+        logprob: nats by which the result makes what followed likelier.
+        reward: by how much the result raises the mean reward of new endings; None if not asked for.
+    """
+
+    turn: int
+    query: str
+    logprob: float
+    reward: float | None = None
+
+
+def emptied(result: str) -> str:
+    """Return a result block without its passages; the note that the budget is used stays."""
+    return render_result([], BUDGET_USED if BUDGET_USED in result else "")
+
+
+def logprob_effects(
+    rollouts: Seq[Rollout],
+    policy: LMPolicy,
+    instead: Seq[Seq[str]] | None = None,
+    target: Target = "rest",
+    micro_batch_tokens: int = 16384,
+) -> list[list[float]]:
+    """Return, for each rollout and each of its results, how many nats likelier what followed is.
+
+    ``log p(y | result) - log p(y | something else in its place)``, where y is what the policy wrote
+    later. Thoughts are part of it: with the thought given, a query only copies.
+
+    Args:
+        rollouts: with their tokens.
+        policy: that wrote them; called without gradients, at temperature 1.
+        instead: one block for each result; None is the same block without passages.
+        target: rest is all of the policy's later turns, answer its last turn alone.
+        micro_batch_tokens: tokens of one forward pass, padding included.
+
+    Raises:
+        ValueError: target is unknown, or a rollout's results are not those of its tokens.
+    """
+    if target not in get_args(Target):
+        raise ValueError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
+    texts: list[_Text] = []
+    for number, rollout in enumerate(rollouts):
+        blocks = [emptied(r) for r in rollout.results] if instead is None else instead[number]
+        texts += _texts(rollout, [policy.encode(block) for block in blocks], target)
+    scores = _scores(texts, policy, micro_batch_tokens)
+    found: list[list[float]] = []
+    for rollout in rollouts:
+        pairs = [(next(scores), next(scores)) for _ in rollout.results]
+        found.append([real - changed for real, changed in pairs])
+    return found
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Token ids, and which of them are scored."""
+
+    ids: list[int]
+    scored: list[bool]
+
+
+def _texts(rollout: Rollout, blocks: Seq[list[int]], target: Target) -> Iterator[_Text]:
+    """Yield two texts for each result: as it was, and with the block in its place."""
+    sequence = rollout.sequence
+    spans = given_spans(rollout)
+    final = spans[-1][1] if spans else 0
+    for (begin, end), block in zip(spans, blocks, strict=True):
+        start = final if target == "answer" else end
+        tail = [own and i >= start for i, own in enumerate(sequence.loss_mask)][end:]
+        for middle in (sequence.response_ids[begin:end], block):
+            head = sequence.prompt_ids + sequence.response_ids[:begin] + middle
+            yield _Text(head + sequence.response_ids[end:], [False] * len(head) + tail)
+
+
+def given_spans(rollout: Rollout) -> list[tuple[int, int]]:
+    """Return where each result begins and ends in the rollout's response ids.
+
+    Raises:
+        ValueError: there are more or fewer than the rollout has results.
+    """
+    spans, position = [], 0
+    for own, run in groupby(rollout.sequence.loss_mask):
+        length = len(list(run))
+        if not own:
+            spans.append((position, position + length))
+        position += length
+    if len(spans) != len(rollout.results):
+        raise ValueError(
+            f"a rollout must have one run of given tokens for each result, got {len(spans)} for "
+            f"{len(rollout.results)}; a record without tokens cannot be replayed"
+        )
+    return spans
+
+
+@torch.no_grad()
+def _scores(texts: Seq[_Text], policy: LMPolicy, tokens: int) -> Iterator[float]:
+    """Yield the sum of the log-probs of each text's scored tokens, in order."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
+    found = [0.0] * len(texts)
+    for part in _parts(order, [len(text.ids) for text in texts], tokens):
+        rows = [torch.tensor(texts[i].ids) for i in part]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        real = (torch.arange(ids.shape[1]) < lengths[:, None]).to(policy.device)
+        logprobs = policy(ids.to(policy.device), real, entropy=False).logprobs.cpu()
+        for i, row in zip(part, logprobs, strict=True):
+            scored = torch.tensor(texts[i].scored[1:])  # column t speaks about token t + 1
+            found[i] = float(row[: len(scored)][scored].sum())
+    return iter(found)
+
+
+def _parts(order: Seq[int], lengths: Seq[int], tokens: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    for i in order:
+        if part and (len(part) + 1) * lengths[i] > tokens:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
+def reward_effect(
+    rollout: Rollout,
+    turn: int,
+    env: gym.vector.VectorEnv[Any, Any, Any],
+    policy: LMPolicy,
+    engine: Engine,
+    params: SamplingParams,
+    seeds: Seq[int],
+    instead: Seq[Passage] = (),
+) -> float:
+    """Return by how much a result raises the mean reward of endings sampled anew behind it.
+
+    The environment is forked behind the search; in half of the forks the result is another. Both
+    halves use the same seeds.
+
+    Args:
+        rollout: replayed up to the turn; retrieval is deterministic, so it comes out as it was.
+        turn: number of a turn that searched.
+        env: the batched environment that played it; it is not changed.
+        policy: encodes and decodes.
+        engine: samples from the policy.
+        params: how; the budget is that of the whole rollout.
+        seeds: one for each pair of endings.
+        instead: passages shown in place of what was found; none empties the result.
+
+    Raises:
+        ValueError: the turn found nothing, or is not there; or no seed is given.
+    """
+    if not 0 <= turn < len(rollout.results):
+        raise ValueError(f"turn must be below {len(rollout.results)}, got {turn}")
+    if not seeds:
+        raise ValueError("seeds must hold at least one number, got none")
+    base = _replayed(rollout, turn, env)
+    forks = base.fork([0] * 2 * len(seeds))
+    for episode in forks.episodes[len(seeds) :]:
+        episode.passages[-1] = list(instead)
+        episode.keep_passages(len(instead))
+    begin, end = given_spans(rollout)[turn]
+    sequence = rollout.sequence
+    changed = policy.encode(forks.episodes[-1].results[-1])
+    prompts = [
+        sequence.prompt_ids + sequence.response_ids[:begin] + shown
+        for shown in (sequence.response_ids[begin:end], changed)
+        for _ in seeds
+    ]
+    spent = begin + max(end - begin, len(changed))
+    rest = replace(params, max_response_tokens=max(1, params.max_response_tokens - spent))
+    play = Play(forks, forks.episodes, policy, params.max_result_tokens)
+    endings = engine.run(prompts, rest, play.on_stop, [*seeds, *seeds])
+    values = [play.rollout(row, ending).reward.value for row, ending in enumerate(endings)]
+    return fmean(values[: len(seeds)]) - fmean(values[len(seeds) :])
+
+
+def _replayed(
+    rollout: Rollout, turn: int, env: gym.vector.VectorEnv[Any, Any, Any]
+) -> ReSearchVectorEnv:
+    """Return an environment of one row in which the turn has just been played."""
+    rows = env.unwrapped
+    assert isinstance(rows, ReSearchVectorEnv), type(rows).__name__
+    base = rows.fork([0])
+    base.reset(options={"questions": [rollout.question]})
+    found = -1
+    for action in rollout.turns[: turn + 1]:
+        found = base.episodes[0].num_searches
+        base.step([action])
+    if base.episodes[0].done or base.episodes[0].num_searches == found:
+        raise ValueError(f"turn {turn} must have found something, got {rollout.turns[turn]!r}")
+    return base
+
+
+def search_effects(
+    rollout: Rollout,
+    policy: LMPolicy,
+    env: gym.vector.VectorEnv[Any, Any, Any] | None = None,
+    engine: Engine | None = None,
+    params: SamplingParams | None = None,
+    seeds: Seq[int] = (),
+) -> list[SearchEffect]:
+    """Return what each search of a rollout did, by log-prob and, if it can be sampled, by reward.
+
+    Args:
+        rollout: with its tokens.
+        policy: that wrote it.
+        env: the batched environment that played it; with engine, params and seeds, endings are
+            sampled anew.
+        engine: samples from the policy.
+        params: how.
+        seeds: one for each pair of endings of each search.
+    """
+    effects = []
+    for turn, logprob in enumerate(logprob_effects([rollout], policy)[0]):
+        action = parse_action(rollout.turns[turn])
+        query = action.query if isinstance(action, Search) else ""
+        effects.append(SearchEffect(turn, query, logprob))
+    if env is None or engine is None or params is None or not seeds:
+        return effects
+    return [
+        replace(e, reward=reward_effect(rollout, e.turn, env, policy, engine, params, seeds))
+        if e.query
+        else e
+        for e in effects
+    ]

@@ -1,0 +1,79 @@
+"""``research evaluate``: answers, a card, figures and a page, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.util import find_spec
+from typing import NoReturn
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
+from research_rl.trainers.evaluate.run import Evaluation
+from research_rl.trainers.evaluate.write import write_report
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells know it."""
+
+
+def main(args: list[str]) -> None:
+    """Run ``research evaluate`` with these arguments.
+
+    Raises:
+        ValueError: the configuration makes no sense, or the folder holds rows of another.
+        FileNotFoundError: something that it names is not there.
+        FileExistsError: another process is writing to the folder.
+        ConnectionError: a model's server gave no answers; the rows so far are kept.
+        RetrieverUnavailable: the search failed; the rows so far are kept.
+        SystemExit: the command line is wrong (2) or Ctrl-C was pressed (130).
+    """
+    logging.basicConfig(level=logging.WARNING, format="research: %(message)s")
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    parser = make_parser()
+    parsed = parser.parse_args(args)
+    config, described = read_config(parser, parsed)
+    methods = check_config(config)
+    _set_threads(config.torch_threads)
+    evaluation = Evaluation(config, methods, described)
+    if parsed.dry_run:
+        print(plan(evaluation))
+        return
+    try:
+        with evaluation.alone():
+            evaluation.answer()
+            written = write_report(evaluation)
+    except KeyboardInterrupt:
+        _interrupted(evaluation)
+    print(written.markdown)
+    print(f"wrote {', '.join(map(str, written.files))}")
+
+
+def plan(evaluation: Evaluation) -> str:
+    """Return one line for each cell: what is answered and what would be asked."""
+    lines = []
+    for cell in evaluation.cells:
+        asked = len(evaluation.sources[cell.dataset].questions)
+        left = len(evaluation.unanswered(cell))
+        lines.append(f"{cell}: {asked:,} questions, {asked - left:,} answered, {left:,} to ask")
+    return "\n".join([*lines, f"into {evaluation.out}"])
+
+
+def _interrupted(evaluation: Evaluation) -> NoReturn:
+    rows, total = len(evaluation.wanted()), sum(1 for _ in evaluation.wanted_keys())
+    sys.stderr.write(
+        f"\nstopped: {rows:,} of {total:,} answers are in {evaluation.rows.path}; "
+        "the same command goes on from there\n"
+    )
+    sys.exit(INTERRUPTED)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    torch.set_num_threads(threads)
+    if find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(threads)

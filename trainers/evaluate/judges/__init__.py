@@ -1,0 +1,17 @@
+"""Judges: a served model says whether an answer is right; its verdicts are kept.
+
+Read first: judge.py
+May import: agents, envs, trainers.evaluate.measures
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.evaluate.judges.judge import JudgeScore, Verdict, judge_score
+from research_rl.trainers.evaluate.judges.rows import judge_rows
+
+__all__ = [
+    "JudgeScore",
+    "Verdict",
+    "judge_rows",
+    "judge_score",
+]

@@ -1,0 +1,189 @@
+"""What one prediction is worth in numbers: its answer, what it found, what it cost.
+
+Answers are compared as the field does (:mod:`research_rl.envs.rewards`): EM and F1 are HotpotQA's,
+cover-EM is FlashRAG's ``acc``. A prediction with an ``error`` is a gap in the data: all its
+measures but ``failed`` are None, and a mean is taken over those that are there, with their number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from research_rl.agents.methods import Prediction
+from research_rl.envs import Passage, Question
+from research_rl.envs.rewards import cover_exact_match, exact_match, f1_score, normalize_answer
+
+Measures = dict[str, float | None]
+
+MEASURES: Mapping[str, str] = {
+    "em": "exact match of the normalised answer with a gold answer, 0 or 1",
+    "f1": "token F1 with the best gold answer, 0 to 1",
+    "cover_em": "a normalised gold answer is a substring of the normalised answer, 0 or 1",
+    "answered": "there is an answer at all, 0 or 1",
+    "support_recall": "share of the supporting paragraphs that all searches together found",
+    "support_complete": "all supporting paragraphs were found, 0 or 1",
+    "title_recall": "share of the supporting paragraphs' titles that all searches together found",
+    "answer_in_results": "a gold answer stands in a passage that was found, 0 or 1",
+    "searches": "queries asked",
+    "distinct_queries": "queries that differ in more than case and white space",
+    "sampled_tokens": "tokens that the model wrote",
+    "result_tokens": "tokens of what the model was given between its own",
+    "seconds": "wall time of a question",
+    "format": "nothing is wrong with the form of the model's text, 0 or 1",
+    "failed": "the model's server gave no answer, 0 or 1",
+}
+"""What ``measure_prediction`` returns: each name with what it says."""
+
+_UNTELLING = frozenset({"", "yes", "no", "noanswer"})  # in a passage these words prove nothing
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over the ``n`` values that are there; value is None where n is 0."""
+
+    value: float | None
+    n: int
+
+
+def measure_prediction(prediction: Prediction) -> Measures:
+    """Return every measure of MEASURES for one prediction.
+
+    None is what cannot be told: a question without gold answers has no EM, one without supporting
+    paragraphs no recall, an answer of yes or no is not looked for in passages, ``result_tokens``
+    is None where passages were shown and nobody counted. An empty answer is worth 0 whatever the
+    gold is.
+    """
+    if prediction.error is not None:
+        return {**dict.fromkeys(MEASURES), "failed": 1.0}
+    question, passages = prediction.question, found_passages(prediction)
+    recall = support_recall(question, passages)
+    uncounted = bool(passages) and prediction.result_tokens == 0
+    return {
+        **_answer_measures(prediction),
+        "support_recall": recall,
+        "support_complete": None if recall is None else float(recall == 1.0),
+        "title_recall": title_recall(question, passages),
+        "answer_in_results": answer_in_passages(question.answers, passages),
+        "searches": float(len(prediction.queries)),
+        "distinct_queries": float(len({fold_query(query) for query in prediction.queries})),
+        "sampled_tokens": float(prediction.sampled_tokens),
+        "result_tokens": None if uncounted else float(prediction.result_tokens),
+        "seconds": prediction.seconds,
+        "format": float(prediction.format_error is None),
+        "failed": 0.0,
+    }
+
+
+def answer_scores(text: str, answers: Sequence[str]) -> dict[str, float]:
+    """Return ``em``, ``f1`` and ``cover_em`` of a text, as the published evaluators give them.
+
+    An answer that normalises to nothing ("The The") is covered by any text and shares no token
+    with any: so say the originals. Without gold answers all are 0, as FlashRAG and ReSearch
+    have it.
+    """
+    return {
+        "em": exact_match(text, answers),
+        "f1": f1_score(text, answers),
+        "cover_em": cover_exact_match(text, answers),
+    }
+
+
+def _answer_measures(prediction: Prediction) -> Measures:
+    """``em``, ``f1``, ``cover_em`` and ``answered``."""
+    text, answers = prediction.text, prediction.question.answers
+    answered = bool(text.strip())
+    names = ("em", "f1", "cover_em")
+    scores: Measures
+    if not answers:
+        scores = dict.fromkeys(names)
+    elif not answered:
+        scores = dict.fromkeys(names, 0.0)
+    else:
+        scores = {**answer_scores(text, answers)}
+    return {**scores, "answered": float(answered)}
+
+
+def found_passages(prediction: Prediction) -> list[Passage]:
+    """Return what all searches found, in order, with repetitions."""
+    return [passage for result in prediction.passages for passage in result]
+
+
+def support_recall(question: Question, passages: Iterable[Passage]) -> float | None:
+    """Return the share of supporting paragraphs among the passages, 0 to 1.
+
+    By ``gold_ids`` where the question has them, else by ``supporting_titles``; None with neither.
+    Ids speak of the data set's own corpus: over another one, read ``title_recall``.
+    """
+    if gold := {str(identity) for identity in question.metadata.get("gold_ids") or ()}:
+        return len(gold & {passage.id for passage in passages}) / len(gold)
+    return title_recall(question, passages)
+
+
+def title_recall(question: Question, passages: Iterable[Passage]) -> float | None:
+    """Return the share of ``supporting_titles`` that a passage has, 0 to 1; None without any."""
+    gold = {fold_title(title) for title in question.metadata.get("supporting_titles") or ()}
+    if not gold:
+        return None
+    return len(gold & {passage_title(passage) for passage in passages}) / len(gold)
+
+
+def passage_title(passage: Passage) -> str:
+    """Return the first line of a passage's contents, folded: what ``fold_title`` compares."""
+    return fold_title(passage.contents.partition("\n")[0])
+
+
+def fold_title(title: str) -> str:
+    """Return a title without case, quotes around it and extra white space."""
+    return " ".join(title.split()).strip("\"'“”").casefold().strip()
+
+
+def fold_query(query: str) -> str:
+    """Return a query without case and extra white space."""
+    return " ".join(query.split()).casefold()
+
+
+def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> float | None:
+    """Return 1.0 if the words of a gold answer stand in a row in a passage, else 0.0.
+
+    Both are normalised as for EM; whole words only, so "us" is not in "Russia". None where every
+    answer is yes, no or normalises to nothing, for these prove nothing.
+    """
+    wanted = {normalize_answer(answer) for answer in answers} - _UNTELLING
+    if not wanted:
+        return None
+    texts = (f" {normalize_answer(passage.contents)} " for passage in passages)
+    return float(any(f" {answer} " in text for text in texts for answer in wanted))
+
+
+def mean_measures(rows: Sequence[Measures]) -> dict[str, Mean]:
+    """Return the mean of each measure over the rows that have a value, and how many those are."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: mean(row.get(name) for row in rows) for name in names}
+
+
+def mean(values: Iterable[float | None]) -> Mean:
+    """Return the mean of the values that are not None, and their number."""
+    there = [value for value in values if value is not None]
+    return Mean(sum(there) / len(there) if there else None, len(there))
+
+
+def finish_reasons(predictions: Iterable[Prediction]) -> dict[str, int]:
+    """Return how often each finish reason came, the commonest first; "" reads "unknown"."""
+    return _counts(predictions, lambda prediction: prediction.finish_reason or "unknown")
+
+
+def format_errors(predictions: Iterable[Prediction]) -> dict[str, int]:
+    """Return how often each class of format error came, the commonest first.
+
+    The class is what stands before a colon: ``"no_answer: ..."`` counts as ``no_answer``. Failed
+    predictions and those without an error are left out.
+    """
+    wrong = (p for p in predictions if p.format_error is not None and p.error is None)
+    return _counts(wrong, lambda p: (p.format_error or "").partition(":")[0].strip() or "unknown")
+
+
+def _counts(predictions: Iterable[Prediction], name: Callable[[Prediction], str]) -> dict[str, int]:
+    counted = Counter(name(prediction) for prediction in predictions)
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,242 @@
+"""The figures of an evaluation: bars as in the paper's Figure 1, and accuracy against searches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from research_rl.envs.system import write_whole
+from research_rl.trainers.callbacks import DPI
+from research_rl.trainers.evaluate.measures import Cell, Interval
+from research_rl.trainers.evaluate.report.card import Naming
+from research_rl.trainers.evaluate.report.summary import CellSummary, Summary
+
+_INK = "#33383d"
+_SOFT = "#6b737b"
+_GRID = "#e3e5e7"
+_REFERENCE = "#c0392b"
+# the others in quiet blues and greys, so that the eye finds the reference
+_OTHERS = ("#aab4be", "#8fb3d9", "#5b8fc7", "#2f6bb0", "#1b4a85", "#7d8a97", "#b9a5cf", "#8470a8")
+_MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_MAX_ROW = 4  # data sets in one row of bars
+
+
+def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = "ReSearch") -> Path:
+    """Draw one group of bars for each data set, a bar for each method, and return the path.
+
+    Whiskers are the 95 % intervals, the numbers are percent, and the reference stands out.
+
+    Args:
+        summary: of the rows.
+        path: the PNG.
+        measure: a rate, such as em or f1.
+        reference: the method that is coloured.
+    """
+    datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
+    systems = _systems(summary)
+    columns = max(1, min(_MAX_ROW, len(datasets)))
+    rows = -(-max(1, len(datasets)) // columns)
+    width = max(4.8, columns * (0.62 * len(systems) + 0.7))
+    figure = Figure(figsize=(width, 3.5 * rows + 0.5), dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    naming, colours = Naming(summary.cells), _colours(systems, reference)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(datasets):
+            axes.set_visible(False)
+            continue
+        found = {
+            (c.method, c.model): s for c, s in summary.cells.items() if c.dataset == datasets[place]
+        }
+        _bars(axes, datasets[place], [found.get(s) for s in systems], measure, colours)
+        if place % columns == 0:
+            axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
+    grid.flat[0].set_ylim(0, 1.12 * _top(summary, measure))
+    handles = [
+        grid.flat[0].bar([0], [0], color=colour, label=_shown(naming.system(*system)))
+        for system, colour in zip(systems, colours, strict=True)
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(5, len(systems)),
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        handlelength=1.1,
+        columnspacing=1.6,
+    )
+    return _save(figure, path)
+
+
+def _systems(summary: Summary) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((cell.method, cell.model) for cell in summary.cells))
+
+
+def _colours(systems: Sequence[tuple[str, str]], reference: str) -> list[str]:
+    quiet = iter(_OTHERS * (1 + len(systems) // len(_OTHERS)))
+    strong = iter((_REFERENCE, "#e67e22", "#d4a017", "#8e3b2f") * len(systems))
+    return [next(strong) if method == reference else next(quiet) for method, _ in systems]
+
+
+def _top(summary: Summary, measure: str) -> float:
+    """The highest whisker of all panels, in percent, at least 5."""
+    intervals = (cell.measures.get(measure) for cell in summary.cells.values())
+    return max([5.0, *(100 * i.high for i in intervals if i is not None and i.high is not None)])
+
+
+def _shown(name: str) -> str:
+    """A name as matplotlib can draw it: no formulas, no lone surrogates, at most 40 characters."""
+    plain = "".join(c if c.isprintable() else " " for c in name)
+    return (plain if len(plain) <= 40 else f"{plain[:39]}…").replace("$", r"\$")
+
+
+def _label(measure: str) -> str:
+    return {"em": "exact match, %", "f1": "F1, %"}.get(measure, f"{measure}, %")
+
+
+def _bars(
+    axes: Axes,
+    dataset: str,
+    found: Sequence[CellSummary | None],
+    measure: str,
+    colours: Sequence[str],
+) -> None:
+    for place, (summary, colour) in enumerate(zip(found, colours, strict=True)):
+        interval = None if summary is None else summary.measures.get(measure)
+        if interval is None or interval.mean is None:
+            axes.text(place, 0.5, "–", ha="center", color=_SOFT, fontsize=9)
+            continue
+        mean, low, high = _scaled(interval)
+        axes.bar(place, mean, width=0.84, color=colour, zorder=2)
+        whisker: dict[str, Any] = {
+            "ecolor": _INK,
+            "elinewidth": 0.9,
+            "capsize": 2.5,
+            "capthick": 0.9,
+        }
+        axes.errorbar(place, mean, [[mean - low], [high - mean]], fmt="none", zorder=3, **whisker)
+        axes.annotate(
+            f"{mean:.1f}",
+            (place, high),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=_INK,
+        )
+    n = {s.answered for s in found if s is not None}
+    counted = f"n = {min(n):,}" if len(n) == 1 else f"n = {min(n):,} to {max(n):,}" if n else ""
+    axes.set_title(_shown(dataset), fontsize=10.5, fontweight="bold", color=_INK, pad=8)
+    axes.set_xlabel(counted, fontsize=8.5, color=_SOFT)
+    axes.set_xlim(-0.6, len(found) - 0.4)
+    axes.set_xticks([])
+    _finish(axes)
+
+
+def _scaled(interval: Interval) -> tuple[float, float, float]:
+    """Mean, low and high in percent."""
+    assert interval.mean is not None
+    assert interval.low is not None
+    assert interval.high is not None
+    return 100 * interval.mean, 100 * interval.low, 100 * interval.high
+
+
+def accuracy_against_searches(
+    summary: Summary, path: Path, measure: str = "em", reference: str = "ReSearch"
+) -> Path:
+    """Draw what each method's searches bought it: one panel a data set, one mark a method.
+
+    Crosses are the 95 % intervals of both, the number of searches and the measure.
+    """
+    datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
+    systems = _systems(summary)
+    columns = max(1, min(_MAX_ROW, len(datasets)))
+    rows = -(-max(1, len(datasets)) // columns)
+    size = (max(4.8, 2.9 * columns), 3.1 * rows + 0.5)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    naming, colours = Naming(summary.cells), _colours(systems, reference)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(datasets):
+            axes.set_visible(False)
+            continue
+        for number, (method, model) in enumerate(systems):
+            cell = Cell(datasets[place], model, method)
+            if cell in summary.cells:
+                mark = _MARKS[number % len(_MARKS)]
+                _point(axes, summary.cells[cell], measure, colours[number], mark)
+        axes.set_title(_shown(datasets[place]), fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_xlabel("searches per question", color=_SOFT, fontsize=9)
+        if place % columns == 0:
+            axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
+        _limits(axes)
+        _finish(axes)
+    top = _top(summary, measure)
+    grid.flat[0].set_ylim(-0.02 * top, 1.06 * top)
+    handles = [
+        grid.flat[0].plot(
+            [], [], _MARKS[i % len(_MARKS)], color=c, label=_shown(naming.system(*s))
+        )[0]
+        for i, (s, c) in enumerate(zip(systems, colours, strict=True))
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(5, len(systems)),
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        handletextpad=0.3,
+    )
+    return _save(figure, path)
+
+
+def _point(axes: Axes, found: CellSummary, measure: str, colour: str, mark: str) -> None:
+    rate, searches = found.measures.get(measure), found.measures.get("searches")
+    if rate is None or searches is None or rate.mean is None or searches.mean is None:
+        return
+    y, low, high = _scaled(rate)
+    assert searches.low is not None
+    assert searches.high is not None
+    across = [[searches.mean - searches.low], [searches.high - searches.mean]]
+    axes.errorbar(
+        searches.mean,
+        y,
+        [[y - low], [high - y]],
+        across,
+        fmt=mark,
+        color=colour,
+        markersize=7,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        elinewidth=1.1,
+        clip_on=False,
+        zorder=3,
+    )
+
+
+def _limits(axes: Axes) -> None:
+    axes.set_xlim(left=-0.15, right=max(1.2, axes.get_xlim()[1]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _finish(axes: Axes) -> None:
+    axes.tick_params(colors=_SOFT, labelsize=8.5, length=0)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return write_whole(path, [png.getvalue()])

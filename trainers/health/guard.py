@@ -1,0 +1,351 @@
+"""CollapseGuard: sees a training fall ill by its health series, says so, and can pull it back.
+
+A rule compares one metric with its own early history in the same run. Everything that a decision
+reads is a mean over all ranks, so that every rank decides alike.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from research_rl.trainers.callbacks import Metrics, RunCallback, run_folder
+from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
+from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "guard.jsonl"
+"""What the guard saw and did, one row each, in the run's folder."""
+_MIN_HISTORY = 2  # values of a metric before it is judged
+
+
+@dataclass
+class Rule:
+    """One sign of collapse: a metric leaves what it was early in the run.
+
+    Args:
+        name: what it is called in the log.
+        metric: as it is logged, ``train/entropy``.
+        sense: above or below, on which side of the limit the illness lies.
+        factor: the limit is early * factor + plus, early being the median of the first iterations.
+        plus: see factor.
+        unless_below: count only while this metric is at least what it was early; for what is a bad
+            sign only where the score does not show it.
+    """
+
+    name: str
+    metric: str
+    sense: Literal["above", "below"]
+    factor: float = 1.0
+    plus: float = 0.0
+    unless_below: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sense not in ("above", "below"):
+            raise ValueError(f"sense must be above or below, got {self.sense!r}")
+
+    def broken(self, now: Mapping[str, float], early: Mapping[str, float]) -> str | None:
+        """Return what is wrong now, None if nothing is or the metric is not logged."""
+        if self.metric not in now or self.metric not in early:
+            return None
+        gate = self.unless_below
+        if gate is not None and now.get(gate, 0.0) < early.get(gate, 0.0):
+            return None
+        limit = early[self.metric] * self.factor + self.plus
+        value = now[self.metric]
+        if (value <= limit) if self.sense == "above" else (value >= limit):
+            return None
+        return (
+            f"{self.name}: {self.metric} is {value:.3g}, {self.sense} {limit:.3g} "
+            f"(early in the run {early[self.metric]:.3g})"
+        )
+
+
+RULES = (
+    Rule("the form breaks", "train/format", "below", factor=0.7),
+    Rule("tags break", "health/broken_tags", "above", plus=0.3),
+    Rule("the reward falls", "train/reward", "below", factor=0.4),
+    Rule("it stops searching", "train/searches", "below", factor=0.4),
+    Rule("it answers closed-book", "health/closed_book", "above", plus=0.4),
+    Rule("it forges results", "health/forged_results", "above", plus=0.2),
+    Rule("it repeats itself", "health/repetition", "above", plus=0.3),
+    Rule("it repeats queries", "health/duplicate_queries", "above", plus=0.4),
+    Rule("rollouts grow", "train/sampled_tokens", "above", factor=2.5),
+    Rule("rollouts run out of tokens", "train/truncated", "above", plus=0.4),
+    Rule("entropy explodes", "train/entropy", "above", factor=3.0, plus=0.3),
+    Rule("the policy runs away", "train/kl", "above", factor=1.0, plus=0.5),
+    Rule("sampler and learner part", "train/mismatch_k3", "above", factor=3.0, plus=0.02),
+    Rule("no group teaches", "health/all_wrong", "above", plus=0.4),
+    Rule(
+        "right answers grow unlikely while the reward rises",
+        "health/right_logprob",
+        "below",
+        factor=2.0,
+        plus=-0.2,
+        unless_below="train/reward",
+    ),
+)
+"""The rules of a guard that is given none; docs/guards.md gives the reason of each threshold."""
+
+
+class CollapseGuard(RunCallback):
+    """Watches the health of a training, warns, and if asked to acts. Needs a HealthMonitor before.
+
+    Where a rule is broken for ``patience`` iterations in a row, the guard warns. If it may act, it
+    rolls back first and then changes the learning rate and the KL, writes down why in
+    ``guard.jsonl``, and leaves the run alone for ``cooldown`` iterations.
+
+    Args:
+        roll_back: go back to weights and optimizer of the last good snapshot; the data go on.
+        lr_factor: multiply the learning rate by this, below 1; None leaves it.
+        kl_factor: multiply the algorithm's kl_coef by this, above 1; None leaves it.
+        rules: None is all of ``research_rl.trainers.health.guard.RULES``.
+        early: iterations whose median is the early history.
+        patience: iterations in a row that a rule must be broken.
+        cooldown: iterations after an action in which there is no other.
+        max_actions: actions in a run; afterwards it only warns.
+        snapshot_every: healthy iterations between two snapshots, of which the last two are kept.
+        margin: iterations that must lie between a snapshot and the first sign of illness.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    label = "guard"
+
+    def __init__(
+        self,
+        roll_back: bool = False,
+        lr_factor: float | None = None,
+        kl_factor: float | None = None,
+        rules: list[Rule] | None = None,
+        early: int = 5,
+        patience: int = 2,
+        cooldown: int = 3,
+        max_actions: int = 5,
+        snapshot_every: int = 5,
+        margin: int = 1,
+    ) -> None:
+        super().__init__()
+        _check(lr_factor, kl_factor, early, patience, snapshot_every)
+        self.roll_back, self.lr_factor, self.kl_factor = roll_back, lr_factor, kl_factor
+        self.rules: Sequence[Rule] = RULES if rules is None else rules
+        self.early, self.patience, self.cooldown = early, patience, cooldown
+        self.max_actions, self.snapshot_every = max_actions, snapshot_every
+        self.margin = margin
+        self._history: dict[str, list[float]] = {}
+        self._streaks: dict[str, int] = {}
+        self._actions = 0
+        self._quiet_until = 0
+        self._kl_coef: float | None = None
+        self._snapshots = Snapshots()
+
+    @property
+    def acts(self) -> bool:
+        """Whether the guard may do more than warn."""
+        return self.roll_back or self.lr_factor is not None or self.kl_factor is not None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a trainer in which nothing measures, and a KL that cannot be raised.
+
+        Raises:
+            ValueError: there is no HealthMonitor before this callback, or the algorithm has no KL.
+        """
+        if stage != "fit":
+            return
+        every: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(c, HealthMonitor) for c in every[: every.index(self)]):
+            raise ValueError(
+                "CollapseGuard must stand behind a HealthMonitor in trainer.callbacks, got none "
+                "before it; add research_rl.trainers.health.HealthMonitor"
+            )
+        algorithm: Any = pl_module.algorithm
+        if self.kl_factor is not None and not (kl_coef(algorithm) or 0.0) > 0:
+            raise ValueError(
+                f"kl_factor must meet an algorithm with a kl_coef above 0, got "
+                f"{type(algorithm).__name__} with {kl_coef(algorithm)}; set a small kl_coef, so "
+                "that there is a reference to be near to, or leave kl_factor out"
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the journal of a resumed run, or begin one; keep the start as good."""
+        module: Any = pl_module
+        if self._kl_coef is not None:
+            scale_kl(module.algorithm, self._kl_coef / (kl_coef(module.algorithm) or 1.0))
+        if trainer.is_global_zero:
+            _begin_journal(run_folder(trainer) / JOURNAL, module.iteration)
+        if self.roll_back:
+            self._snapshots.begin(run_folder(trainer) / "guard")
+            if not self._snapshots.kept:
+                self._snapshots.take_if_due(trainer, module.iteration, 0)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Judge the iteration that just ended, warn and act."""
+        module: Any = pl_module
+        step = module.iteration - 1
+        reasons = self.judge(_measured(self.rules, trainer.callback_metrics))
+        lasting = [reason for name, reason in reasons.items() if self._lasts(name)]
+        new = self.new_alarms(reasons)
+        may = self.acts and self._actions < self.max_actions and step >= self._quiet_until
+        if lasting and may:
+            self._act(trainer, module, step, lasting)
+        elif new:
+            self._write(trainer, step, "warn", new)
+        elif not reasons and self.roll_back:
+            self._snapshots.take_if_due(trainer, module.iteration, self.snapshot_every)
+        counts = {"guard/alarms": float(len(reasons)), "guard/actions": float(self._actions)}
+        log_metrics(trainer, pl_module, counts)
+
+    def judge(self, now: Mapping[str, float]) -> dict[str, str]:
+        """Return the broken rules with their reasons; count streaks, and learn what early is.
+
+        Args:
+            now: the metrics of the next iteration, by the names that rules have for them.
+        """
+        known = {name: past for name, past in self._history.items() if len(past) >= _MIN_HISTORY}
+        early = {name: median(past) for name, past in known.items()}
+        reasons: dict[str, str] = {}
+        for rule in self.rules:
+            reason = rule.broken(now, early)
+            self._streaks[rule.name] = self._streaks.get(rule.name, 0) + 1 if reason else 0
+            if reason:
+                reasons[rule.name] = reason
+        if not reasons:
+            for name, value in now.items():
+                past = self._history.setdefault(name, [])
+                # after an action the past is no longer early, and may be half ill
+                if len(past) < (_MIN_HISTORY if self._actions else self.early):
+                    past.append(value)
+        return reasons
+
+    def new_alarms(self, reasons: Mapping[str, str]) -> list[str]:
+        """Return the reasons of rules that have just been broken for ``patience`` iterations."""
+        return [r for name, r in reasons.items() if self._streaks[name] == self.patience]
+
+    def _lasts(self, name: str) -> bool:
+        return self._streaks[name] >= self.patience
+
+    def _act(self, trainer: pl.Trainer, module: Any, step: int, reasons: Sequence[str]) -> None:
+        """Roll back, lower the learning rate, raise the KL: whichever was asked for."""
+        done: dict[str, Any] = {}
+        if self.roll_back:
+            sick = max(self._streaks.values())
+            former = kl_coef(module.algorithm)
+            done["back_to"] = self._snapshots.restore(trainer, step + 1 - sick - self.margin)
+            if former:  # where it is a buffer, it went back too
+                scale_kl(module.algorithm, former / (kl_coef(module.algorithm) or former))
+        if self.lr_factor is not None:
+            done["lr"] = scale_learning_rate(trainer, self.lr_factor)
+        if self.kl_factor is not None:
+            self._kl_coef = done["kl_coef"] = scale_kl(module.algorithm, self.kl_factor)
+        self._actions += 1
+        self._quiet_until = step + 1 + self.cooldown
+        self._streaks = dict.fromkeys(self._streaks, 0)
+        self._write(trainer, step, "act", reasons, done)
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        step: int,
+        kind: str,
+        reasons: Sequence[str],
+        done: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say on rank zero what was seen and done, in the log and in the journal."""
+        if not trainer.is_global_zero:
+            return
+        changes = ", ".join(f"{name} {value:.3g}" for name, value in (done or {}).items())
+        log.warning("step %d: %s%s", step, "; ".join(reasons), changes and f" -> {changes}")
+        row = {"step": step, "kind": kind, "reasons": list(reasons), **(done or {})}
+        self.written = run_folder(trainer) / JOURNAL
+        with self.written.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that decides what the guard does next."""
+        return {
+            "history": {name: list(past) for name, past in self._history.items()},
+            "streaks": dict(self._streaks),
+            "actions": self._actions,
+            "quiet_until": self._quiet_until,
+            "kl_coef": self._kl_coef,
+            "snapshots": self._snapshots.state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as a run that was not stopped would."""
+        self._history = {name: list(past) for name, past in state_dict["history"].items()}
+        self._streaks = dict(state_dict["streaks"])
+        self._actions = state_dict["actions"]
+        self._quiet_until = state_dict["quiet_until"]
+        self._kl_coef = state_dict["kl_coef"]
+        self._snapshots.load(state_dict["snapshots"])
+
+
+def replay(metrics: Metrics, guard: CollapseGuard | None = None) -> list[tuple[int, list[str]]]:
+    """Return when a guard that only warns would have warned in a run, and of what.
+
+    Args:
+        metrics: of the run, as ``read_metrics`` reads them; rules whose metric was not logged are
+            not judged.
+        guard: a new one, for its rules and its patience; None is one without arguments.
+    """
+    watch = guard or CollapseGuard()
+    rows: dict[int, dict[str, float]] = {}
+    for name in _names(watch.rules) & metrics.keys():
+        for step, value in zip(*metrics[name], strict=True):
+            now = rows.setdefault(step, {})
+            if math.isfinite(value):
+                now[name] = value
+    warned = []
+    for step, now in sorted(rows.items()):
+        if new := watch.new_alarms(watch.judge(now)):
+            warned.append((step, new))
+    return warned
+
+
+def _names(rules: Sequence[Rule]) -> set[str]:
+    return {name for rule in rules for name in (rule.metric, rule.unless_below) if name}
+
+
+def _measured(rules: Sequence[Rule], logged: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return what the rules read; a mean over no rollout is not a number, and was not measured."""
+    values = {name: float(logged[name]) for name in _names(rules) if name in logged}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _check(
+    lr_factor: float | None, kl_factor: float | None, early: int, patience: int, every: int
+) -> None:
+    if lr_factor is not None and not 0 < lr_factor < 1:
+        raise ValueError(f"lr_factor must lie between 0 and 1, got {lr_factor}; null leaves the lr")
+    if kl_factor is not None and not kl_factor > 1:
+        raise ValueError(f"kl_factor must be above 1, got {kl_factor}; null leaves the KL")
+    for name, value, least in (
+        ("early", early, _MIN_HISTORY),
+        ("patience", patience, 1),
+        ("snapshot_every", every, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _begin_journal(path: Path, iteration: int) -> None:
+    """Keep the rows from before the first iteration to come: none in a new run."""
+    if not path.is_file():
+        return
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [row for row in rows if json.loads(row)["step"] < iteration]
+    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")

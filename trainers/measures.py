@@ -1,0 +1,118 @@
+"""What a rollout is worth in numbers, and the mean over many: used for train, val and test."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from research_rl.agents import Rollout
+from research_rl.envs.protocols import STOP
+
+Measures = dict[str, float]
+
+HOPS = "hops"
+"""The entry of Measures that is a kind of question, not a quantity to average."""
+
+
+def measure(rollout: Rollout) -> Measures:
+    """Return the numbers of one rollout.
+
+    ``reward``, ``f1``, ``em``; ``format`` (1 if nothing is wrong with the text); ``searches``
+    (retrievals made); ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results
+    included); ``truncated`` (1 if the tokens ran out); ``overridden_searches`` (queries that a
+    later ``<search>`` of the same turn replaced); ``chain`` (1 if the queries are exactly the
+    question's gold chain; only where its metadata hold one); ``hops`` (only where its metadata do).
+    """
+    question, reward, sequence = rollout.question, rollout.reward, rollout.sequence
+    values: Measures = {
+        "reward": reward.value,
+        "f1": reward.f1,
+        "em": reward.em,
+        "format": float(reward.format_error is None),
+        "searches": float(rollout.num_searches),
+        "sampled_tokens": float(sum(sequence.loss_mask)),
+        "response_tokens": float(len(sequence.response_ids)),
+        "truncated": float(rollout.finish_reason == "length"),
+        "overridden_searches": float(sum(map(_overridden, rollout.turns))),
+    }
+    if (chain := question.metadata.get("chain")) is not None:
+        values["chain"] = float(_folded(rollout.queries) == _folded(chain))
+    if (hops := question.metadata.get("hops")) is not None:
+        values[HOPS] = float(hops)
+    return values
+
+
+def average(rows: Sequence[Measures], by_hop: Collection[str] | None = None) -> Measures:
+    """Return the mean of each measure over the rows that have it, every row with equal weight.
+
+    Args:
+        rows: what ``measure`` returned.
+        by_hop: measures to give for each number of hops as well, as ``f1_2hop``; None is all.
+
+    Raises:
+        ValueError: there is no row.
+    """
+    if not rows:
+        raise ValueError("at least one rollout must be given to average, got none")
+    means = _means(rows)
+    for hops in sorted({row[HOPS] for row in rows if HOPS in row}):
+        kind = _means([row for row in rows if row.get(HOPS) == hops])
+        chosen = {name: x for name, x in kind.items() if by_hop is None or name in by_hop}
+        means |= {f"{name}_{hops:g}hop": value for name, value in chosen.items()}
+    return means
+
+
+def summarize(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None) -> Measures:
+    """Return the mean measures of rollouts, over all and for each number of hops.
+
+    Args:
+        rollouts: at least one.
+        by_hop: measures to give for each number of hops as well, as ``f1_2hop``; None is all.
+
+    Raises:
+        ValueError: there is no rollout.
+    """
+    return average([measure(rollout) for rollout in rollouts], by_hop)
+
+
+def prediction_row(rollout: Rollout) -> dict[str, Any]:
+    """Return what ``research predict`` tells about a question, ready for JSON.
+
+    ``id``, ``question``, ``prediction``, ``answers``, ``em``, ``f1``, ``searches``,
+    ``finish_reason`` and ``text``, the whole response: turns and results in their order.
+    """
+    return {
+        "id": rollout.question.id,
+        "question": rollout.question.text,
+        "prediction": rollout.reward.prediction,
+        "answers": list(rollout.question.answers),
+        "em": rollout.reward.em,
+        "f1": rollout.reward.f1,
+        "searches": rollout.num_searches,
+        "finish_reason": rollout.finish_reason,
+        "text": transcript(rollout),
+    }
+
+
+def transcript(rollout: Rollout) -> str:
+    """Return the response as one text: first turn, its result, second turn, and so on."""
+    parts: list[str] = []
+    for number, turn in enumerate(rollout.turns):
+        parts.append(turn)
+        parts.extend(rollout.results[number : number + 1])
+    return "".join(parts)
+
+
+def _means(rows: Sequence[Measures]) -> Measures:
+    names = {name: None for row in rows for name in row if name != HOPS}
+    columns = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+def _overridden(turn: str) -> int:
+    """Openings of a search before the last one of a turn that ends in a search."""
+    return max(0, turn.count("<search>") - 1) if STOP in turn else 0
+
+
+def _folded(queries: Iterable[str]) -> list[str]:
+    return [" ".join(query.split()).casefold() for query in queries]

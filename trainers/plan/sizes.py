@@ -1,0 +1,294 @@
+"""What a plan starts from: the shape of a model and the settings that cost memory and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, LlamaConfig, Qwen2Config
+
+from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+# hidden, intermediate, layers, heads, key-value heads, vocabulary, tied: the published config.json
+_QWEN25 = {
+    "0.5B": (896, 4864, 24, 14, 2, 151936, True),
+    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
+    "3B": (2048, 11008, 36, 16, 2, 151936, True),
+    "7B": (3584, 18944, 28, 28, 4, 152064, False),
+    "14B": (5120, 13824, 48, 40, 8, 152064, False),
+    "32B": (5120, 27648, 64, 40, 8, 152064, False),
+}
+_WARM_START_WORDS = 640
+"""About as many words as a built-in world has; its tokenizer is made by the first run."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """All that the memory and the time of an iteration depend on.
+
+    Args:
+        weights: of the model, adapters included.
+        trainable: of those.
+        head: weights of the output head.
+        head_trains: whether it has a gradient.
+        tensor: weights of the largest tensor that is trained.
+        hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary: the model's shape.
+        dtype: of the weights.
+        compute: dtype that the learner works in where it is another one, else None.
+        sampling: dtype that the engine samples in where it says so, else None.
+        lora: whether adapters are trained.
+        has_reference: whether the loss compares with the starting point.
+        checkpointing: activations are computed again in the backward pass.
+        states: optimizer states of each trainable weight, in its own dtype.
+        state_bytes: bytes of one of them where the optimizer compresses, else None.
+        parked: optimizer states are in main memory while rollouts are sampled.
+        questions: of an iteration, over all ranks.
+        group: rollouts of each question.
+        epochs: passes over the rollouts of an iteration.
+        slots: sequences that decode together, at most.
+        micro_tokens: of a forward and backward pass.
+        prefill: tokens of prompts and results that are read together; None is the engine's choice.
+        prompt: tokens of a prompt.
+        response: tokens of the longest response, results included.
+        mean_response: of a response, for the time.
+        sampled: share of a response that the policy writes.
+        index: bytes of the search index in main memory; None is not known.
+        ranks: processes that train, one device each.
+        sharded: whether they share the model out (FSDP2) or hold copies.
+    """
+
+    weights: int
+    trainable: int
+    head: int
+    head_trains: bool
+    tensor: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    dtype: str
+    compute: str | None = None
+    sampling: str | None = None
+    lora: bool = False
+    has_reference: bool = True
+    checkpointing: bool = False
+    states: int = 2
+    state_bytes: float | None = None
+    parked: bool = False
+    questions: int = 16
+    group: int = 5
+    epochs: int = 1
+    slots: int = 256
+    micro_tokens: int | None = 8192
+    prefill: int | None = None
+    prompt: int = 400
+    response: int = 512
+    mean_response: int = 512
+    sampled: float = 0.4
+    index: int | None = 0
+    ranks: int = 1
+    sharded: bool = False
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts of one rank in an iteration."""
+        return max(1, self.questions * self.group // self.ranks)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight."""
+        return BYTES[self.dtype]
+
+    @property
+    def computes(self) -> int:
+        """Bytes of a number that the learner computes."""
+        return BYTES[self.compute or self.dtype]
+
+    @property
+    def samples(self) -> int:
+        """Bytes of a number that the engine computes."""
+        own = self.compute if self.sharded and self.compute else self.dtype
+        return BYTES[self.sampling or own]
+
+
+def with_lora(sizes: Sizes, rank: int = 16) -> Sizes:
+    """Return the sizes with bf16 weights and adapters on the linear layers of each layer."""
+    kv, q = sizes.kv_heads * sizes.head_dim, sizes.heads * sizes.head_dim
+    d, wide = sizes.hidden, sizes.intermediate
+    pairs = [(d, q), (d, kv), (d, kv), (q, d), (d, wide), (d, wide), (wide, d)]
+    added = sizes.layers * rank * sum(a + b for a, b in pairs)
+    base = sizes.weights if not sizes.lora else sizes.weights - sizes.trainable
+    return replace(
+        sizes,
+        weights=base + added,
+        trainable=added,
+        head_trains=False,
+        tensor=rank * max(max(pair) for pair in pairs),
+        dtype="bfloat16",
+        compute=None,
+        lora=True,
+    )
+
+
+def shape_of(policy: Mapping[str, Any], trainer: Mapping[str, Any]) -> Any:
+    """Return the model's config: from its folder, this machine's cache, or the built-in list.
+
+    Raises:
+        FileNotFoundError: it is in none of the three.
+    """
+    name = str(policy["model"])
+    try:
+        return AutoConfig.from_pretrained(
+            name, local_files_only=True, trust_remote_code=bool(policy.get("trust_remote_code"))
+        )
+    except (OSError, ValueError) as error:
+        if (warm := _warm_start(name, trainer)) is not None:
+            return warm
+        size = name.removeprefix("Qwen/Qwen2.5-").split("-")[0]
+        if not name.startswith("Qwen/Qwen2.5-") or size not in _QWEN25:
+            known = ", ".join(f"Qwen/Qwen2.5-{size}" for size in _QWEN25)
+            raise FileNotFoundError(
+                f"model.policy.model must be a folder with a config.json, a model that was "
+                f"downloaded before, or one of {known}, got {name!r}; a plan downloads nothing: "
+                f"fetch its config.json into a folder and name that"
+            ) from error
+        return qwen25(size)
+
+
+def qwen25(size: str) -> Qwen2Config:
+    """Return the shape of Qwen2.5 in one of its published sizes, 7B for instance."""
+    hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = _QWEN25[size]
+    return Qwen2Config(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    )
+
+
+def _warm_start(name: str, trainer: Mapping[str, Any]) -> LlamaConfig | None:
+    """The shape that a WarmStart callback will make in the folder ``name``."""
+    for callback in trainer.get("callbacks") or ():
+        settings = callback.get("init_args") or {}
+        if "WarmStart" in callback.get("class_path", "") and settings.get("folder") == name:
+            tiny = (settings.get("config") or {}).get("model") or {}
+            hidden = int(tiny.get("hidden_size", 128))
+            heads = int(tiny.get("num_heads", 4))
+            return LlamaConfig(
+                vocab_size=_WARM_START_WORDS,
+                hidden_size=hidden,
+                intermediate_size=3 * hidden,
+                num_hidden_layers=int(tiny.get("num_layers", 2)),
+                num_attention_heads=heads,
+                num_key_value_heads=heads,
+                max_position_embeddings=int(tiny.get("max_length", 512)),
+                attention_bias=True,
+                tie_word_embeddings=True,
+            )
+    return None
+
+
+def counted(policy: PolicyConfig, shape: Any) -> Sizes:
+    """Return the sizes of a model, counted on one that has no weights."""
+    model: Any = empty_model(policy, shape)
+    named = list(model.parameters())
+    trained = [p.numel() for p in named if p.requires_grad]
+    head = model.get_output_embeddings().weight
+    heads = shape.num_attention_heads
+    return Sizes(
+        weights=sum(p.numel() for p in named),
+        trainable=sum(trained),
+        head=head.numel(),
+        head_trains=head.requires_grad,
+        tensor=max(trained, default=0),
+        hidden=shape.hidden_size,
+        intermediate=shape.intermediate_size,
+        layers=shape.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(shape, "num_key_value_heads", None) or heads,
+        head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // heads,
+        vocabulary=shape.vocab_size,
+        dtype=str(head.dtype).removeprefix("torch."),
+        lora=policy.lora is not None,
+        checkpointing=policy.gradient_checkpointing,
+    )
+
+
+def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
+    """Return the sizes of a parsed config of ``research fit``.
+
+    Raises:
+        FileNotFoundError: the shape of its model is not known here.
+    """
+    model, trainer = config["model"], config["trainer"]
+    section = dict(model["policy"])
+    shape = shape_of(section, trainer)
+    lora = section.pop("lora", None)
+    section.pop("compile", None)
+    policy = PolicyConfig(**section, lora=LoraConfig(**dict(lora)) if lora else None)
+    updates, sampling = model["updates"], model["sampling"]
+    engine = _arguments(model.get("engine"))
+    precision = trainer.get("precision")
+    compute = updates.get("compute_dtype") or (
+        {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(precision))
+    )
+    base = counted(policy, shape)
+    response = int(sampling["max_response_tokens"])
+    states, state_bytes = _states(model.get("optimizer"))
+    return replace(
+        base,
+        compute=compute if compute != base.dtype else None,
+        sampling=engine.get("dtype"),
+        has_reference=float(_arguments(model.get("algorithm")).get("kl_coef", 0.001) or 0) > 0,
+        states=states,
+        state_bytes=state_bytes,
+        parked=bool(updates.get("park_optimizer")),
+        questions=int(config["data"].get("batch_size") or 1),
+        group=int(updates["group_size"]),
+        epochs=int(updates["num_epochs"]),
+        slots=int(engine.get("max_slots", 256)),
+        micro_tokens=updates.get("micro_batch_tokens"),
+        prefill=engine.get("max_prefill_tokens"),
+        response=response,
+        mean_response=response,
+        index=_index_bytes(model["env"].get("index")),
+        ranks=ranks,
+        sharded="Sharded" in str(trainer.get("strategy"))
+        or "ModelParallel" in str(trainer.get("strategy")),
+    )
+
+
+def _arguments(chosen: Any) -> dict[str, Any]:
+    return dict(chosen.get("init_args") or {}) if isinstance(chosen, Mapping) else {}
+
+
+def _states(optimizer: Any) -> tuple[int, float | None]:
+    """States of a weight that an optimizer keeps, and bytes of each if it compresses them."""
+    name = str(optimizer.get("class_path", "AdamW") if isinstance(optimizer, Mapping) else "AdamW")
+    name = name.rpartition(".")[2].lower()
+    if "sgd" in name:
+        return (1 if _arguments(optimizer).get("momentum") else 0), None
+    if "adafactor" in name:
+        return 0, None
+    return (1 if "lion" in name else 2), (1.0 if "8bit" in name else None)
+
+
+def _index_bytes(index: Any) -> int | None:
+    if not isinstance(index, str):
+        return 0
+    folder = Path(index)
+    if not folder.is_dir():
+        return None
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,138 @@
+"""Recorded rollouts once more: through the environment, and sampled from their seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+
+from research_rl.agents import Engine, SamplingParams, collect_rollouts
+from research_rl.agents.policy import LMPolicy
+from research_rl.envs import Question, ReSearchVectorEnv
+from research_rl.envs.protocols import Search, parse_action
+from research_rl.trainers.checkpoint import iteration_of, load_policy, policy_config, why_torn
+from research_rl.trainers.recorder.records import Numbered, Record, record_of
+from research_rl.trainers.settings import EnvConfig
+
+
+@dataclass
+class RunSettings:
+    """What of a run's config decides its rollouts.
+
+    Args:
+        policy: the language model.
+        env: the environment.
+        sampling: how rollouts are sampled.
+        engine: what samples.
+    """
+
+    policy: Any
+    env: EnvConfig
+    sampling: SamplingParams
+    engine: Callable[[LMPolicy], Engine]
+
+    @classmethod
+    def read(cls, run: Path) -> RunSettings:
+        """Read the config.yaml of a run; what lies in the run's folder may have moved with it.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        path = run / "config.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(f"the run must have its config.yaml, got none in {run}")
+        loaded: Any = OmegaConf.load(path)
+        loaded.trainer.default_root_dir = str(run)
+        container: Any = OmegaConf.to_container(loaded, resolve=True)
+        model = container["model"]
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--env", type=EnvConfig)
+        parser.add_argument("--sampling", type=SamplingParams)
+        parser.add_argument("--engine", type=Callable[[LMPolicy], Engine])
+        sections = {name: model[name] for name in ("env", "sampling", "engine")}
+        made = parser.instantiate_classes(parser.parse_object(sections))
+        return cls(policy_config(path, run), made.env, made.sampling, made.engine)
+
+
+def weights_of(run: Path, iterations: int) -> Path | None:
+    """Return the whole checkpoint whose weights have learned from so many iterations, if any."""
+    for path in sorted((run / "checkpoints").glob("*.ckpt")):
+        if path.is_file() and why_torn(path) is None and iteration_of(path) == iterations:
+            return path
+    return None
+
+
+def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
+    """Return the records with the passages and rewards that their turns get now."""
+    env.resize(len(chosen))
+    env.reset(options={"questions": [Question(**_question(r)) for _, r in chosen]})
+    episodes = env.episodes
+    for turn in range(max(len(record.turns) for _, record in chosen)):
+        actions = [_action(record, turn) for _, record in chosen]
+        env.step([None if e.done else a for e, a in zip(episodes, actions, strict=True)])
+        for episode, (_, record), action in zip(episodes, chosen, actions, strict=True):
+            searches = len(episode.passages)
+            if action is None or not 0 < searches <= len(record.passage_ids):
+                continue
+            shown = len(record.passage_ids[searches - 1])
+            if searches == len(episode.queries) and shown < len(episode.passages[-1]):
+                episode.keep_passages(shown)  # the rest was over the cap of tokens
+    again = []
+    for episode, (number, record) in zip(episodes, chosen, strict=True):
+        if not episode.done:
+            episode.cut(record.finish_reason)
+        assert episode.reward is not None
+        now = {name: getattr(episode.reward, name) for name in record.reward}
+        passages = [[p.id for p in found] for found in episode.passages]
+        changed = {"queries": list(episode.queries), "passage_ids": passages, "reward": now}
+        changed["finish_reason"] = episode.finish_reason
+        again.append((number, Record(**{**vars(record), **changed})))
+    return again
+
+
+def _action(record: Record, turn: int) -> str | None:
+    """What the environment heard in a turn; a last one that ran out of tokens never came to it."""
+    if turn >= len(record.turns):
+        return None
+    text = record.turns[turn]
+    cut_off = record.finish_reason == "length" and not isinstance(parse_action(text), Search)
+    return None if cut_off else text
+
+
+def _question(record: Record) -> dict[str, Any]:
+    return {**record.question, "answers": tuple(record.question["answers"])}
+
+
+def sampled_again(
+    chosen: Numbered, settings: RunSettings, env: Any, checkpoint: Path | None
+) -> Numbered:
+    """Return the rollouts that the weights of a checkpoint sample from the recorded seeds.
+
+    Args:
+        chosen: recorded rollouts.
+        settings: of the run.
+        env: its environment.
+        checkpoint: None is the policy before training.
+    """
+    policy = LMPolicy.from_config(settings.policy)
+    if checkpoint is not None:
+        load_policy(policy, checkpoint)
+    questions = [Question(**_question(record)) for _, record in chosen]
+    seeds = [record.seed for _, record in chosen]
+    if any(seed is None for seed in seeds):
+        raise ValueError("every record must have its seed to be sampled again, got one without")
+    rollouts = collect_rollouts(
+        questions,
+        env,
+        policy,
+        settings.engine(policy),
+        settings.sampling,
+        [seed for seed in seeds if seed is not None],
+    )
+    return [
+        (number, record_of(rollout)) for (number, _), rollout in zip(chosen, rollouts, strict=True)
+    ]

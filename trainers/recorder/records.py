@@ -1,0 +1,192 @@
+"""What the flight recorder keeps: the rollouts of each iteration, in a file of their own.
+
+``records/000012.jsonl.gz`` holds the iteration that began with weights that had learned from 12: a
+line that says what the iteration was, then a line for each rollout. The same run writes the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from research_rl.agents import Rollout
+
+FOLDER = "records"
+_FORMAT = 1
+_FILE = re.compile(r"(\d+)\.jsonl\.gz")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recorded rollout; R tokens of response, P of prompt.
+
+    Args:
+        question: id, text, answers and metadata.
+        seed: what it was sampled with.
+        prompt_ids: [P].
+        response_ids: [R], sampled and given.
+        sampled: [R], 1 where the policy wrote and 0 where a result stands.
+        logprobs: of the sampled tokens alone, in order, under the sampling distribution.
+        turns: the policy's own text, one entry a turn.
+        queries: what was searched for.
+        passage_ids: what each query found, best first.
+        reward: value, f1, em, format_error and prediction.
+        advantage: the mean over its tokens.
+        finish_reason: why it ended.
+    """
+
+    question: dict[str, Any]
+    seed: int | None
+    prompt_ids: list[int]
+    response_ids: list[int]
+    sampled: list[int]
+    logprobs: list[float]
+    turns: list[str]
+    queries: list[str]
+    passage_ids: list[list[str]]
+    reward: dict[str, Any]
+    advantage: float | None
+    finish_reason: str
+
+
+Numbered = list[tuple[int, Record]]
+"""Records with their places in the iteration."""
+
+
+@dataclass(frozen=True)
+class Flight:
+    """One recorded iteration.
+
+    Args:
+        iteration: its number, from 0.
+        weights: iterations that the weights which sampled it had learned from.
+        records: its rollouts, in order.
+    """
+
+    iteration: int
+    weights: int
+    records: list[Record]
+
+
+class RecordError(ValueError):
+    """A file of the flight recorder cannot be read."""
+
+
+def record_of(rollout: Rollout, advantage: float | None = None) -> Record:
+    """Return what is kept of a rollout."""
+    sequence, question = rollout.sequence, rollout.question
+    mask = sequence.loss_mask
+    return Record(
+        question={
+            "id": question.id,
+            "text": question.text,
+            "answers": list(question.answers),
+            "metadata": dict(question.metadata),
+        },
+        seed=rollout.seed,
+        prompt_ids=list(sequence.prompt_ids),
+        response_ids=list(sequence.response_ids),
+        sampled=[int(written) for written in mask],
+        logprobs=[x for x, written in zip(sequence.logprobs, mask, strict=True) if written],
+        turns=list(rollout.turns),
+        queries=list(rollout.queries),
+        passage_ids=[list(found) for found in rollout.passage_ids],
+        reward=asdict(rollout.reward),
+        advantage=advantage,
+        finish_reason=rollout.finish_reason,
+    )
+
+
+class Records:
+    """The recorder's folder: one file an iteration, whole or not there.
+
+    Args:
+        folder: made when something is written.
+        max_bytes: of all files together; the oldest are dropped. None is no limit.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+
+    def iterations(self) -> list[int]:
+        """Return the numbers of the iterations that are there, in order."""
+        return sorted(self._files())
+
+    def write(self, iteration: int, weights: int, records: Sequence[Record]) -> Path:
+        """Write an iteration, and drop the oldest ones that are over the limit."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = {"format": _FORMAT, "iteration": iteration, "weights": weights, "rows": len(records)}
+        rows: Iterable[Mapping[str, Any]] = [head, *map(asdict, records)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path = self._path(iteration)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            # without the time, so that equal runs write equal bytes
+            partial.write_bytes(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._drop_oldest()
+        return path
+
+    def read(self, iteration: int) -> Flight:
+        """Return an iteration.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            RecordError: its file is damaged or of another version.
+        """
+        path = self._path(iteration)
+        if not path.is_file():
+            there = self.iterations()
+            span = f"{there[0]} to {there[-1]}" if there else "none"
+            raise FileNotFoundError(
+                f"iteration {iteration} must have been recorded in {self.folder}, got {span}"
+            )
+        try:
+            lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
+            head, *rows = map(json.loads, lines)
+            if head["format"] != _FORMAT or head["rows"] != len(rows):
+                raise ValueError(f"its head says {head}")
+            names = {item.name for item in fields(Record)}
+            records = [Record(**{k: v for k, v in row.items() if k in names}) for row in rows]
+            return Flight(int(head["iteration"]), int(head["weights"]), records)
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path} must be a whole file of the flight recorder, got {error}; remove it"
+            ) from error
+
+    def forget(self, first: int) -> None:
+        """Remove iteration ``first`` and those behind it."""
+        for iteration, path in self._files().items():
+            if iteration >= first:
+                path.unlink(missing_ok=True)
+
+    def _path(self, iteration: int) -> Path:
+        return self.folder / f"{iteration:06d}.jsonl.gz"
+
+    def _files(self) -> dict[int, Path]:
+        if not self.folder.is_dir():
+            return {}
+        found = ((_FILE.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return {int(match[1]): path for match, path in found if match}
+
+    def _drop_oldest(self) -> None:
+        if self._max_bytes is None:
+            return
+        files = self._files()
+        sizes = {iteration: path.stat().st_size for iteration, path in files.items()}
+        total = sum(sizes.values())
+        for iteration in sorted(files)[:-1]:  # the newest stays, however large
+            if total <= self._max_bytes:
+                break
+            files[iteration].unlink(missing_ok=True)
+            total -= sizes[iteration]

@@ -1,0 +1,42 @@
+"""Settings: the sections of a config, the shipped configs, and errors of one line.
+
+Read first: options.py
+May import: agents, envs
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from research_rl.envs.system import lazy
+from research_rl.trainers.settings.errors import TRACEBACK, UsageError, is_users_mistake, one_line
+from research_rl.trainers.settings.shipped import (
+    CONFIGS,
+    EVALUATION,
+    OneLineParser,
+    ShippedConfigFile,
+    find_config,
+    shipped_configs,
+)
+
+if TYPE_CHECKING:
+    from research_rl.trainers.settings.options import EnvConfig, Updates, ValidationSampling
+
+__all__ = [
+    "CONFIGS",
+    "EVALUATION",
+    "TRACEBACK",
+    "EnvConfig",
+    "OneLineParser",
+    "ShippedConfigFile",
+    "Updates",
+    "UsageError",
+    "ValidationSampling",
+    "find_config",
+    "is_users_mistake",
+    "one_line",
+    "shipped_configs",
+]
+
+# a usage error does not wait for torch
+__getattr__ = lazy(__name__, {"options": ["EnvConfig", "Updates", "ValidationSampling"]})

@@ -1,0 +1,131 @@
+"""A user's mistake: which errors are one, and how it is said in one line."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pydoc import locate
+from traceback import walk_tb
+
+from research_rl.envs import RetrieverUnavailable
+
+TRACEBACK = "RESEARCH_TRACEBACK"
+"""Environment variable that asks for tracebacks all the same."""
+PLUG_POINTS = {  # where a config names a class, and what it must be
+    "model.algorithm": "research_rl.trainers.algorithms.Algorithm",
+    "model.engine": "research_rl.agents.types.Engine",
+    "trainer.callbacks": "pytorch_lightning.Callback",
+    "trainer.logger": "pytorch_lightning.loggers.Logger",
+}
+_MANY = 20  # names that still fit on a line
+_NOISE = re.compile(r"Expected a path but|Does not validate against|Subtypes:|Errors:|Given value")
+
+
+class UsageError(ValueError):
+    """The command line makes no sense."""
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether the message is all that the user needs.
+
+    True for files that are missing or do not open, and for errors that this package raises on
+    purpose. An error from deep inside a library is a bug of ours and keeps its traceback.
+    """
+    if isinstance(error, OSError | RetrieverUnavailable | UsageError):
+        return True
+    # an interpolation of a config fails, or the file is no YAML and named in the message
+    if type(error).__module__.startswith(("omegaconf.", "yaml.")):
+        return True
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
+        return True
+    ours = (ValueError, TypeError, ImportError, FloatingPointError)
+    return isinstance(error, ours) and _raised_in(error).startswith("research_rl.")
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module whose ``raise`` made the error."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+
+
+def one_line(message: str, options: Iterable[str] = ()) -> str:
+    """Return ``message`` in one line, with the known names where a name is unknown.
+
+    Args:
+        message: what jsonargparse says, often several lines, one for each type of a union.
+        options: the option strings of the command, to suggest from.
+    """
+    key, body = _split(message)
+    lines = [line.strip(" -") for line in body.splitlines()]
+    lines = [line for line in lines if line and not _NOISE.match(line)]
+    explained = [_explain(line, key, list(options)) for line in _joined(lines)]
+    if "Not a valid subclass" in body:  # the other members of the union say nothing more
+        explained = explained[:1]
+    return (f"{key}: " if key else "") + "; ".join(explained)
+
+
+def _split(message: str) -> tuple[str, str]:
+    """``Parser key "model.seed": reason`` is ("model.seed", "reason")."""
+    found = re.search(r'Parser key "([^"]+)":', message)
+    if found is None:
+        return "", message
+    return found[1], message[found.end() :]
+
+
+def _joined(lines: Sequence[str]) -> list[str]:
+    """The lines, where one that ends with a colon takes the next one in."""
+    joined: list[str] = []
+    for line in lines:
+        if joined and joined[-1].endswith(":"):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+    return joined
+
+
+def _explain(line: str, key: str, options: list[str]) -> str:
+    if found := re.search(r"Expected a dot import path string: (\S+)", line):
+        return f"no class {found[1]!r}{_known_classes(key, found[1])}"
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", line):
+        return f"{found[1]} is no {found[2]}{_known_classes(key, found[1])}"
+    if found := re.search(r"class_path '([\w.]+)': Option '(\w+)' is not accepted", line):
+        taken = list(inspect.signature(_class(found[1])).parameters)
+        name = found[1].rpartition(".")[2]
+        return f"{name} has no option {found[2]!r}{_suggest(found[2], taken)}"
+    if found := re.search(r"unrecognized arguments: --([\w.]+)", line):
+        return f"no option --{found[1]}{_suggest('--' + found[1], options)}"
+    if found := re.search(r"does not accept option '([\w.]+)'", line):
+        near = get_close_matches(f"--{found[1]}", options, n=1)
+        hint = f"; did you mean {near[0].removeprefix('--')}?" if near else ""
+        return f"no option {found[1]!r}{hint}"
+    return line
+
+
+def _known_classes(key: str, name: str) -> str:
+    if key not in PLUG_POINTS:
+        return ""
+    return _suggest(name, sorted(_subclasses(_class(PLUG_POINTS[key])))) + (
+        "; a class of your own is named with its module, as my_file.MyClass"
+    )
+
+
+def _subclasses(base: type) -> set[str]:
+    # jsonargparse derives a LazyInstance_* from every class that is a default.
+    classes: list[type] = base.__subclasses__()
+    names = {c.__name__ for c in classes}
+    found = {n for n in names if not n.startswith(("_", "LazyInstance_"))}
+    return found.union(*(_subclasses(c) for c in classes))
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    few = len(known) <= _MANY or (not near and len(known) <= 3 * _MANY)
+    return (f" (known: {', '.join(known)})" if few else "") + hint
+
+
+def _class(path: str) -> type:
+    found = locate(path)
+    return found if isinstance(found, type) else object

@@ -1,0 +1,175 @@
+"""Settings of the trainer that are not a class of their own: the environment and the updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import VectorEnv
+
+import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
+from research_rl.agents import SamplingParams
+from research_rl.envs import Retriever
+from research_rl.envs.retrieval.index import load_retriever
+from research_rl.envs.rewards import RewardFunction
+
+
+@dataclass
+class EnvConfig:
+    """Which environment the policy plays; the arguments are those of ``gym.make_vec``.
+
+    Args:
+        id: a registered vector environment.
+        index: folder of a search index, or a retriever; None is the built-in world.
+        top_k: passages that a search returns.
+        max_searches: searches that an episode may make; None is no limit.
+        search_cost: taken off a positive answer reward for each search.
+        reward: default, paper, paper-code or a reward function.
+        prompt: base, instruct or a text that holds {prompt}.
+        on_retriever_error: raise, or observe (the policy reads that the search failed).
+        max_chars: longest observation and action in characters.
+    """
+
+    id: str = "ReSearch-v0"
+    index: str | Retriever | None = None
+    top_k: int = 5
+    max_searches: int | None = None
+    search_cost: float = 0.0
+    reward: str | RewardFunction = "default"
+    prompt: str = "base"
+    on_retriever_error: str = "raise"
+    max_chars: int = 32768
+
+    def make(self, num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
+        """Make the vector environment; finished rows idle until the next reset.
+
+        An index is opened here, so that a wrong one ends a run before its first rollout.
+        """
+        if isinstance(self.index, str):
+            load_retriever(self.index)
+        return gym.make_vec(
+            self.id,
+            num_envs=num_envs,
+            autoreset_mode="Disabled",
+            index=self.index,
+            top_k=self.top_k,
+            max_searches=self.max_searches,
+            search_cost=self.search_cost,
+            reward=self.reward,
+            prompt=self.prompt,
+            on_retriever_error=self.on_retriever_error,
+            max_chars=self.max_chars,
+        )
+
+
+@dataclass
+class ValidationSampling:
+    """How held-out questions are answered; what is None is as in training.
+
+    Args:
+        temperature: 0 is greedy.
+        max_response_tokens: tokens of a response, results included.
+        max_result_tokens: tokens of a search result.
+        top_p: as in SamplingParams.
+        top_k: as in SamplingParams.
+        stop: texts that end a turn.
+        min_new_tokens: as in SamplingParams.
+    """
+
+    temperature: float = 0.0
+    max_response_tokens: int | None = None
+    max_result_tokens: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] | None = None
+    min_new_tokens: int | None = None
+
+    def over(self, sampling: SamplingParams) -> SamplingParams:
+        """Return the settings of training with these on top."""
+        set_here = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(sampling, **{k: v for k, v in set_here.items() if v is not None})
+
+
+@dataclass
+class Updates:
+    """How rollouts are collected for, and used by, one iteration.
+
+    Args:
+        group_size: rollouts of each question.
+        num_epochs: passes over the rollouts of an iteration.
+        num_minibatches: optimizer steps in a pass.
+        micro_batch_size: rollouts in one forward and backward pass; costs memory and time, never
+            changes the gradient. None is no limit.
+        micro_batch_tokens: tokens in one forward and backward pass, the prompt of a group once;
+            None is no limit.
+        max_grad_norm: the gradient is scaled down to this norm; None leaves it.
+        mask_truncated: leave rollouts that ran out of tokens out of the loss; their reward of 0
+            still counts for their group.
+        resample_rounds: how often groups whose rewards are all equal are replaced by those of
+            other training questions, as in DAPO; 0 keeps them.
+        compute_dtype: bfloat16 lets learner and reference compute with copies of float32 weights,
+            made once an update; None computes in the weights' own dtype, or as trainer.precision
+            says.
+        park_optimizer: keep the optimizer's states in main memory while rollouts are sampled, to
+            make room for their cache; not with weights in shards.
+        async_rollouts: 1 samples the next iteration's rollouts while this one is learned from, with
+            the weights that it began with; 0 samples with the newest weights, in turn.
+        max_staleness: rollouts with a turn of weights that are older than so many iterations are
+            left out of the loss; None keeps them all.
+    """
+
+    group_size: int = 5
+    num_epochs: int = 1
+    num_minibatches: int = 1
+    micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = 8192
+    max_grad_norm: float | None = 1.0
+    mask_truncated: bool = False
+    resample_rounds: int = 0
+    compute_dtype: Literal["bfloat16"] | None = None
+    park_optimizer: bool = False
+    async_rollouts: Literal[0, 1] = 0
+    max_staleness: int | None = None
+
+    def __post_init__(self) -> None:
+        names = ("group_size", "num_epochs", "num_minibatches")
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.resample_rounds < 0:
+            raise ValueError(f"resample_rounds must be at least 0, got {self.resample_rounds}")
+        if self.async_rollouts not in (0, 1):
+            raise ValueError(f"async_rollouts must be 0 or 1, got {self.async_rollouts}")
+        if self.max_staleness is not None and self.max_staleness < self.async_rollouts:
+            raise ValueError(
+                f"max_staleness must be null or at least async_rollouts {self.async_rollouts}, "
+                f"got {self.max_staleness}; else nothing is ever learned from"
+            )
+        for name in ("micro_batch_size", "micro_batch_tokens", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive or null, got {value}")
+
+    def check_rollouts(self, number: int) -> None:
+        """Refuse an iteration of so few rollouts that a minibatch would be empty.
+
+        Raises:
+            ValueError: naming the setting and what it must be.
+        """
+        if self.num_minibatches > number:
+            raise ValueError(
+                f"num_minibatches must be at most {number}, the number of rollouts, got "
+                f"{self.num_minibatches}; lower it, or raise batch_size or group_size"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the learner computes in; None is the weights' own."""
+        return None if self.compute_dtype is None else torch.bfloat16
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.num_epochs * self.num_minibatches

@@ -1,0 +1,213 @@
+"""The folder of rollouts that a run leaves: pages, texts, rows of JSON and a list of them."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from research_rl.agents import Rollout
+from research_rl.trainers.viewer.page import rollout_text, rollouts_html
+
+ROWS = "rollouts.jsonl"
+_TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
+_PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
+_STYLE = """
+:root { color-scheme: light dark; }
+body { max-width: 860px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
+  font: 15px/1.6 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 19px; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 12px 5px 0; text-align: left;
+  border-bottom: 1px solid rgb(128 128 128 / 0.25); }
+th { font-weight: 500; opacity: 0.65; }
+a { color: light-dark(#1f6feb, #79b0ff); text-decoration: none; }
+a:hover { text-decoration: underline; }
+small, p { opacity: 0.75; }
+"""
+
+
+class RolloutFiles:
+    """Writes ``train_000010.html``, ``.txt`` and rows of ``rollouts.jsonl``, and ``index.html``.
+
+    Args:
+        folder: made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._means = _means(folder / ROWS)
+
+    @property
+    def index(self) -> Path:
+        """The page that lists the pages."""
+        return self.folder / "index.html"
+
+    def begin(self, step: int) -> None:
+        """Remove what an earlier run wrote at ``step`` or behind it; step 0 is a new run.
+
+        A validation at ``step`` itself is kept: the checkpoint was made after it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            match = _PAGE.fullmatch(path.name)
+            half_written = path.name.endswith(".partial")  # by a run that was killed
+            if half_written or (match and not _is_past(match[1], int(match[2]), step)):
+                path.unlink()
+        self._keep(lambda split, at: _is_past(split, at, step))
+        self._means = _means(self.folder / ROWS)
+
+    def forget(self, split: str, step: int) -> None:
+        """Remove the rows of a validation or test that is made once more."""
+        self._keep(lambda *row: row != (split, step))
+
+    def _keep(self, wanted: Callable[[str, int], bool]) -> None:
+        rows = self.folder / ROWS
+        if rows.is_file():
+            lines = rows.read_text("utf-8").splitlines()
+            _replace(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
+
+    def write(
+        self,
+        split: str,
+        step: int,
+        rollouts: Sequence[Rollout],
+        advantages: Sequence[float] | None = None,
+        num_questions: int | None = None,
+        decode: Callable[[list[int]], str] | None = None,
+    ) -> None:
+        """Write the rollouts of the first questions.
+
+        Args:
+            split: train, val or test.
+            step: iterations that the policy had learned from.
+            rollouts: in any order.
+            advantages: one for each rollout.
+            num_questions: how many questions, each with all of its rollouts; None is all.
+            decode: from token ids to text, for the page's view of tokens.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        chosen = first_questions(rollouts, num_questions)
+        some = [rollouts[i] for i in chosen]
+        worth = None if advantages is None else [float(advantages[i]) for i in chosen]
+        each = worth if worth is not None else [None] * len(some)
+        name = f"{split}_{step:06d}"
+        page = rollouts_html(some, worth, _TITLES[split], step, decode)
+        _replace(self.folder / f"{name}.html", page)
+        texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
+        _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
+        rows = [
+            {"split": split, "step": step, **rollout_row(rollout, advantage)}
+            for rollout, advantage in zip(some, each, strict=True)
+        ]
+        with (self.folder / ROWS).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if rows:
+            self._means[split, step] = _mean(rows)
+        pages = (path.name for path in self.folder.glob("*.html"))
+        _replace(self.index, _index(pages, self._means))
+
+
+def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
+    """Return the places of all rollouts of the first ``num_questions`` different questions."""
+    keys = [(r.question.id, r.question.text) for r in rollouts]
+    chosen = set(list(dict.fromkeys(keys))[:num_questions])
+    return [place for place, key in enumerate(keys) if key in chosen]
+
+
+def rollout_row(rollout: Rollout, advantage: float | None = None) -> dict[str, Any]:
+    """Return a rollout as one flat row, ready for JSON."""
+    question, reward = rollout.question, rollout.reward
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "answers": list(question.answers),
+        "hops": question.metadata.get("hops"),
+        "turns": rollout.turns,
+        "results": rollout.results,
+        "queries": rollout.queries,
+        "passage_ids": rollout.passage_ids,
+        "prediction": reward.prediction,
+        "reward": reward.value,
+        "f1": reward.f1,
+        "em": reward.em,
+        "format_error": reward.format_error,
+        "advantage": advantage,
+        "finish_reason": rollout.finish_reason,
+    }
+
+
+def _is_past(split: str, at: int, step: int) -> bool:
+    return at < step or (at == step and split == "val" and step > 0)
+
+
+def _is_wanted(line: str, wanted: Callable[[str, int], bool]) -> bool:
+    try:
+        row = json.loads(line)
+        return wanted(row["split"], row["step"])
+    except (ValueError, KeyError, TypeError):  # the end of a run that was killed while writing
+        return False
+
+
+def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
+    steps: dict[int, dict[str, str]] = {}
+    for name in names:
+        if match := _PAGE.fullmatch(name):
+            steps.setdefault(int(match[2]), {})[match[1]] = name
+    splits = [s for s in _TITLES if any(s in pages for pages in steps.values())]
+    heads = "".join(f"<th>{_TITLES[split]}</th>" for split in splits)
+    body = "\n".join(
+        f"<tr><td>{step}</td>"
+        + "".join(_cell(pages.get(split), means.get((split, step))) for split in splits)
+        + "</tr>"
+        for step, pages in sorted(steps.items(), reverse=True)
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Rollouts</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n"
+        "<p>Each page shows rollouts token by token, with rewards and searches. A step is the "
+        "number of iterations that the policy had learned from; the newest stands first. Means "
+        f'are over the rollouts shown. The same as rows of JSON: <a href="{ROWS}">{ROWS}</a>'
+        f".</p>\n<table>\n<tr><th>step</th>{heads}</tr>\n{body}\n</table>\n</html>\n"
+    )
+
+
+def _means(rows: Path) -> dict[tuple[str, int], str]:
+    """Mean reward, F1 and searches of each page, as text."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in rows.read_text("utf-8").splitlines() if rows.is_file() else ():
+        try:
+            row = json.loads(line)
+            found.setdefault((row["split"], row["step"]), []).append(row)
+        except (ValueError, KeyError, TypeError):  # the end of a run that was killed while writing
+            continue
+    return {key: _mean(group) for key, group in found.items()}
+
+
+def _mean(group: list[dict[str, Any]]) -> str:
+    number = len(group)
+    reward, f1 = (sum(row[name] for row in group) / number for name in ("reward", "f1"))
+    searches = sum(len(row["queries"]) for row in group) / number
+    return f"reward {reward:.2f}, F1 {f1:.2f}, {searches:.1f} searches"
+
+
+def _cell(name: str | None, mean: str | None) -> str:
+    if name is None:
+        return "<td></td>"
+    link = f'<a href="{html.escape(name)}">rollouts</a>'
+    return f"<td>{link}" + (f"<br><small>{mean}</small>" if mean else "") + "</td>"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all; what UTF-8 cannot say is written as its number."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,20 @@
+"""The warm start of a tiny model, which stands in for pretraining.
+
+Read first: callback.py
+May import: agents, envs, trainers.checkpoint
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.warmstart.callback import WarmStart
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
+from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+
+__all__ = [
+    "TAGS",
+    "WORDS",
+    "TinyModelConfig",
+    "WarmStart",
+    "tiny_model",
+    "word_tokenizer",
+]

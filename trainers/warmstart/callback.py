@@ -1,0 +1,308 @@
+"""The warm start of the tiny model: it stands in for pretraining where no weights can be had.
+
+Next-token training on demonstrations of a bad policy (see demonstrations), which teaches the words,
+the form of a rollout and copying, and leaves what to search, and when to stop, to be learned by
+reinforcement. ``warmstart.json`` in the model's folder says what was done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional
+
+from research_rl.agents.policy import LMPolicy
+from research_rl.envs.protocols import get_prompt
+from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.envs.system import progress_bar
+from research_rl.trainers.checkpoint import readable, removed_on_failure, sigterm_noted
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
+from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+
+logger = logging.getLogger(__name__)
+
+REPORT = "warmstart.json"
+_FORMAT = 1  # of what the settings mean; a change makes old folders be made anew
+_IGNORED = -100
+_BATCHES_SORTED = 16  # so many batches are made of demonstrations sorted by length
+_TOKENS = 36  # policy tokens of a usual demonstration: the loss of a batch is divided by its size
+# times this, not by its own tokens, which would make short rollouts count for more
+
+
+@dataclass
+class WarmStartConfig:
+    """Everything that decides what the warm start gives.
+
+    Args:
+        num_people: of the synthetic world that will be trained in.
+        world_seed: of that world; its facts are never shown.
+        max_searches: most searches in a demonstration.
+        good_share: share of demonstrations that search rightly.
+        steps: optimizer steps; 0 leaves the random weights.
+        batch_size: demonstrations a step.
+        lr: peak learning rate; it rises over the first steps and falls by a cosine.
+        model: shape of the model.
+        seed: of the weights and the demonstrations.
+        alias_share: share of the people in the demonstrations whose facts stand under another name.
+    """
+
+    num_people: int = 600
+    world_seed: int = 0
+    max_searches: int = 4
+    good_share: float = 0.2
+    steps: int = 450
+    batch_size: int = 48
+    lr: float = 3e-3
+    model: TinyModelConfig = field(default_factory=TinyModelConfig)
+    seed: int = 0
+    alias_share: float = 0.0
+
+
+class WarmStart(pl.Callback):
+    """Makes the warm-started model before the policy is loaded, unless its folder has it already.
+
+    Args:
+        folder: where the model goes; the policy's ``model`` names the same folder.
+        config: how it is made. A folder made with other settings is made anew.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+    """
+
+    def __init__(self, folder: str, config: WarmStartConfig | None = None) -> None:
+        self.folder = Path(folder)
+        self.config = config or WarmStartConfig()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the model on the first rank while the others wait; only a fit that begins does.
+
+        Raises:
+            ValueError: the folder holds no such model, and no fit begins.
+        """
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if not fits or (trainer.ckpt_path and (Path(self.folder) / REPORT).is_file()):
+            if not is_warm_started(self.folder, self.config):
+                raise ValueError(
+                    f"the warm start in {self.folder} must be that of the run, got none or one of "
+                    "other settings; use the settings of the run (its config.yaml), or another "
+                    "folder"
+                )
+        else:
+            if not is_warm_started(self.folder, self.config):
+                pl_module.setup(stage)  # opens the index: minutes before it would be missed
+            if trainer.is_global_zero:
+                warm_start(self.folder, self.config)
+        trainer.strategy.barrier("warm start")
+
+
+def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
+    """Train the tiny model into ``folder`` and return it; a folder that has it is left alone.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+        SIGTERMException: SIGTERM has come; the folder is as it was, or whole.
+    """
+    target = Path(folder)
+    if is_warm_started(target, config):
+        return target
+    if (target / REPORT).is_file():
+        logger.warning("%s was made with other settings; the warm start is done anew", target)
+    started = time.perf_counter()
+    world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
+    tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    model = tiny_model(tokenizer, config.model, config.seed)
+    policy = LMPolicy(model, tokenizer)
+    with sigterm_noted() as check:
+        loss = _train(policy, world, config, check)
+        report = {
+            "settings": _settings(config),
+            "final_loss": loss,
+            "precision": "bf16-mixed" if _fast_bf16() else "32-true",
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        _save(policy, target, report)
+        check("the warm start is done and kept; the same command goes on from it")
+    return target
+
+
+def encode_demonstration(
+    policy: LMPolicy, demonstration: Demonstration
+) -> tuple[list[int], list[bool]]:
+    """Return the ids of prompt, turns and results, and which of them the policy wrote.
+
+    They are encoded piece by piece as a rollout is, and the last turn ends in the model's eos.
+    """
+    return _Encoder(policy)(demonstration)
+
+
+class _Encoder:
+    """Encodes demonstrations, remembering each word: the tokenizer knows words alone."""
+
+    def __init__(self, policy: LMPolicy) -> None:
+        self._prompt = get_prompt("{prompt}")
+        self._policy = policy
+        self._word = cache(policy.encode)
+        self._bos = policy.encode_prompt(self._prompt, "")
+        self._eos = [int(policy.tokenizer.eos_token_id)]
+
+    def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
+        ids = self._bos + self._encode(demonstration.question)
+        written = [False] * len(ids)
+        pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
+        for turn, result in [*pieces, (demonstration.turns[-1], None)]:
+            turn_ids = self._encode(turn)
+            given_ids = self._encode(result) if result is not None else []
+            turn_ids += self._eos if result is None else []
+            ids += turn_ids + given_ids
+            written += [True] * len(turn_ids) + [False] * len(given_ids)
+        return ids, written
+
+    def _encode(self, text: str) -> list[int]:
+        return [i for word in text.split() for i in self._word(word)]
+
+
+def _train(
+    policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig, check: Callable[[str], None]
+) -> float | None:
+    """Train the policy; return the mean loss of the last tenth, in nats a usual token.
+
+    None without any step. ``check`` is called after each, and may end the run.
+    """
+    demonstrator = Demonstrator(
+        names=[*world.names, *world.aliases.values()],
+        true_facts=world.facts,
+        good_share=config.good_share,
+        max_searches=config.max_searches,
+        seed=config.seed,
+        alias_share=config.alias_share,
+    )
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    batches = _batches(policy, demonstrator, config.batch_size, config.seed)
+    losses: list[float] = []
+    policy.train()
+    todo = islice(batches, config.steps)
+    with progress_bar(todo, "warm start", config.steps, unit="step") as progress:
+        for step, (ids, labels) in enumerate(progress):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * _schedule(step, config.steps)
+            loss = _loss(policy.model, ids, labels) / (_TOKENS * config.batch_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            check("nothing of the warm start is kept; the same command makes it anew")
+    tail = losses[-max(1, config.steps // 10) :]
+    return round(sum(tail) / len(tail), 4) if tail else None
+
+
+def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the negative log-probs of the labels; logits only where there is one."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
+        hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
+        wanted = labels[:, 1:] != _IGNORED
+        logits: Tensor = model.get_output_embeddings()(hidden[wanted])
+    return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+
+
+def _fast_bf16() -> bool:
+    """Whether this CPU has bf16 instructions; without them bf16 is many times slower than fp32."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.13
+    known: dict[str, Any] = ask() if ask else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: 40 steps up, then a cosine down to a twentieth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / 40) * (0.95 * cosine + 0.05)
+
+
+def _batches(
+    policy: LMPolicy, demonstrator: Demonstrator, size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (size, L) ids and labels without end, demonstrations of like length together."""
+    rng = random.Random(seed)
+    encode = _Encoder(policy)
+    while True:
+        rows = sorted(
+            (encode(demonstrator()) for _ in range(size * _BATCHES_SORTED)),
+            key=lambda row: len(row[0]),
+        )
+        batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(batches)
+        for batch in batches:
+            yield _pad(batch, policy.pad_id)
+
+
+def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return (B, L) ids padded on the right, and labels that are ignored where none is wanted."""
+    length = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    labels = torch.full((len(rows), length), _IGNORED)
+    for row, (row_ids, written) in enumerate(rows):
+        values = torch.tensor(row_ids)
+        ids[row, : len(row_ids)] = values
+        labels[row, : len(row_ids)] = values.masked_fill(~torch.tensor(written), _IGNORED)
+    return ids, labels
+
+
+def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
+    """Return whether the folder holds the model of these settings.
+
+    Raises:
+        FileExistsError: the folder holds something that no warm start made.
+    """
+    target = Path(folder)
+    report = target / REPORT
+    if report.is_file():
+        made_with = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        return bool(made_with == json.loads(json.dumps(_settings(config))))
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(
+            f"the folder of a warm start must be new or made by one, got {target} without "
+            f"{REPORT}; choose another folder or remove this one"
+        )
+    return False
+
+
+def _settings(config: WarmStartConfig) -> dict[str, Any]:
+    settings = {"format": _FORMAT, **asdict(config)}
+    if not config.alias_share:
+        del settings["alias_share"]  # so that folders made before it was there are still known
+    return settings
+
+
+def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
+    """Write the Hugging Face folder beside the target and move it there whole.
+
+    Raises:
+        ExportError: the disk does not take it.
+    """
+    partial = target.with_name(target.name + ".partial")
+    with removed_on_failure(partial, f"write the warm start to {target}"):
+        shutil.rmtree(partial, ignore_errors=True)
+        policy.save_pretrained(partial)
+        readable(partial)
+        (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
