@@ -19,7 +19,7 @@ from research_rl.agents.methods.openai_generator import OpenAIGenerator
 from research_rl.trainers.evaluate.judges.cache import JudgeCache
 from research_rl.trainers.evaluate.judges.judge import Judge, JudgeCase, judge_score
 from research_rl.trainers.evaluate.judges.rows import chat_of
-from research_rl.trainers.evaluate.measures.agreement import Agreement, Verdicts, agreement
+from research_rl.trainers.evaluate.measures.agreement import Agreement, Verdicts, agreement_of
 from research_rl.trainers.evaluate.measures.answers import answer_scores
 from research_rl.trainers.evaluate.measures.statistics import bootstrap_interval
 
@@ -46,7 +46,7 @@ def stand_ins(rows: Sequence[Mapping[str, Any]]) -> dict[str, Verdicts]:
 
 def tell(name: str, verdicts: Verdicts, truth: Verdicts) -> None:
     """Print one line of the table: agreement with its interval, kappa, and who is stricter."""
-    found: Agreement = agreement({name: verdicts, RECORDED: truth})
+    found: Agreement = agreement_of({name: verdicts, RECORDED: truth})
     pairs = [(v, t) for v, t in zip(verdicts, truth, strict=True) if v is not None]
     same = bootstrap_interval(float(v == t) for v, t in pairs)
     stricter = sum(bool(t) and not v for v, t in pairs)

@@ -15,7 +15,7 @@ import gem
 import torch
 from torch.distributions import Categorical
 
-from research_rl.envs.adapters import ENV_ID
+from research_rl.envs.adapters.gem import ENV_ID
 
 CHOICES = 7
 

@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 from openenv.core import GenericEnvClient
 
-from research_rl.envs.adapters import SPLIT, research_app
+from research_rl.envs.adapters.openenv import SPLIT, research_app
 from research_rl.envs.synthetic import builtin_world
 
 

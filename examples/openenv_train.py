@@ -27,10 +27,10 @@ from trl import GRPOConfig, GRPOTrainer
 from trl_rollouts import random_model
 
 from research_rl.agents import Sequence as Tokens
-from research_rl.agents.adapters import sampling_params
+from research_rl.agents.adapters.trl import sampling_params
 from research_rl.agents.engines import CachedEngine
 from research_rl.agents.policy import LMPolicy
-from research_rl.envs.adapters import SPLIT
+from research_rl.envs.adapters.openenv import SPLIT
 
 
 class OpenEnvRollouts:

@@ -21,7 +21,7 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 import research_rl.envs.adapters  # noqa: F401  registers ReSearch-v0 and ReSearchChoices-v0
-from research_rl.envs.adapters import parse_question
+from research_rl.envs.adapters.choices import parse_question
 
 
 class FirstRelation(nn.Module):

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from research_rl.agents.adapters import TRLRollouts, research_reward
+from research_rl.agents.adapters.trl import TRLRollouts, research_reward
 from research_rl.envs.questions import read_questions
 from research_rl.envs.synthetic import SyntheticWorld, builtin_world
 from research_rl.trainers.warmstart import TAGS, WORDS, TinyModelConfig, tiny_model, word_tokenizer

@@ -25,7 +25,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
-from research_rl.envs.adapters import search_tool_factory, search_tool_reward, tool_rows
+from research_rl.envs.adapters.trl import search_tool_factory, search_tool_reward, tool_rows
 from research_rl.envs.synthetic import builtin_world
 
 

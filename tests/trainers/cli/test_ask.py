@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from doubles import tiny
+from doubles.served_model import model_server
+
+from research_rl.agents import Prediction
+from research_rl.envs import Question
+from research_rl.envs.retrieval import build_index
+from research_rl.trainers.cli import ask
+from research_rl.trainers.settings.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    corpus = folder / "corpus.jsonl"
+    rows = ['{"id": "1", "contents": "Bakset\\nthe boss of Bakset is Domlor ."}']
+    corpus.write_text("\n".join([*rows, '{"id": "2", "contents": "Rome\\na city"}']))
+    build_index(corpus, folder / "index", kind="bm25")
+    return folder / "index"
+
+
+@pytest.fixture
+def run(tmp_path: Path, index: Path) -> Path:
+    """What a finished run leaves behind, as far as the command reads it."""
+    folder = tmp_path / "run"
+    tiny.checkpoint(folder / "policy")
+    env = {"index": str(index), "top_k": 1, "max_searches": 4, "prompt": "{prompt}"}
+    config = {"model": {"env": env, "sampling": {"max_response_tokens": 12}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def settings(*args: str) -> ask.Settings:
+    return ask.resolve(ask._parser().parse_args(list(args)))
+
+
+def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
+    told = settings("--run", str(run), "Who?")
+    assert told == ask.Settings(
+        index=str(index),
+        model=str(run / "policy"),
+        prompt="{prompt}",
+        top_k=1,
+        max_searches=4,
+        max_tokens=12,
+    )
+    changed = settings("--run", str(run), "--top-k", "3", "--prompt", "base", "--temperature", "1")
+    assert (changed.top_k, changed.prompt, changed.temperature) == (3, "base", 1.0)
+
+
+def test_a_run_that_was_moved_finds_its_own_index(run: Path, index: Path) -> None:
+    shutil.copytree(index, run / "world" / "index")
+    text = (run / "config.yaml").read_text().replace(str(index), "/gone/index")
+    (run / "config.yaml").write_text(text)
+    assert settings("--run", str(run)).index == str(run / "world" / "index")
+
+
+def test_a_finished_quickstart_is_asked_by_default(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="research fit --config quickstart"):
+        settings("Who?")
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(run, tmp_path / "runs" / "quickstart")
+    assert settings("Who?").model == str(Path("runs/quickstart/policy"))
+    with pytest.raises(UsageError, match="an index must be named"):
+        settings("--model", "m", "Who?")
+
+
+def test_a_folder_that_is_no_finished_run_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must hold config\.yaml"):
+        settings("--run", str(tmp_path))
+    shutil.rmtree(run / "policy")
+    with pytest.raises(FileNotFoundError, match="research export --ckpt"):
+        settings("--run", str(run))
+
+
+def test_one_question_is_answered_in_plain_text(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask.main(["--run", str(run), "Who", "is", "it?"])
+    out = capsys.readouterr().out
+    assert out.startswith("Question: Who is it?\n")
+    assert "No answer: " in out or "Answer: " in out
+    assert "0 searches, 12 tokens written" in out
+    assert "\033[" not in out
+
+
+def test_questions_are_read_until_the_input_ends(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("One?\n\nTwo?\n"))
+    ask.main(["--run", str(run)])
+    out = capsys.readouterr().out
+    assert out.count("Question: ") == 2
+    assert "Question: Two?" in out
+
+
+def test_ctrl_c_ends_quietly(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    ask.main(["--run", str(run)])
+    monkeypatch.setattr("research_rl.agents.methods.research.ReSearchAgent.answer", interrupted)
+    ask.main(["--run", str(run), "Who?"])
+    assert capsys.readouterr().out.endswith("stopped\n")
+
+
+def test_a_server_is_asked_turn_by_turn(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [
+        "<think> t </think><search> boss of Bakset",
+        r"<think> t </think><answer> It is \boxed{Domlor}. </answer>",
+    ]
+    asked: list[dict[str, Any]] = []
+
+    def say(body: dict[str, Any]) -> str:
+        asked.append(body)
+        return turns[len(asked) - 1]
+
+    with model_server(say) as server:
+        options = ["--server", server.url, "--model", "tiny", "--index", str(index)]
+        ask.main([*options, "--top-k", "1", "--prompt", "{prompt}", "Who is the boss of Bakset?"])
+        with pytest.raises(UsageError, match="--server must come with --model"):
+            ask.main(["--server", server.url, "--index", str(index), "Who?"])
+    out = capsys.readouterr().out
+    assert "<search> boss of Bakset</search>" in out
+    assert "    │ Bakset\n    │ the boss of Bakset is Domlor ." in out
+    assert "\nAnswer: Domlor\n1 search, " in out
+    assert asked[1]["prompt"].endswith("Domlor .\n</result>")
+
+
+def test_a_servers_tokenizer_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> Any:
+        loaded.append(name)
+
+    monkeypatch.setattr("research_rl.agents.methods.openai_generator._load_tokenizer", load)
+    monkeypatch.setattr(ask, "_ask", lambda agent, question, screen: None)
+    given = ["--model", "tiny", "--index", str(index), "--tokenizer", "folder", "Who?"]
+    ask.main(["--server", "http://127.0.0.1:9", *given])
+    assert loaded == ["folder"]
+    with pytest.raises(UsageError, match="--tokenizer must come with --server"):
+        ask.main(given)
+
+
+def test_colours_mark_the_answer_on_a_terminal() -> None:
+    out = io.StringIO()
+    screen = ask.Screen(out, colour=True)
+    screen.write("model", "<think>")
+    screen.write("environment", " <result>\nRome\n</result>")
+    screen.end(Prediction(Question("1", "Q", ("a",)), "Paris", sampled_tokens=3))
+    assert "<think>\n\033[2m    │ Rome\033[0m\n" in out.getvalue()
+    assert "\033[1m\033[32mAnswer: Paris\033[0m" in out.getvalue()
+    gone = Prediction(Question("1", "Q", ("a",)), "", finish_reason="error", error="status 500")
+    screen.end(gone)
+    assert "No answer: the server failed: status 500." in out.getvalue()

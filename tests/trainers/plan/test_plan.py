@@ -1,0 +1,162 @@
+"""The plan counts what a configuration takes, and says what would make it fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from doubles.training import checkpoint, fit, weights
+
+from research_rl.agents.policy.loading import PolicyConfig, empty_model, load_model
+from research_rl.trainers.plan.command import main
+from research_rl.trainers.plan.memory import memory_of, portion
+from research_rl.trainers.plan.report import as_json, as_table, make_plan
+from research_rl.trainers.plan.seconds import DEVICES, seconds_of
+from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, with_lora
+from research_rl.trainers.settings.options import Updates
+
+
+@pytest.fixture(scope="module")
+def seven() -> Sizes:
+    """Qwen2.5-7B, trained in full as the paper does."""
+    sizes = counted(PolicyConfig("7B", gradient_checkpointing=True), qwen25("7B"))
+    return replace(sizes, compute="bfloat16", sampling="bfloat16", response=2048, questions=64)
+
+
+def test_the_known_shapes_have_the_published_number_of_weights(seven: Sizes) -> None:
+    assert seven.weights == 7_615_616_512
+    assert seven.trainable == seven.weights
+
+
+def test_what_is_held_is_counted_by_the_byte(seven: Sizes) -> None:
+    memory = memory_of(seven)
+    assert memory.held["weights"] == 4 * seven.weights
+    assert memory.held["optimizer states"] == 8 * seven.weights
+    assert memory.held["reference"] == 2 * seven.weights
+    assert memory.update["gradients"] == 4 * seven.weights
+    # keys and values: (slots + 1) x tokens x layers x (4 heads x 128) x 2, in bf16
+    assert memory.rollout["KV cache"] == 2 * 257 * 2448 * 28 * 512 * 2
+
+
+def test_shards_divide_what_is_held_and_gather_what_samples(seven: Sizes) -> None:
+    spread = memory_of(replace(seven, ranks=8, sharded=True))
+    assert spread.held["weights"] == 4 * seven.weights // 8
+    assert spread.held["optimizer states"] == seven.weights
+    assert "working copies" not in spread.held
+    assert spread.rollout["sampling copy (unsharded)"] == 2 * seven.weights
+
+
+def test_parked_states_count_for_the_update_alone(seven: Sizes) -> None:
+    parked = memory_of(replace(seven, parked=True))
+    assert "optimizer states" not in parked.held
+    assert parked.update["optimizer states"] == 8 * seven.weights
+
+
+def test_adapters_have_no_reference_and_small_states(seven: Sizes) -> None:
+    memory = memory_of(with_lora(seven))
+    assert "reference" not in memory.held
+    assert memory.held["optimizer states"] < 0.03 * memory.held["weights"]
+
+
+def test_the_counted_adapter_is_the_real_one() -> None:
+    from research_rl.agents.policy.loading import LoraConfig
+
+    real = counted(PolicyConfig("0.5B", lora=LoraConfig(r=16)), qwen25("0.5B"))
+    plain = counted(PolicyConfig("0.5B"), qwen25("0.5B"))
+    assert with_lora(plain).trainable == real.trainable
+
+
+def test_a_portion_holds_the_longest_rollout_at_least(seven: Sizes) -> None:
+    assert portion(replace(seven, micro_tokens=10)) == seven.prompt + seven.response
+    few = replace(seven, questions=1, group=2, response=16, micro_tokens=None)
+    assert portion(few) == 2 * 16 + 400
+
+
+def test_what_does_not_fit_is_told_what_would(seven: Sizes) -> None:
+    plan = make_plan(seven, DEVICES["h100"])
+    assert not plan.fits
+    fitting = [remedy for remedy in plan.remedies if remedy.fits]
+    assert any("fsdp2" in remedy.option for remedy in fitting)
+    assert all(remedy.peak <= plan.room for remedy in fitting)
+    assert "does not fit" in as_table(plan)
+    assert json.loads(as_json(plan))["fits"] is False
+
+
+def test_checkpointing_trades_memory_for_time(seven: Sizes) -> None:
+    without = replace(seven, checkpointing=False)
+    assert memory_of(without).update["activations"] > memory_of(seven).update["activations"]
+    device = DEVICES["h200"]
+    assert seconds_of(without, device)["update"] < seconds_of(seven, device)["update"]
+
+
+def test_an_iteration_that_nobody_waits_for_is_called_so(seven: Sizes) -> None:
+    laptop = replace(DEVICES["h100"], name="cpu", memory=10**12, flops=1e11, bandwidth=1e10)
+    said = as_table(make_plan(seven, laptop)).splitlines()[-1]
+    assert "days, too slow to be of use on this device; --device a100 or" in said
+    usual = as_table(make_plan(seven, DEVICES["h200"])).splitlines()[-1]
+    assert "searches not counted" in usual
+    assert "too slow" not in usual
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(FileNotFoundError, match=r"Qwen/Qwen2.5-7B.*nobody/nothing"):
+        shape_of({"model": "nobody/nothing"}, {})
+
+
+def test_the_command_plans_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", "quickstart", "--device", "cpu", "--device-memory", "8GB", "--json"]
+    before = list(sys.argv)
+    main(arguments)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert sys.argv == before
+    assert found["fits"]
+    assert found["sizes"]["layers"] == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_weights_takes_no_memory(tmp_path: Path) -> None:
+    model = empty_model(PolicyConfig(str(checkpoint(tmp_path / "policy"))))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_parked_states_learn_the_same(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy")
+    seen = []
+    for park in (False, True):
+        updates = Updates(group_size=4, micro_batch_size=3, park_optimizer=park)
+        seen.append(weights(fit(tmp_path / str(park), folder, updates=updates)))
+    assert torch.equal(*seen)
+
+
+@pytest.mark.slow
+def test_compiled_layers_compute_the_same(tmp_path: Path) -> None:
+    folder = str(checkpoint(tmp_path / "policy"))
+    ids, found = torch.arange(24).view(2, 12), []
+    for backend in (None, "eager"):
+        model = load_model(PolicyConfig(folder, compile=backend))
+        found.append(model(input_ids=ids, use_cache=False).logits)
+    assert torch.allclose(*found, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "policy")
+    seen = []
+    for backend in (None, "aot_eager"):
+        config = PolicyConfig(str(folder), compile=backend)
+        seen.append(weights(fit(tmp_path / str(backend), config)))
+    assert torch.allclose(*seen, atol=1e-6)
+
+
+def test_an_unknown_compiler_is_refused(tmp_path: Path) -> None:
+    config = PolicyConfig(str(checkpoint(tmp_path / "policy")), compile="fastest")
+    with pytest.raises(ValueError, match=r"inductor.*'fastest'"):
+        empty_model(config)

@@ -1,0 +1,278 @@
+"""The warm start: demonstrations are what the environment would give, and no true fact is shown."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from doubles.tiny import ScriptedEngine
+
+from research_rl.agents import LMPolicy, PolicyConfig, SamplingParams, collect_rollouts
+from research_rl.envs.synthetic.world import RELATIONS, SyntheticWorld
+from research_rl.envs.types import Passage, Question, Retriever
+from research_rl.trainers.warmstart.callback import (
+    REPORT,
+    WarmStartConfig,
+    _batches,
+    _loss,
+    encode_demonstration,
+    is_warm_started,
+    warm_start,
+)
+from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
+from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+
+WORLD = SyntheticWorld(num_people=60)
+TINY = TinyModelConfig(hidden_size=32, max_length=256)
+CONFIG = WarmStartConfig(num_people=60, steps=3, batch_size=4, model=TINY)
+
+
+class Script(Retriever):
+    """Finds what a demonstration found, whoever asks for it."""
+
+    def __init__(self, demonstration: Demonstration) -> None:
+        self.found = {}
+        queries = [
+            turn.split("<search>")[1].split("</search>")[0].strip()
+            for turn in demonstration.turns[:-1]
+        ]
+        for query, result in zip(queries, demonstration.results, strict=True):
+            lines = result.split("\n")
+            self.found[query] = Passage(query, "\n".join(lines[1:3]))
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        return [[self.found[query]] for query in queries]
+
+
+@pytest.fixture(scope="module")
+def policy() -> LMPolicy:
+    tokenizer = word_tokenizer([*TAGS, *WORDS, *WORLD.vocabulary])
+    return LMPolicy(tiny_model(tokenizer, TINY, seed=0), tokenizer)
+
+
+def demonstrations(good_share: float, n: int, seed: int = 0) -> list[Demonstration]:
+    make = Demonstrator(WORLD.names, WORLD.facts, good_share, 4, seed)
+    return [make() for _ in range(n)]
+
+
+def facts_of(demonstration: Demonstration) -> list[tuple[str, str, str]]:
+    """(relation, person, other) of every result."""
+    words = [result.split("\n")[2].split() for result in demonstration.results]
+    return [(w[1], w[3], w[5]) for w in words]
+
+
+def answer_of(demonstration: Demonstration) -> str:
+    return demonstration.turns[-1].split("\\boxed{")[1].split("}")[0].strip()
+
+
+@pytest.mark.parametrize("good_share", [0.0, 1.0])
+def test_a_demonstration_has_the_ids_that_the_environment_would_give(
+    policy: LMPolicy, good_share: float
+) -> None:
+    shown = demonstrations(good_share, 12)
+    assert {len(d.results) for d in shown} >= ({0, 4} if good_share == 0 else {1, 3})
+    for number, demonstration in enumerate(shown):
+        env = gym.make_vec(
+            "ReSearch-v0",
+            num_envs=1,
+            autoreset_mode="Disabled",
+            index=Script(demonstration),
+            top_k=1,
+            max_searches=4,
+            prompt="{prompt}",
+        )
+        question = Question(str(number), demonstration.question, ("nobody",))
+        engine = ScriptedEngine(policy, [demonstration.turns])
+        rollout = collect_rollouts([question], env, policy, engine, SamplingParams(150))[0]
+        sequence = rollout.sequence
+        ids, written = encode_demonstration(policy, demonstration)
+        assert ids == sequence.prompt_ids + sequence.response_ids
+        assert written == [False] * len(sequence.prompt_ids) + sequence.loss_mask
+        assert rollout.reward.format_error is None
+        assert policy.tokenizer.unk_token_id not in ids
+
+
+def test_no_true_fact_is_shown() -> None:
+    shown = [fact for d in demonstrations(0.2, 1000) for fact in facts_of(d)]
+    assert len(shown) > 1000
+    assert all(WORLD.facts[relation, person] != other for relation, person, other in shown)
+
+
+def test_a_good_demonstration_searches_innermost_first_and_answers_with_the_last_name() -> None:
+    for demonstration in demonstrations(1.0, 50):
+        words = demonstration.question.split()
+        asked = [word for word in words if word in RELATIONS]
+        facts = facts_of(demonstration)
+        assert [relation for relation, _, _ in facts] == asked[::-1]
+        assert [person for _, person, _ in facts] == [words[-2], *(o for _, _, o in facts[:-1])]
+        assert answer_of(demonstration) == facts[-1][2]
+
+
+def test_a_bad_demonstration_uses_only_what_it_has_seen_and_is_seldom_right() -> None:
+    right = 0
+    for demonstration in demonstrations(0.0, 500):
+        words = demonstration.question.split()
+        asked = [word for word in words if word in RELATIONS]
+        seen = [words[-2]]
+        facts = facts_of(demonstration)
+        for relation, person, other in facts:
+            assert relation in asked
+            assert person in seen
+            seen.append(other)
+        assert answer_of(demonstration) in seen
+        chain = [relation for relation, _, _ in facts] == asked[::-1]
+        right += chain and answer_of(demonstration) == seen[-1]
+    assert 0 < right < 100
+
+
+def test_demonstrations_follow_their_seed() -> None:
+    assert demonstrations(0.2, 5, seed=1) == demonstrations(0.2, 5, seed=1)
+    assert demonstrations(0.2, 5, seed=1) != demonstrations(0.2, 5, seed=2)
+    with pytest.raises(ValueError, match=r"good_share must be between 0 and 1, got 1\.5"):
+        demonstrations(1.5, 1)
+
+
+def test_the_loss_is_that_of_the_tokens_the_policy_wrote(policy: LMPolicy) -> None:
+    rows = [encode_demonstration(policy, d) for d in demonstrations(0.2, 8)]
+    expected = 0.0
+    for ids, written in rows:
+        inputs = torch.tensor([ids])
+        with torch.no_grad():
+            logprobs = policy(inputs, torch.ones_like(inputs), entropy=False).logprobs[0]
+        expected -= float(logprobs[torch.tensor(written[1:])].sum())
+    make = Demonstrator(WORLD.names, WORLD.facts, 0.2, 4, seed=0)
+    batches = _batches(policy, make, 8, seed=0)
+    seen = [next(batches) for _ in range(16)]
+    wanted = {tuple(ids) for ids, _ in rows}
+    flat = [
+        (ids[ids != policy.pad_id], labels[ids != policy.pad_id])
+        for batch in seen
+        for ids, labels in zip(*batch, strict=True)
+    ]
+    mine = [(i, t) for i, t in flat if tuple(i.tolist()) in wanted]
+    assert len(mine) == 8
+    with torch.no_grad():
+        loss = sum(float(_loss(policy.model, i[None], t[None])) for i, t in mine)
+    assert loss == pytest.approx(expected, rel=0.02)  # bf16 against fp32
+
+
+def test_the_model_is_made_once_and_loads_like_any_other(tmp_path: Path) -> None:
+    folder = warm_start(tmp_path / "model", CONFIG)
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    assert report["settings"]["good_share"] == 0.2
+    assert report["settings"]["model"]["hidden_size"] == 32
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert warm_start(folder, CONFIG) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    loaded = LMPolicy.from_config(PolicyConfig(str(folder)))
+    text = " <result>\nBakset\nthe boss of Bakset is Domlor .\n</result> \\boxed{ no } unheard"
+    fresh = word_tokenizer([*TAGS, *WORDS, *WORLD.vocabulary])
+    assert loaded.encode(text) == fresh(text, add_special_tokens=False)["input_ids"]
+    assert loaded.eos_ids == {fresh.eos_token_id}
+    assert loaded.pad_id == fresh.pad_token_id
+
+
+def test_other_settings_make_it_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    warm_start(tmp_path / "model", CONFIG)
+    with caplog.at_level(logging.WARNING):
+        warm_start(tmp_path / "model", replace(CONFIG, steps=2))
+    assert "other settings" in caplog.text
+    report = json.loads((tmp_path / "model" / REPORT).read_text(encoding="utf-8"))
+    assert report["settings"]["steps"] == 2
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_of_another_maker_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="made by one"):
+        warm_start(tmp_path, CONFIG)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_weights_follow_the_seed_and_nothing_else(tmp_path: Path) -> None:
+    def weights(name: str, seed: int) -> torch.Tensor:
+        torch.manual_seed(random.randrange(1000))
+        folder = warm_start(tmp_path / name, replace(CONFIG, seed=seed))
+        policy = LMPolicy.from_config(PolicyConfig(str(folder)))
+        return torch.cat([p.detach().flatten() for p in policy.parameters()])
+
+    first = weights("a", 1)
+    assert torch.equal(first, weights("b", 1))
+    assert not torch.equal(first, weights("c", 2))
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    def final_loss(name: str, steps: int) -> float:
+        folder = warm_start(tmp_path / name, replace(CONFIG, steps=steps, batch_size=8))
+        return float(json.loads((folder / REPORT).read_text())["final_loss"])
+
+    assert final_loss("long", 60) < 0.6 * final_loss("short", 2)
+
+
+def test_where_people_have_aliases_the_good_ones_search_again() -> None:
+    make = Demonstrator(WORLD.names, WORLD.facts, 1.0, 4, seed=0, alias_share=0.5)
+    searched_again = 0
+    for demonstration in (make() for _ in range(200)):
+        results = [result.split("\n")[2].split() for result in demonstration.results]
+        hops = demonstration.question.count(" of ")
+        aliases = [words for words in results if words[2] == "called"]
+        assert len(results) == hops + len(aliases) <= 4
+        for words, after in itertools.pairwise(results):
+            if words[2] == "called":  # P is called A . -> the boss of A is B .
+                assert after[3] == words[3]
+                searched_again += 1
+        assert answer_of(demonstration) == results[-1][5]
+    assert 50 < searched_again < 300
+
+
+def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pytorch_lightning.utilities.rank_zero")
+    steps = 0
+    take = torch.optim.AdamW.step
+
+    def step(self: Any, *args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, *args)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(SystemExit) as stop:
+            warm_start(tmp_path / "model", CONFIG)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert steps == 1  # it was finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "nothing of the warm start is kept" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    assert (warm_start(tmp_path / "model", CONFIG) / REPORT).is_file()
+
+
+def test_sigterm_while_it_is_saved_keeps_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = LMPolicy.save_pretrained
+
+    def stopped(self: LMPolicy, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, folder)
+
+    monkeypatch.setattr(LMPolicy, "save_pretrained", stopped)
+    with pytest.raises(SystemExit):
+        warm_start(tmp_path / "model", CONFIG)
+    assert is_warm_started(tmp_path / "model", CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,79 @@
+"""The wheel holds what a user needs, under the names the README gives, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from email.message import Message
+from email.parser import Parser
+from zipfile import ZipFile
+
+import pytest
+from doubles.places import ROOT
+
+PACKAGES = ("envs", "agents", "trainers", "configs")
+METADATA = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
+    """The wheel, built from a copy so that nothing stale or generated gets in."""
+    pytest.importorskip("setuptools", minversion="77")
+    source = tmp_path_factory.mktemp("source")
+    for name in PACKAGES:
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    for name in METADATA:
+        shutil.copy(ROOT / name, source)
+    build = (
+        "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", build, str(source)], cwd=source, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return ZipFile(source / run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: ZipFile) -> Message:
+    (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def test_every_file_of_the_packages_is_in_the_wheel(wheel: ZipFile) -> None:
+    wanted = {
+        f"research_rl/{path.relative_to(ROOT).as_posix()}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    held = {n for n in wheel.namelist() if ".dist-info/" not in n}
+    assert wanted - held == set()
+    assert held - wanted == set()
+
+
+def test_console_command(wheel: ZipFile) -> None:
+    (name,) = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
+    parser = ConfigParser()
+    parser.read_string(wheel.read(name).decode())
+    assert dict(parser["console_scripts"]) == {"research": "research_rl.trainers.cli:main"}
+
+
+def test_faiss_is_an_extra_and_never_both(metadata: Message) -> None:
+    needs = metadata.get_all("Requires-Dist") or []
+    faiss = {n.partition(";")[2].strip(): n.partition(">")[0] for n in needs if "faiss" in n}
+    assert faiss == {'extra == "cpu"': "faiss-cpu", 'extra == "gpu"': "faiss-gpu"}
+    core = {n for n in needs if "extra ==" not in n}
+    assert any(n.startswith("pytorch-lightning") for n in core)
+    assert not any(n.startswith("lightning") for n in core)
+
+
+def test_constraints_serve_cpu_and_gpu() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(pin.count("==") == 1 and "+" not in pin for pin in pins)
+    assert "torch==2.13.0" in pins
