@@ -35,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from research_rl.trainers.callbacks.plots import Metrics, read_metrics
+from research_rl.trainers.callbacks.plots import Curves, read_metrics
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "grpo": (),
@@ -142,9 +142,9 @@ def train(name: str, root: Path, seed: int, wanted: Row) -> None:
     (folder / "done.json").write_text(json.dumps(wanted))
 
 
-def found_runs(root: Path, args: argparse.Namespace) -> dict[str, list[Metrics]]:
+def found_runs(root: Path, args: argparse.Namespace) -> dict[str, list[Curves]]:
     """Return the metrics of every run that is done, by algorithm."""
-    found: dict[str, list[Metrics]] = {}
+    found: dict[str, list[Curves]] = {}
     for name in args.algorithms:
         for seed in args.seeds:
             folder = run_folder(root, name, seed)
@@ -153,7 +153,7 @@ def found_runs(root: Path, args: argparse.Namespace) -> dict[str, list[Metrics]]
     return found
 
 
-def measure(metrics: Metrics) -> Row:
+def measure(metrics: Curves) -> Row:
     """Return how a run ended, and when it first reached ``REACHED``."""
     f1, sampled = metrics["val/f1"], metrics["train/f1"].values
     reached = [step for step, value in zip(*f1, strict=True) if value >= REACHED]
@@ -199,7 +199,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, list[Metrics]], file: Path) -> None:
+def draw(found: dict[str, list[Curves]], file: Path) -> None:
     """Draw F1 over the iterations, a panel an algorithm, the first one in grey too."""
     height = -(-len(found) // COLUMNS)
     figure = Figure(figsize=(10.5, 2.1 * height), dpi=150, layout="constrained", facecolor="white")
@@ -226,7 +226,7 @@ def draw(found: dict[str, list[Metrics]], file: Path) -> None:
     figure.savefig(file)
 
 
-def _mean(axes: Axes, runs: Sequence[Metrics], key: str, colour: str, width: float) -> None:
+def _mean(axes: Axes, runs: Sequence[Curves], key: str, colour: str, width: float) -> None:
     """Draw the mean of the runs at the steps that all of them have."""
     curves = [dict(zip(*run[key], strict=True)) for run in runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))

@@ -28,8 +28,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from research_rl.trainers.callbacks.plots import Curve, Metrics, read_metrics
-from research_rl.trainers.health.guard import RULES, replay
+from research_rl.trainers.callbacks.plots import Curve, Curves, read_metrics
+from research_rl.trainers.health.guard import RULES, would_have_warned
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "too fast": {"lr": 0.01, "warm": {}},
@@ -94,7 +94,7 @@ def fit(case: str, guarded: bool, out: Path, steps: int, seed: int) -> Path:
     return folder
 
 
-def last(metrics: Metrics, name: str, count: int = 5) -> float:
+def last(metrics: Curves, name: str, count: int = 5) -> float:
     """Return the mean of the last values of a metric."""
     values = metrics.get(name, NO_CURVE).values[-count:]
     return sum(values) / len(values) if values else float("nan")
@@ -150,7 +150,7 @@ def picture(folders: Mapping[tuple[str, bool], Path], target: Path) -> None:
 def replayed(folder: Path, file: Path) -> dict[str, str]:
     """Return what a guard without arguments would have said of a recorded run."""
     metrics = read_metrics(file)
-    warned = replay(metrics)
+    warned = would_have_warned(metrics)
     named = (f"{step}: {reason.split(',')[0]}" for step, reasons in warned for reason in reasons)
     validation = metrics.get("val/f1", NO_CURVE).values
     return {

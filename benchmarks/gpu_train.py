@@ -33,7 +33,7 @@ from research_rl.envs.synthetic.world import builtin_world
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.plan.memory import memory_of
-from research_rl.trainers.plan.seconds import DEVICES, seconds_of
+from research_rl.trainers.plan.seconds import DEVICES, phase_seconds
 from research_rl.trainers.plan.sizes import counted, qwen25
 from research_rl.trainers.settings.options import EnvConfig, Updates
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
@@ -143,7 +143,7 @@ def planned(args: argparse.Namespace, module: ReSearchModule) -> dict[str, Any]:
         sampled=sampled,
     )
     memory = memory_of(sizes, on_cpu=args.accelerator == "cpu")
-    seconds = seconds_of(sizes, DEVICES[args.device])
+    seconds = phase_seconds(sizes, DEVICES[args.device])
     return {"planned_bytes": memory.peak, "planned": vars(memory), "planned_seconds": seconds}
 
 

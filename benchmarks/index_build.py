@@ -24,7 +24,7 @@ import numpy as np
 from research_rl.envs.retrieval import Encoder, Storage, build_index
 from research_rl.envs.retrieval.encoders.base import Vectors
 from research_rl.envs.retrieval.index.estimate import parse_size
-from research_rl.envs.retrieval.index.passport import read_manifest
+from research_rl.envs.retrieval.index.manifest import read_manifest
 
 
 class HashEncoder(Encoder):
@@ -82,10 +82,10 @@ def build(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    passport = read_manifest(folder)
+    manifest = read_manifest(folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    row = {"type": passport["index"]["type"], "seconds": round(seconds), "peak_mb": peak // 1000}
-    row |= {"disk_mb": size // 10**6, "recall": passport.get("recall", {}).get("recall")}
+    row = {"type": manifest["index"]["type"], "seconds": round(seconds), "peak_mb": peak // 1000}
+    row |= {"disk_mb": size // 10**6, "recall": manifest.get("recall", {}).get("recall")}
     print(json.dumps(row | {"estimate": said[0]}))
 
 

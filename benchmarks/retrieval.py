@@ -65,8 +65,8 @@ class Way:
         """What the table calls it."""
         if not self.blas:
             return DEFAULT
-        knob = "efSearch" if self.kind == "hnsw" else "nprobe"
-        return f"{self.kind}, {knob} {self.setting}" if self.setting else self.kind
+        search_width = "efSearch" if self.kind == "hnsw" else "nprobe"
+        return f"{self.kind}, {search_width} {self.setting}" if self.setting else self.kind
 
 
 WAYS = (

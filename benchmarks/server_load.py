@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from research_rl.envs.retrieval.web.config import ServerConfig
-from research_rl.envs.retrieval.web.server import serve
+from research_rl.envs.retrieval.web.server import serve_search
 from research_rl.envs.types import Passage, Retriever
 
 MODES = {"joined": ServerConfig(), "single": ServerConfig(max_batch=1, max_wait_ms=0.0)}
@@ -59,7 +59,7 @@ class RandomVectors(Retriever):
 def run_server(mode: str, port: int, passages: int, dim: int) -> None:
     """Serve in a process of its own, without uvicorn's log lines."""
     with open(os.devnull, "w", encoding="utf-8") as sys.stderr:
-        serve(RandomVectors(passages, dim), port=port, config=MODES[mode])
+        serve_search(RandomVectors(passages, dim), port=port, config=MODES[mode])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gymnasium as gym
 
 from research_rl.envs.env import ReSearchEnv
-from research_rl.envs.episode import Episode, Rules, Step
+from research_rl.envs.episode import Episode, Rules, Transition
 from research_rl.envs.protocols import (
     BASE,
     INSTRUCT,
@@ -56,8 +56,8 @@ __all__ = [
     "Rules",
     "Search",
     "Segment",
-    "Step",
     "Transcript",
+    "Transition",
     "UnicodeText",
     "fork",
     "get_prompt",

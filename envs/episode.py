@@ -48,7 +48,7 @@ class Rules:
     max_chars: int = 32768
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """What a step gives back, as Gymnasium orders it."""
 
     observation: str
@@ -120,7 +120,7 @@ class Episode:
             return None
         return parsed.query if parsed.query or self.rules.reward.original_rollout else None
 
-    def finish(self, found: Sequence[Passage] | RetrieverUnavailable | None = None) -> Step:
+    def finish(self, found: Sequence[Passage] | RetrieverUnavailable | None = None) -> Transition:
         """Commit the turn that ``begin`` took.
 
         Args:
@@ -218,7 +218,7 @@ class Episode:
             self.reward_format = float(verdict.value)
         self.reward = replace(verdict, value=self.reward_answer + self.reward_format)
 
-    def _step(self, action_type: str, query: str = "", invalid: str = "") -> Step:
+    def _step(self, action_type: str, query: str = "", invalid: str = "") -> Transition:
         """Return the step that was just committed."""
         info: dict[str, Any] = {
             "action_type": action_type,
@@ -227,7 +227,7 @@ class Episode:
             "invalid": invalid,
         }
         if self.reward is None:
-            return Step(self.results[-1], 0.0, False, False, info)
+            return Transition(self.results[-1], 0.0, False, False, info)
         error = self.reward.format_error
         info |= {
             "finish_reason": self.finish_reason,
@@ -240,7 +240,7 @@ class Episode:
             "reward_format": self.reward_format,
         }
         truncated = self.finish_reason == "search_budget"
-        return Step("", float(self.reward.value), not truncated, truncated, info)
+        return Transition("", float(self.reward.value), not truncated, truncated, info)
 
 
 def _halved(passage: Passage) -> Passage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Reward:
     em: float = 0.0
     format_error: str | None = None
     prediction: str = ""
+
+
+Results: TypeAlias = list[list[Passage]]
+"""The passages of each query, best first."""
 
 
 class Retriever(ABC):

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from research_rl.envs.env import ReSearchEnv, check_options, check_render_mode
-from research_rl.envs.episode import Episode, Step
+from research_rl.envs.episode import Episode, Transition
 from research_rl.envs.protocols import Prompt
 from research_rl.envs.render import render_ansi
 from research_rl.envs.spaces import UnicodeText
@@ -197,7 +197,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             return infos
         return self._add_info(infos, self._place(row, self._new_episode(row)), row)
 
-    def _finish_row(self, row: int, step: Step, infos: dict[str, Any]) -> dict[str, Any]:
+    def _finish_row(self, row: int, step: Transition, infos: dict[str, Any]) -> dict[str, Any]:
         """Add the row's info; under SAME_STEP a finished row begins anew here."""
         if not self._done[row] or self.autoreset_mode is not AutoresetMode.SAME_STEP:
             return self._add_info(infos, step.info, row)
@@ -205,7 +205,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         infos = self._add_info(infos, final, row)
         return self._add_info(infos, self._place(row, self._new_episode(row)), row)
 
-    def _limit(self, row: int, episode: Episode, step: Step) -> Step:
+    def _limit(self, row: int, episode: Episode, step: Transition) -> Transition:
         """Truncate at max_episode_steps, as gymnasium's TimeLimit does."""
         self._steps[row] += 1
         if self.max_episode_steps is None or self._steps[row] < self.max_episode_steps:

@@ -28,7 +28,7 @@ from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.settings import Updates
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Ahead:
         self._unpack()
         ready, self._ready = self._ready, None
         if ready is not None and ready.asked != [q.id for q in questions]:
-            _log.warning(
+            log.warning(
                 "the rollouts that were sampled ahead are for other questions (has the batch size "
                 "changed?); this iteration is sampled anew"
             )

@@ -9,7 +9,7 @@ from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
 
-Play = Callable[[list[Question], list[int]], list[Rollout]]
+PlayFn = Callable[[list[Question], list[int]], list[Rollout]]
 """Plays one episode for each question with its seed."""
 
 
@@ -26,7 +26,7 @@ class Collector:
         ValueError: groups of one are to be replaced; each is constant.
     """
 
-    def __init__(self, play: Play, group_size: int, resample_rounds: int, seed: int) -> None:
+    def __init__(self, play: PlayFn, group_size: int, resample_rounds: int, seed: int) -> None:
         if resample_rounds and group_size < 2:
             raise ValueError(
                 f"resample_rounds must be 0 with a group_size of 1, got {resample_rounds}; the "

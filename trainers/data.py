@@ -78,7 +78,7 @@ class WorldConfig:
                 f"data.world must have been written by `research fit`, got none in {self.folder}; "
                 "name the run's folder with --trainer.default_root_dir"
             )
-        if json.loads(held.read_text(encoding="utf-8")) != world.passport(sizes, hops):
+        if json.loads(held.read_text(encoding="utf-8")) != world.manifest(sizes, hops):
             raise ValueError(
                 f"data.world must have the settings that {self.folder} was written with, got "
                 "others; use those of its run (its config.yaml), or another data.world.folder"

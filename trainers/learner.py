@@ -25,7 +25,7 @@ from research_rl.trainers.distributed import is_sharded, most
 from research_rl.trainers.portions import packed_portions
 from research_rl.trainers.settings import Updates
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _OFF = 0.05
 """From here on a sampled token's probability counts as different from the learner's."""
 
@@ -222,7 +222,7 @@ def packed_forward(policy: LMPolicy) -> PackedForward | None:
         with evaluating(policy.model):
             forward.check()
     except (NotImplementedError, TypeError, AttributeError) as error:
-        _log.warning("learning from padded rollouts, which costs more: %s", error)
+        log.warning("learning from padded rollouts, which costs more: %s", error)
         return None
     return forward
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from research_rl.agents.kernels import Block, FlatBatch, SlotCache
 
-Record = Callable[[Callable[[], None]], Callable[[], None]]
+RecordFn = Callable[[Callable[[], None]], Callable[[], None]]
 """Runs a function and returns what runs it again, on what its tensors hold by then."""
 _KEYS = 256
 _ROWS = 32
 
 
-def recorder(device: torch.device) -> Record | None:
+def recorder(device: torch.device) -> RecordFn | None:
     """What records on a kind of device; None where nothing can."""
     return _CudaRecord() if device.type == "cuda" else None
 
@@ -71,7 +71,7 @@ class DecodeGraphs:
     """
 
     def __init__(
-        self, call: Callable[[FlatBatch, int], Tensor], record: Record, slots: int
+        self, call: Callable[[FlatBatch, int], Tensor], record: RecordFn, slots: int
     ) -> None:
         self._call, self._record, self._slots = call, record, slots
         self._graphs: dict[tuple[int, int], Callable[[], None]] = {}

@@ -13,8 +13,8 @@ from research_rl.agents.engines.graphs import DecodeGraphs, recorder
 from research_rl.agents.kernels import (
     Decoder,
     FlatBatch,
-    Segment,
     SlotCache,
+    Span,
     attend_slots,
     decoder_of,
     flat_batch,
@@ -135,8 +135,8 @@ class SlotForward:
         cache.reserve(16)
         lengths = torch.tensor([len(t) - 1 for t in texts], device=self.device)
         last = torch.tensor([t[-1] for t in texts], device=self.device)
-        begin = [Segment(t[:4], 0, [i]) for i, t in enumerate(texts)]
-        rest = [Segment(t[4:-1], 4, [i]) for i, t in enumerate(texts)]
+        begin = [Span(t[:4], 0, [i]) for i, t in enumerate(texts)]
+        rest = [Span(t[4:-1], 4, [i]) for i, t in enumerate(texts)]
         longest = max(map(len, texts))
         with slots_enabled(self.model):
             self(flat_batch(cache, last[:0], lengths[:0], 0, begin), 0)

@@ -13,7 +13,7 @@ from research_rl.agents.engines.sampling import sample, uniforms
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.engines.stops import Replies, Stops
 from research_rl.agents.engines.turns import TurnEnd, check_finite, resume
-from research_rl.agents.kernels import Segment, SlotCache, flat_batch
+from research_rl.agents.kernels import SlotCache, Span, flat_batch
 from research_rl.agents.types import SamplingParams, Sequence
 
 ShapeLogits = Callable[[Tensor, Tensor, Tensor, SamplingParams], Tensor]
@@ -191,7 +191,7 @@ class SlotRun:
         if self._graphs is not None and not self._unread:
             return self._graphs(self._cache, last, lengths, longest)
         place = self._slot | {_SPARE: self._slots}
-        segments = [Segment(u.ids, u.start, [place[r] for r in u.rows]) for u in self._unread]
+        segments = [Span(u.ids, u.start, [place[r] for r in u.rows]) for u in self._unread]
         self._unread = []
         *early, rest = _packed(segments, self._limits.max_prefill_tokens)
         for some in early:
@@ -272,9 +272,9 @@ class SlotRun:
         self._slot.update(zip(rows_, target, strict=True))
 
 
-def _packed(segments: list[Segment], limit: int) -> list[list[Segment]]:
+def _packed(segments: list[Span], limit: int) -> list[list[Span]]:
     """Split the segments into passes of at most ``limit`` tokens, or one segment; at least one."""
-    passes: list[list[Segment]] = [[]]
+    passes: list[list[Span]] = [[]]
     tokens = 0
     for segment in segments:
         if passes[-1] and tokens + len(segment.ids) > limit:

@@ -19,7 +19,7 @@ from torch.nn.modules import module as global_state
 from transformers.activations import SiLUActivation
 
 from research_rl.agents.kernels.cpu_linear import has_hooks, joined
-from research_rl.agents.kernels.fused_ops import Stream, Turn, gated, gated_linear, rms_norm
+from research_rl.agents.kernels.fused_ops import Rotary, Stream, gated, gated_linear, rms_norm
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 """Families whose layers are: norm, attention with rotary positions, norm, gated SiLU."""
@@ -83,7 +83,7 @@ class _Layer:
     gate_up: Sequence[Product]
     down: Product
 
-    def projected(self, x: Tensor, turn: Turn, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, x: Tensor, turn: Rotary, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (n, H, D), keys (n, Hk, D) and values (n, Hk, D), normed where the model does."""
         h, hk = self.heads
         if len(self.qkv) == 1:
@@ -146,7 +146,7 @@ class Decoder:
             count: how many are wanted; the last layer computes no others.
         """
         stream = Stream(self._embed(ids), self._eps)
-        turn = Turn(*self._rotary(stream.x[None], positions[None]))
+        turn = Rotary(*self._rotary(stream.x[None], positions[None]))
         last = len(self._layers) - 1
         for number, layer in enumerate(self._layers):
             q, k, v = layer.projected(stream.normed(layer.before), turn, self._eps)

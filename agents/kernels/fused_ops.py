@@ -110,7 +110,7 @@ def _lost(size: int, dtype: torch.dtype) -> float:
     return ratio if abs(ratio - 1) > 1e-6 else 1.0
 
 
-class Turn:
+class Rotary:
     """Rotary positions (arXiv 2104.09864): halves (a, b) become (a cos - b sin, b cos + a sin).
 
     Args:

@@ -30,7 +30,7 @@ _FEW = 2
 
 
 @dataclass(frozen=True)
-class Segment:
+class Span:
     """Tokens that are read at once, e.g. a prompt or a result."""
 
     ids: list[int]
@@ -91,7 +91,7 @@ class FlatBatch:
 
 
 def flat_batch(
-    cache: SlotCache, last: Tensor, lengths: Tensor, longest: int, segments: list[Segment]
+    cache: SlotCache, last: Tensor, lengths: Tensor, longest: int, segments: list[Span]
 ) -> FlatBatch:
     """Lay out a forward pass.
 
@@ -130,9 +130,7 @@ def flat_batch(
     )
 
 
-def _segment_blocks(
-    segments: list[Segment], offsets: list[int], device: torch.device
-) -> list[Block]:
+def _segment_blocks(segments: list[Span], offsets: list[int], device: torch.device) -> list[Block]:
     """Group the pieces of the segments so that little is padded and the scores stay small."""
     pieces = sorted(  # (queries, keys, slot, first token)
         (

@@ -10,19 +10,20 @@ from research_rl.agents.methods.generators import Generation, Generator, LocalGe
 from research_rl.agents.methods.ircot import IRCoT
 from research_rl.agents.methods.iter_retgen import IterRetGen
 from research_rl.agents.methods.naive import NaiveGeneration, NaiveRAG
-from research_rl.agents.methods.openai_generator import KEY_VARIABLE, OpenAIGenerator
-from research_rl.agents.methods.research import Agent, Prediction, ReSearchAgent, Step
+from research_rl.agents.methods.openai_generator import OPENAI_KEY_VARIABLE, OpenAIGenerator
+from research_rl.agents.methods.research import Agent, Message, Prediction, ReSearchAgent
 from research_rl.agents.methods.served import ReSearch, ServedReSearchAgent
 from research_rl.agents.methods.templates import Template
 
 __all__ = [
-    "KEY_VARIABLE",
+    "OPENAI_KEY_VARIABLE",
     "Agent",
     "Generation",
     "Generator",
     "IRCoT",
     "IterRetGen",
     "LocalGenerator",
+    "Message",
     "NaiveGeneration",
     "NaiveRAG",
     "OpenAIGenerator",
@@ -30,7 +31,6 @@ __all__ = [
     "ReSearch",
     "ReSearchAgent",
     "ServedReSearchAgent",
-    "Step",
     "Template",
     "load_policy",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from research_rl.agents.engines import seed_of
 from research_rl.agents.methods.generators import Generation, Generator, ModelInput
-from research_rl.agents.methods.research import Agent, Prediction, Step
+from research_rl.agents.methods.research import Agent, Message, Prediction
 from research_rl.agents.methods.templates import show
 from research_rl.agents.types import SamplingParams
 from research_rl.envs import Passage, Question, Retriever
@@ -24,7 +24,7 @@ class Work:
     """One question on its way to an answer."""
 
     question: Question
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Message] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     passages: list[tuple[Passage, ...]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -133,13 +133,13 @@ class Baseline(Agent):
             if text.error is not None:
                 one.error, one.finish_reason = text.error, "error"
                 continue
-            one.steps.append(Step("model", text.text))
+            one.steps.append(Message("model", text.text))
             written.append((one, text))
         return written
 
     def _show(self, one: Work, passages: Seq[Passage]) -> str:
         """Passages as the model reads them, noted as a step of the question."""
         shown = show(passages)
-        one.steps.append(Step("environment", shown))
+        one.steps.append(Message("environment", shown))
         one.result_tokens += self.generator.count(shown) or 0
         return shown

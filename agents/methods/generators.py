@@ -14,9 +14,9 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.agents.types import Engine, SamplingParams, Sequence
 from research_rl.envs.protocols import Prompt
 
-Message: TypeAlias = dict[str, str]
+ChatMessage: TypeAlias = dict[str, str]
 """``role`` (system, user or assistant) and ``content``."""
-ModelInput: TypeAlias = str | list[Message]
+ModelInput: TypeAlias = str | list[ChatMessage]
 """Plain text, or chat messages. A last message of the assistant is what the model's own message
 begins with: the model goes on from there."""
 

@@ -27,7 +27,7 @@ from research_rl.envs.web import (
     Transport,
 )
 
-KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 GO_ON = "Go on exactly where your last message ended, and do not repeat any of it."
 """What a server is told that would not let the model go on with its own message."""
 _FIRST_BACKOFF = 0.25
@@ -94,7 +94,7 @@ class OpenAIGenerator(Generator):
         self.concurrency, self.extra = concurrency, extra or {}
         try:
             self._transport = Transport(
-                timeout, concurrency, api_key or os.environ.get(KEY_VARIABLE) or None
+                timeout, concurrency, api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
             )
         except ImportError as error:
             raise ImportError(

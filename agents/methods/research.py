@@ -18,7 +18,7 @@ from research_rl.envs import Episode, Passage, Question, ReSearchVectorEnv
 
 
 @dataclass(frozen=True)
-class Step:
+class Message:
     """A stretch of the way to an answer, and who wrote it."""
 
     role: Literal["model", "environment"]
@@ -32,7 +32,7 @@ class Prediction:
     question: Question
     text: str
     """The answer itself; "" if there is none."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Message, ...] = ()
     """What the model wrote and was given, in order, without the prompt."""
     queries: tuple[str, ...] = ()
     """What was searched for, in order."""
@@ -123,10 +123,10 @@ def _told(rollout: Rollout, episode: Episode, seconds: float) -> Prediction:
     )
 
 
-def alternate(turns: Seq[str], results: Seq[str]) -> tuple[Step, ...]:
+def alternate(turns: Seq[str], results: Seq[str]) -> tuple[Message, ...]:
     """The turns of a model with the environment's result behind each, as far as there is one."""
-    steps: list[Step] = []
+    steps: list[Message] = []
     for number, turn in enumerate(turns):
-        steps.append(Step("model", turn))
-        steps += [Step("environment", text) for text in results[number : number + 1]]
+        steps.append(Message("model", turn))
+        steps += [Message("environment", text) for text in results[number : number + 1]]
     return tuple(steps)

@@ -16,14 +16,14 @@ import gymnasium as gym
 
 from research_rl.agents.engines import seed_of
 from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, ModelInput
-from research_rl.agents.methods.research import Agent, Prediction, ReSearchAgent, Step, alternate
+from research_rl.agents.methods.research import Agent, Message, Prediction, ReSearchAgent, alternate
 from research_rl.agents.rollout import vector_rows
 from research_rl.agents.types import SamplingParams
 from research_rl.envs import Episode, Question, Retriever
 from research_rl.envs.protocols import STOP
 from research_rl.envs.rewards import RewardFunction
 
-OnStep = Callable[[Question, Step], None]
+OnStep = Callable[[Question, Message], None]
 """Hears every step of a question as it is made."""
 
 
@@ -174,7 +174,7 @@ class ServedReSearchAgent(Agent):
                 continue
             played[row].count(text)
             said = closed(text)
-            self._on_step(episodes[row].question, Step("model", said))
+            self._on_step(episodes[row].question, Message("model", said))
             if text.finish == "length" or self._left(played[row]) < 0:
                 episodes[row].cut("length", said)
             else:
@@ -183,7 +183,7 @@ class ServedReSearchAgent(Agent):
         for row, action in enumerate(actions):
             if action is not None and not episodes[row].done:
                 reply = self._fitted(episodes[row], replies[row], played[row])
-                self._on_step(episodes[row].question, Step("environment", reply))
+                self._on_step(episodes[row].question, Message("environment", reply))
                 if self._left(played[row]) < 1:
                     episodes[row].cut("length")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from research_rl.agents.methods.generators import Message, ModelInput
+from research_rl.agents.methods.generators import ChatMessage, ModelInput
 from research_rl.envs import Passage
 
 _FIELD = re.compile(r"\{(question|passages|thoughts)\}")
@@ -50,7 +50,7 @@ class Template:
         if not self.chat:
             return "\n\n".join(part for part in parts[:2] if part) + parts[2]
         roles = ("system", "user", "assistant")
-        messages: list[Message] = [
+        messages: list[ChatMessage] = [
             {"role": role, "content": text}
             for role, text in zip(roles, parts, strict=True)
             if text.strip()

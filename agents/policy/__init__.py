@@ -7,9 +7,9 @@ May import: agents.kernels, envs
 from __future__ import annotations
 
 from research_rl.agents.policy.loading import (
-    Dtype,
     LoraConfig,
     PolicyConfig,
+    WeightDtype,
     decoder_layers,
     empty_model,
     load_model,
@@ -19,12 +19,12 @@ from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.policy.working_weights import WorkingWeights
 
 __all__ = [
-    "Dtype",
     "LMPolicy",
     "LoraConfig",
     "PolicyConfig",
     "PolicyOutput",
     "Reference",
+    "WeightDtype",
     "WorkingWeights",
     "decoder_layers",
     "empty_model",

@@ -24,8 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from research_rl.agents.kernels import PACKED, SLOTS
 from research_rl.envs.system import LOADING
 
-_log = logging.getLogger(__name__)
-Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+log = logging.getLogger(__name__)
+WeightDtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class PolicyConfig:
     model: str
     tokenizer: str | None = None
     revision: str | None = None
-    dtype: Dtype = "float32"
+    dtype: WeightDtype = "float32"
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     freeze_embeddings: bool = False
@@ -197,7 +197,7 @@ def _compile(model: nn.Module, backend: str) -> None:
     compiler = os.environ.get("CXX") or "g++"
     on_cpu = not torch.cuda.is_available()
     if backend == "inductor" and on_cpu and not (shutil.which(compiler) or shutil.which("clang++")):
-        _log.warning("not compiled: inductor must have a C++ compiler on a CPU, found no g++")
+        log.warning("not compiled: inductor must have a C++ compiler on a CPU, found no g++")
         return
     dynamo: Any = torch.compiler
     for name in (PACKED, SLOTS):  # what a flat batch looks like changes with each

@@ -6,12 +6,12 @@ May import: agents.engines, agents.methods, agents.policy, agents.types, envs
 
 from __future__ import annotations
 
-from research_rl.agents.web.app import serve
-from research_rl.agents.web.desk import Desk
+from research_rl.agents.web.app import serve_sampling
 from research_rl.agents.web.engine import ServerEngine
+from research_rl.agents.web.request_queue import RequestQueue
 
 __all__ = [
-    "Desk",
+    "RequestQueue",
     "ServerEngine",
-    "serve",
+    "serve_sampling",
 ]

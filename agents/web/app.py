@@ -24,10 +24,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from research_rl.agents.types import SamplingParams, Sequence
-from research_rl.agents.web.desk import Completion, Desk
+from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web import ServerThread, listen
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _NEUTRAL: dict[str, Any] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
@@ -49,14 +49,14 @@ _NEUTRAL: dict[str, Any] = {
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
-def create_app(desk: Desk, api_key: str | None = None) -> FastAPI:
-    """Return the application that answers from ``desk``."""
-    routes = _Routes(desk, api_key)
+def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> FastAPI:
+    """Return the application that answers from ``queue``."""
+    routes = _Routes(queue, api_key)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
         yield
-        await asyncio.to_thread(desk.close)
+        await asyncio.to_thread(queue.close)
 
     app = FastAPI(
         title="research-rl rollout server",
@@ -87,8 +87,8 @@ class _Refused(Exception):
 class _Routes:
     """What each route answers."""
 
-    def __init__(self, desk: Desk, api_key: str | None) -> None:
-        self._desk, self._key = desk, api_key
+    def __init__(self, queue: RequestQueue, api_key: str | None) -> None:
+        self._queue, self._key = queue, api_key
         self._started = time.time()
         self._answered = 0
 
@@ -108,7 +108,7 @@ class _Routes:
             body = await _json(request)
             completion = self._completion(body)
             try:
-                job = self._desk.submit(completion)
+                job = self._queue.submit(completion)
             except ValueError as error:
                 raise _Refused(str(error)) from error
             sequence = await _waited(job)
@@ -119,10 +119,10 @@ class _Routes:
 
     async def models(self) -> Response:
         """Name what is served."""
-        length = self._desk.policy.max_length
+        length = self._queue.policy.max_length
         rows = [
             {"id": name, "object": "model", "owned_by": "research-rl", "max_model_len": length}
-            for name in self._desk.models
+            for name in self._queue.models
         ]
         return JSONResponse({"object": "list", "data": rows})
 
@@ -131,12 +131,12 @@ class _Routes:
         try:
             body = await _json(request)
             name, folder = _text(body, "lora_name"), _folder(body, "lora_path")
-            known = self._desk.models
+            known = self._queue.models
             if name == known[0]:
                 raise _Refused(f"lora_name must not be the model's own name {name!r}")
             if name in known and not body.get("load_inplace"):
                 raise _Refused(f"the adapter {name!r} is loaded already; send load_inplace: true")
-            await _waited(self._desk.load_adapter(name, folder))
+            await _waited(self._queue.load_adapter(name, folder))
         except _Refused as error:
             return _error(error)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -150,7 +150,7 @@ class _Routes:
             kwargs = body.get("kwargs")
             if not isinstance(kwargs, dict):
                 raise _Refused("kwargs must hold weights_path")
-            await _waited(self._desk.reload(_folder(kwargs, "weights_path")))
+            await _waited(self._queue.reload(_folder(kwargs, "weights_path")))
         except _Refused as error:
             return _error(error)
         return JSONResponse({"results": [None]})
@@ -168,7 +168,7 @@ class _Routes:
         told = {
             "process_start_time_seconds": self._started,
             "research_rollout_turns_total": self._answered,
-            "research_rollout_runs_total": self._desk.runs,
+            "research_rollout_runs_total": self._queue.runs,
         }
         return PlainTextResponse("".join(f"{name} {value!r}\n" for name, value in told.items()))
 
@@ -181,10 +181,10 @@ class _Routes:
                 f"logprobs must be 0 (the sampled token's) on this server, got {body['logprobs']!r}"
             )
         model = _text(body, "model")
-        if model not in self._desk.models:
+        if model not in self._queue.models:
             raise _Refused(f"The model `{model}` does not exist.", 404)
         strangers = set(_ids(body.get("stop_token_ids") or [], "stop_token_ids"))
-        if strangers := strangers - self._desk.policy.eos_ids:
+        if strangers := strangers - self._queue.policy.eos_ids:
             raise _Refused(
                 f"stop_token_ids must be ends of sequence of the model, got {sorted(strangers)}"
             )
@@ -197,7 +197,7 @@ class _Routes:
 
     def _prompt(self, prompt: Any) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            encoded: list[int] = self._desk.policy.tokenizer(prompt)["input_ids"]
+            encoded: list[int] = self._queue.policy.tokenizer(prompt)["input_ids"]
             return tuple(encoded)
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
             prompt = prompt[0]
@@ -206,7 +206,7 @@ class _Routes:
     def _reply(
         self, body: Mapping[str, Any], completion: Completion, sequence: Sequence
     ) -> dict[str, Any]:
-        policy, ids = self._desk.policy, sequence.response_ids
+        policy, ids = self._queue.policy, sequence.response_ids
         text = policy.decode(ids)
         found = [(text.find(s), s) for s in completion.params.stop if s in text]
         stop = min(found)[1] if found and sequence.finish == "stop" else None
@@ -266,7 +266,7 @@ async def _waited(job: Future[Any]) -> Any:
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        _log.exception("a job failed")
+        log.exception("a job failed")
         raise _Refused(f"{type(error).__name__}: {error}", 500) from error
 
 
@@ -309,14 +309,14 @@ def _error(error: _Refused) -> Response:
     return JSONResponse({"error": detail}, status_code=error.status)
 
 
-def serve(desk: Desk, bound: socket.socket, api_key: str | None = None) -> None:
+def serve_sampling(queue: RequestQueue, bound: socket.socket, api_key: str | None = None) -> None:
     """Serve until SIGINT or SIGTERM; turns under way are answered before it returns."""
-    _server(desk, api_key, "info").run(sockets=[bound])
+    _server(queue, api_key, "info").run(sockets=[bound])
 
 
-def _server(desk: Desk, api_key: str | None, level: str) -> uvicorn.Server:
+def _server(queue: RequestQueue, api_key: str | None, level: str) -> uvicorn.Server:
     settings = uvicorn.Config(
-        create_app(desk, api_key),
+        create_sampling_app(queue, api_key),
         log_level=level,
         access_log=False,
         timeout_graceful_shutdown=60,
@@ -329,12 +329,12 @@ class BackgroundRolloutServer(ServerThread):
     """A rollout server in a thread of this process, for tests and notebooks.
 
     Args:
-        desk: what answers; closed with the server.
+        queue: what answers; closed with the server.
         port: 0 takes a free one.
         api_key: what clients must send; None lets all in.
     """
 
-    def __init__(self, desk: Desk, port: int = 0, api_key: str | None = None) -> None:
-        self.desk = desk
+    def __init__(self, queue: RequestQueue, port: int = 0, api_key: str | None = None) -> None:
+        self.queue = queue
         bound = listen("127.0.0.1", port)
-        super().__init__(_server(desk, api_key, "warning"), bound)
+        super().__init__(_server(queue, api_key, "warning"), bound)

@@ -27,7 +27,7 @@ from research_rl.agents.engines import (
     seed_at,
     seed_tensor,
 )
-from research_rl.agents.methods import KEY_VARIABLE
+from research_rl.agents.methods import OPENAI_KEY_VARIABLE
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import Engine, ModelUnavailable, OnStop, SamplingParams, Sequence
 from research_rl.agents.web.client import (
@@ -90,7 +90,7 @@ class ServerEngine(Engine):
         self._policy, self._model, self._weights = policy, model, weights
         self._folder = None if folder is None else Path(folder).absolute()
         self._concurrency, self._retry_window = concurrency, retry_window
-        key = api_key or os.environ.get(KEY_VARIABLE) or None
+        key = api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
         clients = [RolloutClient(one, timeout, concurrency, key) for one in urls]
         self._fleet = Fleet(clients, self._revive)
         self._end = TurnEnd(policy, SamplingParams().stop)

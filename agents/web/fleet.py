@@ -17,7 +17,7 @@ from research_rl.agents.types import ModelUnavailable
 from research_rl.agents.web.client import RefusedRequestError, RolloutClient
 from research_rl.envs.web import TransientError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
@@ -106,7 +106,7 @@ class Fleet:
         """Let a server be asked."""
         with self._changed:
             if member.error:
-                _log.info("the rollout server %s is back", member.client.url)
+                log.info("the rollout server %s is back", member.client.url)
             member.up, member.error = True, ""
             member.pause = min(2 * member.pause, _LONGEST_PAUSE)  # until it has answered something
             self._changed.notify_all()
@@ -131,7 +131,7 @@ class Fleet:
 
     def _take_out(self, member: Member, error: Exception) -> None:
         if member.up or not member.error:
-            _log.warning("the rollout server %s is taken out: %s", member.client.url, error)
+            log.warning("the rollout server %s is taken out: %s", member.client.url, error)
             member.probe_at = time.monotonic() + member.pause
         member.up, member.error = False, str(error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from research_rl.envs.adapters.missing import missing
+from research_rl.envs.adapters.missing import missing_library
 from research_rl.envs.env import ReSearchEnv
 
 try:
@@ -17,7 +17,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "gem":
         raise
-    raise missing("gem", "pip install gem-llm==0.1.0") from error
+    raise missing_library("gem", "pip install gem-llm==0.1.0") from error
 
 ENV_ID = "research:ReSearch-v0"
 

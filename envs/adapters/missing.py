@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def missing(library: str, install: str) -> ModuleNotFoundError:
+def missing_library(library: str, install: str) -> ModuleNotFoundError:
     """Return the error for an adapter without its library.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from research_rl.envs.adapters.missing import missing
+from research_rl.envs.adapters.missing import missing_library
 from research_rl.envs.env import ReSearchEnv
 from research_rl.envs.types import Question
 
@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or not error.name.startswith("openenv"):
         raise
-    raise missing("openenv", "pip install -e '.[openenv]'") from error
+    raise missing_library("openenv", "pip install -e '.[openenv]'") from error
 
 SPLIT = "questions"
 """The one split of OpenEnv's task interface: the environment's questions."""

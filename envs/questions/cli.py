@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research_rl.envs.questions.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
-from research_rl.envs.questions.convert import CORPUS, QUESTIONS, Job, Manifest, convert
+from research_rl.envs.questions.convert import CORPUS, QUESTIONS, DataManifest, Job, convert
 from research_rl.envs.system import CommandLine, progress_bar
 
 _EXAMPLES = """examples:
@@ -127,7 +127,7 @@ def _run(job: Job) -> None:
     _tell(job, manifest)
 
 
-def _tell(job: Job, manifest: Manifest) -> None:
+def _tell(job: Job, manifest: DataManifest) -> None:
     for warning in manifest.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{job.out / QUESTIONS}: {manifest.questions} questions of {manifest.split}")

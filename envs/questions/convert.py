@@ -24,9 +24,9 @@ from research_rl.envs.questions.read import question_from_dict
 from research_rl.envs.system import alone_in, sha256_of
 from research_rl.envs.types import Question
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 QUESTIONS, CORPUS, MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
-FORMAT = 1
+DATA_FORMAT = 1
 _PART = ".part"
 
 
@@ -62,7 +62,7 @@ class Job:
 
 
 @dataclass
-class Manifest:
+class DataManifest:
     """What was converted, from what, and what was found on the way."""
 
     dataset: str
@@ -81,10 +81,10 @@ class Manifest:
     licence: str = ""
     home: str = ""
     warnings: list[str] = field(default_factory=list)
-    format: int = FORMAT
+    format: int = DATA_FORMAT
 
 
-def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
+def convert(job: Job, advance: Callable[[], object] | None = None) -> DataManifest:
     """Convert the questions of one split, or find that it was done before.
 
     A split counts as done where the manifest speaks of the same source and settings and the files
@@ -107,17 +107,17 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> Manifest:
     if job.limit is not None and job.limit < 1:
         raise ValueError(f"limit must be at least 1, got {job.limit}")
     manifest = _begin(job)
-    if (done := read_manifest(job.out)) is not None and _is_done(done, manifest, job.out):
+    if (done := read_data_manifest(job.out)) is not None and _is_done(done, manifest, job.out):
         if job.strict:
             _refuse(_check_hash(job, done.source_sha256) + _check_count(job, done))
-        logger.info("%s: has been converted before, nothing to do", job.out)
+        log.info("%s: has been converted before, nothing to do", job.out)
         return done
     with alone_in(job.out):
         _write_files(job, manifest, advance)
     return manifest
 
 
-def _write_files(job: Job, manifest: Manifest, advance: Callable[[], object] | None) -> None:
+def _write_files(job: Job, manifest: DataManifest, advance: Callable[[], object] | None) -> None:
     problems = _check_hash(job, manifest.source_sha256)
     parts = [job.out / f"{name}{_PART}" for name in (QUESTIONS, CORPUS)]
     try:
@@ -136,19 +136,19 @@ def _write_files(job: Job, manifest: Manifest, advance: Callable[[], object] | N
             part.unlink(missing_ok=True)
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_data_manifest(folder: Path) -> DataManifest | None:
     """Return the manifest of a folder, None if it has none or one of another format."""
     try:
         row = json.loads((folder / MANIFEST).read_text("utf-8"))
-        manifest = Manifest(**row)
+        manifest = DataManifest(**row)
     except (OSError, ValueError, TypeError):
         return None
-    return manifest if manifest.format == FORMAT else None
+    return manifest if manifest.format == DATA_FORMAT else None
 
 
-def _begin(job: Job) -> Manifest:
+def _begin(job: Job) -> DataManifest:
     path = Path(job.source)
-    return Manifest(
+    return DataManifest(
         dataset=job.dataset.name,
         split=job.split,
         source=str(job.source),
@@ -164,7 +164,7 @@ def _begin(job: Job) -> Manifest:
     )
 
 
-def _is_done(done: Manifest, wanted: Manifest, folder: Path) -> bool:
+def _is_done(done: DataManifest, wanted: DataManifest, folder: Path) -> bool:
     same = ("dataset", "split", "source_sha256", "settings", "expected_questions")
     if any(getattr(done, name) != getattr(wanted, name) for name in same):
         return False
@@ -182,7 +182,7 @@ def _is_done(done: Manifest, wanted: Manifest, folder: Path) -> bool:
 class _Conversion:
     """Reads the rows of a job and writes questions and passages; counts into the manifest."""
 
-    def __init__(self, job: Job, manifest: Manifest, questions: TextIO, corpus: TextIO) -> None:
+    def __init__(self, job: Job, manifest: DataManifest, questions: TextIO, corpus: TextIO) -> None:
         self.job, self.manifest = job, manifest
         self.questions, self.corpus = questions, corpus
         self.aliases = Aliases(job.aliases)
@@ -283,7 +283,7 @@ def _check_hash(job: Job, digest: str | None) -> list[str]:
     return [f"{job.source}: the published {name} has SHA-256 {published}, this one {digest}"]
 
 
-def _check_count(job: Job, manifest: Manifest) -> list[str]:
+def _check_count(job: Job, manifest: DataManifest) -> list[str]:
     expected, found = manifest.expected_questions, manifest.questions
     if expected is None or found == expected or job.limit is not None:
         return []
@@ -294,7 +294,7 @@ def _check_count(job: Job, manifest: Manifest) -> list[str]:
     ]
 
 
-def _publish(folder: Path, manifest: Manifest) -> None:
+def _publish(folder: Path, manifest: DataManifest) -> None:
     """Give the files their names; the old manifest goes first, the new one comes last."""
     has_corpus = manifest.passages > 0
     questions, corpus = (folder / f"{name}{_PART}" for name in (QUESTIONS, CORPUS))

@@ -6,9 +6,9 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from research_rl.envs.system import LineError
 
@@ -16,6 +16,10 @@ SPLIT_MARK = "#"
 """Between a source and the split of it that is meant."""
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+RawRow: TypeAlias = Mapping[str, Any]
+"""A row of a question file or Hub data set, as its authors wrote it."""
 
 
 class QuestionError(LineError):

@@ -19,7 +19,6 @@ from typing import Any
 from research_rl.envs.questions.catalogue import Dataset
 from research_rl.envs.questions.files import QuestionError
 
-Row = Mapping[str, Any]
 _RENAMED = {"Question": "question", "Answer": "answer", "QuestionId": "id"}
 _JSON_TEXT = ("supporting_facts", "evidences", "possible_answers", "context")
 

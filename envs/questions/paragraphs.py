@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from research_rl.envs.questions.files import RawRow
 from research_rl.envs.types import Passage
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def passage_of(title: str, text: str) -> Passage:
     return Passage(f"p{digest[:16]}", contents)
 
 
-def context_of(row: Row, supporting_titles: Sequence[str]) -> Context:
+def context_of(row: RawRow, supporting_titles: Sequence[str]) -> Context:
     """Return the paragraphs of a row in any of the layouts; empty where it has none.
 
     Args:

@@ -23,11 +23,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.questions.files import SPLIT_MARK, QuestionError, open_rows
+from research_rl.envs.questions.files import SPLIT_MARK, QuestionError, RawRow, open_rows
 from research_rl.envs.types import Question
 
-logger = logging.getLogger(__name__)
-Row = Mapping[str, Any]
+log = logging.getLogger(__name__)
 _BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
 _CARRIED = ("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split")
 
@@ -71,7 +70,7 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
         lines[question.id] = line
         questions.append(question)
     if unanswerable:
-        logger.info("%s: passed over %d unanswerable questions", source, unanswerable)
+        log.info("%s: passed over %d unanswerable questions", source, unanswerable)
     if not questions:
         raise QuestionError(source, None, "holds no questions")
     if split and chosen_by_metadata:
@@ -80,7 +79,7 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     return questions
 
 
-def question_from_dict(row: Row) -> Question:
+def question_from_dict(row: RawRow) -> Question:
     """Return the question that a row of any layout holds.
 
     A row without an id is named after its text.
@@ -96,7 +95,7 @@ def question_from_dict(row: Row) -> Question:
     return Question(id=identity, text=text, answers=answers, metadata=_metadata(row))
 
 
-def _text(row: Row) -> str:
+def _text(row: RawRow) -> str:
     text: Any = row.get("question", row.get("text"))
     if text is None and "prompt" in row:
         text = _from_prompt(row["prompt"])
@@ -120,7 +119,7 @@ def _from_prompt(prompt: Any) -> str | None:
     return content.rpartition("Question:")[2] if isinstance(content, str) else None
 
 
-def _identity(row: Row, text: str) -> str:
+def _identity(row: RawRow, text: str) -> str:
     extra = row.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     found = (row.get("id"), row.get("_id"), extra.get("id"), extra.get("index"))
@@ -135,7 +134,7 @@ def _identity(row: Row, text: str) -> str:
     return f"{dataset}/{identity}" if dataset else str(identity)
 
 
-def _answers(row: Row, identity: str) -> tuple[str, ...]:
+def _answers(row: RawRow, identity: str) -> tuple[str, ...]:
     """Return the distinct gold answers that are not blank, in their order."""
     found: Any = None
     if isinstance(model := row.get("reward_model"), Mapping):
@@ -162,7 +161,7 @@ def _are_texts(values: Any) -> bool:
     return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
 
 
-def _metadata(row: Row) -> dict[str, Any]:
+def _metadata(row: RawRow) -> dict[str, Any]:
     """Return what the row says besides; without its paragraphs, with hops where they show."""
     given = row.get("metadata")
     if given is not None and not isinstance(given, Mapping):
@@ -180,7 +179,7 @@ def _metadata(row: Row) -> dict[str, Any]:
     return merged
 
 
-def _supporting_titles(row: Row) -> list[str]:
+def _supporting_titles(row: RawRow) -> list[str]:
     """Return the titles of the supporting paragraphs, each once, in their order."""
     facts = row.get("supporting_facts")
     titles: Iterable[Any] = ()
@@ -194,7 +193,7 @@ def _supporting_titles(row: Row) -> list[str]:
     return list(dict.fromkeys(title for title in titles if isinstance(title, str)))
 
 
-def _hops(row: Row, metadata: Row) -> int:
+def _hops(row: RawRow, metadata: RawRow) -> int:
     """Return how many paragraphs lead to the answer; 0 if the row does not show it."""
     if match := re.match(r"(\d)hop", str(row.get("id", ""))):  # MuSiQue: 3hop1__...
         return int(match[1])
@@ -211,7 +210,7 @@ def _tell_same_texts(source: str | Path, questions: Sequence[Question]) -> None:
         if (other := first.setdefault(folded, question.id)) != question.id:
             twins.append((other, question.id))
     if twins:
-        logger.warning(
+        log.warning(
             "%s: %d questions have the text of another, the first %r that of %r; each is kept",
             source,
             len(twins),

@@ -1,4 +1,4 @@
-"""``research index``: make an index, ask it, read its passport, tune it, serve it."""
+"""``research index``: make an index, ask it, read its manifest, tune it, serve it."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def _adopt(args: argparse.Namespace) -> None:
 def _tune(args: argparse.Namespace) -> None:
     found = tune_folder(args.folder, args.recall, args.corpus)
     known = read_manifest(args.folder)["index"]
-    knob = next(name for name in ("nprobe", "efSearch") if name in known)
+    search_width = next(name for name in ("nprobe", "efSearch") if name in known)
     met = (
         "" if found["recall"] >= args.recall else f", less than {args.recall}: no width gives more"
     )
     against = f" against {found['against']}" if "against" in found else ""
     _say(
-        f"{args.folder}: {knob} {known[knob]}, "
+        f"{args.folder}: {search_width} {known[search_width]}, "
         f"recall@{found['k']} {found['recall']:.3f}{against}{met}"
     )
 
@@ -156,10 +156,10 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    passport: dict[str, Any] = read_manifest(args.folder)
+    manifest: dict[str, Any] = read_manifest(args.folder)
     if args.check:
         load_retriever(args.folder, args.corpus)
-    _say(json.dumps(passport, indent=2, ensure_ascii=False))
+    _say(json.dumps(manifest, indent=2, ensure_ascii=False))
 
 
 def _done(name: Path, folder: Path, seconds: float) -> None:
@@ -168,10 +168,10 @@ def _done(name: Path, folder: Path, seconds: float) -> None:
     if not (folder / MANIFEST).is_file():
         _say(f"{name}: one shard, {size(taken)}, {seconds:.1f} s")
         return
-    passport = read_manifest(folder)
-    kept = passport.get("index")
+    manifest = read_manifest(folder)
+    kept = manifest.get("index")
     shape = f" x {kept['dimension']}" if kept else ""
-    count = passport["corpus"]["count"]
+    count = manifest["corpus"]["count"]
     _say(f"{name}: {count} passages{shape}, {size(taken)}, {seconds:.1f} s")
 
 
@@ -297,7 +297,7 @@ def _add_readers(commands: Any) -> None:
     )
     search.set_defaults(run=_search)
 
-    info = commands.add_parser("info", help="print the passport of an index", allow_abbrev=False)
+    info = commands.add_parser("info", help="print the manifest of an index", allow_abbrev=False)
     info.add_argument("folder", type=Path, help="folder that `research index build` made")
     info.add_argument("--check", action="store_true", help="also check that all parts fit")
     info.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")

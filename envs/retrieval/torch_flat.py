@@ -22,9 +22,9 @@ from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.retrieval.search import CACHED_RESULTS, DenseRetriever
 from research_rl.envs.retrieval.vectors import (
     NOBODY,
-    Dtype,
     Metric,
     Places,
+    ProductDtype,
     as_faiss,
     best,
     check_room,
@@ -92,7 +92,7 @@ class TorchFlatIndex:
         vectors: npt.NDArray[np.floating],
         metric: Metric = "ip",
         device: str | Sequence[str] = "auto",
-        dtype: Dtype = "auto",
+        dtype: ProductDtype = "auto",
         block_mb: int = 256,
     ) -> None:
         if metric not in _METRIC_TYPES:
@@ -268,7 +268,7 @@ class TorchFlatRetriever(DenseRetriever):
         self,
         folder: str,
         device: str | list[str] = "auto",
-        dtype: Dtype = "auto",
+        dtype: ProductDtype = "auto",
         corpus: str | None = None,
         block_mb: int = 256,
         cache_size: int = CACHED_RESULTS,

@@ -36,7 +36,7 @@ from research_rl.envs.rewards.presets import RewardFunction, get_reward
 from research_rl.envs.system import CommandLine
 from research_rl.envs.types import Question, Reward
 
-KINDS = {
+FINDING_KINDS = {
     "crash": "the reward raises or returns something else than a Reward",
     "non-deterministic": "the same response is paid differently the second time",
     "out-of-range": "the value is not finite or not between --low and --high",
@@ -243,7 +243,7 @@ def report(name: str, findings: Sequence[Finding], limit: int) -> str:
     if not findings:
         return f"{name}: no hole found"
     lines = [f"{name}: {len(findings)} findings"]
-    for kind, meaning in KINDS.items():
+    for kind, meaning in FINDING_KINDS.items():
         ours = [finding for finding in findings if finding.kind == kind]
         if ours:
             lines += ["", f"{kind} ({len(ours)}): {meaning}", *_entries(ours[:limit])]

@@ -18,7 +18,7 @@ from research_rl.envs.types import Passage, Question
 QUESTION = Question("lint", "What is the capital of France ?", ("Paris",))
 MARKED_QUESTION = Question("lint-marker", "What does Assistant: say to User: ?", ("Paris",))
 FACT = "France\nParis is the capital of France ."
-TAGS = tuple(
+LINT_TAGS = tuple(
     f"<{bar}{tag}>" for tag in ("think", "search", "result", "answer") for bar in ("", "/")
 )
 RIGHT_BOX = r"\boxed{Paris}"
@@ -183,7 +183,7 @@ def pairs() -> Iterator[Pair]:
 def tag_strings(size: int = 4) -> Iterator[Case]:
     """Yield every last turn of up to ``size`` tags in which the right box stands somewhere."""
     for count in range(1, size + 1):
-        for tags in itertools.product(TAGS, repeat=count):
+        for tags in itertools.product(LINT_TAGS, repeat=count):
             for place in range(count + 1):
                 text = " ".join((*tags[:place], RIGHT_BOX, *tags[place:]))
                 yield Case("a string of tags", (text,))
@@ -202,20 +202,20 @@ def mutations(number: int = 3000, seed: int = 0) -> Iterator[Case]:
 
 def _pieces(turn: str) -> list[str]:
     spaced = turn
-    for tag in TAGS:
+    for tag in LINT_TAGS:
         spaced = spaced.replace(tag, f" {tag} ")
     return spaced.split()
 
 
 def _mutate(pieces: list[str], rng: random.Random) -> None:
-    tags: Sequence[int] = [i for i, piece in enumerate(pieces) if piece in TAGS]
+    tags: Sequence[int] = [i for i, piece in enumerate(pieces) if piece in LINT_TAGS]
     kind = rng.choice(("drop", "add", "move", "change"))
     if kind == "add" or not tags:
-        pieces.insert(rng.randint(0, len(pieces)), rng.choice(TAGS))
+        pieces.insert(rng.randint(0, len(pieces)), rng.choice(LINT_TAGS))
         return
     place = rng.choice(tags)
     if kind == "change":
-        pieces[place] = rng.choice(TAGS)
+        pieces[place] = rng.choice(LINT_TAGS)
         return
     tag = pieces.pop(place)
     if kind == "move":

@@ -9,12 +9,12 @@ from __future__ import annotations
 from research_rl.envs.synthetic.world import (
     MAX_HOPS,
     RELATIONS,
-    SPLITS,
+    WORLD_SPLITS,
     Split,
     SyntheticWorld,
     alias_passage_of,
     builtin_world,
-    passage_of,
+    fact_passage,
     query_of,
     question_of,
 )
@@ -22,12 +22,12 @@ from research_rl.envs.synthetic.world import (
 __all__ = [
     "MAX_HOPS",
     "RELATIONS",
-    "SPLITS",
+    "WORLD_SPLITS",
     "Split",
     "SyntheticWorld",
     "alias_passage_of",
     "builtin_world",
-    "passage_of",
+    "fact_passage",
     "query_of",
     "question_of",
 ]

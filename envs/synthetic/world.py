@@ -23,7 +23,7 @@ from research_rl.envs.types import Passage, Question, Retriever
 
 Split = Literal["train", "val", "test"]
 
-SPLITS: tuple[Split, ...] = get_args(Split)
+WORLD_SPLITS: tuple[Split, ...] = get_args(Split)
 RELATIONS = ("boss", "coach", "doctor", "friend", "mother", "neighbour", "rival", "teacher")
 MAX_HOPS = 3
 QUESTION_SIZES: Mapping[Split, int] = {"train": 3000, "val": 120, "test": 400}
@@ -56,7 +56,7 @@ def query_of(relation: str, person: str) -> str:
     return f"the {relation} of {person}"
 
 
-def passage_of(relation: str, person: str, other: str) -> str:
+def fact_passage(relation: str, person: str, other: str) -> str:
     """Return the passage that states one fact: the person as its title, then a sentence.
 
     ``Bakset\\nthe boss of Bakset is Domlor .`` By its title a bag of words tells whose boss it is.
@@ -130,7 +130,7 @@ class SyntheticWorld:
         facts = [
             Passage(
                 id=_passage_id(relation, person),
-                contents=passage_of(relation, self.aliases.get(person, person), other),
+                contents=fact_passage(relation, self.aliases.get(person, person), other),
             )
             for (relation, person), other in self.facts.items()
         ]
@@ -166,7 +166,7 @@ class SyntheticWorld:
             ValueError: an unknown split, hops out of range, or more questions than there are.
         """
         if split not in self.people:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+            raise ValueError(f"split must be one of {', '.join(WORLD_SPLITS)}, got {split!r}")
         shares = {hops: 1.0} if isinstance(hops, int) else dict(hops)
         _check_shares(shares)
         rng = random.Random(f"questions {self.seed} {split} {seed}")
@@ -191,22 +191,22 @@ class SyntheticWorld:
         weights; ``world.json``, written last, says what the folder holds.
         """
         target = Path(folder)
-        passport = self.passport(sizes, hops)
+        manifest = self.manifest(sizes, hops)
         if (target / "world.json").is_file():
-            if json.loads((target / "world.json").read_text(encoding="utf-8")) == passport:
+            if json.loads((target / "world.json").read_text(encoding="utf-8")) == manifest:
                 return target
             (target / "world.json").unlink()
         target.mkdir(parents=True, exist_ok=True)
         corpus = ({"id": p.id, "contents": p.contents} for p in self.passages)
         _write_jsonl(target / "corpus.jsonl", corpus)
-        for split in SPLITS:
+        for split in WORLD_SPLITS:
             rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
             _write_jsonl(target / f"{split}.jsonl", rows)
         _index(target / "corpus.jsonl", target / "index", _sketch_dim(self))
-        (target / "world.json").write_text(json.dumps(passport, indent=2), encoding="utf-8")
+        (target / "world.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         return target
 
-    def passport(
+    def manifest(
         self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
     ) -> dict[str, object]:
         """Return what decides a written folder, as its ``world.json`` says it."""
@@ -215,8 +215,8 @@ class SyntheticWorld:
             "format": _FORMAT,
             "num_people": self.num_people,
             "seed": self.seed,
-            "sizes": {split: sizes[split] for split in SPLITS},
-            "hops": {split: {str(h): s for h, s in hops[split].items()} for split in SPLITS},
+            "sizes": {split: sizes[split] for split in WORLD_SPLITS},
+            "hops": {split: {str(h): s for h, s in hops[split].items()} for split in WORLD_SPLITS},
         }
 
     def _distinct(self, split: Split, hops: int, n: int, rng: random.Random) -> Iterator[Question]:
@@ -277,8 +277,8 @@ def _deal(names: list[str], rng: random.Random) -> dict[Split, list[str]]:
     shuffled = rng.sample(names, len(names))
     people: dict[Split, list[str]] = {}
     start = 0
-    for split in SPLITS:
-        stop = start + int(_SHARES[split] * len(names)) if split != SPLITS[-1] else len(names)
+    for split in WORLD_SPLITS:
+        stop = start + int(_SHARES[split] * len(names)) if split != WORLD_SPLITS[-1] else len(names)
         people[split] = shuffled[start:stop]
         start = stop
     return people

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from research_rl.agents.methods.generators import Generation, Generator, ModelInput
-from research_rl.agents.methods.research import Agent, Prediction, Step
+from research_rl.agents.methods.research import Agent, Message, Prediction
 from research_rl.agents.types import ModelUnavailable, SamplingParams
 from research_rl.envs.types import Passage, Question, Retriever
 from research_rl.trainers.evaluate.measures.rows import Cell, Row, row_of
@@ -103,9 +103,9 @@ def predicted(question: Question, text: str, found: tuple[Passage, ...] = ()) ->
         question,
         text,
         steps=(
-            Step("model", f"<think> hm </think> <search> {question.text} </search>"),
-            Step("environment", f" <result>\n{text}\n</result>"),
-            Step("model", f"<answer> \\boxed{{{text}}} </answer>"),
+            Message("model", f"<think> hm </think> <search> {question.text} </search>"),
+            Message("environment", f" <result>\n{text}\n</result>"),
+            Message("model", f"<answer> \\boxed{{{text}}} </answer>"),
         ),
         queries=(question.text,),
         passages=(found or (Passage("p1", "House\nbody"),),),

@@ -174,12 +174,12 @@ def test_training_on_a_server_is_training_in_process(
 ) -> None:
     pytest.importorskip("fastapi")
     from research_rl.agents.web.app import BackgroundRolloutServer
-    from research_rl.agents.web.desk import Desk
     from research_rl.agents.web.engine import ServerEngine
+    from research_rl.agents.web.request_queue import RequestQueue
 
     here, expected = run(tmp_path / "here", policy, 3, updates=updates)
-    desk = Desk(LMPolicy.from_config(PolicyConfig(str(policy))), "tiny")
-    with BackgroundRolloutServer(desk) as server:
+    queue = RequestQueue(LMPolicy.from_config(PolicyConfig(str(policy))), "tiny")
+    with BackgroundRolloutServer(queue) as server:
 
         def engine(own: LMPolicy) -> ServerEngine:
             return ServerEngine(own, server.url, "tiny", folder=str(tmp_path / "weights"))

@@ -115,8 +115,8 @@ SERVER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from doubles.fake_retrieval import FakeRetriever
-from research_rl.envs.retrieval.web.server import serve
-serve(FakeRetriever(delay=float(sys.argv[3])), port=int(sys.argv[2]))
+from research_rl.envs.retrieval.web.server import serve_search
+serve_search(FakeRetriever(delay=float(sys.argv[3])), port=int(sys.argv[2]))
 """
 
 

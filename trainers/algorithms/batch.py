@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from research_rl.agents import Rollout
 
 
-def identity(value: Tensor) -> Tensor:
+def mean_of_one_rank(value: Tensor) -> Tensor:
     """Return the value: the mean over the ranks of a single process."""
     return value
 
@@ -157,7 +157,7 @@ class Batch:
         """Return the batch on a device."""
         return self._map(lambda value: value.to(device))
 
-    def count(self, mean: Callable[[Tensor], Tensor] = identity) -> None:
+    def count(self, mean: Callable[[Tensor], Tensor] = mean_of_one_rank) -> None:
         """Count loss tokens and rows: what the loss of this optimizer step is divided by.
 
         Args:

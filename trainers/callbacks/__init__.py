@@ -9,14 +9,14 @@ from __future__ import annotations
 from research_rl.trainers.callbacks.base import RunCallback, cosmetic, rollouts_of, run_folder
 from research_rl.trainers.callbacks.curve import LearningCurve
 from research_rl.trainers.callbacks.export_policy import ExportPolicy
-from research_rl.trainers.callbacks.plots import DPI, Metrics, health_picture
+from research_rl.trainers.callbacks.plots import DPI, Curves, health_picture
 from research_rl.trainers.callbacks.rollout_log import RolloutLog
 
 __all__ = [
     "DPI",
+    "Curves",
     "ExportPolicy",
     "LearningCurve",
-    "Metrics",
     "RolloutLog",
     "RunCallback",
     "cosmetic",

@@ -85,10 +85,10 @@ class Curve(NamedTuple):
     values: list[float]
 
 
-Metrics = dict[str, Curve]
+Curves = dict[str, Curve]
 
 
-def read_metrics(path: str | Path) -> Metrics:
+def read_metrics(path: str | Path) -> Curves:
     """Read the ``metrics.csv`` of Lightning's CSVLogger: one row an event, blank where silent.
 
     Cells that are empty or not a finite number are left out; of two values of a step the later
@@ -177,7 +177,7 @@ def health_picture(metrics_csv: str | Path, out_png: str | Path) -> Path:
     return _save(figure, Path(out_png))
 
 
-def _acted(run: Metrics) -> list[int]:
+def _acted(run: Curves) -> list[int]:
     """Return the steps at which the number of the guard's actions rose."""
     steps, counts = run.get("guard/actions", Curve([], []))
     return [
@@ -185,7 +185,7 @@ def _acted(run: Metrics) -> list[int]:
     ]
 
 
-def _caption(runs: Sequence[Metrics]) -> str:
+def _caption(runs: Sequence[Curves]) -> str:
     kinds = ["dots: validation, thin: training"]
     if len(runs) > 1:
         kinds = [f"dots: validation, mean of {len(runs)} seeds, thin: each seed"]
@@ -194,12 +194,12 @@ def _caption(runs: Sequence[Metrics]) -> str:
     return "; ".join(kinds)
 
 
-def _hops(runs: Iterable[Metrics]) -> list[int]:
+def _hops(runs: Iterable[Curves]) -> list[int]:
     found = (match for run in runs for key in run if (match := _HOP_KEY.fullmatch(key)))
     return sorted({int(match[1]) for match in found})
 
 
-def _draw_by_hop(axes: Axes, runs: Sequence[Metrics], metric: str, title: str) -> None:
+def _draw_by_hop(axes: Axes, runs: Sequence[Curves], metric: str, title: str) -> None:
     """Draw a metric for each number of hops; without hops, for all questions together."""
     axes.set_title(title)
     hops = _hops(runs)
@@ -212,7 +212,7 @@ def _draw_by_hop(axes: Axes, runs: Sequence[Metrics], metric: str, title: str) -
         _draw(axes, runs, metric, _HOP_COLOURS[0], "all questions")
 
 
-def _draw(axes: Axes, runs: Sequence[Metrics], metric: str, colour: str, label: str) -> None:
+def _draw(axes: Axes, runs: Sequence[Curves], metric: str, colour: str, label: str) -> None:
     """Draw training faintly and validation, or the seeds' validation and its mean, clearly."""
     seeds = [run[f"val/{metric}"] for run in runs if f"val/{metric}" in run]
     several = len(runs) > 1
@@ -237,7 +237,7 @@ def _mean(curves: Sequence[Curve]) -> Curve:
     return Curve(steps, [sum(p[s] for p in points) / len(points) for s in steps])
 
 
-def _draw_reward(axes: Axes, runs: Sequence[Metrics]) -> None:
+def _draw_reward(axes: Axes, runs: Sequence[Curves]) -> None:
     axes.set_title("reward and format")
     _draw(axes, runs, "format", "#b0b6bc", "format right")
     _draw(axes, runs, "reward", _ALL_COLOUR, "reward")

@@ -41,7 +41,7 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
     checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
     run = checkpoint.parent.parent
     policy = LMPolicy.from_config(policy_config(config or _config_of(checkpoint), run))
-    load_policy(policy, checkpoint)
+    load_weights(policy, checkpoint)
     save_policy(policy, out)
 
 
@@ -126,7 +126,7 @@ def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
     return PolicyConfig(**section, lora=LoraConfig(**lora) if lora else None)
 
 
-def load_policy(policy: LMPolicy, checkpoint: Path) -> None:
+def load_weights(policy: LMPolicy, checkpoint: Path) -> None:
     """Put the checkpoint's weights in; one with a LoRA adapter may hold the adapter alone.
 
     Raises:

@@ -55,6 +55,11 @@ def _options(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _options(inner, f"{name}.{key}" if name else str(key))
+    elif name.endswith("class_path") and str(value).startswith("research_rl."):
+        yield (
+            name,
+            str(value).rpartition(".")[2],
+        )  # a class of ours may have moved; names are unique
     else:
         yield name, value
 

@@ -16,7 +16,7 @@ from research_rl.envs.system import CommandLine
 from research_rl.trainers.settings import UsageError
 
 if TYPE_CHECKING:
-    from research_rl.agents.methods import Agent, Prediction, Step
+    from research_rl.agents.methods import Agent, Message, Prediction
 
 QUICKSTART = Path("runs/quickstart")
 _RESET, _BOLD, _DIM, _BLUE, _GREEN, _RED = (f"\033[{n}m" for n in (0, 1, 2, 34, 32, 31))
@@ -77,7 +77,7 @@ class Screen:
 
 
 @dataclass
-class Settings:
+class Asked:
     """What is asked, once the command line and the run's config are put together."""
 
     index: str
@@ -108,7 +108,7 @@ def main(args: Sequence[str]) -> None:
             _ask(agent, question, screen)
 
 
-def resolve(given: argparse.Namespace) -> Settings:
+def resolve(given: argparse.Namespace) -> Asked:
     """Return the settings that the command line means.
 
     What is not given comes from the run's ``config.yaml``: that of ``--run``, or of a finished
@@ -122,7 +122,7 @@ def resolve(given: argparse.Namespace) -> Settings:
     if run is None and not (given.model or given.server) and _finished(QUICKSTART):
         run = QUICKSTART
     told = {} if run is None else from_run(run)
-    named = {name: getattr(given, name) for name in Settings.__dataclass_fields__}
+    named = {name: getattr(given, name) for name in Asked.__dataclass_fields__}
     told |= {name: value for name, value in named.items() if value is not None}
     if given.server:
         told["model"] = given.model
@@ -138,7 +138,7 @@ def resolve(given: argparse.Namespace) -> Settings:
             "an index must be named with --index DIR or URL; make one with "
             "research index build --corpus FILE --out DIR"
         )
-    return Settings(**told)
+    return Asked(**told)
 
 
 def from_run(run: Path) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def from_run(run: Path) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def make_agent(settings: Settings, on_text: Callable[[str, str], None]) -> Agent:
+def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
     """Return the agent that answers as it is set up and tells what it writes as it comes."""
     import gymnasium as gym
 
@@ -200,9 +200,7 @@ def make_agent(settings: Settings, on_text: Callable[[str, str], None]) -> Agent
     return ReSearchAgent(policy, StreamingEngine(policy, on_text), env, params, settings.seed)
 
 
-def _served(
-    settings: Settings, env: Any, params: Any, on_text: Callable[[str, str], None]
-) -> Agent:
+def _served(settings: Asked, env: Any, params: Any, on_text: Callable[[str, str], None]) -> Agent:
     """The agent whose model is behind HTTP; it tells turn by turn."""
     from research_rl.agents.methods import OpenAIGenerator, ServedReSearchAgent
 
@@ -214,7 +212,7 @@ def _served(
         settings.server, settings.model, api=api, tokenizer=settings.tokenizer
     )
 
-    def tell(question: Question, step: Step) -> None:
+    def tell(question: Question, step: Message) -> None:
         on_text(step.role, step.text)
 
     return ServedReSearchAgent(generator, env, params, settings.seed, tell)

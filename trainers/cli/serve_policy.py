@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     """
     args = _parser().parse_args(argv)
     try:
-        from research_rl.agents.web import Desk, serve
+        from research_rl.agents.web import RequestQueue, serve_sampling
     except ModuleNotFoundError as error:
         raise ImportError(
             f"serving a policy needs {error.name}; run: pip install -e '.[serve]'"
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     name = args.served_model_name or args.model
     host, port = bound.getsockname()[:2]
     print(f"serving {name} on http://{host}:{port}", flush=True)
-    serve(Desk(policy, name, args.max_slots), bound, key)
+    serve_sampling(RequestQueue(policy, name, args.max_slots), bound, key)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,8 +11,8 @@ import torch
 
 from research_rl.agents.engines import CachedEngine
 from research_rl.agents.methods import Agent, LocalGenerator
-from research_rl.agents.policy import Dtype, LMPolicy, PolicyConfig
-from research_rl.trainers.checkpoint import find_checkpoint, load_policy, policy_config
+from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
+from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
 from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
 from research_rl.trainers.evaluate.sources import Source
 
@@ -30,7 +30,7 @@ def run_checkpoint(config: ModelConfig) -> Path:
     return find_checkpoint(config.checkpoint, Path(config.run) / "checkpoints")
 
 
-def identity(config: ModelConfig) -> dict[str, Any]:
+def model_identity(config: ModelConfig) -> dict[str, Any]:
     """Return what tells one model from another, for the settings of its rows.
 
     Weights on disk are known by their files' sizes and times; how they are run (device,
@@ -88,7 +88,7 @@ class LoadedModel:
         return method.agent(**{**chosen, **method.init_args})
 
 
-def missing(method: Method, config: ModelConfig, source: Source) -> str | None:
+def what_is_missing(method: Method, config: ModelConfig, source: Source) -> str | None:
     """Say what a method needs that the model or the data set does not have, None if nothing."""
     parameters = inspect.signature(method.agent).parameters
     needed = {
@@ -110,12 +110,12 @@ def _policy(config: ModelConfig) -> LMPolicy:
     if config.run is not None:
         checkpoint, run = run_checkpoint(config), Path(config.run)
         policy = LMPolicy.from_config(policy_config(run / "config.yaml", run))
-        load_policy(policy, checkpoint)
+        load_weights(policy, checkpoint)
     else:
         policy = LMPolicy.from_config(
             PolicyConfig(
                 str(config.model),
-                dtype=cast(Dtype, config.dtype),
+                dtype=cast(WeightDtype, config.dtype),
                 attn_implementation=config.attn_implementation,
             )
         )

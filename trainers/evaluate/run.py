@@ -18,12 +18,12 @@ from research_rl.envs import Question
 from research_rl.envs.system import alone_in, clear_partial, progress_bar
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
 from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_of
-from research_rl.trainers.evaluate.models import LoadedModel, identity, missing
-from research_rl.trainers.evaluate.settings import Settings
+from research_rl.trainers.evaluate.models import LoadedModel, model_identity, what_is_missing
+from research_rl.trainers.evaluate.settings import EvaluationSettings
 from research_rl.trainers.evaluate.sources import Source
 
 log = logging.getLogger(__name__)
-ROWS = "rows.jsonl"
+EVALUATION_ROWS = "rows.jsonl"
 
 
 class Evaluation:
@@ -118,8 +118,8 @@ class Evaluation:
         return self.wanted()
 
     def _read(self) -> None:
-        self.rows = RowFile(self.out / ROWS)
-        self._settings = Settings(self.out)
+        self.rows = RowFile(self.out / EVALUATION_ROWS)
+        self._settings = EvaluationSettings(self.out)
         known = {Cell(key.dataset, key.model, key.method) for key in self.rows.rows}
         for cell, settings in self._now.items():
             if cell in known:  # settings without rows bind nobody
@@ -181,7 +181,7 @@ class Evaluation:
         return {
             "questions": source.content,
             "searched": (source.takes_shared and self._described.get("index")) or source.place,
-            "model": self._described.get(f"models.{cell.model}") or identity(model),
+            "model": self._described.get(f"models.{cell.model}") or model_identity(model),
             "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
             "init_args": _plain(method.init_args),
             "shared": shared_settings(config),
@@ -190,7 +190,7 @@ class Evaluation:
     def _check_needs(self) -> None:
         for cell in self.cells:
             method, model = self.methods[cell.method], self.config.models[cell.model]
-            lack = missing(method, model, self.sources[cell.dataset])
+            lack = what_is_missing(method, model, self.sources[cell.dataset])
             if lack is not None:
                 raise ValueError(f"{cell} needs {lack}")
 

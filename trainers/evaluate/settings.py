@@ -13,7 +13,7 @@ from research_rl.trainers.evaluate.measures import Cell
 FILE = "settings.json"
 
 
-class Settings:
+class EvaluationSettings:
     """The settings behind each cell of the grid that has rows, as a file of JSON.
 
     Args:
@@ -45,7 +45,7 @@ class Settings:
         now = json.loads(json.dumps(settings))
         if known is None or known == now:
             return
-        changes = list(differences(known, now))
+        changes = list(setting_differences(known, now))
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
         raise ValueError(
             f"{self.path.parent} holds rows of {cell} made with other settings: {shown}; "
@@ -58,12 +58,12 @@ class Settings:
         write_whole(self.path, json.dumps({"cells": self._cells}, indent=1))
 
 
-def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+def setting_differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     """Yield ``sampling.temperature was 0.0, is 1.0`` for each value that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             inner = f"{where}.{key}" if where else str(key)
-            yield from differences(old.get(key), new.get(key), inner)
+            yield from setting_differences(old.get(key), new.get(key), inner)
     elif old != new:
         yield f"{where} was {json.dumps(old)}, is {json.dumps(new)}"
 

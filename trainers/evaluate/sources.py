@@ -12,7 +12,7 @@ from research_rl.envs.questions import QuestionError, read_questions
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
 from research_rl.envs.retrieval.index import load_retriever, read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever
-from research_rl.envs.synthetic import SPLITS, Split, SyntheticWorld
+from research_rl.envs.synthetic import WORLD_SPLITS, Split, SyntheticWorld
 from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
 
 _SUPPORT = ("gold_ids", "supporting_titles")
@@ -59,7 +59,7 @@ class Source:
 
     @property
     def place(self) -> Any:
-        """What is searched: an index as its passport has it, the world, or a retriever's class.
+        """What is searched: an index as its manifest has it, the world, or a retriever's class.
 
         An index that has moved is the same one; an index of another corpus in the same folder is
         another.
@@ -93,7 +93,7 @@ class Source:
 
 def world_questions(config: WorldQuestions) -> tuple[SyntheticWorld, list[Question]]:
     """Return the world and the questions that a configuration asks for."""
-    one_of("world.split", config.split, SPLITS)
+    one_of("world.split", config.split, WORLD_SPLITS)
     world = SyntheticWorld(config.num_people, config.seed, config.alias_share)
     hops = {int(kind): float(share) for kind, share in config.hops.items()}
     split = cast(Split, config.split)
@@ -112,10 +112,10 @@ def _facts_of(world: SyntheticWorld) -> str:
     return "the world's facts" + (aliases if world.alias_share else "")
 
 
-def _contents_of(passport: Mapping[str, Any]) -> dict[str, Any]:
-    """What a passport says of an index, without where and by which versions it was made."""
-    kept = {key: value for key, value in passport.items() if key not in ("corpus", "versions")}
-    corpus = passport["corpus"]
+def _contents_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of an index, without where and by which versions it was made."""
+    kept = {key: value for key, value in manifest.items() if key not in ("corpus", "versions")}
+    corpus = manifest["corpus"]
     return kept | {"corpus": {"sha256": corpus["sha256"], "count": corpus["count"]}}
 
 

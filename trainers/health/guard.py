@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-from research_rl.trainers.callbacks import Metrics, RunCallback, run_folder
+from research_rl.trainers.callbacks import Curves, RunCallback, run_folder
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
 
@@ -294,7 +294,9 @@ class CollapseGuard(RunCallback):
         self._snapshots.load(state_dict["snapshots"])
 
 
-def replay(metrics: Metrics, guard: CollapseGuard | None = None) -> list[tuple[int, list[str]]]:
+def would_have_warned(
+    metrics: Curves, guard: CollapseGuard | None = None
+) -> list[tuple[int, list[str]]]:
     """Return when a guard that only warns would have warned in a run, and of what.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from research_rl.envs.retrieval.index import duration, size
 from research_rl.trainers.plan.memory import Memory, Remedy, memory_of, remedies
-from research_rl.trainers.plan.seconds import DEVICES, Device, seconds_of
+from research_rl.trainers.plan.seconds import DEVICES, Device, phase_seconds
 from research_rl.trainers.plan.sizes import Sizes
 
 _SPARE = {"cpu": 0.0, "gpu": 0.08}
@@ -49,7 +49,7 @@ def make_plan(sizes: Sizes, device: Device) -> Plan:
     room = int(device.memory * (1 - _SPARE["cpu" if on_cpu else "gpu"]))
     memory = memory_of(sizes, on_cpu)
     found = remedies(sizes, room, on_cpu) if memory.peak > room else []
-    return Plan(sizes, device, room, memory, seconds_of(sizes, device), found)
+    return Plan(sizes, device, room, memory, phase_seconds(sizes, device), found)
 
 
 def as_json(plan: Plan) -> str:

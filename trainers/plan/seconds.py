@@ -57,7 +57,7 @@ def this_cpu(memory: int) -> Device:
     return Device("cpu", memory, flops, bandwidth)
 
 
-def seconds_of(sizes: Sizes, device: Device) -> dict[str, float]:
+def phase_seconds(sizes: Sizes, device: Device) -> dict[str, float]:
     """Return the seconds of each phase of one iteration on one rank, searches not counted."""
     rollouts, context = sizes.rollouts, sizes.prompt + sizes.mean_response / 2
     prompts = max(1, rollouts // sizes.group) * sizes.prompt

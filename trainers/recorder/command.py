@@ -85,7 +85,7 @@ def compare_runs(
         raise ValueError(f"the runs must share an iteration, got none in {other.folder}")
     for iteration in common:
         a, b = mine.read(iteration), other.read(iteration)
-        found = list(differences(_chosen(a, question), _chosen(b, question)))
+        found = list(rollout_differences(_chosen(a, question), _chosen(b, question)))
         if len(a.records) != len(b.records):
             print(f"iteration {iteration}: {len(a.records)} rollouts and {len(b.records)}")
         if found or len(a.records) != len(b.records):
@@ -120,13 +120,13 @@ def replay(
         if not chosen:
             continue
         total += len(chosen)
-        found = list(differences(chosen, played_again(chosen, rows)))
+        found = list(rollout_differences(chosen, played_again(chosen, rows)))
         same &= not _report(iteration, "played again", found, len(chosen))
         checkpoint = weights_of(run, flight.weights)
         if checkpoint is not None or flight.weights == 0:
             sampled.append(iteration)
             again = sampled_again(chosen, settings, env, checkpoint)
-            found = list(differences(chosen, again))
+            found = list(rollout_differences(chosen, again))
             same &= not _report(iteration, "sampled again", found, len(chosen))
     if not total:
         raise ValueError(f"no recorded rollout answers the question {question!r}")
@@ -157,7 +157,7 @@ def _chosen(flight: Flight, question: str | None) -> Numbered:
     return [(i, r) for i, r in rows if question is None or r.question["id"] == question]
 
 
-def differences(mine: Numbered, other: Numbered) -> Iterator[Difference]:
+def rollout_differences(mine: Numbered, other: Numbered) -> Iterator[Difference]:
     """Yield the first difference of each rollout that two lists do not share."""
     for (number, a), (_, b) in zip(mine, other, strict=False):
         found = _difference(a, b)

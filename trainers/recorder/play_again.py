@@ -14,7 +14,7 @@ from research_rl.agents import Engine, SamplingParams, collect_rollouts
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Question, ReSearchVectorEnv
 from research_rl.envs.protocols import Search, parse_action
-from research_rl.trainers.checkpoint import iteration_of, load_policy, policy_config, why_torn
+from research_rl.trainers.checkpoint import iteration_of, load_weights, policy_config, why_torn
 from research_rl.trainers.recorder.records import Numbered, Record, record_of
 from research_rl.trainers.settings import EnvConfig
 
@@ -120,7 +120,7 @@ def sampled_again(
     """
     policy = LMPolicy.from_config(settings.policy)
     if checkpoint is not None:
-        load_policy(policy, checkpoint)
+        load_weights(policy, checkpoint)
     questions = [Question(**_question(record)) for _, record in chosen]
     seeds = [record.seed for _, record in chosen]
     if any(seed is None for seed in seeds):

@@ -13,7 +13,7 @@ from typing import Any
 from research_rl.agents import Rollout
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
-ROWS = "rollouts.jsonl"
+ROLLOUT_ROWS = "rollouts.jsonl"
 _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 _STYLE = """
@@ -40,7 +40,7 @@ class RolloutFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._means = _means(folder / ROWS)
+        self._means = _means(folder / ROLLOUT_ROWS)
 
     @property
     def index(self) -> Path:
@@ -59,14 +59,14 @@ class RolloutFiles:
             if half_written or (match and not _is_past(match[1], int(match[2]), step)):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
-        self._means = _means(self.folder / ROWS)
+        self._means = _means(self.folder / ROLLOUT_ROWS)
 
     def forget(self, split: str, step: int) -> None:
         """Remove the rows of a validation or test that is made once more."""
         self._keep(lambda *row: row != (split, step))
 
     def _keep(self, wanted: Callable[[str, int], bool]) -> None:
-        rows = self.folder / ROWS
+        rows = self.folder / ROLLOUT_ROWS
         if rows.is_file():
             lines = rows.read_text("utf-8").splitlines()
             _replace(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
@@ -104,7 +104,7 @@ class RolloutFiles:
             {"split": split, "step": step, **rollout_row(rollout, advantage)}
             for rollout, advantage in zip(some, each, strict=True)
         ]
-        with (self.folder / ROWS).open("a", encoding="utf-8") as file:
+        with (self.folder / ROLLOUT_ROWS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         if rows:
             self._means[split, step] = _mean(rows)
@@ -172,7 +172,8 @@ def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
         f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n"
         "<p>Each page shows rollouts token by token, with rewards and searches. A step is the "
         "number of iterations that the policy had learned from; the newest stands first. Means "
-        f'are over the rollouts shown. The same as rows of JSON: <a href="{ROWS}">{ROWS}</a>'
+        "are over the rollouts shown. The same as rows of JSON: "
+        f'<a href="{ROLLOUT_ROWS}">{ROLLOUT_ROWS}</a>'
         f".</p>\n<table>\n<tr><th>step</th>{heads}</tr>\n{body}\n</table>\n</html>\n"
     )
 

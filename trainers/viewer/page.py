@@ -15,7 +15,7 @@ from research_rl.envs import Question
 from research_rl.envs.protocols import Search, parse_action
 
 Kind = Literal["think", "search", "result", "answer", "text"]
-Verdict = Literal["right", "wrong", "format"]
+_Verdict = Literal["right", "wrong", "format"]
 
 
 class Part(NamedTuple):
@@ -70,7 +70,7 @@ def rollout_parts(rollout: Rollout) -> list[Part]:
     return parts
 
 
-def verdict(rollout: Rollout) -> Verdict:
+def verdict(rollout: Rollout) -> _Verdict:
     """Sort a rollout: ``format`` if its form is wrong, else whether it is an exact match."""
     if rollout.reward.format_error is not None:
         return "format"

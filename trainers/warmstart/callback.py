@@ -34,7 +34,7 @@ from research_rl.trainers.checkpoint import readable, removed_on_failure, sigter
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 REPORT = "warmstart.json"
 _FORMAT = 1  # of what the settings mean; a change makes old folders be made anew
@@ -121,7 +121,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     if is_warm_started(target, config):
         return target
     if (target / REPORT).is_file():
-        logger.warning("%s was made with other settings; the warm start is done anew", target)
+        log.warning("%s was made with other settings; the warm start is done anew", target)
     started = time.perf_counter()
     world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
     tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])

@@ -17,7 +17,7 @@ from research_rl.envs.synthetic import (
     MAX_HOPS,
     RELATIONS,
     alias_passage_of,
-    passage_of,
+    fact_passage,
     query_of,
     question_of,
 )
@@ -163,7 +163,7 @@ def _search(episode: Episode, world: _ThrowAwayWorld, relation: str, person: str
     """Play one search and return the person, or the alias, that it finds."""
     alias = world.alias(person)
     other = alias or world.fact(relation, person)
-    found = alias_passage_of(person, alias) if alias else passage_of(relation, person, other)
+    found = alias_passage_of(person, alias) if alias else fact_passage(relation, person, other)
     query = episode.begin(_SEARCH.format(query_of(relation, person)))
     assert query is not None
     episode.finish([Passage("", found)])

@@ -44,7 +44,7 @@ class Encoder(ABC):
         """Return a digest of weights that the name does not tell apart, None if it does."""
         return None
 
-    def passport(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         """Return what an index says of its encoder: name, settings and perhaps its weights."""
         known: dict[str, Any] = {"name": self.name, "settings": self.settings()}
         weights = self.fingerprint()

@@ -14,23 +14,28 @@ from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     bar,
     check_unchanged,
-    identity,
+    file_identity,
     move_into_place,
     open_corpus,
     workplace,
 )
-from research_rl.envs.retrieval.index.open import read_vectors
-from research_rl.envs.retrieval.index.passport import (
-    FORMAT,
+from research_rl.envs.retrieval.index.manifest import (
+    INDEX_FORMAT,
     MANIFEST,
     IndexFolderError,
     check_target,
-    corpus_passport,
+    corpus_manifest,
     near_path,
     versions,
     write_json,
 )
-from research_rl.envs.retrieval.vectors import import_faiss, is_inner, knob_of, set_knob
+from research_rl.envs.retrieval.index.open import read_vectors
+from research_rl.envs.retrieval.vectors import (
+    import_faiss,
+    is_inner,
+    search_width_of,
+    set_search_width,
+)
 
 log = logging.getLogger(__name__)
 _CHECKED = 32
@@ -49,7 +54,7 @@ def adopt_index(
     report: Callable[[str], object] = log.warning,
     **options: Any,
 ) -> Path:
-    """Write a passport for an existing FAISS index and its corpus, and return its folder.
+    """Write a manifest for an existing FAISS index and its corpus, and return its folder.
 
     The i-th vector is that of the i-th passage, as FlashRAG and Search-R1 build them. Both files
     stay where they are. Some passages are encoded again and compared with the vectors in the index,
@@ -81,17 +86,17 @@ def adopt_index(
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
-    before = identity(source)
-    with workplace(target, {"adopt": identity(file), "corpus": before}) as folder:
+    before = file_identity(source)
+    with workplace(target, {"adopt": file_identity(file), "corpus": before}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         _check_shape(index, file, passages, made)
         report(_compare(index, passages, made))
-        passport = {
-            "format": FORMAT,
+        manifest = {
+            "format": INDEX_FORMAT,
             "kind": "dense",
-            "corpus": corpus_passport(source, target, len(passages), sha256),
-            "encoder": made.passport(),
+            "corpus": corpus_manifest(source, target, len(passages), sha256),
+            "encoder": made.manifest(),
             "index": {
                 "type": type(index).__name__.removeprefix("Index"),
                 "metric": "ip" if is_inner(index) else "l2",
@@ -102,7 +107,7 @@ def adopt_index(
             "versions": versions(),
         }
         check_unchanged(source, before)
-        write_json(folder / MANIFEST, passport)
+        write_json(folder / MANIFEST, manifest)
         move_into_place(folder, target)
     return target
 
@@ -123,14 +128,17 @@ def _width(index: Any, given: dict[str, int | None]) -> dict[str, int]:
     Raises:
         ValueError: it is given for another kind of index.
     """
-    knob = knob_of(index)
+    search_width = search_width_of(index)
     for name, kind in (("nprobe", "IVF"), ("efSearch", "HNSW")):
-        if given[name] is not None and name != knob:
+        if given[name] is not None and name != search_width:
             raise ValueError(
-                f"{name} must go with an {kind} index, and this one has {knob or 'nothing to set'}"
+                f"{name} must go with an {kind} index, and this one has "
+                f"{search_width or 'nothing to set'}"
             )
-    value = given[knob] if knob else None
-    return {} if knob is None or value is None else {knob: set_knob(index, value)}
+    value = given[search_width] if search_width else None
+    if search_width is None or value is None:
+        return {}
+    return {search_width: set_search_width(index, value)}
 
 
 def _open(file: Path) -> Any:

@@ -17,8 +17,8 @@ from research_rl.envs.retrieval.index.build_steps import (
     contents_of,
     direct_header,
     encode,
+    file_identity,
     fit_encoder,
-    identity,
     move_into_place,
     open_corpus,
     shard_rows,
@@ -28,19 +28,19 @@ from research_rl.envs.retrieval.index.build_steps import (
 from research_rl.envs.retrieval.index.estimate import (
     check_plan,
     check_words,
+    encoding_seconds,
     estimate_words,
-    seconds_of,
     seconds_to_index,
 )
-from research_rl.envs.retrieval.index.passport import (
+from research_rl.envs.retrieval.index.manifest import (
     BM25,
-    FORMAT,
+    INDEX_FORMAT,
     MANIFEST,
     VECTORS,
     IndexFolderError,
     check_target,
     check_weights,
-    corpus_passport,
+    corpus_manifest,
     known_kind,
     versions,
     write_json,
@@ -51,7 +51,7 @@ from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.search import DEFAULTS, fit_bm25, import_bm25s, save_bm25
 from research_rl.envs.retrieval.vectors import Metric, VectorFile, VectorParts
 
-Report = Callable[[str], object]
+ReportFn = Callable[[str], object]
 
 
 def build_index(
@@ -65,7 +65,7 @@ def build_index(
     progress: bool = False,
     storage: Storage | None = None,
     shard: str | None = None,
-    report: Report | None = None,
+    report: ReportFn | None = None,
     **options: Any,
 ) -> Path:
     """Build an index of a JSONL corpus and return its folder.
@@ -119,7 +119,7 @@ def build_index(
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
     copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
-    how = (copied, progress, report or _silent, identity(source))
+    how = (copied, progress, report or _silent, file_identity(source))
     job = _Job(kind, storage, source, target, made, *how)
     with workplace(target, job.plan(part)) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
@@ -141,7 +141,7 @@ def merge_shards(
     copy_corpus: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-    report: Report | None = None,
+    report: ReportFn | None = None,
 ) -> Path:
     """Put the shards of a build together and return the folder of the index.
 
@@ -169,9 +169,9 @@ def merge_shards(
     check_weights(first, known, made)
     storage.check(made.dim)
     copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
-    how = (copied, progress, report or _silent, identity(source))
+    how = (copied, progress, report or _silent, file_identity(source))
     job = _Job("dense", storage, source, target, made, *how)
-    parts = [identity(file.path) for file in files]
+    parts = [file_identity(file.path) for file in files]
     with workplace(target, {"merge": parts, "corpus": job.before}) as folder:
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
@@ -199,14 +199,14 @@ class _Job:
     encoder: Encoder | None
     copy_corpus: bool
     progress: bool
-    report: Report
+    report: ReportFn
     before: dict[str, Any]
 
     def plan(self, shard: tuple[int, int] | None) -> dict[str, Any]:
         """Everything that decides what vectors are made."""
         return {
             "corpus": self.before,
-            "encoder": self._encoder_passport(),
+            "encoder": self._encoder_manifest(),
             "half": self.storage.fp16,
             "direct": self._is_direct(shard),
             "metric": self.storage.metric,
@@ -249,7 +249,7 @@ class _Job:
         corpus = {"path": str(self.source), "sha256": sha256}
         about = {
             "count": len(passages),
-            "encoder": self._encoder_passport(),
+            "encoder": self._encoder_manifest(),
             "corpus": corpus,
         }
         write_shard(folder, shard, rows, file, about)
@@ -262,21 +262,21 @@ class _Job:
         parts: VectorParts,
         written: VectorFile | None,
     ) -> dict[str, Any]:
-        """Make the FAISS file of all vectors, unless it is written, and return its passport."""
+        """Make the FAISS file of all vectors, unless it is written, and return its manifest."""
         factory = self.storage.factory(len(passages), encoder.dim)
         metric, limit = self.storage.metric, self.storage.limit
         if written is None:
             with bar("indexing", len(passages), " passages", self.progress) as advance:
                 store(parts, folder / VECTORS, factory, metric, limit, advance)
         index = {"type": factory, "metric": metric, "dimension": encoder.dim}
-        kept = {"encoder": self._encoder_passport(), "index": index}
+        kept = {"encoder": self._encoder_manifest(), "index": index}
         if factory != "Flat":
             sample = make_sample(passages, parts, encoder, metric)
             passages.forget()
-            knob, recall = judge(folder, sample, self.storage.width, self.storage.recall)
-            index |= knob
+            search_width, recall = judge(folder, sample, self.storage.width, self.storage.recall)
+            index |= search_width
             kept["recall"] = recall
-            how = "".join(f" with {name} {value}" for name, value in knob.items())
+            how = "".join(f" with {name} {value}" for name, value in search_width.items())
             self.report(
                 f"recall@{recall['k']} {recall['recall']:.3f}{how}, against exact search for "
                 f"{recall['queries']} sampled queries"
@@ -284,7 +284,7 @@ class _Job:
         return kept
 
     def finish(self, folder: Path, count: int, sha256: str, kept: dict[str, Any]) -> None:
-        """Write the passport, and the copy of the corpus if that is wanted."""
+        """Write the manifest, and the copy of the corpus if that is wanted."""
         where = self.source
         if self.copy_corpus:
             where = folder / "corpus.jsonl"
@@ -292,12 +292,12 @@ class _Job:
         check_unchanged(self.source, self.before)
         (folder / RAW).unlink(missing_ok=True)
         target = folder if self.copy_corpus else self.target
-        passport = {
-            "format": FORMAT,
+        manifest = {
+            "format": INDEX_FORMAT,
             "kind": self.kind,
-            "corpus": corpus_passport(where, target, count, sha256),
+            "corpus": corpus_manifest(where, target, count, sha256),
         }
-        write_json(folder / MANIFEST, passport | kept | {"versions": versions()})
+        write_json(folder / MANIFEST, manifest | kept | {"versions": versions()})
 
     def _make_dense(self, folder: Path, passages: Corpus, encoder: Encoder) -> dict[str, Any]:
         count = len(passages)
@@ -324,7 +324,7 @@ class _Job:
         """Report what the build will take, and refuse it if that is too much memory."""
         count, dim, seconds = len(passages), encoder.dim, None
         if self.report is not _silent:
-            seconds = seconds_of(encoder, passages, rows)
+            seconds = encoding_seconds(encoder, passages, rows)
             seconds += seconds_to_index(storage.factory(count, dim), storage.metric, count, dim)
         plan = storage.estimate(rows, count, dim, seconds)
         if rows < count:  # a shard
@@ -337,8 +337,8 @@ class _Job:
         flat = self.storage.index_type.lower() == "flat" and not self.storage.fp16
         return flat and shard is None
 
-    def _encoder_passport(self) -> dict[str, Any] | None:
-        return None if self.encoder is None else self.encoder.passport()
+    def _encoder_manifest(self) -> dict[str, Any] | None:
+        return None if self.encoder is None else self.encoder.manifest()
 
 
 def _silent(_: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import Encoder
-from research_rl.envs.retrieval.index.passport import OFFSETS, VECTORS, write_json
+from research_rl.envs.retrieval.index.manifest import OFFSETS, VECTORS, write_json
 from research_rl.envs.retrieval.vectors import (
     BLOCK,
     Metric,
@@ -88,7 +88,7 @@ def _read(path: Path) -> Any:
         return None
 
 
-def identity(file: Path) -> dict[str, Any]:
+def file_identity(file: Path) -> dict[str, Any]:
     """Return what tells a file that was changed from the same one, without reading it."""
     stat = file.stat()
     return {"path": str(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -100,7 +100,7 @@ def check_unchanged(file: Path, before: dict[str, Any]) -> None:
     Raises:
         CorpusError: it was; what was made of it is no longer its own.
     """
-    if identity(file) != before:
+    if file_identity(file) != before:
         reason = "was changed while it was indexed; leave it as it is and start the command again"
         raise CorpusError(file, None, reason)
 

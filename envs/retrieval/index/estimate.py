@@ -21,11 +21,11 @@ from research_rl.envs.retrieval.vectors import (
     Metric,
     bytes_per_vector,
     import_faiss,
-    knob_of,
     least_rows,
     new_index,
     product_quantizer,
     sample_rows,
+    search_width_of,
     streamed_header,
     training_rows,
 )
@@ -158,7 +158,7 @@ def check_plan(plan: Estimate, memory: int, fitting: Sequence[str] = ()) -> None
         )
 
 
-def seconds_of(encoder: Encoder, passages: Sequence[Passage], rows: int) -> float:
+def encoding_seconds(encoder: Encoder, passages: Sequence[Passage], rows: int) -> float:
     """Return about how long encoding takes, from a few hundred passages spread over the corpus."""
     places = np.linspace(0, len(passages) - 1, min(len(passages), _PROBE_ROWS)).astype(int)
     texts = [passages[place].contents for place in places.tolist()]
@@ -186,7 +186,7 @@ def seconds_to_index(factory: str, metric: Metric, count: int, dim: int) -> floa
         products += ivf.nlist * (_KMEANS_ROUNDS * training_rows(index, count) + count)
     if pq := product_quantizer(index):
         products += _PQ * pq.ksub * (_PQ_ROUNDS * min(count, 256 * pq.ksub) + count)
-    if knob_of(index) == "efSearch":
+    if search_width_of(index) == "efSearch":
         products += _GRAPH * count * math.log(count) / math.log(1e6)
     return float(per_product * products)
 

@@ -1,6 +1,6 @@
 """Open an index folder, only with what it was made from.
 
-A folder holds ``manifest.json`` (the passport), ``offsets.npy`` (where each passage lies in the
+A folder holds ``manifest.json``, ``offsets.npy`` (where each passage lies in the
 corpus) and, by kind, ``vectors.faiss`` with what the encoder learned, or ``bm25/``, or both.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from research_rl.envs.retrieval.corpus import Corpus
 from research_rl.envs.retrieval.encoders import make_encoder
 from research_rl.envs.retrieval.index.build_steps import remove_replaced
-from research_rl.envs.retrieval.index.passport import (
+from research_rl.envs.retrieval.index.manifest import (
     BM25,
     MANIFEST,
     OFFSETS,
@@ -35,7 +35,7 @@ from research_rl.envs.retrieval.search import (
     RankFusion,
     load_bm25,
 )
-from research_rl.envs.retrieval.vectors import import_faiss, knob_of, set_knob
+from research_rl.envs.retrieval.vectors import import_faiss, search_width_of, set_search_width
 from research_rl.envs.types import Retriever
 
 _CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
@@ -66,8 +66,8 @@ def load_retriever(
             names the field that differs and the command that mends it.
     """
     place = Path(folder).resolve()
-    passport = read_manifest(folder)
-    file = corpus_of(place, passport, corpus)
+    manifest = read_manifest(folder)
+    file = corpus_of(place, manifest, corpus)
     files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
     ages = [(stat.st_mtime_ns, stat.st_size) for stat in files]
     key = (str(place), str(file), mmap, cache_size)
@@ -76,7 +76,7 @@ def load_retriever(
             _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
             remove_replaced(place)
             again = (str(place), None if corpus is None else str(file), mmap, cache_size)
-            _CACHE[key] = ages, _open(place, passport, file, again)
+            _CACHE[key] = ages, _open(place, manifest, file, again)
         return _CACHE[key][1]
 
 
@@ -86,52 +86,52 @@ def forget_retrievers() -> None:
         _CACHE.clear()
 
 
-def _open(folder: Path, passport: dict[str, Any], file: Path, again: tuple[Any, ...]) -> Retriever:
-    check_corpus(folder, passport, file)
-    passages = _open_corpus(folder, passport, file)
+def _open(folder: Path, manifest: dict[str, Any], file: Path, again: tuple[Any, ...]) -> Retriever:
+    check_corpus(folder, manifest, file)
+    passages = _open_corpus(folder, manifest, file)
     source, (mmap, cache_size) = (load_retriever, again), again[2:]
-    kind = passport["kind"]
+    kind = manifest["kind"]
     if kind == "dense":
-        return _open_dense(folder, passport, passages, source, mmap, cache_size)
-    model = _open_bm25(folder, passport, passages)
+        return _open_dense(folder, manifest, passages, source, mmap, cache_size)
+    model = _open_bm25(folder, manifest, passages)
     if kind == "bm25":
         return BM25Retriever(model, passages, source, cache_size)
-    dense = _open_dense(folder, passport, passages, None, mmap, 0)
+    dense = _open_dense(folder, manifest, passages, None, mmap, 0)
     lexical = BM25Retriever(model, passages)
     both = RankFusion([dense, lexical], cache_size=cache_size)
     both.source = source
     return both
 
 
-def _open_corpus(folder: Path, passport: dict[str, Any], file: Path) -> Corpus:
-    count = passport["corpus"]["count"]
+def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
+    count = manifest["corpus"]["count"]
     try:
         offsets = np.load(folder / OFFSETS, mmap_mode="r")
     except (OSError, ValueError) as error:
-        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, file)}"
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, file)}"
         raise IndexFolderError(reason) from error
     if len(offsets) != count:
         raise IndexFolderError(
-            f"index {folder} must hold {count} offsets as its passport says, got {len(offsets)}; "
-            + rebuild(folder, passport, file)
+            f"index {folder} must hold {count} offsets as its manifest says, got {len(offsets)}; "
+            + rebuild(folder, manifest, file)
         )
     return Corpus(file, offsets)
 
 
 def _open_dense(
     folder: Path,
-    passport: dict[str, Any],
+    manifest: dict[str, Any],
     passages: Corpus,
     source: Any,
     mmap: bool | None,
     cache_size: int,
 ) -> DenseRetriever:
-    known = passport["index"]
+    known = manifest["index"]
     path = folder / known.get("file", VECTORS)
     try:
         index = read_vectors(path, mmap)
     except (RuntimeError, OSError) as error:
-        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
         raise IndexFolderError(reason) from error
     for what, found, wanted in (
         ("vectors", index.ntotal, len(passages)),
@@ -139,37 +139,37 @@ def _open_dense(
     ):
         if found != wanted:
             raise IndexFolderError(
-                f"index {folder} must hold {wanted} {what} as its passport says, got {found}; "
-                + rebuild(folder, passport, passages.path)
+                f"index {folder} must hold {wanted} {what} as its manifest says, got {found}; "
+                + rebuild(folder, manifest, passages.path)
             )
-    if (knob := knob_of(index)) and knob in known:
-        set_knob(index, known[knob])
-    name = passport["encoder"]["name"]
+    if (search_width := search_width_of(index)) and search_width in known:
+        set_search_width(index, known[search_width])
+    name = manifest["encoder"]["name"]
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise IndexFolderError(
             f"the encoder of index {folder} is not at {name}; put it back, or name where it lies "
-            f"now and {rebuild(folder, passport, passages.path)}"
+            f"now and {rebuild(folder, manifest, passages.path)}"
         )
-    encoder = make_encoder(name, **passport["encoder"]["settings"])
+    encoder = make_encoder(name, **manifest["encoder"]["settings"])
     try:
         encoder.load(folder)
     except (OSError, ValueError, KeyError) as error:
-        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
         raise IndexFolderError(reason) from error
-    check_weights(folder, passport["encoder"], encoder, rebuild(folder, passport, passages.path))
+    check_weights(folder, manifest["encoder"], encoder, rebuild(folder, manifest, passages.path))
     return DenseRetriever(index, passages, encoder, source, cache_size)
 
 
-def _open_bm25(folder: Path, passport: dict[str, Any], passages: Corpus) -> Any:
+def _open_bm25(folder: Path, manifest: dict[str, Any], passages: Corpus) -> Any:
     try:
         model = load_bm25(folder / BM25)
     except (OSError, ValueError, KeyError) as error:
-        reason = f"index {folder} is broken ({error}); {rebuild(folder, passport, passages.path)}"
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
         raise IndexFolderError(reason) from error
     if model.scores["num_docs"] != len(passages):
         raise IndexFolderError(
-            f"index {folder} must know {len(passages)} passages as its passport says, got "
-            f"{model.scores['num_docs']}; {rebuild(folder, passport, passages.path)}"
+            f"index {folder} must know {len(passages)} passages as its manifest says, got "
+            f"{model.scores['num_docs']}; {rebuild(folder, manifest, passages.path)}"
         )
     return model
 

@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
 from research_rl.envs.retrieval.index.estimate import SAMPLED, K
-from research_rl.envs.retrieval.index.passport import SAMPLE, VECTORS
+from research_rl.envs.retrieval.index.manifest import SAMPLE, VECTORS
 from research_rl.envs.retrieval.vectors import (
     BLOCK,
     Metric,
+    Places,
     VectorParts,
     blas_for,
     import_faiss,
-    knob_of,
-    set_knob,
+    search_width_of,
+    set_search_width,
     widest,
 )
 from research_rl.envs.types import Passage
 
-Places = npt.NDArray[np.int64]
 TARGET = 0.95
 TIED = 64  # neighbours looked at for those as near as the k-th: any of them will do
 _TIE = 1e-5  # relative, as in a search
@@ -149,11 +148,11 @@ def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float
     """
     if not 0 < target <= 1:
         raise ValueError(f"recall must be above 0 and at most 1, got {target}")
-    if knob_of(index) is None:
+    if search_width_of(index) is None:
         raise ValueError("type must be an ivf or hnsw one to be tuned; others search everything")
 
     def reached(value: int) -> float:
-        set_knob(index, value)
+        set_search_width(index, value)
         return sample.recall(index)
 
     low, high, limit = 0, 1, widest(index)
@@ -167,7 +166,7 @@ def tune(index: Any, sample: Sample, target: float = TARGET) -> tuple[int, float
         low, high, recall = (
             (low, middle, at_middle) if at_middle >= target else (middle, high, recall)
         )
-    set_knob(index, high)
+    set_search_width(index, high)
     return high, recall
 
 
@@ -177,22 +176,22 @@ def judge(
     """Measure the recall of the vectors in a folder, after looking for a width if none is given.
 
     Returns:
-        The knob and its value (empty for a type without one), and what the passport says of the
-        recall. The sample is kept in the folder.
+        The name of the search width and its value (empty for a type without one), and what the
+        manifest says of the recall. The sample is kept in the folder.
     """
     index = import_faiss().read_index(str(folder / VECTORS))
     sample.save(folder / SAMPLE)
-    knob = knob_of(index)
-    if knob is None:
-        return {}, recall_passport(sample, sample.recall(index))
+    search_width = search_width_of(index)
+    if search_width is None:
+        return {}, recall_manifest(sample, sample.recall(index))
     if width is None:
         width, recall = tune(index, sample, target)
     else:
-        width = set_knob(index, width)
+        width = set_search_width(index, width)
         recall = sample.recall(index)
-    return {knob: width}, recall_passport(sample, recall)
+    return {search_width: width}, recall_manifest(sample, recall)
 
 
-def recall_passport(sample: Sample, recall: float) -> dict[str, Any]:
-    """Return what a passport says of an index's recall."""
+def recall_manifest(sample: Sample, recall: float) -> dict[str, Any]:
+    """Return what a manifest says of an index's recall."""
     return {"k": sample.k, "recall": round(recall, 4), "queries": len(sample.queries)}

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.envs.retrieval.index.build_steps import RAW
-from research_rl.envs.retrieval.index.passport import FORMAT, SHARD, IndexFolderError, write_json
+from research_rl.envs.retrieval.index.manifest import (
+    INDEX_FORMAT,
+    SHARD,
+    IndexFolderError,
+    write_json,
+)
 from research_rl.envs.retrieval.vectors import VectorFile
 
 _SAME = ("format", "of", "count", "dim", "half", "encoder")
@@ -33,7 +38,7 @@ def write_shard(
     number, of = shard
     place = {"shard": number, "of": of, "rows": [rows.start, rows.stop]}
     kept = {"dim": file.dim, "half": file.dtype.itemsize == 2}
-    write_json(folder / SHARD, {"format": FORMAT} | place | kept | about)
+    write_json(folder / SHARD, {"format": INDEX_FORMAT} | place | kept | about)
 
 
 def read_shards(folders: Sequence[Path]) -> tuple[list[VectorFile], dict[str, Any], Path]:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from research_rl.envs.retrieval.index.estimate import Estimate, estimate, parse_size
 from research_rl.envs.retrieval.index.recall import TARGET
-from research_rl.envs.retrieval.vectors import TYPES, Metric, factory_string, knob_of, new_index
+from research_rl.envs.retrieval.vectors import (
+    TYPES,
+    Metric,
+    factory_string,
+    new_index,
+    search_width_of,
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,12 @@ class Storage:
             ValueError: says what.
         """
         _ = self.limit
-        knob = knob_of(new_index(dim, self.metric, self.factory(10_000, dim)))
+        search_width = search_width_of(new_index(dim, self.metric, self.factory(10_000, dim)))
         for name, given, type_ in (
             ("nprobe", self.nprobe, "ivf"),
             ("efSearch", self.ef_search, "hnsw"),
         ):
-            if given is not None and (given < 1 or knob != name):
+            if given is not None and (given < 1 or search_width != name):
                 raise ValueError(
                     f"{name} must be at least 1 and go with an {type_} type, "
                     f"got {given} for {self.index_type!r}; leave it out"

@@ -9,8 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from research_rl.envs.retrieval.index.estimate import SAMPLED, K
-from research_rl.envs.retrieval.index.open import load_retriever, read_vectors
-from research_rl.envs.retrieval.index.passport import (
+from research_rl.envs.retrieval.index.manifest import (
     MANIFEST,
     SAMPLE,
     VECTORS,
@@ -18,18 +17,24 @@ from research_rl.envs.retrieval.index.passport import (
     read_manifest,
     write_json,
 )
+from research_rl.envs.retrieval.index.open import load_retriever, read_vectors
 from research_rl.envs.retrieval.index.recall import (
     TARGET,
     TIED,
     Sample,
-    recall_passport,
+    recall_manifest,
     rounding,
     sample_queries,
     tune,
     with_ties,
 )
 from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
-from research_rl.envs.retrieval.vectors import blas_for, is_inner, knob_of, search_one_by_one
+from research_rl.envs.retrieval.vectors import (
+    blas_for,
+    is_inner,
+    search_one_by_one,
+    search_width_of,
+)
 
 OWN = "the index's own vectors"
 
@@ -37,7 +42,7 @@ OWN = "the index's own vectors"
 def tune_folder(
     folder: str | Path, target: float = TARGET, corpus: str | Path | None = None
 ) -> dict[str, Any]:
-    """Find the search width of an index folder for a recall, and write it into the passport.
+    """Find the search width of an index folder for a recall, and write it into the manifest.
 
     An index that was built here has a sample of exact results. One that was adopted has none, and
     what it was made from is gone: its own vectors, compressed as they are, are searched one by one
@@ -49,7 +54,7 @@ def tune_folder(
         corpus: where the corpus of an adopted index lies now, if it has moved.
 
     Returns:
-        What the passport then says of the recall: k, recall, queries, and for an adopted index
+        What the manifest then says of the recall: k, recall, queries, and for an adopted index
         ``against``.
 
     Raises:
@@ -57,20 +62,20 @@ def tune_folder(
         ValueError: its type has nothing to tune.
     """
     place = Path(folder)
-    passport = read_manifest(place)
-    if "index" not in passport:
-        raise ValueError(f"kind must be dense or hybrid to be tuned, got {passport['kind']!r}")
-    file = place / passport["index"].get("file", VECTORS)
+    manifest = read_manifest(place)
+    if "index" not in manifest:
+        raise ValueError(f"kind must be dense or hybrid to be tuned, got {manifest['kind']!r}")
+    file = place / manifest["index"].get("file", VECTORS)
     try:
         index = read_vectors(file, None)
     except (RuntimeError, OSError) as error:
         raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
-    knob = knob_of(index)
-    if knob is None:
+    search_width = search_width_of(index)
+    if search_width is None:
         raise ValueError(
-            f"type must be an ivf or hnsw one to be tuned, got {passport['index']['type']!r}"
+            f"type must be an ivf or hnsw one to be tuned, got {manifest['index']['type']!r}"
         )
-    adopted = "file" in passport["index"]
+    adopted = "file" in manifest["index"]
     if not (place / SAMPLE).is_file():
         if not adopted:
             raise IndexFolderError(
@@ -83,10 +88,10 @@ def tune_folder(
         mend = f"remove {place / SAMPLE}" if adopted else "build it again"
         raise IndexFolderError(f"index {folder} has a broken sample ({error}); {mend}") from error
     value, recall = tune(index, sample, target)
-    passport["index"][knob] = value
-    passport["recall"] = recall_passport(sample, recall) | ({"against": OWN} if adopted else {})
-    write_json(place / MANIFEST, passport)
-    return dict(passport["recall"])
+    manifest["index"][search_width] = value
+    manifest["recall"] = recall_manifest(sample, recall) | ({"against": OWN} if adopted else {})
+    write_json(place / MANIFEST, manifest)
+    return dict(manifest["recall"])
 
 
 def own_sample(folder: Path, index: Any, corpus: str | Path | None = None) -> Sample:

@@ -6,9 +6,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from research_rl.envs.types import Passage
+from research_rl.envs.types import Passage, Results
 
-Results = list[list[Passage]]
 CACHED_RESULTS = 4096
 """How many queries' results a retriever of an index folder keeps, unless told otherwise."""
 

@@ -187,7 +187,7 @@ def sample_rows(index: Any, count: int, memory: int) -> int:
     return min(training_rows(index, count), max(256, memory // 4 // (4 * int(index.d))))
 
 
-def knob_of(index: Any) -> str | None:
+def search_width_of(index: Any) -> str | None:
     """Return the number that trades time for recall: "nprobe", "efSearch" or None."""
     if import_faiss().try_extract_index_ivf(index):
         return "nprobe"
@@ -195,24 +195,24 @@ def knob_of(index: Any) -> str | None:
 
 
 def widest(index: Any) -> int:
-    """Return the largest sensible value of an index's knob."""
+    """Return the largest sensible search width of an index."""
     ivf = import_faiss().try_extract_index_ivf(index)
     return int(ivf.nlist) if ivf else max(16, min(4096, int(index.ntotal)))
 
 
-def set_knob(index: Any, value: int) -> int:
+def set_search_width(index: Any, value: int) -> int:
     """Let searches look that wide, or as wide as there is; return how wide.
 
     Raises:
         ValueError: the index has nothing to set, or the value is below 1.
     """
-    knob = knob_of(index)
-    if knob is None:
+    search_width = search_width_of(index)
+    if search_width is None:
         raise ValueError("nprobe needs an IVF index and ef_search an HNSW index; leave them out")
     if value < 1:
-        raise ValueError(f"{knob} must be at least 1, got {value}")
+        raise ValueError(f"{search_width} must be at least 1, got {value}")
     width = min(value, widest(index))
-    import_faiss().ParameterSpace().set_index_parameter(index, knob, width)
+    import_faiss().ParameterSpace().set_index_parameter(index, search_width, width)
     return width
 
 

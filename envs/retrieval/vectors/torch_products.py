@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+ProductDtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 def pick_devices(device: str | Sequence[str]) -> list[torch.device]:
@@ -46,8 +46,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     import torch
 
-    if name not in get_args(Dtype):
-        raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {name!r}")
+    if name not in get_args(ProductDtype):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(ProductDtype))}, got {name!r}")
     if name == "auto":
         name = "float16" if device.type == "cuda" else "bfloat16"
     dtype: torch.dtype = getattr(torch, name)

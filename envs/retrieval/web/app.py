@@ -27,12 +27,12 @@ from research_rl.envs.retrieval.web.dialects import (
     retrieve_dialect,
 )
 from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_json, parse_json
-from research_rl.envs.retrieval.web.metrics import Metrics
+from research_rl.envs.retrieval.web.metrics import ServerMetrics
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 ROUTES = tuple(dict.fromkeys(dialect.route for dialect in DIALECTS.values()))
 
@@ -46,7 +46,7 @@ class RefusedError(Exception):
         self.detail = detail
 
 
-def create_app(retriever: Retriever, config: ServerConfig) -> FastAPI:
+def create_search_app(retriever: Retriever, config: ServerConfig) -> FastAPI:
     """Return the application that answers from ``retriever``."""
     service = Service(retriever, config)
 
@@ -76,7 +76,7 @@ class Service:
 
     def __init__(self, retriever: Retriever, config: ServerConfig) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.coalescer = Coalescer(
             retriever.search,
             max_batch=config.max_batch,
@@ -220,7 +220,7 @@ def parse_body(data: bytes) -> Json:
         raise RefusedError(400, str(error)) from error
 
 
-def checked(convert: Callable[[], T]) -> T:
+def checked(convert: Callable[[], _T]) -> _T:
     """Return what ``convert`` returns; a wrong shape is refused with 422."""
     try:
         return convert()
@@ -238,7 +238,7 @@ def checked_row(passages: Sequence[Passage], k: int) -> list[Passage]:
     return list(passages)
 
 
-async def within(seconds: float, status: int, work: Awaitable[T]) -> T:
+async def within(seconds: float, status: int, work: Awaitable[_T]) -> _T:
     """Return what ``work`` returns; refuse with ``status`` if it takes longer than ``seconds``."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)

@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from research_rl.envs.types import Passage, RetrieverUnavailable
+from research_rl.envs.types import Passage, Results, RetrieverUnavailable
 
-Results = list[list[Passage]]
-Search = Callable[[Sequence[str], int], Results]
+SearchFn = Callable[[Sequence[str], int], Results]
 
 
 class OverloadedError(RuntimeError):
@@ -47,7 +46,7 @@ class Coalescer:
 
     def __init__(
         self,
-        search: Search,
+        search: SearchFn,
         max_batch: int = 256,
         max_wait: float = 0.002,
         max_pending: int = 16384,

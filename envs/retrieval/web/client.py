@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, Literal, TypeVar
 
-from research_rl.envs.retrieval.web.dialects import DIALECTS, Dialect, Results
+from research_rl.envs.retrieval.web.dialects import DIALECTS, Dialect
 from research_rl.envs.retrieval.web.json_checks import (
     WireError,
     check_queries,
@@ -22,7 +22,7 @@ from research_rl.envs.retrieval.web.json_checks import (
     parse_json,
 )
 from research_rl.envs.retrieval.web.probe import detect_dialect
-from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
+from research_rl.envs.types import Passage, Results, Retriever, RetrieverUnavailable
 from research_rl.envs.web import (
     Endpoint,
     Endpoints,
@@ -31,7 +31,7 @@ from research_rl.envs.web import (
     Transport,
 )
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 DialectName = Literal[
     "auto", "research", "research-single", "search-r1", "skyrl", "r1-searcher", "zerosearch", "rllm"
 ]
@@ -205,7 +205,7 @@ class RemoteRetriever(Retriever):
             )
         return results
 
-    def _attempt(self, endpoints: Endpoints, ask: Callable[[str], T], stop: threading.Event) -> T:
+    def _attempt(self, endpoints: Endpoints, ask: Callable[[str], _T], stop: threading.Event) -> _T:
         """Return what ``ask`` returns for one of the urls, tried until the retry window ends."""
         deadline = time.monotonic() + self.retry_window
         started = time.monotonic()
@@ -234,7 +234,7 @@ class RemoteRetriever(Retriever):
         raise self._unavailable(endpoints.urls, attempts, started, endpoints.last_error)
 
     @staticmethod
-    def _once(endpoints: Endpoints, endpoint: Endpoint, ask: Callable[[str], T]) -> T:
+    def _once(endpoints: Endpoints, endpoint: Endpoint, ask: Callable[[str], _T]) -> _T:
         try:
             result = ask(endpoint.url)
         except TransientError as error:

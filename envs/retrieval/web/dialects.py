@@ -24,16 +24,14 @@ from research_rl.envs.retrieval.web.json_checks import (
     array,
     count,
     fields_of,
+    finite_score,
     flag,
     member,
-    number,
     query_list,
     rows_of,
     string,
 )
-from research_rl.envs.types import Passage
-
-Results = list[list[Passage]]
+from research_rl.envs.types import Passage, Results
 
 _NUMBERED_LINE = re.compile(r"(\d+)\t")
 _NO_ID = "00"
@@ -83,7 +81,7 @@ class Dialect(ABC):
         """Return at most ``k`` passages of each query; raise ``WireError`` for a wrong field."""
 
 
-class ReSearch(Dialect):
+class ReSearchDialect(Dialect):
     """``POST /batch_search`` of ReSearch: many queries."""
 
     name = "research"
@@ -113,7 +111,7 @@ class ReSearch(Dialect):
         return [_scored_row(row, values, k) for row, values in zip(rows, score_rows, strict=True)]
 
 
-class ReSearchSingle(ReSearch):
+class ReSearchSingleDialect(ReSearchDialect):
     """``POST /search`` of ReSearch: one query."""
 
     name = "research-single"
@@ -140,7 +138,7 @@ class ReSearchSingle(ReSearch):
         return [_scored_row(array(documents, "documents"), array(scores, "scores"), k)]
 
 
-class SearchR1(Dialect):
+class SearchR1Dialect(Dialect):
     """``POST /retrieve`` of Search-R1, verl, slime and torchtitan: many queries."""
 
     name = "search-r1"
@@ -174,10 +172,10 @@ class SearchR1(Dialect):
     @staticmethod
     def _passage(item: Json) -> Passage:
         document = member(item, "document")
-        return _row_passage(document, number(member(item, "score")), None)
+        return _row_passage(document, finite_score(member(item, "score")), None)
 
 
-class SkyRL(SearchR1):
+class SkyRLDialect(SearchR1Dialect):
     """``POST /retrieve`` of SkyRL: one query, the reply has one inner list."""
 
     name = "skyrl"
@@ -195,7 +193,7 @@ class SkyRL(SearchR1):
         )
 
 
-class R1Searcher(Dialect):
+class R1SearcherDialect(Dialect):
     """``POST /queries`` of R1-Searcher: many queries, replies are lines of text without scores.
 
     Its servers send lines of a table, ``number<tab>text``; its client cuts a leading number off.
@@ -242,7 +240,7 @@ class R1Searcher(Dialect):
         return Passage(numbered.group(1), contents)
 
 
-class ZeroSearch(Dialect):
+class ZeroSearchDialect(Dialect):
     """``POST /retrieve`` of ZeroSearch: one query, replies hold texts without ids and scores."""
 
     name = "zerosearch"
@@ -265,7 +263,7 @@ class ZeroSearch(Dialect):
         return [[Passage(_text_id(text), text) for text in texts]]
 
 
-class RLLM(Dialect):
+class RLLMDialect(Dialect):
     """``POST /retrieve`` of rLLM: one query.
 
     Its server numbers ``id`` by rank (``doc_1``) and may put the whole row of the corpus file, with
@@ -308,7 +306,7 @@ class RLLM(Dialect):
     @staticmethod
     def _passage(item: Json) -> Passage:
         identity = string(member(item, "id"), "id")
-        score = number(member(item, "score"))
+        score = finite_score(member(item, "score"))
         content = member(item, "content")
         if isinstance(content, dict):
             return _row_passage(content, score, identity)
@@ -318,13 +316,13 @@ class RLLM(Dialect):
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
-        ReSearch(),
-        ReSearchSingle(),
-        SearchR1(),
-        SkyRL(),
-        R1Searcher(),
-        ZeroSearch(),
-        RLLM(),
+        ReSearchDialect(),
+        ReSearchSingleDialect(),
+        SearchR1Dialect(),
+        SkyRLDialect(),
+        R1SearcherDialect(),
+        ZeroSearchDialect(),
+        RLLMDialect(),
     )
 }
 
@@ -363,7 +361,7 @@ def _scored_row(documents: list[Json], scores: list[Json], k: int) -> list[Passa
         Passage(
             string(member(document, "id"), "id"),
             string(member(document, "contents"), "contents"),
-            number(score),
+            finite_score(score),
         )
         for document, score in zip(documents[:k], scores[:k], strict=True)
     ]

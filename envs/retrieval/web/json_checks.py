@@ -95,7 +95,7 @@ def string(value: Json, what: str) -> str:
     return value
 
 
-def number(value: Json) -> float:
+def finite_score(value: Json) -> float:
     """Return ``value``, a finite score."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise WireError(f"a score must be a finite number, got {value!r}")

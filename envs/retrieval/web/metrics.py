@@ -26,7 +26,7 @@ _SECONDS = (
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class Metrics:
+class ServerMetrics:
     """The counters of one application, in a registry of their own."""
 
     def __init__(self) -> None:

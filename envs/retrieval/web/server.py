@@ -29,7 +29,7 @@ _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def serve(
+def serve_search(
     retriever: Retriever,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -95,7 +95,7 @@ def run_serve(args: argparse.Namespace) -> None:
     names = [option.name for option in fields(ServerConfig) if option.name != "api_key"]
     values = {name: getattr(args, name) for name in names}
     config = ServerConfig(**values, api_key=os.environ.get(KEY_VARIABLE) or None)
-    serve(load_retriever(args.folder, args.corpus), args.host, args.port, config)
+    serve_search(load_retriever(args.folder, args.corpus), args.host, args.port, config)
 
 
 def _make_server(
@@ -104,10 +104,10 @@ def _make_server(
     _check_installed()
     import uvicorn
 
-    from research_rl.envs.retrieval.web.app import create_app
+    from research_rl.envs.retrieval.web.app import create_search_app
 
     settings = uvicorn.Config(
-        create_app(retriever, config),
+        create_search_app(retriever, config),
         host=host,
         port=port,
         log_level=log_level,

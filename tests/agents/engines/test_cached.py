@@ -14,7 +14,7 @@ from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.kernels.kv_cache import SlotCache
-from research_rl.agents.kernels.slot_attention import Segment, flat_batch, slots_enabled
+from research_rl.agents.kernels.slot_attention import Span, flat_batch, slots_enabled
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
@@ -232,7 +232,7 @@ def test_a_slot_holds_what_it_was_given_through_growth_and_moves() -> None:
 def test_segments_that_share_a_prompt_are_written_to_all_slots() -> None:
     cache = SlotCache(4, 8)
     empty = torch.zeros(0, dtype=torch.int64)
-    batch = flat_batch(cache, empty, empty, 0, [Segment([7, 8], 0, [0, 2]), Segment([9], 3, [1])])
+    batch = flat_batch(cache, empty, empty, 0, [Span([7, 8], 0, [0, 2]), Span([9], 3, [1])])
     assert batch.ids.tolist() == [7, 8, 9]
     assert batch.positions.tolist() == [0, 1, 3]
     writes = zip(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from research_rl.agents.kernels.fused_ops import Stream, Turn, gated, gated_linear, rms_norm
+from research_rl.agents.kernels.fused_ops import Rotary, Stream, gated, gated_linear, rms_norm
 
 
 def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -97,10 +97,10 @@ def test_a_turn_and_its_gradient_are_those_of_the_formula() -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 3, 8, dtype=torch.float64, requires_grad=True)
     cos, sin = torch.randn(2, 1, 5, 8, dtype=torch.float64)  # its halves differ
-    torch.testing.assert_close(Turn(cos, sin)(x), plain_turn(x, cos, sin))
+    torch.testing.assert_close(Rotary(cos, sin)(x), plain_turn(x, cos, sin))
     with torch.no_grad():
-        torch.testing.assert_close(Turn(cos, sin)(x), plain_turn(x, cos, sin))
-    assert torch.autograd.gradcheck(Turn(cos, sin), (x,))
+        torch.testing.assert_close(Rotary(cos, sin)(x), plain_turn(x, cos, sin))
+    assert torch.autograd.gradcheck(Rotary(cos, sin), (x,))
 
 
 def test_a_gate_and_its_gradient_are_those_of_the_formula() -> None:

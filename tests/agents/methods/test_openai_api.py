@@ -11,12 +11,12 @@ import pytest
 from doubles import tiny
 from doubles.served_model import completion, model_server
 
-from research_rl.agents.methods.generators import Message
-from research_rl.agents.methods.openai_generator import GO_ON, KEY_VARIABLE, OpenAIGenerator
+from research_rl.agents.methods.generators import ChatMessage
+from research_rl.agents.methods.openai_generator import GO_ON, OPENAI_KEY_VARIABLE, OpenAIGenerator
 from research_rl.agents.types import ModelUnavailable, SamplingParams
 
 SHORT = SamplingParams(7, temperature=0.0, stop=("</search>",))
-CHAT: list[Message] = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
+CHAT: list[ChatMessage] = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
 
 
 def ask(url: str | list[str], inputs: list[Any], params: Any = SHORT, **options: Any) -> list[Any]:
@@ -159,10 +159,10 @@ def test_the_key_comes_from_the_argument_or_the_environment(
         handler.wfile.write(data)
 
     with model_server(lambda body: (200, raw)) as server:
-        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+        monkeypatch.delenv(OPENAI_KEY_VARIABLE, raising=False)
         ask(server.url, ["Q"])
         ask(server.url, ["Q"], api_key="given")
-        monkeypatch.setenv(KEY_VARIABLE, "from-env")
+        monkeypatch.setenv(OPENAI_KEY_VARIABLE, "from-env")
         ask(server.url, ["Q"])
     assert keys == [None, "Bearer given", "Bearer from-env"]
 

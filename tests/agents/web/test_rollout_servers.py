@@ -28,8 +28,8 @@ from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import ModelUnavailable, SamplingParams, Sequence
 from research_rl.agents.web.app import BackgroundRolloutServer
 from research_rl.agents.web.client import RefusedRequestError, completion_request, parse_completion
-from research_rl.agents.web.desk import Completion, Desk
 from research_rl.agents.web.engine import ServerEngine
+from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web.client import TransientError
 
 PARAMS = SamplingParams(max_response_tokens=30)
@@ -56,7 +56,7 @@ def server(saved: Path) -> Iterator[BackgroundRolloutServer]:
 
 def served(folder: Path, port: int = 0, api_key: str | None = None) -> BackgroundRolloutServer:
     policy = LMPolicy.from_config(PolicyConfig(str(folder)))
-    return BackgroundRolloutServer(Desk(policy, "tiny", max_slots=8), port, api_key)
+    return BackgroundRolloutServer(RequestQueue(policy, "tiny", max_slots=8), port, api_key)
 
 
 def reply(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
@@ -102,7 +102,7 @@ def test_equal_to_sampling_in_process(policy: LMPolicy, server: BackgroundRollou
     same(sampled, expected)
     assert max(len(s.versions) for s in sampled) > 1, "no sequence went on behind a stop"
     assert "eos" in {s.finish for s in sampled}
-    assert server.desk.runs < sum(len(s.versions) for s in sampled), "no turns ran together"
+    assert server.queue.runs < sum(len(s.versions) for s in sampled), "no turns ran together"
 
 
 @pytest.mark.parametrize(
@@ -439,12 +439,12 @@ def test_a_change_of_weights_is_not_overtaken(saved: Path, tmp_path: Path) -> No
     policy = LMPolicy.from_config(PolicyConfig(str(saved)))
     other = moved(copy.deepcopy(policy))
     other.save_pretrained(tmp_path)
-    desk = Desk(policy, "tiny", max_wait=0.05)
+    queue = RequestQueue(policy, "tiny", max_wait=0.05)
     asked = Completion("tiny", tuple(PROMPTS[0]), PARAMS, 5)
-    before, changed, after = desk.submit(asked), desk.reload(str(tmp_path)), desk.submit(asked)
+    before, changed, after = queue.submit(asked), queue.reload(str(tmp_path)), queue.submit(asked)
     changed.result()
     old, new = before.result(), after.result()
-    desk.close()
+    queue.close()
     expected = CachedEngine(other).run(PROMPTS[:1], PARAMS, lambda rows: [None], [5])
     same([new], expected)
     assert old.response_ids != new.response_ids

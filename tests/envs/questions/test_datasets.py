@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from research_rl.envs.questions import files as sources
 from research_rl.envs.questions.catalogue import DATASETS, OTHER, find_dataset
 from research_rl.envs.questions.cli import main
-from research_rl.envs.questions.convert import DatasetError, Job, convert, read_manifest
+from research_rl.envs.questions.convert import DatasetError, Job, convert, read_data_manifest
 from research_rl.envs.questions.files import QuestionError, source_rows
 from research_rl.envs.questions.paragraphs import passage_of
 from research_rl.envs.questions.read import read_questions
@@ -234,7 +234,7 @@ def test_another_count_is_told_and_with_strict_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "dev.json", [HOTPOT])
     manifest = convert(job(source, "hotpotqa"))
     assert "HotpotQA dev has 7405 questions, got 1" in manifest.warnings[-1]
-    assert read_manifest(tmp_path / "out") == manifest
+    assert read_data_manifest(tmp_path / "out") == manifest
     with pytest.raises(DatasetError, match="has 7405 questions, got 1"):
         convert(job(source, "hotpotqa", strict=True, out=tmp_path / "strict"))
     assert [path.name for path in (tmp_path / "strict").iterdir()] == [LOCK]

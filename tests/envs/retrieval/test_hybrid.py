@@ -24,7 +24,7 @@ from research_rl.envs.retrieval import (
     load_retriever,
 )
 from research_rl.envs.retrieval.encoders.sketch import words
-from research_rl.envs.retrieval.index.passport import read_manifest
+from research_rl.envs.retrieval.index.manifest import read_manifest
 from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
@@ -105,9 +105,9 @@ def test_a_bm25_folder_opens_as_what_was_built(tmp_path: Path, corpus: Path) -> 
     assert retriever.search(queries, 3) == memory.search(queries, 3)
     assert pickle.loads(pickle.dumps(retriever)) is retriever
     assert copy.deepcopy(retriever) is retriever
-    passport = read_manifest(folder)
-    assert passport["bm25"] == {"k1": 1.2, "b": 0.75, "title_weight": 2}
-    assert "encoder" not in passport
+    manifest = read_manifest(folder)
+    assert manifest["bm25"] == {"k1": 1.2, "b": 0.75, "title_weight": 2}
+    assert "encoder" not in manifest
     corpus.write_text(corpus.read_text() + "\n" + json.dumps({"id": "x", "contents": "y"}))
     with pytest.raises(
         IndexFolderError, match=r"--kind bm25 --k1 1.2 --b 0.75 --title-weight 2 --overwrite"

@@ -13,7 +13,7 @@ import pytest
 from research_rl.envs.protocols.tags import Segment, format_error
 from research_rl.envs.rewards import lint
 from research_rl.envs.rewards.answers import f1_score
-from research_rl.envs.rewards.lint import KINDS, Finding, lint_reward, load_reward
+from research_rl.envs.rewards.lint import FINDING_KINDS, Finding, lint_reward, load_reward
 from research_rl.envs.rewards.lint_cases import CHEATS, LADDER, SAME_ANSWER, mutations, tag_strings
 from research_rl.envs.rewards.presets import DefaultReward, RewardFunction, get_reward
 from research_rl.envs.types import Question, Reward
@@ -143,7 +143,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "default") == (0, "default: no hole found\n")
     status, text = run(capsys, "paper", "--limit", "1")
     assert status == 1
-    assert "non-monotone (1): " + KINDS["non-monotone"] in text
+    assert "non-monotone (1): " + FINDING_KINDS["non-monotone"] in text
     assert "more; --limit" in text
 
 

@@ -13,7 +13,7 @@ import pytest
 from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
 from research_rl.envs.synthetic.world import (
-    SPLITS,
+    WORLD_SPLITS,
     Split,
     SyntheticWorld,
     _sketch_dim,
@@ -30,7 +30,7 @@ def _questions(split: Split = "train", hops: int = 3, n: int = 100) -> list[Ques
 
 
 def test_people_and_their_facts_belong_to_one_split() -> None:
-    people = [set(WORLD.people[split]) for split in SPLITS]
+    people = [set(WORLD.people[split]) for split in WORLD_SPLITS]
     assert [len(members) for members in people] == [50, 20, 30]
     assert len(set.union(*people)) == 100
     for (_, person), other in WORLD.facts.items():
@@ -45,7 +45,7 @@ def test_everybody_has_eight_relations_to_eight_others() -> None:
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3])
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", WORLD_SPLITS)
 def test_the_chain_leads_to_the_answer(split: Split, hops: int) -> None:
     contents = {passage.id: passage.contents for passage in WORLD.passages}
     for question in _questions(split, hops):
@@ -167,7 +167,7 @@ ALIASED = SyntheticWorld(num_people=100, alias_share=0.5)
 
 
 def test_half_of_each_split_has_an_alias_that_nobody_else_bears() -> None:
-    for split in SPLITS:
+    for split in WORLD_SPLITS:
         members = ALIASED.people[split]
         assert sum(person in ALIASED.aliases for person in members) == round(0.5 * len(members))
     assert len({*ALIASED.names, *ALIASED.aliases.values()}) == 150
@@ -178,7 +178,7 @@ def test_half_of_each_split_has_an_alias_that_nobody_else_bears() -> None:
 def test_a_search_for_somebody_with_an_alias_finds_the_alias_alone() -> None:
     encoder = BM25SketchEncoder(dim=_sketch_dim(ALIASED))
     retriever = DenseRetriever.from_passages(ALIASED.passages, encoder)
-    questions = [q for split in SPLITS for q in ALIASED.sample(split, {1: 1, 2: 1, 3: 1}, 90)]
+    questions = [q for split in WORLD_SPLITS for q in ALIASED.sample(split, {1: 1, 2: 1, 3: 1}, 90)]
     for question in questions:
         chain, gold = question.metadata["chain"], question.metadata["gold_ids"]
         assert len(chain) == question.metadata["hops"] + question.metadata["aliases"]

@@ -14,7 +14,7 @@ from doubles.training import Data, checkpoint, module, trainer, weights
 
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
-from research_rl.trainers.checkpoint.export import load_policy
+from research_rl.trainers.checkpoint.export import load_weights
 from research_rl.trainers.checkpoint.files import AtomicCheckpointIO, find_checkpoint, load_state
 from research_rl.trainers.distributed.sharding import ShardedStrategy
 from research_rl.trainers.settings.options import Updates
@@ -114,7 +114,7 @@ def test_two_processes_resume_what_one_saved(runs: dict[str, Any]) -> None:
 def test_checkpoints_of_shards_are_exported(runs: dict[str, Any], case: str) -> None:
     folder = runs["folder"]
     exported = LMPolicy.from_config(policy(folder, case.endswith("lora")))
-    load_policy(exported, folder / f"{case}.ckpt")
+    load_weights(exported, folder / f"{case}.ckpt")
     flat = torch.cat([p.detach().flatten() for p in exported.parameters()])
     assert torch.equal(flat, torch.load(folder / f"{case}.pt"))
 

@@ -15,7 +15,13 @@ from doubles import training
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.callbacks.plots import Curve, read_metrics
 from research_rl.trainers.health import monitor as health
-from research_rl.trainers.health.guard import RULES, CollapseGuard, Rule, _measured, replay
+from research_rl.trainers.health.guard import (
+    RULES,
+    CollapseGuard,
+    Rule,
+    _measured,
+    would_have_warned,
+)
 from research_rl.trainers.health.monitor import HealthMonitor
 from research_rl.trainers.health.remedies import kl_coef, scale_kl, scale_learning_rate
 from research_rl.trainers.settings.options import Updates
@@ -102,10 +108,10 @@ def test_a_recorded_run_is_judged_by_what_it_logged() -> None:
     nothing = math.nan
     values = [1.0, 0.9, 1.0, 0.5, 0.9, 0.5, nothing, 0.4, 0.4, 0.9, 0.5, 0.5]
     broken = {"train/format": Curve(list(range(1, 13)), values)}
-    (first, (reason,)), (second, _) = replay(broken)
+    (first, (reason,)), (second, _) = would_have_warned(broken)
     assert (first, second) == (9, 12), "two in a row that were measured, and each once"
     assert reason == ("the form breaks: train/format is 0.4, below 0.665 (early in the run 0.95)")
-    assert replay({"train/other": Curve([1, 2], [0.0, 9.0])}) == []
+    assert would_have_warned({"train/other": Curve([1, 2], [0.0, 9.0])}) == []
 
 
 def run(folder: Path, policy: Path, steps: int, *callbacks: pl.Callback, **more: Any) -> Any:
@@ -139,7 +145,7 @@ def test_it_warns_and_leaves_the_run_alone(tmp_path: Path, policy: Path) -> None
     assert [row["step"], row["kind"]] == [3, "warn"], "two of history, then two in a row"
     assert "it always rings: train/reward is" in row["reasons"][0]
     metrics = read_metrics(tmp_path / "a" / "metrics.csv")
-    recorded = replay(metrics, CollapseGuard(rules=ALARM, patience=2))
+    recorded = would_have_warned(metrics, CollapseGuard(rules=ALARM, patience=2))
     assert [(step, len(reasons)) for step, reasons in recorded] == [(3, 1)], "as it was live"
     assert metrics["guard/alarms"] == ([0, 1, 2, 3], [0, 0, 1, 1])
     assert set(metrics["guard/actions"].values) == {0}

@@ -16,7 +16,7 @@ from research_rl.agents.policy.loading import PolicyConfig, empty_model, load_mo
 from research_rl.trainers.plan.command import main
 from research_rl.trainers.plan.memory import memory_of, portion
 from research_rl.trainers.plan.report import as_json, as_table, make_plan
-from research_rl.trainers.plan.seconds import DEVICES, seconds_of
+from research_rl.trainers.plan.seconds import DEVICES, phase_seconds
 from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, with_lora
 from research_rl.trainers.settings.options import Updates
 
@@ -91,7 +91,7 @@ def test_checkpointing_trades_memory_for_time(seven: Sizes) -> None:
     without = replace(seven, checkpointing=False)
     assert memory_of(without).update["activations"] > memory_of(seven).update["activations"]
     device = DEVICES["h200"]
-    assert seconds_of(without, device)["update"] < seconds_of(seven, device)["update"]
+    assert phase_seconds(without, device)["update"] < phase_seconds(seven, device)["update"]
 
 
 def test_an_iteration_that_nobody_waits_for_is_called_so(seven: Sizes) -> None:

@@ -13,7 +13,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class JudgeCache:
                 if data.strip() and (row := _row(data)) is not None:
                     self._rows[row.key] = row
                 elif data.strip():
-                    logger.warning("%s:%d: passed over a spoilt line of verdicts", path, number)
+                    log.warning("%s:%d: passed over a spoilt line of verdicts", path, number)
 
 
 def _row(data: bytes) -> CachedVerdict | None:

@@ -19,9 +19,9 @@ from research_rl.agents.methods import Prediction
 from research_rl.envs.system import progress_bar
 from research_rl.trainers.evaluate.judges.cache import JudgeCache, content_key
 
-logger = logging.getLogger(__name__)
-Message = Mapping[str, str]
-Chat = Callable[[Sequence[Message]], str]
+log = logging.getLogger(__name__)
+JudgeMessage = Mapping[str, str]
+Chat = Callable[[Sequence[JudgeMessage]], str]
 """Sends one conversation, [{"role", "content"}, ...], and returns the reply; raises OSError,
 RuntimeError or ValueError when there is none. It must bear to be called from several threads, and
 retries what is worth retrying by itself."""
@@ -76,7 +76,7 @@ class JudgeCase:
         question = prediction.question
         return cls(question.text, tuple(question.answers), prediction.text)
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[JudgeMessage]:
         """Return the paper's prompt, filled in; the golds read as a Python list, as there."""
         text = PROMPT.format(
             question=self.question, gt_answer=str(list(self.golds)), pred_answer=self.prediction
@@ -236,7 +236,7 @@ class Judge:
     def _report_failures(self, verdicts: Iterable[Verdict]) -> None:
         errors = [verdict.error for verdict in verdicts if verdict.error is not None]
         if errors:
-            logger.warning(
+            log.warning(
                 "judge %s: no verdict on %d cases, the first: %s; run again to ask again",
                 self.model,
                 len(errors),

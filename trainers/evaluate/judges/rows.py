@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import Generator
 from research_rl.trainers.evaluate.judges.cache import JudgeCache
-from research_rl.trainers.evaluate.judges.judge import Chat, Judge, JudgeCase, Message
+from research_rl.trainers.evaluate.judges.judge import Chat, Judge, JudgeCase, JudgeMessage
 from research_rl.trainers.evaluate.measures import Row
 
 CACHE = "verdicts.jsonl"
@@ -63,7 +63,7 @@ def chat_of(generator: Generator) -> Chat:
     """Return a function that sends one conversation, greedily, and returns the reply."""
     params = SamplingParams(max_response_tokens=VERDICT_TOKENS, temperature=0.0, stop=())
 
-    def chat(messages: Sequence[Message]) -> str:
+    def chat(messages: Sequence[JudgeMessage]) -> str:
         reply = generator.generate([[dict(message) for message in messages]], params)[0]
         if reply.error is not None:
             raise RuntimeError(reply.error)

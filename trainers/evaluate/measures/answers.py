@@ -15,7 +15,7 @@ from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.envs.rewards import cover_exact_match, exact_match, f1_score, normalize_answer
 
-Measures = dict[str, float | None]
+Scores = dict[str, float | None]
 
 MEASURES: Mapping[str, str] = {
     "em": "exact match of the normalised answer with a gold answer, 0 or 1",
@@ -47,7 +47,7 @@ class Mean:
     n: int
 
 
-def measure_prediction(prediction: Prediction) -> Measures:
+def measure_prediction(prediction: Prediction) -> Scores:
     """Return every measure of MEASURES for one prediction.
 
     None is what cannot be told: a question without gold answers has no EM, one without supporting
@@ -90,12 +90,12 @@ def answer_scores(text: str, answers: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _answer_measures(prediction: Prediction) -> Measures:
+def _answer_measures(prediction: Prediction) -> Scores:
     """``em``, ``f1``, ``cover_em`` and ``answered``."""
     text, answers = prediction.text, prediction.question.answers
     answered = bool(text.strip())
     names = ("em", "f1", "cover_em")
-    scores: Measures
+    scores: Scores
     if not answers:
         scores = dict.fromkeys(names)
     elif not answered:
@@ -157,7 +157,7 @@ def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> f
     return float(any(f" {answer} " in text for text in texts for answer in wanted))
 
 
-def mean_measures(rows: Sequence[Measures]) -> dict[str, Mean]:
+def mean_measures(rows: Sequence[Scores]) -> dict[str, Mean]:
     """Return the mean of each measure over the rows that have a value, and how many those are."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: mean(row.get(name) for row in rows) for name in names}

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Method = Literal["percentile", "bca"]
+FloatArray = npt.NDArray[np.float64]
+IntervalMethod = Literal["percentile", "bca"]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -77,7 +77,7 @@ class McNemar:
 
 def bootstrap_interval(
     values: Iterable[float | None],
-    method: Method = "percentile",
+    method: IntervalMethod = "percentile",
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -121,7 +121,7 @@ def by_question(rows: Iterable[tuple[Hashable, float | None]]) -> list[float]:
 def paired_test(
     a: Mapping[str, float | None],
     b: Mapping[str, float | None],
-    method: Method = "percentile",
+    method: IntervalMethod = "percentile",
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -201,12 +201,12 @@ def _check(level: float, resamples: int) -> None:
         raise ValueError(f"resamples must be at least 100, got {resamples}")
 
 
-def _sample(values: Iterable[float | None]) -> Floats:
+def _sample(values: Iterable[float | None]) -> FloatArray:
     """The values that are there, sorted: what comes out must not depend on their order."""
     return np.sort(_finite(np.asarray([v for v in values if v is not None], np.float64)))
 
 
-def _finite(values: Floats) -> Floats:
+def _finite(values: FloatArray) -> FloatArray:
     if not np.isfinite(values).all():
         raise ValueError("values must be finite numbers or None, got nan or infinity")
     return values
@@ -227,7 +227,7 @@ def _pairs(
 
 
 def _bounds(
-    sample: Floats, method: Method, level: float, resamples: int, seed: int
+    sample: FloatArray, method: IntervalMethod, level: float, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Low and high end of the interval of the mean of a sorted sample."""
     if sample[0] == sample[-1]:
@@ -242,7 +242,7 @@ def _bounds(
     return float(low), float(high)
 
 
-def _resampled_means(sample: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+def _resampled_means(sample: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """Means of samples drawn with replacement: (resamples,).
 
     Where few values are different (0 and 1, numbers of searches) how often each is drawn is
@@ -261,7 +261,9 @@ def _resampled_means(sample: Floats, resamples: int, rng: np.random.Generator) -
     return means
 
 
-def _bca_tails(sample: Floats, means: Floats, tails: tuple[float, float]) -> tuple[float, float]:
+def _bca_tails(
+    sample: FloatArray, means: FloatArray, tails: tuple[float, float]
+) -> tuple[float, float]:
     """The shares of the sorted resampled means between which a BCa interval lies.
 
     Efron, Better Bootstrap Confidence Intervals (1987), equations 2.3 and 4.4: bias from the share
@@ -278,7 +280,7 @@ def _bca_tails(sample: Floats, means: Floats, tails: tuple[float, float]) -> tup
     return low, high
 
 
-def _permutation(gaps: Floats, swaps: int, seed: int) -> float:
+def _permutation(gaps: FloatArray, swaps: int, seed: int) -> float:
     """Two-sided p-value of the sign-flip test for the differences that are not 0."""
     if not len(gaps):
         return 1.0

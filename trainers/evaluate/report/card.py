@@ -191,7 +191,7 @@ def _costs(summary: Summary, naming: Naming) -> Iterator[list[str]]:
             cell.dataset,
             naming.system(cell.method, cell.model),
             *(percent(found.measures.get(name)) for name in found_heads),
-            *(number(found.measures.get(name)) for name in COUNTED),
+            *(interval_text(found.measures.get(name)) for name in COUNTED),
         ]
 
 
@@ -304,7 +304,7 @@ def percent(interval: Interval | None) -> str:
     return f"{100 * interval.mean:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def number(interval: Interval | None) -> str:
+def interval_text(interval: Interval | None) -> str:
     """Return ``1.83 [1.79, 1.87]``, with as many digits as tell something."""
     if interval is None or interval.mean is None:
         return "–"

@@ -18,7 +18,7 @@ from typing import Any
 
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures import Cell, Row
-from research_rl.trainers.evaluate.report.card import Naming, number, percent
+from research_rl.trainers.evaluate.report.card import Naming, interval_text, percent
 from research_rl.trainers.evaluate.report.summary import Summary
 
 _ALT = {"figure1": "Bars: accuracy of each method", "searches": "Accuracy against searches"}
@@ -159,7 +159,7 @@ def _overview(
         get = found.measures.get
         rates = [percent(get(name)) for name in ("em", "f1", "cover_em")]
         others = [
-            number(get("searches")),
+            interval_text(get("searches")),
             *(percent(get(n)) for n in ("answer_in_results", "format")),
         ]
         name = _scalar(naming.system(cell.method, cell.model))

@@ -18,7 +18,7 @@ from research_rl.envs.retrieval import IndexFolderError, load_retriever  # noqa:
 from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError  # noqa: E402
 from research_rl.envs.retrieval.corpus.hub import local_corpus, write_rows  # noqa: E402
 from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
-from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
 from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
 
 
@@ -55,9 +55,9 @@ def test_it_finds_by_position_and_stays_where_it_is(
     )
     found = load_retriever(folder).search([str(i) for i in range(0, 600, 50)], 1)
     assert [row[0].id for row in found] == [str(i) for i in range(0, 600, 50)]
-    passport = read_manifest(folder)
-    assert passport["index"]["file"] == f"../{file.name}"
-    assert passport["index"].get("nprobe") == nprobe
+    manifest = read_manifest(folder)
+    assert manifest["index"]["file"] == f"../{file.name}"
+    assert manifest["index"].get("nprobe") == nprobe
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "offsets.npy"]
 
 

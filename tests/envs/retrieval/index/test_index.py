@@ -26,7 +26,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     forget_retrievers,
     load_retriever,
 )
-from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
 
 FACTS = [("oslo", "Norway"), ("paris", "France"), ("lima", "Peru"), ("cairo", "Egypt")]
 
@@ -71,15 +71,15 @@ def test_what_was_built_finds_what_the_memory_finds(
     assert retriever.search(queries, 3) == memory.search(queries, 3)
 
 
-def test_the_passport_tells_what_it_was_made_from(index: Path, corpus: Path) -> None:
-    passport = read_manifest(index)
-    assert passport["kind"] == "dense"
-    assert passport["corpus"]["count"] == 4
-    assert passport["corpus"]["bytes"] == corpus.stat().st_size
-    assert passport["encoder"]["name"] == "bm25-sketch"
-    assert passport["encoder"]["settings"]["dim"] == 64
-    assert passport["index"] == {"type": "Flat", "metric": "ip", "dimension": 64}
-    assert passport["versions"]["numpy"] == np.__version__
+def test_the_manifest_tells_what_it_was_made_from(index: Path, corpus: Path) -> None:
+    manifest = read_manifest(index)
+    assert manifest["kind"] == "dense"
+    assert manifest["corpus"]["count"] == 4
+    assert manifest["corpus"]["bytes"] == corpus.stat().st_size
+    assert manifest["encoder"]["name"] == "bm25-sketch"
+    assert manifest["encoder"]["settings"]["dim"] == 64
+    assert manifest["index"] == {"type": "Flat", "metric": "ip", "dimension": 64}
+    assert manifest["versions"]["numpy"] == np.__version__
 
 
 def test_a_process_opens_a_folder_once(index: Path) -> None:
@@ -182,10 +182,10 @@ def lose_offsets(index: Path, corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (grow, r"do not belong together \(bytes: \d+ in the file, \d+ in the passport\)"),
+        (grow, r"do not belong together \(bytes: \d+ in the file, \d+ in the manifest\)"),
         (alter, r"do not belong together \(sha256: "),
-        (lose_a_vector, "must hold 4 vectors as its passport says, got 3"),
-        (other_dimension, r"must hold 64 numbers a vector .* as its passport says, got 8"),
+        (lose_a_vector, "must hold 4 vectors as its manifest says, got 3"),
+        (other_dimension, r"must hold 64 numbers a vector .* as its manifest says, got 8"),
         (break_vectors, "is broken"),
         (lose_offsets, "is broken"),
     ],
@@ -215,7 +215,7 @@ def test_a_folder_that_is_no_index_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match=r"no manifest.json\); make it"):
         load_retriever(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(IndexFolderError, match="not a passport"):
+    with pytest.raises(IndexFolderError, match="not a manifest"):
         load_retriever(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99, "kind": "dense"}')
     with pytest.raises(IndexFolderError, match="must have format 1, got 99"):

@@ -30,7 +30,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
 from research_rl.envs.retrieval.index import estimate  # noqa: E402
 from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.index.build_steps import store  # noqa: E402
-from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
 from research_rl.envs.retrieval.index.recall import Sample, with_ties  # noqa: E402
 from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
 from research_rl.envs.retrieval.search.bm25 import fit_bm25  # noqa: E402

@@ -32,7 +32,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
 )
 from research_rl.envs.retrieval.index import build as build_module  # noqa: E402
 from research_rl.envs.retrieval.index.estimate import held_now, parse_size  # noqa: E402
-from research_rl.envs.retrieval.index.passport import read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
 from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
 from research_rl.envs.retrieval.vectors.faiss_types import (  # noqa: E402
     TYPES,
@@ -96,12 +96,12 @@ def test_each_type_is_built_found_in_mapped_and_measured(
     queries = [str(i) for i in range(0, COUNT, 97)]
     found = retriever.search(queries, 5)
     assert all(len(row) == 5 for row in found)
-    passport = read_manifest(tmp_path / "i")
-    exact = passport["index"]["type"] == "Flat"
-    assert ("recall" in passport) is not exact
+    manifest = read_manifest(tmp_path / "i")
+    exact = manifest["index"]["type"] == "Flat"
+    assert ("recall" in manifest) is not exact
     lossless = storage["index_type"] in ("flat", "ivf", "hnsw", "sq8", "ivf-sq8")
     if not exact:
-        assert passport["recall"]["recall"] >= (0.85 if lossless else 0.2)
+        assert manifest["recall"]["recall"] >= (0.85 if lossless else 0.2)
     own = [row[0].id == query for row, query in zip(found, queries, strict=True)]
     assert np.mean(own) >= (0.95 if lossless else 0.2)
     assert open_numbered(tmp_path / "i", mmap=True).search(queries, 5) == found

@@ -22,7 +22,7 @@ from research_rl.trainers.evaluate.judges.judge import (
     PROMPT,
     Judge,
     JudgeCase,
-    Message,
+    JudgeMessage,
     judge_score,
     parse_verdict,
 )
@@ -40,10 +40,10 @@ class FakeChat:
     """Says the next of its replies, the last one for ever; an exception is raised."""
 
     def __init__(self, *replies: str | Exception) -> None:
-        self.replies, self.seen = list(replies), list[list[Message]]()
+        self.replies, self.seen = list(replies), list[list[JudgeMessage]]()
         self._lock = threading.Lock()
 
-    def __call__(self, messages: Sequence[Message]) -> str:
+    def __call__(self, messages: Sequence[JudgeMessage]) -> str:
         with self._lock:
             self.seen.append(list(messages))
             said = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -121,7 +121,7 @@ def test_real_verdicts_come_back_through_the_whole_judge(real_data: Path, tmp_pa
     said = {case.messages()[0]["content"]: r for case, r in zip(cases, rows, strict=True)}
     styles = ("{}", "```json\n{}\n```", "<think>{{hm}}</think> Here: {} That is all.")
 
-    def chat(messages: Sequence[Message]) -> str:
+    def chat(messages: Sequence[JudgeMessage]) -> str:
         row = said[messages[0]["content"]]
         style = styles[int(row["id"][1:]) % len(styles)]
         return style.format(reply(row["gpt4o_verdict"], f'"{row["prediction"]}"'))
@@ -228,7 +228,7 @@ def test_nonsense_is_asked_again_and_then_a_failure() -> None:
 def test_an_interrupted_run_keeps_what_was_judged(tmp_path: Path) -> None:
     path, count = tmp_path / "verdicts.jsonl", iter(range(100))
 
-    def chat(messages: Sequence[Message]) -> str:
+    def chat(messages: Sequence[JudgeMessage]) -> str:
         if next(count) == 3:
             raise KeyboardInterrupt
         return reply(True)
@@ -243,7 +243,7 @@ def test_an_interrupted_run_keeps_what_was_judged(tmp_path: Path) -> None:
 def test_cases_are_asked_at_once() -> None:
     together = threading.Barrier(3, timeout=20)
 
-    def chat(messages: Sequence[Message]) -> str:
+    def chat(messages: Sequence[JudgeMessage]) -> str:
         together.wait()
         return reply(True)
 

@@ -21,11 +21,16 @@ from hypothesis import strategies as st
 from research_rl.trainers.evaluate.measures.published import beside, check_system, published
 from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile
 from research_rl.trainers.evaluate.measures.statistics import Interval
-from research_rl.trainers.evaluate.report.card import card_csv, card_markdown, number, percent
+from research_rl.trainers.evaluate.report.card import (
+    card_csv,
+    card_markdown,
+    interval_text,
+    percent,
+)
 from research_rl.trainers.evaluate.report.charts import accuracy_against_searches, figure1
 from research_rl.trainers.evaluate.report.page import page_data, verdict_of, write_page
 from research_rl.trainers.evaluate.report.summary import Summary, summarise
-from research_rl.trainers.evaluate.settings import differences
+from research_rl.trainers.evaluate.settings import setting_differences
 
 OURS, OTHER = Cell("houses", "tiny", "ReSearch"), Cell("houses", "tiny", "Guess")
 
@@ -117,8 +122,8 @@ def test_card_says_everything() -> None:
 
 def test_figures_in_words() -> None:
     assert percent(Interval(0.4057, 0.38, 0.431, 9)) == "40.6 [38.0, 43.1]"
-    assert number(Interval(123.4, 120.2, 130.0, 9)) == "123 [120, 130]"
-    assert percent(None) == number(Interval(None, None, None, 0)) == "–"
+    assert interval_text(Interval(123.4, 120.2, 130.0, 9)) == "123 [120, 130]"
+    assert percent(None) == interval_text(Interval(None, None, None, 0)) == "–"
 
 
 def test_pictures_of_any_grid(tmp_path: Path) -> None:
@@ -133,7 +138,7 @@ def test_pictures_of_any_grid(tmp_path: Path) -> None:
 
 def test_differences_are_named() -> None:
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": "x"}
-    assert list(differences(old, new)) == ["a.c was 2, is 3", 'd was null, is "x"']
+    assert list(setting_differences(old, new)) == ["a.c was 2, is 3", 'd was null, is "x"']
 
 
 TEXT = st.text(st.characters(), max_size=40)

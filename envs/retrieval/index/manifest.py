@@ -1,4 +1,4 @@
-"""The passport of an index folder: what it was made from, and whether the corpus still is that."""
+"""The manifest of an index folder: what it was made from, and whether the corpus still is that."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.npy", "sample.npz"
 BM25, SHARD = "bm25", "shard.json"
-FORMAT = 1
-KINDS = ("dense", "bm25", "hybrid")
+INDEX_FORMAT = 1
+INDEX_KINDS = ("dense", "bm25", "hybrid")
 _CORPUS = {"corpus": ("path", "sha256", "count", "bytes", "mtime_ns")}
 _DENSE = {"index": ("type", "metric", "dimension"), "encoder": ("name", "settings")}
 
@@ -29,7 +29,7 @@ class IndexFolderError(ValueError):
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Return the passport of an index folder.
+    """Return the manifest of an index folder.
 
     Raises:
         IndexFolderError: there is none, or this version does not know its kind or format.
@@ -47,21 +47,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"research index build --corpus CORPUS.jsonl --out {folder}"
         )
     try:
-        passport: Any = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = passport["kind"], passport["format"]
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = manifest["kind"], manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        reason = f"{path} is not a passport of an index: {error!r}; build the index again"
+        reason = f"{path} is not a manifest of an index: {error!r}; build the index again"
         raise IndexFolderError(reason) from error
-    if version != FORMAT:
+    if version != INDEX_FORMAT:
         raise IndexFolderError(
-            f"{path} must have format {FORMAT}, got {version!r}; build the index again"
+            f"{path} must have format {INDEX_FORMAT}, got {version!r}; build the index again"
         )
     known_kind(kind)
     wanted = _CORPUS | (_DENSE if kind != "bm25" else {})
     for part, names in wanted.items():
-        if lost := [name for name in names if name not in (passport.get(part) or {})]:
+        if lost := [name for name in names if name not in (manifest.get(part) or {})]:
             raise IndexFolderError(f"{path} must say {part}.{lost[0]}; build the index again")
-    return dict(passport)
+    return dict(manifest)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -78,26 +78,26 @@ def known_kind(kind: str) -> None:
     Raises:
         ValueError: names the kinds, and the one that is probably meant.
     """
-    if kind not in KINDS:
-        close = get_close_matches(str(kind), KINDS)
+    if kind not in INDEX_KINDS:
+        close = get_close_matches(str(kind), INDEX_KINDS)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}{hint}")
+        raise ValueError(f"kind must be one of {', '.join(INDEX_KINDS)}, got {kind!r}{hint}")
 
 
-def corpus_of(folder: Path, passport: dict[str, Any], corpus: str | Path | None = None) -> Path:
-    """Return the corpus file of an index: the given one, or the one its passport names."""
-    return Path(corpus).resolve() if corpus else (folder / passport["corpus"]["path"]).resolve()
+def corpus_of(folder: Path, manifest: dict[str, Any], corpus: str | Path | None = None) -> Path:
+    """Return the corpus file of an index: the given one, or the one its manifest names."""
+    return Path(corpus).resolve() if corpus else (folder / manifest["corpus"]["path"]).resolve()
 
 
-def check_corpus(folder: Path, passport: dict[str, Any], file: Path) -> None:
-    """Refuse a corpus whose size or hash is not the passport's.
+def check_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> None:
+    """Refuse a corpus whose size or hash is not the manifest's.
 
     A file whose size and time of change are those of the build is not hashed again.
 
     Raises:
         IndexFolderError: the file is gone or differs; says in what.
     """
-    known = passport["corpus"]
+    known = manifest["corpus"]
     if not file.is_file():
         raise IndexFolderError(
             f"the corpus of index {folder} is not at {file}; pass corpus= (--corpus) where it "
@@ -106,13 +106,13 @@ def check_corpus(folder: Path, passport: dict[str, Any], file: Path) -> None:
     found = file.stat()
     differs = None
     if found.st_size != known["bytes"]:
-        differs = f"bytes: {found.st_size} in the file, {known['bytes']} in the passport"
+        differs = f"bytes: {found.st_size} in the file, {known['bytes']} in the manifest"
     elif found.st_mtime_ns != known["mtime_ns"] and (sha := sha256_of(file)) != known["sha256"]:
-        differs = f"sha256: {sha[:12]}... in the file, {known['sha256'][:12]}... in the passport"
+        differs = f"sha256: {sha[:12]}... in the file, {known['sha256'][:12]}... in the manifest"
     if differs:
         raise IndexFolderError(
             f"corpus {file} and index {folder} do not belong together ({differs}); "
-            + rebuild(folder, passport, file)
+            + rebuild(folder, manifest, file)
         )
 
 
@@ -123,7 +123,7 @@ def check_weights(
 
     Args:
         folder: the index or shard.
-        known: what its passport says of the encoder.
+        known: what its manifest says of the encoder.
         encoder: the one that is there now.
         remedy: what to do about it.
 
@@ -134,22 +134,22 @@ def check_weights(
     if found != wanted:
         raise IndexFolderError(
             f"encoder {encoder.name} and index {folder} do not belong together (weights: "
-            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the passport); "
+            f"{str(found)[:12]}... in the model's folder, {str(wanted)[:12]}... in the manifest); "
             f"put back the model that it was made with, or {remedy}"
         )
 
 
-def rebuild(folder: Path, passport: dict[str, Any], file: Path) -> str:
+def rebuild(folder: Path, manifest: dict[str, Any], file: Path) -> str:
     """Return the advice to make an index again, with the command and all its options."""
-    index = passport.get("index") or {}
-    encoder = passport.get("encoder")
+    index = manifest.get("index") or {}
+    encoder = manifest.get("encoder")
     if "file" in index:  # an adopted index: its vectors are somebody else's
         words = ["adopt", "--faiss", folder / index["file"], "--corpus", file, "--out", folder]
     else:
-        words = ["build", "--corpus", file, "--out", folder, "--kind", passport["kind"]]
+        words = ["build", "--corpus", file, "--out", folder, "--kind", manifest["kind"]]
         words += ["--type", index["type"], "--metric", index["metric"]] if index else []
     words += ["--encoder", encoder["name"]] if encoder else []
-    settings = passport.get("bm25", {}) | (encoder["settings"] if encoder else {})
+    settings = manifest.get("bm25", {}) | (encoder["settings"] if encoder else {})
     settings |= {name: index.get(name) for name in ("nprobe", "efSearch")}
     command = ["research", "index", *map(str, words), *_flags(settings), "--overwrite"]
     return f"{words[0]} it again: {shlex.join(command)}"
@@ -189,7 +189,7 @@ def near_path(file: Path, target: Path) -> str:
     return Path(os.path.relpath(file, target)).as_posix() if near else str(file)
 
 
-def corpus_passport(file: Path, target: Path, count: int, sha256: str) -> dict[str, Any]:
+def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[str, Any]:
     """Describe the corpus."""
     stat = file.stat()
     return {

@@ -77,7 +77,7 @@ class _Limited(CachedEngine):
         return logits
 
 
-class Desk:
+class RequestQueue:
     """Takes requests and changes of weights in their order; thread-safe.
 
     Args:
@@ -101,7 +101,7 @@ class Desk:
         self._closing = False
         self.runs = 0
         """Runs of the engine so far."""
-        self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="request-queue", daemon=True)
         self._thread.start()
 
     @property
