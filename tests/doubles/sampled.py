@@ -45,12 +45,12 @@ def prompts_of(policy: LMPolicy, *counts: int) -> list[list[int]]:
     return [policy.encode(t) for t, n in zip(texts, counts, strict=True) for _ in range(n)]
 
 
-def assert_same(ours: list[Sequence], theirs: list[Sequence]) -> None:
+def assert_same(ours: list[Sequence], theirs: list[Sequence], atol: float = 1e-5) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.response_ids == b.response_ids
         assert (a.loss_mask, a.finish, a.turn_start) == (b.loss_mask, b.finish, b.turn_start)
         torch.testing.assert_close(
-            torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-5, rtol=0
+            torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=atol, rtol=0
         )
 
 

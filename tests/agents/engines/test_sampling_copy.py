@@ -68,7 +68,7 @@ def test_adapters_are_merged_and_left_alone(tmp_path: Any) -> None:
     prompts = prompts_of(policy, 2, 1)
     plain = CachedEngine(policy).run(prompts, PARAMS, searcher(policy), range(3))
     copied = CachedEngine(policy, dtype="float32").run(prompts, PARAMS, searcher(policy), range(3))
-    assert_same(copied, plain)
+    assert_same(copied, plain, atol=1e-4)  # a merged product rounds otherwise than two
 
 
 def test_a_copy_shares_what_has_the_dtype_and_keeps_ties_and_buffers() -> None:
