@@ -288,15 +288,14 @@ def test_who_gave_up_is_not_searched_for() -> None:
 
 
 def test_the_command_line_fills_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    import research_rl.envs.retrieval as retrieval
-
     parser = argparse.ArgumentParser()
     add_serve_arguments(parser)
     args = parser.parse_args(["idx", "--port", "9", "--max-wait-ms", "0.5", "--timeout", "3"])
     served: list[Any] = []
     monkeypatch.setenv(server_module.KEY_VARIABLE, "key")
-    monkeypatch.setattr(retrieval, "load_retriever", lambda folder, corpus: (folder, corpus))
-    monkeypatch.setattr(server_module, "serve", lambda *given: served.append(given))
+    opened = "research_rl.envs.retrieval.index.load_retriever"
+    monkeypatch.setattr(opened, lambda folder, corpus: (folder, corpus))
+    monkeypatch.setattr(server_module, "serve_search", lambda *given: served.append(given))
     server_module.run_serve(args)
     assert served == [
         (
