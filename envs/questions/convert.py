@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from research_rl.envs.questions.catalogue import Dataset
-from research_rl.envs.questions.files import QuestionError, source_rows
+from research_rl.envs.questions.files import QuestionError, open_rows
 from research_rl.envs.questions.layouts import Aliases, adapt
 from research_rl.envs.questions.paragraphs import context_of
 from research_rl.envs.questions.read import question_from_dict
@@ -216,7 +216,7 @@ class _Conversion:
             )
 
     def _rows(self) -> Iterator[tuple[int, Any]]:
-        return source_rows(self.job.source, self.job.hub_split or self.job.split)
+        return open_rows(self.job.source, self.job.hub_split or self.job.split)[1]
 
     def _convert(self, row: Any, number: int, line: int) -> None:
         adapted = adapt(row, self.job.dataset, self.job.split, number, self.aliases)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.envs.questions.catalogue import Dataset
-from research_rl.envs.questions.files import QuestionError
+from research_rl.envs.questions.files import QuestionError, open_rows
 
 _RENAMED = {"Question": "question", "Answer": "answer", "QuestionId": "id"}
 _JSON_TEXT = ("supporting_facts", "evidences", "possible_answers", "context")
@@ -40,26 +40,18 @@ class Aliases:
         self._names: dict[str, list[str]] = {}
         if path is None:
             return
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    identity, names = self._read(path, number, line)
-                    self._names[identity] = names
+        for number, row in open_rows(path)[1]:
+            try:
+                names = [*row.get("aliases", ()), *row.get("demonyms", ())]
+                identity = row["Q_id"]
+            except (KeyError, TypeError, AttributeError) as error:
+                reason = f'must be {{"Q_id", "aliases", "demonyms"}}, got {str(row)[:60]!r}'
+                raise QuestionError(path, number, reason) from error
+            self._names[str(identity)] = [str(name) for name in names]
 
     def of(self, identity: object) -> list[str]:
         """Return the names of an id, none if it is not there."""
         return self._names.get(identity, []) if isinstance(identity, str) else []
-
-    @staticmethod
-    def _read(path: Path, number: int, line: str) -> tuple[str, list[str]]:
-        try:
-            row = json.loads(line)
-            names = [*row.get("aliases", ()), *row.get("demonyms", ())]
-            identity = row["Q_id"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f'must be {{"Q_id", "aliases", "demonyms"}}, got {line.strip()[:60]!r}'
-            raise QuestionError(path, number, reason) from error
-        return str(identity), [str(name) for name in names]
 
 
 def adapt(row: Any, dataset: Dataset, split: str, number: int, aliases: Aliases) -> Any:
