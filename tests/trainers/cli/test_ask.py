@@ -38,13 +38,13 @@ def run(tmp_path: Path, index: Path) -> Path:
     return folder
 
 
-def settings(*args: str) -> ask.Settings:
+def settings(*args: str) -> ask.Asked:
     return ask.resolve(ask._parser().parse_args(list(args)))
 
 
 def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
     told = settings("--run", str(run), "Who?")
-    assert told == ask.Settings(
+    assert told == ask.Asked(
         index=str(index),
         model=str(run / "policy"),
         prompt="{prompt}",
