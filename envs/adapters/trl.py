@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from research_rl.envs.env import ReSearchEnv
-from research_rl.envs.protocols import BUDGET_USED, escape_tags
+from research_rl.envs.protocols import BUDGET_USED, escape_tags, result_content
 from research_rl.envs.types import Question, RetrieverUnavailable
 
 SYSTEM = (
@@ -69,7 +69,7 @@ class SearchTool:
         except RetrieverUnavailable as error:
             self._failure = error  # the trainer makes text of it: _judge raises it again
             raise
-        return found.removeprefix(" <result>\n").removesuffix("\n</result>")
+        return result_content(found)
 
     def _judge(self, message: str) -> float:
         """Return what the last message is worth.

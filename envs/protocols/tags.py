@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from research_rl.envs.types import Passage
 
@@ -55,6 +55,59 @@ class Segment:
 
     kind: Literal["policy", "env"]
     text: str
+
+
+Kind: TypeAlias = Literal["think", "search", "result", "answer", "text"]
+BLOCKS: tuple[Kind, ...] = ("think", "search", "answer")
+"""What a policy writes between tags."""
+
+
+class Part(NamedTuple):
+    """A block of a turn, or the text between two blocks.
+
+    Args:
+        kind: the name of the block's tags; "text" outside of all.
+        text: what it holds, without its tags.
+        closed: False for a block whose closing tag is missing.
+    """
+
+    kind: Kind
+    text: str
+    closed: bool = True
+
+    @property
+    def written(self) -> str:
+        """The part as it stands in the turn, with its tags."""
+        if self.kind == "text":
+            return self.text
+        return f"<{self.kind}>{self.text}" + f"</{self.kind}>" * self.closed
+
+
+def parts(turn: str, kinds: Sequence[Kind] = BLOCKS) -> list[Part]:
+    """Cut a turn at its tags; joined, what was ``written`` is the turn again.
+
+    A block reaches from its opening tag to the next closing tag of its kind, or else to the end;
+    other tags inside it are text.
+
+    Args:
+        turn: any text.
+        kinds: the blocks to cut out; tags of others are text.
+
+    >>> [(part.kind, part.text) for part in parts("<think> who? </think><search> boss of")]
+    [('think', ' who? '), ('search', ' boss of')]
+    """
+    found: list[Part] = []
+    begin = 0
+    for match in re.finditer(rf"<({'|'.join(kinds)})>(.*?)(</\1>|\Z)", turn, re.DOTALL):
+        found += _between(turn[begin : match.start()])
+        kind = next(kind for kind in kinds if kind == match[1])
+        found.append(Part(kind, match[2], closed=match[3] != ""))
+        begin = match.end()
+    return found + _between(turn[begin:])
+
+
+def _between(text: str) -> list[Part]:
+    return [Part("text", text)] if text else []
 
 
 def parse_action(turn: str) -> Action:
@@ -128,6 +181,18 @@ def render_result(passages: Sequence[Passage], note: str = "", escape: bool = Tr
     contents = [escape_tags(p.contents) if escape else p.contents for p in passages]
     body = "\n\n".join([*contents, note] if note else contents).strip()
     return f" <result>\n{body}\n</result>"
+
+
+def result_content(block: str) -> str:
+    """Return what a result block holds, without spaces around it; a text that is no block, whole.
+
+    >>> result_content(render_result([Passage("7", "Bakset\\nthe boss of Bakset is Domlor .")]))
+    'Bakset\\nthe boss of Bakset is Domlor .'
+    """
+    text = block.strip()
+    if text.startswith("<result>") and text.endswith("</result>"):
+        return text.removeprefix("<result>").removesuffix("</result>").strip()
+    return text
 
 
 def format_error(segments: Sequence[Segment]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from research_rl.envs import Question, Retriever
+from research_rl.envs.protocols import result_content
 from research_rl.envs.system import CommandLine
 from research_rl.trainers.settings import UsageError
 
@@ -45,8 +46,8 @@ class Screen:
         if role == "model":
             self._put(text)
             return
-        body = text.strip().removeprefix("<result>").removesuffix("</result>").strip("\n")
-        self._put("\n" + self._paint(textwrap.indent(body, "    │ ", lambda _: True), _DIM) + "\n")
+        body = textwrap.indent(result_content(text), "    │ ", lambda _: True)
+        self._put("\n" + self._paint(body, _DIM) + "\n")
 
     def end(self, prediction: Prediction) -> None:
         """Write the answer, or why there is none, and what it cost."""

@@ -14,8 +14,8 @@ from doubles.sample_rollouts import HOSTILE, rollout, rollouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research_rl.envs.protocols import Part
 from research_rl.trainers.viewer.page import (
-    Part,
     rollout_parts,
     rollout_text,
     rollouts_html,
@@ -55,8 +55,9 @@ def data_of(text: str) -> Any:
 
 def test_parts_of_a_turn() -> None:
     turn = " a <think> b </think> c <search> d </search>"
-    assert turn_parts(turn) == [("text", "a"), ("think", "b"), ("text", "c"), ("search", "d")]
-    assert turn_parts("<answer> \\boxed{x}") == [Part("answer", "\\boxed{x}")]
+    found = [(part.kind, part.text) for part in turn_parts(turn)]
+    assert found == [("text", "a"), ("think", "b"), ("text", "c"), ("search", "d")]
+    assert turn_parts("<answer> \\boxed{x}") == [Part("answer", "\\boxed{x}", closed=False)]
     assert turn_parts("") == []
 
 
