@@ -23,6 +23,7 @@ from research_rl.envs.protocols import (
     get_prompt,
     parse_action,
 )
+from research_rl.envs.render import TextStyle, paint, printable, shows_colour
 from research_rl.envs.rewards import (
     DefaultReward,
     PaperCodeReward,
@@ -56,13 +57,17 @@ __all__ = [
     "Rules",
     "Search",
     "Segment",
+    "TextStyle",
     "Transcript",
     "Transition",
     "UnicodeText",
     "fork",
     "get_prompt",
     "get_reward",
+    "paint",
     "parse_action",
+    "printable",
+    "shows_colour",
 ]
 
 if "ReSearch-v0" not in gym.registry:

@@ -11,19 +11,10 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from research_rl.agents import Rollout
-from research_rl.envs import Question
-from research_rl.envs.protocols import Kind, Part, Search, parse_action, parts, result_content
+from research_rl.envs import Question, paint, printable
+from research_rl.envs.protocols import Part, Search, parse_action, parts, result_content
 
 _Verdict = Literal["right", "wrong", "format"]
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-_COLOURS: dict[Kind, str] = {
-    "think": "\x1b[90m",
-    "search": "\x1b[34m",
-    "result": "\x1b[33m",
-    "answer": "\x1b[32m",
-    "text": "",
-}
-_RESET = "\x1b[0m"
 _RULE = "-" * 72
 
 
@@ -67,14 +58,12 @@ def rollout_text(rollout: Rollout, advantage: float | None = None, colour: bool 
     question = rollout.question
     lines = [_line("question", question.text), _line("gold", " | ".join(question.answers)), _RULE]
     for kind, text, _ in rollout_parts(rollout):
-        line = _line(kind, text)
-        code = _COLOURS[kind] if colour else ""
-        lines.append(f"{code}{line}{_RESET}" if code else line)
+        lines.append(paint(kind, _line(kind, text), colour))
     return "\n".join([*lines, _RULE, _line("reward", _summary(rollout, advantage)), ""])
 
 
 def _line(label: str, text: str) -> str:
-    return f"{label:<10}" + text.translate(_CONTROL).replace("\n", "\n" + " " * 10)
+    return f"{label:<10}" + printable(text).replace("\n", "\n" + " " * 10)
 
 
 def _summary(rollout: Rollout, advantage: float | None) -> str:

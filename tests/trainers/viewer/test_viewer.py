@@ -97,7 +97,7 @@ def test_text_says_everything() -> None:
 
 def test_colour_adds_only_colour() -> None:
     plain, coloured = rollout_text(rollout()), rollout_text(rollout(), colour=True)
-    assert re.sub("\x1b\\[[0-9]*m", "", coloured) == plain != coloured
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == plain != coloured
 
 
 def test_retrieved_text_cannot_steer_a_terminal() -> None:
