@@ -1,7 +1,8 @@
 """FAISS indexes on NVIDIA GPUs, where faiss-gpu is installed: one device, or shards over several.
 
-``TorchFlatRetriever`` needs no such FAISS; this is for indexes that only FAISS can search, and for
-those who have it anyway.
+Take this for an IVF index (``--type ivf``, ``ivf-sq8``, ``ivf-pq``): it searches a few lists where
+``TorchFlatRetriever`` would score every vector. Over a flat index take ``TorchFlatRetriever``: it
+needs no faiss-gpu and proves that its answers are exact.
 """
 
 from __future__ import annotations

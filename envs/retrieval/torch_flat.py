@@ -1,9 +1,12 @@
-"""Exact search through torch, on CUDA devices or the CPU: no FAISS build for CUDA is needed.
+"""Exact search through torch, on CUDA devices or the CPU: the search to take on a GPU.
+
+Only an IVF index that is too large to be scored whole is better served by
+``faiss_gpu.GpuFaissRetriever``, which needs a FAISS built for CUDA.
 
 Vectors lie on the device in half precision. A blocked scan there finds candidates, which are scored
-again from the original vectors. The result is proven, not hoped for: whoever was left out cannot
-score more than the last candidate's rough score plus a bound of all rounding; a query whose k-th
-best does not beat that is scanned again for four times as many candidates.
+again from the original vectors. The result is proven: a vector that was left out cannot score more
+than the last candidate's rough score plus a bound of all rounding, and a query whose k-th best does
+not beat that is scanned again for four times as many candidates.
 """
 
 from __future__ import annotations
