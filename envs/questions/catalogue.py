@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from research_rl.envs.system import did_you_mean
 
 FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"
 OTHER = "other"
@@ -136,6 +137,5 @@ def find_dataset(name: str) -> Dataset:
     if name in DATASETS:
         return DATASETS[name]
     known = [*DATASETS, OTHER]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name.lower(), known, cutoff=0.4)
     raise ValueError(f"no data set {name!r} (known: {', '.join(known)}){hint}")

@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shlex
-from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.system import sha256_of
+from research_rl.envs.system import did_you_mean, sha256_of
 
 if TYPE_CHECKING:
     from research_rl.envs.retrieval.encoders import Encoder
@@ -79,8 +78,7 @@ def known_kind(kind: str) -> None:
         ValueError: names the kinds, and the one that is probably meant.
     """
     if kind not in INDEX_KINDS:
-        close = get_close_matches(str(kind), INDEX_KINDS)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(kind, INDEX_KINDS, quoted=True)
         raise ValueError(f"kind must be one of {', '.join(INDEX_KINDS)}, got {kind!r}{hint}")
 
 

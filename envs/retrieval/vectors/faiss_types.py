@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from threading import Lock
 from typing import Any, Literal
+
+from research_rl.envs.system import did_you_mean
 
 Metric = Literal["ip", "l2"]
 TYPES = ("flat", "sq8", "ivf", "ivf-sq8", "ivf-pq", "rabitq", "hnsw")
@@ -91,8 +92,7 @@ def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
     try:
         index = faiss.index_factory(dim, factory, kind)
     except RuntimeError as error:
-        near = get_close_matches(factory.lower(), TYPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(factory.lower(), TYPES, quoted=True)
         raise ValueError(
             f"type must be one of {', '.join(TYPES)} or a FAISS factory string for {dim} "
             f"numbers, such as IVF1024,SQ8, got {factory!r}{hint}"
