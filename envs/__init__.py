@@ -70,6 +70,8 @@ __all__ = [
     "shows_colour",
 ]
 
+# Gymnasium 1.4.0 reads no entry points of plugins, so importing this registers the environment; and
+# it warns where one is registered twice, as a reload of this module would.
 if "ReSearch-v0" not in gym.registry:
     gym.register(
         id="ReSearch-v0",

@@ -20,6 +20,7 @@ SYSTEM = (
 )
 
 
+# No ReSearchEnv with another name: TRL would make tools of its step, close and render as well.
 class SearchTool:
     r"""One episode of ReSearch-v0 behind a tool call.
 
@@ -97,7 +98,7 @@ def search_tool_reward(
     r"""Return the environment's reward of each rollout; one of GRPOTrainer's ``reward_funcs``.
 
     The last message is the answer and must hold a ``\boxed{}``; a rollout that ends in a tool call
-    is worth 0. The form is the chat template's affair: nothing else of it is judged.
+    is worth 0. The chat template decides the form, so nothing else of it is judged.
 
     Raises:
         RetrieverUnavailable: a search failed during a rollout.

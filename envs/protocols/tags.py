@@ -1,4 +1,4 @@
-r"""The tag language that the policy and the environment speak, as pure functions on text.
+r"""The tag language between policy and environment, as pure functions on text.
 
 A turn of the policy is free text that ends in ``</search>`` (the only stop string) or, behind
 ``<answer> ... \boxed{x} ... </answer>``, at the end of the sequence. The environment answers a
@@ -17,9 +17,9 @@ from research_rl.envs.types import Passage
 STOP = "</search>"
 """The stop string of a turn."""
 NOTHING_TO_SEARCH = "nothing to search"
-"""What the result says to an empty query."""
+"""The text of the result of an empty query."""
 BUDGET_USED = "The search budget is used: answer now."
-"""What the last result of a limited episode ends with."""
+"""The end of the last result that an episode with ``max_searches`` gets."""
 
 _TAG = re.compile(r"<(/?)(think|search|result|answer)>")
 _BRACE = re.compile(r"(?<!\\)\\+boxed\s*\{|\\[{}]|[{}]")  # the lookbehind keeps runs of \ linear
@@ -51,7 +51,7 @@ Action: TypeAlias = Search | Answer | Malformed
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the response and who wrote it."""
+    """A piece of the response and who wrote it."""
 
     kind: Literal["policy", "env"]
     text: str
@@ -59,7 +59,7 @@ class Segment:
 
 Kind: TypeAlias = Literal["think", "search", "result", "answer", "text"]
 BLOCKS: tuple[Kind, ...] = ("think", "search", "answer")
-"""What a policy writes between tags."""
+"""The kinds of block that a policy writes."""
 
 
 class Part(NamedTuple):
@@ -144,7 +144,7 @@ def answer_content(text: str) -> str | None:
 def last_boxed(text: str) -> str | None:
     r"""Return what the last complete ``\boxed{...}`` holds, None without one.
 
-    Braces are balanced, a box in a box is the last one, and an unclosed box is none.
+    Braces are balanced. Of nested boxes the inner one counts; a box that is not closed does not.
 
     >>> last_boxed(r"\boxed{x_{1}} or \boxed {y")
     'x_{1}'
@@ -223,7 +223,7 @@ def format_error(segments: Sequence[Segment]) -> str | None:
 
 _OPENED_BY = {"<think>": "think", "<search>": "search", "<answer>": "answer"}
 _CLOSED_BY = {"think": "</think>", "search": STOP, "answer": "</answer>"}
-_MENTIONS = {"<search>", "<answer>", "</answer>"}  # words, when inside a thought
+_MENTIONS = {"<search>", "<answer>", "</answer>"}  # inside a thought these are words like others
 
 
 class _Reader:

@@ -1,8 +1,8 @@
-"""From any published layout to our files: questions.jsonl, corpus.jsonl and a manifest beside them.
+"""Conversion of any published layout to our files: questions.jsonl, corpus.jsonl and a manifest.
 
-Rows are read and written one at a time. The files take their names only when all of them are whole,
-the manifest last: what has a manifest is complete, and whatever goes wrong, what was there before
-stays as it was.
+Rows are read and written one at a time. The files get their names only when all of them are
+complete, the manifest last. So a folder with a manifest is complete, and a conversion that fails
+leaves the files of an earlier one as they were.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass
 class DataManifest:
-    """What was converted, from what, and what was found on the way."""
+    """What was converted, from which source, and what was noticed while reading it."""
 
     dataset: str
     split: str

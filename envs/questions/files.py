@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeAlias
 from research_rl.envs.system import LineError
 
 SPLIT_MARK = "#"
-"""Between a source and the split of it that is meant."""
+"""Separates a source from the name of its split: ``data/nq#dev``."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -117,7 +117,7 @@ def hub_rows(name: str, split: str, **options: Any) -> Iterator[RawRow]:
 
 
 def _ask_hub(what: str, name: str, **options: Any) -> Iterable[Any]:
-    """What a function of ``datasets`` says about ``owner/name:config``."""
+    """Return what a function of ``datasets`` returns for ``owner/name:config``."""
     try:
         import datasets
     except ImportError as error:
@@ -269,7 +269,7 @@ class _Array:
                 raise QuestionError(self.path, self.line, reason)
 
     def _next(self) -> str:
-        """The next character that is no space, "" at the end of the file."""
+        """Move to the next character that is no space and return it; "" at the end of the file."""
         while True:
             match = _SPACE.match(self.text, self.place)
             self._pass(match.end() if match else self.place)
@@ -277,7 +277,7 @@ class _Array:
                 return self.text[self.place : self.place + 1]
 
     def _item(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
-        """The item that starts here and where it ends."""
+        """Return the item that starts here, and where it ends."""
         while True:
             try:
                 row, end = decoder.raw_decode(self.text, self.place)

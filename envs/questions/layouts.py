@@ -1,4 +1,4 @@
-"""The layouts of rows that the plain reader of questions does not know.
+"""Row layouts that ``question_from_dict`` cannot read, and what their fields become.
 
 | data set | a row has | becomes |
 |---|---|---|
@@ -30,7 +30,7 @@ class Aliases:
     2wikimultihop_evaluate_v1.1.py of https://github.com/Alab-NII/2wikimultihop .
 
     Args:
-        path: the file; None knows no names.
+        path: the file; None for no further names.
 
     Raises:
         QuestionError: a line is not of this form.
@@ -55,11 +55,13 @@ class Aliases:
 
 
 def adapt(row: Any, dataset: Dataset, split: str, number: int, aliases: Aliases) -> Any:
-    """Return a row with the names that ``question_from_dict`` knows; what is no object is let be.
+    """Return a row with the field names that ``question_from_dict`` reads.
+
+    A row that is no object is returned as it is: ``question_from_dict`` refuses it.
 
     Args:
         row: as the file has it.
-        dataset: which data set it is of.
+        dataset: the data set it belongs to.
         split: its split, part of the id of a row that has none.
         number: of the row, from 0.
         aliases: of 2WikiMultihopQA.

@@ -1,6 +1,6 @@
-"""Read questions with their gold answers from the files people have, whatever they are called.
+"""Reader of questions with their gold answers, in every layout that is published.
 
-Each row's layout is told from its content, as the file's container is (see files.py):
+The layout of a row is told from its content, as the container of a file is (see files.py):
 
 | layout | a row has |
 |---|---|
@@ -96,7 +96,7 @@ class SameTexts:
         self._first_pair = ("", "")
 
     def add(self, question: Question) -> None:
-        """Take note of a question; of its text 16 bytes are kept."""
+        """Note a question; a digest of 16 bytes is kept of its text."""
         folded = " ".join(question.text.split()).casefold().encode("utf-8", "surrogatepass")
         first = self._first_of.setdefault(
             hashlib.blake2b(folded, digest_size=16).digest(), question.id
@@ -106,7 +106,7 @@ class SameTexts:
             self._first_pair = self._first_pair if self.count > 1 else (first, question.id)
 
     def warning(self, source: object) -> str:
-        """Return what to tell of them."""
+        """Return the warning about these questions."""
         first, second = self._first_pair
         return (
             f"{source}: {self.count} questions have the text of another, the first {second!r} that "
@@ -117,7 +117,7 @@ class SameTexts:
 def question_from_dict(row: RawRow) -> Question:
     """Return the question that a row of any layout holds.
 
-    A row without an id is named after its text.
+    A row without an id gets one that is made from its text.
 
     Raises:
         ValueError: no question text or no answers; the message says what the row has.
@@ -197,7 +197,7 @@ def _are_texts(values: Any) -> bool:
 
 
 def _metadata(row: RawRow) -> dict[str, Any]:
-    """Return what the row says besides; without its paragraphs, with hops where they show."""
+    """Return the row's other facts: no paragraphs, and hops where they can be told."""
     given = row.get("metadata")
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"metadata must be an object, got {type(given).__name__}")

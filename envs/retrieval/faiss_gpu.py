@@ -77,7 +77,7 @@ def to_gpu(
 
 
 class GpuIndex:
-    """A FAISS index and its copy on GPUs; has what retrievers use of a FAISS index.
+    """A FAISS index and its copy on GPUs, with the part of FAISS's interface that retrievers use.
 
     One search at a time: FAISS's GPU indexes are not thread-safe. Searches for more than the
     kernels select (2048) go to the CPU, and so do queries whose IVF lists hold too few vectors.

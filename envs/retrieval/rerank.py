@@ -1,4 +1,4 @@
-"""A second look: a cross-encoder reads query and passage together and sorts the candidates."""
+"""Reranking: a cross-encoder reads query and passage together and sorts the candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What an answer is worth: token F1, exact match, and the three presets of ReSearch's reward.
+r"""Rewards of a finished episode: the three presets of ReSearch.
 
 ``default`` pays ``max(F1, 0.1)`` when the format is right and 0 otherwise; ``paper`` pays F1, or
 0.1 for the right format alone (equation 2 of arXiv 2503.19470); ``paper-code`` pays what the code

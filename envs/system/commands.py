@@ -1,4 +1,4 @@
-"""What commands say to a wrong word: one line, with the word that was probably meant.
+"""Messages of commands: a usage error is one line, an unknown name comes with a suggestion.
 
 ``did_you_mean("fti", ["fit", "test"])`` is ``"; did you mean fit?"``.
 """

@@ -1,4 +1,7 @@
-"""A corpus by name: a data set on the Hugging Face Hub, written down as JSONL once."""
+"""Corpora by name: a data set of the Hugging Face Hub, written as JSONL once.
+
+``local_corpus("owner/wiki:en", "indexes/wiki")`` is ``indexes/wiki.corpus.jsonl``.
+"""
 
 from __future__ import annotations
 

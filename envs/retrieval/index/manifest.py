@@ -1,4 +1,4 @@
-"""The manifest of an index folder: what it was made from, and whether the corpus still is that."""
+"""The manifest of an index folder: what it was made from, and checks that this is unchanged."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def known_kind(kind: str) -> None:
-    """Refuse a kind of index that there is not.
+    """Refuse an unknown kind of index.
 
     Raises:
         ValueError: names the kinds, and the one that is probably meant.
@@ -200,7 +200,7 @@ def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[s
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what takes part in making an index."""
+    """Return the versions of the packages that make an index."""
     names = ("research-rl", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "bm25s")
     found = {}
     for name in names:

@@ -16,8 +16,9 @@ class RankFusion(CachedRetriever):
 
     Needs no comparable scores, only ranks (Cormack, Clarke and Buettcher 2009,
     https://doi.org/10.1145/1571941.1572114). Passages are told apart by id, so all retrievers must
-    search the same corpus. Ties go to the retriever named first. What fills up a ranking with score
-    0, as BM25 does behind the last passage that shares a word with the query, is ranked by nobody.
+    search the same corpus. Ties go to the retriever named first. Passages of score 0 that
+    only fill up a ranking, as BM25's do behind the last one that shares a word with the query,
+    count as not found.
 
     A search raises RetrieverUnavailable where one of the retrievers does not answer, and ValueError
     where two have different texts for one id.
@@ -69,7 +70,11 @@ class RankFusion(CachedRetriever):
         return [self._fuse(rankings)[:k] for rankings in rows]
 
     def _fuse(self, rankings: Sequence[tuple[list[Passage], int]]) -> list[Passage]:
-        """Return the passages of rankings, of each of which so many at the head were found."""
+        """Return the fused ranking.
+
+        Args:
+            rankings: of each retriever its passages, best first, and how many of them it found.
+        """
         scores: dict[str, float] = {}
         passages: dict[str, Passage] = {}
         for weight, (ranking, found) in zip(self.weights, rankings, strict=True):
