@@ -23,6 +23,7 @@ from research_rl.envs.protocols import (
     get_prompt,
     parse_action,
 )
+from research_rl.envs.render import TextStyle, paint, printable, shows_colour
 from research_rl.envs.rewards import (
     DefaultReward,
     PaperCodeReward,
@@ -56,15 +57,21 @@ __all__ = [
     "Rules",
     "Search",
     "Segment",
+    "TextStyle",
     "Transcript",
     "Transition",
     "UnicodeText",
     "fork",
     "get_prompt",
     "get_reward",
+    "paint",
     "parse_action",
+    "printable",
+    "shows_colour",
 ]
 
+# Gymnasium 1.4.0 reads no entry points of plugins, so importing this registers the environment; and
+# it warns where one is registered twice, as a reload of this module would.
 if "ReSearch-v0" not in gym.registry:
     gym.register(
         id="ReSearch-v0",

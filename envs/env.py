@@ -1,4 +1,4 @@
-"""ReSearch-v0: one question, a search tool, a reward at the answer."""
+"""ReSearch-v0, the environment: one question, a search tool, a reward at the answer."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ReSearchEnv(gym.Env[str, str]):
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium declares it so)
         "render_modes": ["ansi"],
-        "render_fps": 1,
+        "render_fps": 1,  # check_env warns without it
         "stop_strings": (STOP,),
     }
 
@@ -135,7 +135,7 @@ class ReSearchEnv(gym.Env[str, str]):
 
     @property
     def prompt(self) -> Prompt:
-        """What stands in front of the response."""
+        """The text in front of the response."""
         return self.task.prompt
 
     @property
@@ -152,13 +152,13 @@ class ReSearchEnv(gym.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Begin an episode; return the prompt and who is asked.
+        """Begin an episode; return the prompt, and an info that names the question.
 
         Args:
             seed: seeds the draw of questions.
             options: ``question`` asks that one.
         """
-        super().reset(seed=seed)
+        super().reset(seed=seed)  # check_env: np_random alone may decide the question
         check_options(options, known=("question",))
         self._episode = self.task.episode((options or {}).get("question"), self.np_random)
         return self._episode.prompt, self._episode.reset_info()
@@ -178,10 +178,10 @@ class ReSearchEnv(gym.Env[str, str]):
         return episode.finish(found)
 
     def fork(self) -> ReSearchEnv:
-        """Return an independent copy as it stands: the same episode, the same draws to come.
+        """Return an independent copy: the same episode so far, the same questions drawn later.
 
-        Questions, retriever and rules are shared. Wrappers know nothing of it: to copy an
-        environment as ``gym.make`` gives it, with theirs, use :func:`research_rl.envs.fork`.
+        Questions, retriever and rules are shared. This copies the bare environment; to copy one
+        with its wrappers, as ``gym.make`` returns it, use :func:`research_rl.envs.fork`.
         """
         twin = copy(self)
         twin.observation_space = deepcopy(self.observation_space)
@@ -198,7 +198,7 @@ class ReSearchEnv(gym.Env[str, str]):
 
 
 def check_render_mode(render_mode: str | None) -> None:
-    """Refuse a render mode that is not there."""
+    """Refuse a render mode that the environment does not have."""
     if render_mode not in (None, "ansi"):
         raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
 

@@ -1,4 +1,4 @@
-"""The rules of one episode without I/O: which query to run, what the policy is told, who is paid.
+"""Rules of one episode, without I/O: what to search, what the policy reads next, what it is paid.
 
 A step is cut in two around the search: ``begin(action)`` says what to retrieve and changes
 nothing, ``finish(found)`` commits the turn. So a search that fails may be tried again, and many
@@ -49,7 +49,7 @@ class Rules:
 
 
 class Transition(NamedTuple):
-    """What a step gives back, as Gymnasium orders it."""
+    """What a step returns, in Gymnasium's order."""
 
     observation: str
     reward: float
@@ -151,7 +151,12 @@ class Episode:
         return self._step("search", query=action.query, invalid=invalid)
 
     def cut(self, reason: str, turn: str = "") -> None:
-        """End the episode without an answer, unpaid; ``turn`` is what was being written."""
+        """End the episode without an answer and with reward 0.
+
+        Args:
+            reason: kept as ``finish_reason``.
+            turn: what the policy had written of the turn that was cut.
+        """
         if turn:
             self.turns.append(turn)
             self.segments.append(Segment("policy", turn))
@@ -207,7 +212,7 @@ class Episode:
             shown = shown[:-1] if len(shown) > 1 else [_halved(head)] if head.contents else []
 
     def _end(self, reason: str) -> None:
-        """Judge the response; the parts of the reward follow from whether the answer is paid."""
+        """Judge the response; split the reward into what pays the answer and what pays its form."""
         verdict = self.rules.reward(self.segments, self.question)
         self.finish_reason = reason
         if verdict.f1 > 0:
@@ -229,6 +234,8 @@ class Episode:
         if self.reward is None:
             return Transition(self.results[-1], 0.0, False, False, info)
         error = self.reward.format_error
+        # Numbers are floats in every episode: a vector env takes the dtype of an info key from
+        # the first row that has it. "episode", "final_obs" and "final_info" are Gymnasium's keys.
         info |= {
             "finish_reason": self.finish_reason,
             "prediction": self.reward.prediction,

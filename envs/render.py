@@ -1,50 +1,65 @@
-"""An episode as readable text for a terminal: each kind of text in its own colour."""
+"""Text for a terminal: one palette for all that is shown, and no control characters from outside.
+
+A query is bold yellow wherever it is shown, in ``env.render()``, ``research ask`` and the viewer::
+
+    print(paint("search", "<search> boss of Bakset </search>", shows_colour(sys.stdout)))
+"""
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Sequence
+from typing import Literal, TextIO, TypeAlias
 
-from research_rl.envs.protocols import Segment
+from research_rl.envs.protocols import Kind, Segment, parts
 
-_RESET = "\x1b[0m"
-_COLOURS = {
-    "prompt": "\x1b[2m",  # dim
-    "think": "\x1b[36m",  # cyan
-    "search": "\x1b[1;33m",  # bold yellow
-    "result": "\x1b[34m",  # blue
-    "answer": "\x1b[1;32m",  # bold green
+TextStyle: TypeAlias = Kind | Literal["prompt", "heading", "note", "error"]
+"""What is painted: a part of an episode, or something said about it."""
+_COLOURS: dict[TextStyle, str] = {
+    "think": "36",  # cyan
+    "search": "1;33",  # bold yellow
+    "result": "34",  # blue
+    "answer": "1;32",  # bold green
+    "text": "",
+    "prompt": "2",  # dim
+    "heading": "1",  # bold
+    "note": "2",
+    "error": "1;31",  # bold red
 }
-_BLOCK = re.compile(r"<(think|search|answer)>.*?(?:</\1>|\Z)", re.DOTALL)
-_UNPRINTABLE = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# C1 codes too: some terminals take U+009B for the beginning of an escape sequence.
+_SHOWN_AS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+_SHOWN_AS |= {0x7F: 0x2421} | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD)
+
+
+def shows_colour(out: TextIO) -> bool:
+    """Say whether to write colour to ``out``: to a terminal, unless the user or it cannot have it.
+
+    See https://no-color.org ; ``TERM=dumb`` is a terminal without colours.
+    """
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as it may be printed: it can neither fail to encode nor steer a terminal.
+
+    Control characters become their symbols (U+2400 and on), or U+FFFD where they have none; so do
+    lone surrogates. Tabs and newlines stay.
+    """
+    return text.translate(_SHOWN_AS)
+
+
+def paint(style: TextStyle, text: str, colour: bool = True) -> str:
+    """Return ``text`` printable, and in its style's colour where ``colour`` says so."""
+    code = _COLOURS[style] if colour else ""
+    return f"\x1b[{code}m{printable(text)}\x1b[0m" if code else printable(text)
 
 
 def render_ansi(prompt: str, segments: Sequence[Segment]) -> str:
-    """Return prompt and response in colour.
-
-    Control characters and lone surrogates become U+FFFD, so that printing can neither fail nor
-    command the terminal.
-    """
-    parts = [_paint("prompt", prompt), "\n"]
+    """Return prompt and response as printable text, each kind of text in its colour."""
+    shown = [paint("prompt", prompt), "\n"]
     for segment in segments:
         if segment.kind == "env":
-            parts += [_paint("result", segment.text), "\n"]
+            shown += [paint("result", segment.text), "\n"]
         else:
-            parts.append(_paint_turn(segment.text))
-    return "".join(parts)
-
-
-def _paint_turn(turn: str) -> str:
-    parts, begin = [], 0
-    for block in _BLOCK.finditer(turn):
-        parts += [_printable(turn[begin : block.start()]), _paint(block[1], block[0])]
-        begin = block.end()
-    return "".join([*parts, _printable(turn[begin:])])
-
-
-def _paint(kind: str, text: str) -> str:
-    return f"{_COLOURS[kind]}{_printable(text)}{_RESET}"
-
-
-def _printable(text: str) -> str:
-    return _UNPRINTABLE.sub("\ufffd", text)
+            shown += [paint(part.kind, part.written) for part in parts(segment.text)]
+    return "".join(shown)

@@ -28,7 +28,7 @@ _LONGEST_SAMPLE = 64
 
 
 class _EveryCharacter:
-    """Stands where Text keeps its alphabet: a set, a list and an index of all code points."""
+    """Takes the place of Text's alphabet: set, list and index of all code points, none stored."""
 
     def __len__(self) -> int:
         return _SIZE
@@ -49,7 +49,7 @@ class _EveryCharacter:
         return hash(_EveryCharacter)
 
 
-class UnicodeText(Text):
+class UnicodeText(Text):  # a Text, because TorchRL knows text spaces by that class
     """All strings of ``min_length`` to ``max_length`` characters.
 
     Flattened, a string is ``max_length`` int32 code points, padded with 0x110000. Samples are
@@ -106,7 +106,7 @@ class UnicodeText(Text):
 
 @batch_space.register(UnicodeText)
 def _batch(space: UnicodeText, n: int = 1) -> Tuple[Any]:
-    """Batch without copying a generator a row; seeded if the single space was."""
+    """Return the space of ``n`` rows, each with a seed of its own if the single space has one."""
     seeds: list[Any] = [None] * n
     if space._np_random is not None:
         seeds = deepcopy(space._np_random).integers(2**31, size=n).tolist()
@@ -141,6 +141,9 @@ def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:  # type: ignore
     return _decode(np.asarray(x, np.int32))
 
 
+# Gymnasium 1.4.0: without these two, AsyncVectorEnv returns one constant string for every row of a
+# text space, silently; and with shared_memory=False, a reset after the end of an episode makes it
+# drop the next action.
 @write_to_shared_memory.register(UnicodeText)
 def _write(
     space: UnicodeText, index: int, value: str, shared_memory: SynchronizedArray[int]
@@ -153,7 +156,7 @@ def _write(
 class _SharedTexts:
     """The strings in shared memory, decoded when they are read; a deep copy is a plain tuple.
 
-    AsyncVectorEnv reads the memory once and then relies on the view to change with it.
+    It must be a live view: AsyncVectorEnv asks for it once and expects later writes to show in it.
     """
 
     def __init__(self, memory: SynchronizedArray[int], width: int) -> None:

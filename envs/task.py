@@ -1,4 +1,4 @@
-"""What the episodes of an environment share: the questions, the retriever and the rules."""
+"""Questions, retriever and rules that all episodes of an environment share."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ class Task:
         )
         self.top_k = top_k
         self.on_retriever_error = on_retriever_error
+        # Each look at env.spec copies all arguments: they stay paths, opened at the first search.
         self._index = _checked(index)
         self._questions = None if questions is None else _load_questions(questions)
         self._retriever: Retriever | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is found again by its name."""
+        """Leave out the retriever that was loaded: a copy loads it again from its folder."""
         return {**self.__dict__, "_retriever": None}
 
     @property
@@ -174,7 +175,7 @@ def _load_questions(questions: str | Path | Sequence[QuestionLike]) -> list[Ques
 
 
 def _checked(index: str | Path | Retriever | None) -> str | Retriever | None:
-    """Return the index; a folder that is not there is told before the first search."""
+    """Return the index after a check that its folder exists; it is opened at the first search."""
     if index is None or isinstance(index, Retriever):
         return index
     if "://" not in str(index) and not Path(index).exists():

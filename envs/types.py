@@ -1,4 +1,8 @@
-"""What the environments speak about, all as text: questions, passages, rewards, the retriever."""
+"""Core types of the environments: questions, passages, rewards and the retriever.
+
+All of them hold text, such as ``Passage("7", "Bakset\\nthe boss of Bakset is Domlor .")``; token
+ids begin in ``research_rl.agents``.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,7 @@ Results: TypeAlias = list[list[Passage]]
 """The passages of each query, best first."""
 
 
+# An ABC and no Protocol, whose exact annotations jsonargparse would demand of a class in a YAML.
 class Retriever(ABC):
     """Text search: all queries of a step in one call."""
 
@@ -72,4 +77,4 @@ class Retriever(ABC):
 
 
 class RetrieverUnavailable(RuntimeError):
-    """A retriever does not answer after its own retries; says where and how often it was asked."""
+    """A retriever does not answer, even after retries; says where and how often it was asked."""

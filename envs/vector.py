@@ -1,4 +1,4 @@
-"""ReSearch-v0, many questions at once: one retrieval call a step, whoever asks."""
+"""Vectorised ReSearch-v0: many questions at once, one retrieval call a step for all who search."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             raise ValueError(
                 f"max_episode_steps must be at least 1, got {max_episode_steps}; None is no limit"
             )
+        # gym.make_vec passes this limit on as an argument and adds no TimeLimit wrapper.
         self.max_episode_steps = max_episode_steps
         self.metadata = {**ReSearchEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = UnicodeText(self.task.rules.max_chars)
@@ -69,7 +70,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
 
     @property
     def prompt(self) -> Prompt:
-        """What stands in front of each response."""
+        """The text in front of each response."""
         return self.task.prompt
 
     @property

@@ -1,4 +1,7 @@
-"""Wrappers of our own around ReSearch-v0, and copies of whatever stands around it."""
+"""Wrappers for ReSearch-v0, and copies of an environment with all its wrappers.
+
+``Transcript(gym.make("ReSearch-v0"))`` observes the whole text so far, prompt included.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +50,8 @@ class Transcript(gym.Wrapper[str, str, str, str], RecordConstructorArgs):
 def fork(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """Return an independent copy of ReSearch-v0 as it stands, with its wrappers and their state.
 
-    The same actions give the same observations in both, and neither hears of the other's. The
-    questions, the retriever and the rules are shared.
+    The same actions give the same observations in both, and neither is changed by the other's.
+    Questions, retriever and rules are shared.
 
     Raises:
         TypeError: another environment is inside.

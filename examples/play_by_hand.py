@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import gymnasium as gym
 
-from research_rl.envs import ReSearchEnv
+from research_rl.envs import ReSearchEnv, paint, shows_colour
 
 
 def by_hand() -> Iterator[str]:
@@ -40,8 +40,8 @@ def demo(env: ReSearchEnv) -> Iterator[str]:
 
 
 def show(text: str) -> None:
-    """Print in colour to a terminal, plainly to a file or a pipe."""
-    print(text if sys.stdout.isatty() else re.sub(r"\x1b\[[\d;]*m", "", text))
+    """Print in colour to a terminal that shows it, plainly to a file or a pipe."""
+    print(text if shows_colour(sys.stdout) else re.sub(r"\x1b\[[\d;]*m", "", text))
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         if terminated or truncated:
             break
         if not args.demo:  # the demo is shown as a whole below
-            show(f"\x1b[34m{observation.strip()}\x1b[0m")
+            show(paint("result", observation.strip()))
     if args.demo:
         show(str(env.render()))
     searches = f"{info['num_searches']} search{'' if info['num_searches'] == 1 else 'es'}"

@@ -1,4 +1,4 @@
-"""Ways into other people's trainers and environment hubs, in text; see docs/plug-in.md.
+"""Adapters to other trainers and environment hubs, all in text; see docs/plug-in.md.
 
 Read first: choices.py
 May import: envs.env, envs.protocols, envs.rewards, envs.synthetic, envs.task, envs.types

@@ -1,4 +1,4 @@
-"""The built-in world without language: a handful of choices, a handful of numbers.
+"""The built-in world as a small discrete environment: seven choices in, two numbers out.
 
 For trainers that know neither text nor language models: CleanRL, Stable-Baselines3, RLlib.
 """
@@ -27,10 +27,10 @@ class ReSearchChoices(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """ReSearch-v0 on questions of the synthetic world, as seven choices.
 
     ## Action Space
-    ``Discrete(7)``. Action ``2 i + 0`` searches the question's relation ``i`` (0 is the innermost,
-    asked first by whoever does it right) of the person in the question, ``2 i + 1`` that of the
-    person found last; a relation beyond the question's is counted from the first again. Action 6
-    answers with the person found last.
+    ``Discrete(7)``. Action ``2 i + 0`` searches the question's relation ``i`` of the person in the
+    question, ``2 i + 1`` that of the person found last. Relation 0 is the innermost, the first one
+    to ask for; a number beyond the question's relations starts again at the first. Action 6 answers
+    with the person found last.
 
     ## Observation Space
     ``MultiDiscrete([4, max_searches + 1])``: relations in the question, people found so far.

@@ -1,4 +1,4 @@
-"""What is said where an outside library is not installed."""
+"""The error of an adapter whose outside library is not installed."""
 
 from __future__ import annotations
 

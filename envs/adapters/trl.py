@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from research_rl.envs.env import ReSearchEnv
-from research_rl.envs.protocols import BUDGET_USED, escape_tags
+from research_rl.envs.protocols import BUDGET_USED, escape_tags, result_content
 from research_rl.envs.types import Question, RetrieverUnavailable
 
 SYSTEM = (
@@ -20,6 +20,7 @@ SYSTEM = (
 )
 
 
+# No ReSearchEnv with another name: TRL would make tools of its step, close and render as well.
 class SearchTool:
     r"""One episode of ReSearch-v0 behind a tool call.
 
@@ -69,7 +70,7 @@ class SearchTool:
         except RetrieverUnavailable as error:
             self._failure = error  # the trainer makes text of it: _judge raises it again
             raise
-        return found.removeprefix(" <result>\n").removesuffix("\n</result>")
+        return result_content(found)
 
     def _judge(self, message: str) -> float:
         """Return what the last message is worth.
@@ -97,7 +98,7 @@ def search_tool_reward(
     r"""Return the environment's reward of each rollout; one of GRPOTrainer's ``reward_funcs``.
 
     The last message is the answer and must hold a ``\boxed{}``; a rollout that ends in a tool call
-    is worth 0. The form is the chat template's affair: nothing else of it is judged.
+    is worth 0. The chat template decides the form, so nothing else of it is judged.
 
     Raises:
         RetrieverUnavailable: a search failed during a rollout.

@@ -13,7 +13,9 @@ from research_rl.envs.protocols.tags import (
     STOP,
     Action,
     Answer,
+    Kind,
     Malformed,
+    Part,
     Search,
     Segment,
     answer_content,
@@ -21,7 +23,9 @@ from research_rl.envs.protocols.tags import (
     format_error,
     last_boxed,
     parse_action,
+    parts,
     render_result,
+    result_content,
 )
 
 __all__ = [
@@ -32,7 +36,9 @@ __all__ = [
     "STOP",
     "Action",
     "Answer",
+    "Kind",
     "Malformed",
+    "Part",
     "Prompt",
     "Search",
     "Segment",
@@ -42,5 +48,7 @@ __all__ = [
     "get_prompt",
     "last_boxed",
     "parse_action",
+    "parts",
     "render_result",
+    "result_content",
 ]

@@ -1,4 +1,4 @@
-"""How the rules are told to a model: the two prompts of ReSearch, and prompts of one's own.
+"""Prompts that tell a model the rules: the two of ReSearch, and prompts of your own.
 
 The wording is that of ReSearch, kept byte for byte: repository Agent-RL/ReCall, branch re-search,
 src/verl/utils/dataset/template.py, MIT License.
@@ -13,7 +13,7 @@ _QUESTION = "{prompt}"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What stands in front of the response.
+    """The text in front of the response.
 
     Args:
         system: the system message of a chat model; None for a model without a chat template.
@@ -31,7 +31,7 @@ class Prompt:
             )
 
     def text(self, question: str) -> str:
-        """Return the prompt as one string; of a chat prompt the messages' texts."""
+        """Return the prompt as one string; for a chat prompt, the texts of its messages."""
         user = self.user.replace(_QUESTION, question)
         return user if self.system is None else f"{self.system}\n\n{user}"
 

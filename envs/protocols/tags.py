@@ -1,4 +1,4 @@
-r"""The tag language that the policy and the environment speak, as pure functions on text.
+r"""The tag language between policy and environment, as pure functions on text.
 
 A turn of the policy is free text that ends in ``</search>`` (the only stop string) or, behind
 ``<answer> ... \boxed{x} ... </answer>``, at the end of the sequence. The environment answers a
@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from research_rl.envs.types import Passage
 
 STOP = "</search>"
 """The stop string of a turn."""
 NOTHING_TO_SEARCH = "nothing to search"
-"""What the result says to an empty query."""
+"""The text of the result of an empty query."""
 BUDGET_USED = "The search budget is used: answer now."
-"""What the last result of a limited episode ends with."""
+"""The end of the last result that an episode with ``max_searches`` gets."""
 
 _TAG = re.compile(r"<(/?)(think|search|result|answer)>")
 _BRACE = re.compile(r"(?<!\\)\\+boxed\s*\{|\\[{}]|[{}]")  # the lookbehind keeps runs of \ linear
@@ -51,10 +51,63 @@ Action: TypeAlias = Search | Answer | Malformed
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the response and who wrote it."""
+    """A piece of the response and who wrote it."""
 
     kind: Literal["policy", "env"]
     text: str
+
+
+Kind: TypeAlias = Literal["think", "search", "result", "answer", "text"]
+BLOCKS: tuple[Kind, ...] = ("think", "search", "answer")
+"""The kinds of block that a policy writes."""
+
+
+class Part(NamedTuple):
+    """A block of a turn, or the text between two blocks.
+
+    Args:
+        kind: the name of the block's tags; "text" outside of all.
+        text: what it holds, without its tags.
+        closed: False for a block whose closing tag is missing.
+    """
+
+    kind: Kind
+    text: str
+    closed: bool = True
+
+    @property
+    def written(self) -> str:
+        """The part as it stands in the turn, with its tags."""
+        if self.kind == "text":
+            return self.text
+        return f"<{self.kind}>{self.text}" + f"</{self.kind}>" * self.closed
+
+
+def parts(turn: str, kinds: Sequence[Kind] = BLOCKS) -> list[Part]:
+    """Cut a turn at its tags; joined, what was ``written`` is the turn again.
+
+    A block reaches from its opening tag to the next closing tag of its kind, or else to the end;
+    other tags inside it are text.
+
+    Args:
+        turn: any text.
+        kinds: the blocks to cut out; tags of others are text.
+
+    >>> [(part.kind, part.text) for part in parts("<think> who? </think><search> boss of")]
+    [('think', ' who? '), ('search', ' boss of')]
+    """
+    found: list[Part] = []
+    begin = 0
+    for match in re.finditer(rf"<({'|'.join(kinds)})>(.*?)(</\1>|\Z)", turn, re.DOTALL):
+        found += _between(turn[begin : match.start()])
+        kind = next(kind for kind in kinds if kind == match[1])
+        found.append(Part(kind, match[2], closed=match[3] != ""))
+        begin = match.end()
+    return found + _between(turn[begin:])
+
+
+def _between(text: str) -> list[Part]:
+    return [Part("text", text)] if text else []
 
 
 def parse_action(turn: str) -> Action:
@@ -91,7 +144,7 @@ def answer_content(text: str) -> str | None:
 def last_boxed(text: str) -> str | None:
     r"""Return what the last complete ``\boxed{...}`` holds, None without one.
 
-    Braces are balanced, a box in a box is the last one, and an unclosed box is none.
+    Braces are balanced. Of nested boxes the inner one counts; a box that is not closed does not.
 
     >>> last_boxed(r"\boxed{x_{1}} or \boxed {y")
     'x_{1}'
@@ -130,6 +183,18 @@ def render_result(passages: Sequence[Passage], note: str = "", escape: bool = Tr
     return f" <result>\n{body}\n</result>"
 
 
+def result_content(block: str) -> str:
+    """Return what a result block holds, without spaces around it; a text that is no block, whole.
+
+    >>> result_content(render_result([Passage("7", "Bakset\\nthe boss of Bakset is Domlor .")]))
+    'Bakset\\nthe boss of Bakset is Domlor .'
+    """
+    text = block.strip()
+    if text.startswith("<result>") and text.endswith("</result>"):
+        return text.removeprefix("<result>").removesuffix("</result>").strip()
+    return text
+
+
 def format_error(segments: Sequence[Segment]) -> str | None:
     r"""Say what is wrong with the form of a finished response; None if nothing is.
 
@@ -158,7 +223,7 @@ def format_error(segments: Sequence[Segment]) -> str | None:
 
 _OPENED_BY = {"<think>": "think", "<search>": "search", "<answer>": "answer"}
 _CLOSED_BY = {"think": "</think>", "search": STOP, "answer": "</answer>"}
-_MENTIONS = {"<search>", "<answer>", "</answer>"}  # words, when inside a thought
+_MENTIONS = {"<search>", "<answer>", "</answer>"}  # inside a thought these are words like others
 
 
 class _Reader:

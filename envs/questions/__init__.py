@@ -6,12 +6,14 @@ May import: envs.system, envs.types
 
 from __future__ import annotations
 
-from research_rl.envs.questions.files import QuestionError, find_split
+from research_rl.envs.questions.files import QuestionError, find_split, hub_rows, is_hub_name
 from research_rl.envs.questions.read import question_from_dict, read_questions
 
 __all__ = [
     "QuestionError",
     "find_split",
+    "hub_rows",
+    "is_hub_name",
     "question_from_dict",
     "read_questions",
 ]

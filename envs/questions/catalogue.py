@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from research_rl.envs.system import did_you_mean
+
 FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"
 OTHER = "other"
-"""The name for questions of none of these data sets: nothing is known of them, nothing checked."""
+"""The name of any other data set: nothing is published about it, so no count is checked."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Dataset:
     """What is published about one data set.
 
     Args:
-        name: ours, and FlashRAG's.
+        name: our name for it, which is FlashRAG's too.
         title: as its paper writes it.
         counts: questions of each split of the official files.
         flashrag: questions of each split of FlashRAG's copy,
@@ -26,7 +27,7 @@ class Dataset:
         hub: ``owner/name:config`` on Hugging Face with the original fields, "" if there is none.
         hub_splits: what the Hub calls a split, where it differs.
         sha256: of official files, by name.
-        hops: where every question has the same number and its rows do not say so.
+        hops: of every question, where all have the same number and the rows do not say so.
     """
 
     name: str
@@ -136,6 +137,5 @@ def find_dataset(name: str) -> Dataset:
     if name in DATASETS:
         return DATASETS[name]
     known = [*DATASETS, OTHER]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name.lower(), known, cutoff=0.4)
     raise ValueError(f"no data set {name!r} (known: {', '.join(known)}){hint}")

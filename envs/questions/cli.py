@@ -108,7 +108,7 @@ def _convert(given: argparse.Namespace) -> None:
 
 
 def _guess_split(source: Path) -> str:
-    """The split that a file's name speaks of; "test" where it is silent, and a warning."""
+    """Return the split that a file's name contains; without one "test", with a warning."""
     words = re.split(r"[^a-z]+", source.stem.lower())
     split = next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
     if split is None:

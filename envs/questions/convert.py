@@ -1,13 +1,12 @@
-"""From any published layout to our files: questions.jsonl, corpus.jsonl and a manifest beside them.
+"""Conversion of any published layout to our files: questions.jsonl, corpus.jsonl and a manifest.
 
-Rows are read and written one at a time. The files take their names only when all of them are whole,
-the manifest last: what has a manifest is complete, and whatever goes wrong, what was there before
-stays as it was.
+Rows are read and written one at a time. The files get their names only when all of them are
+complete, the manifest last. So a folder with a manifest is complete, and a conversion that fails
+leaves the files of an earlier one as they were.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from research_rl.envs.questions.catalogue import Dataset
-from research_rl.envs.questions.files import QuestionError, source_rows
+from research_rl.envs.questions.files import QuestionError, open_rows
 from research_rl.envs.questions.layouts import Aliases, adapt
 from research_rl.envs.questions.paragraphs import context_of
-from research_rl.envs.questions.read import question_from_dict
+from research_rl.envs.questions.read import SameTexts, question_from_dict
 from research_rl.envs.system import alone_in, sha256_of
-from research_rl.envs.types import Question
 
 log = logging.getLogger(__name__)
 QUESTIONS, CORPUS, MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
@@ -63,7 +61,7 @@ class Job:
 
 @dataclass
 class DataManifest:
-    """What was converted, from what, and what was found on the way."""
+    """What was converted, from which source, and what was noticed while reading it."""
 
     dataset: str
     split: str
@@ -187,9 +185,8 @@ class _Conversion:
         self.questions, self.corpus = questions, corpus
         self.aliases = Aliases(job.aliases)
         self.lines: dict[str, int] = {}
-        self.texts: dict[bytes, str] = {}
+        self.same_texts = SameTexts()
         self.passages: set[str] = set()
-        self.first_twin: tuple[str, str] | None = None
 
     def run(self, advance: Callable[[], object] | None) -> None:
         job, manifest = self.job, self.manifest
@@ -209,14 +206,12 @@ class _Conversion:
                 break
         if not manifest.questions:
             raise QuestionError(job.source, None, "holds no questions")
-        if self.first_twin is not None:
-            manifest.warnings.append(
-                f"{job.source}: {manifest.same_text} questions have the text of another, the first "
-                f"{self.first_twin[1]!r} that of {self.first_twin[0]!r}; each is kept"
-            )
+        if self.same_texts.count:
+            manifest.same_text = self.same_texts.count
+            manifest.warnings.append(self.same_texts.warning(job.source))
 
     def _rows(self) -> Iterator[tuple[int, Any]]:
-        return source_rows(self.job.source, self.job.hub_split or self.job.split)
+        return open_rows(self.job.source, self.job.hub_split or self.job.split)[1]
 
     def _convert(self, row: Any, number: int, line: int) -> None:
         adapted = adapt(row, self.job.dataset, self.job.split, number, self.aliases)
@@ -225,7 +220,7 @@ class _Conversion:
             reason = f"id {question.id!r} is already used in line {self.lines[question.id]}"
             raise QuestionError(self.job.source, line, reason)
         self.lines[question.id] = line
-        self._note_text(question)
+        self.same_texts.add(question)
         metadata: dict[str, Any] = {
             "dataset": self.job.dataset.name,
             "split": self.job.split,
@@ -251,14 +246,6 @@ class _Conversion:
         )
         self.manifest.questions += 1
         self.manifest.passages = len(self.passages)
-
-    def _note_text(self, question: Question) -> None:
-        folded = " ".join(question.text.split()).casefold()
-        key = hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        other = self.texts.setdefault(key, question.id)
-        if other != question.id:
-            self.manifest.same_text += 1
-            self.first_twin = self.first_twin or (other, question.id)
 
 
 def _write(file: TextIO, row: Mapping[str, Any]) -> None:

@@ -1,4 +1,12 @@
-"""Rows of question files: JSONL, a JSON array, parquet, one of these in a folder, the Hub."""
+"""Readers of question files: each container becomes (line, row), one row at a time.
+
+They read JSONL, a JSON array (bare, or under the key ``Data`` of an object), parquet, tables (CSV
+and TSV with a line of names), a folder that holds one of the first three for each split, and a data
+set of the Hugging Face Hub::
+
+    _, rows = open_rows("hotpot_dev_distractor_v1.json")
+    next(rows)  # (1, {"_id": "5a8b57f25542995d1e6f1371", "question": "Were Scott ...", ...})
+"""
 
 from __future__ import annotations
 
@@ -8,14 +16,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from research_rl.envs.system import LineError
 
 SPLIT_MARK = "#"
-"""Between a source and the split of it that is meant."""
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")
+"""Separates a source from the name of its split: ``data/nq#dev``."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_NOT_ON_HUB = (*_SUFFIXES, *_TABLES, ".gz", ".txt")
+_ARRAY = re.compile(r'\s*\{\s*"Data"\s*:\s*\[|\s*\[')  # TriviaQA has its array in an object
+_SPACE = re.compile(r"\s*")
+_BLOCK = 1 << 20  # bytes read at once
 
 
 RawRow: TypeAlias = Mapping[str, Any]
@@ -26,14 +39,35 @@ class QuestionError(LineError):
     """Questions cannot be read."""
 
 
-def raw_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (line, row) of a file, of a folder's split or of a Hub data set, as they are there.
+def open_rows(
+    source: str | Path, split: str | None = None
+) -> tuple[str | Path, Iterator[tuple[int, Any]]]:
+    """Return the file or data set that is read, and its rows as they are there.
+
+    Args:
+        source: a file, a folder or a Hugging Face name, ``owner/name`` or ``owner/name:config``.
+        split: of a folder or of a Hub data set; a file has all its rows read.
+
+    Returns:
+        The source (of a folder the file of the split) and an iterator of (line, row). The line is
+        where a row starts, from 1; of parquet and the Hub it is the number of the row. Broken
+        content raises QuestionError, with file and line, when the iterator comes to it.
 
     Raises:
-        QuestionError: nothing there, or a line that is no JSON.
+        QuestionError: nothing there, or no split is named where there are several.
         ImportError: parquet or the Hub need a package that is not installed.
     """
-    yield from open_rows(source, split)[1]
+    path = Path(source)
+    if path.is_dir():
+        path = _split_file(path, split)
+    if path.is_file():
+        return path, _file_rows(path)
+    if is_hub_name(source):
+        if split is None:
+            reason = f"a Hub data set must be told which split: {f'{source}{SPLIT_MARK}train'!r}"
+            raise QuestionError(source, None, reason)
+        return source, enumerate(hub_rows(str(source), split), 1)
+    raise QuestionError(source, None, "there is no such file of questions")
 
 
 def find_split(source: str | Path, names: Sequence[str]) -> str | None:
@@ -50,34 +84,58 @@ def find_split(source: str | Path, names: Sequence[str]) -> str | None:
     path = Path(source)
     if path.is_dir():
         there = {file.stem for file in path.iterdir() if file.suffix in _SUFFIXES}
-    elif not path.exists() and _is_hub_name(source):
-        there = set(_hub_splits(str(source)))
+    elif not path.exists() and is_hub_name(source):
+        there = set(_ask_hub("get_dataset_split_names", str(source)))
     else:
         return None
     return next((name for name in names if name in there), None)
 
 
-def open_rows(
-    source: str | Path, split: str | None
-) -> tuple[str | Path, Iterator[tuple[int, Any]]]:
-    """Return the file or data set that is read, and its (line, row)s.
+def is_hub_name(source: str | Path) -> bool:
+    """Say whether this may name a data set of the Hub; a name that ends as a file's does not."""
+    return bool(_HUB_NAME.fullmatch(str(source))) and Path(source).suffix not in _NOT_ON_HUB
+
+
+def hub_rows(name: str, split: str, **options: Any) -> Iterator[RawRow]:
+    """Yield the rows of a Hugging Face data set.
+
+    Args:
+        name: ``owner/name`` or ``owner/name:config``.
+        split: as the data set calls it.
+        options: further ones of ``datasets.load_dataset``; with ``streaming=True`` rows come as
+            they are downloaded and nothing is kept on disk.
 
     Raises:
-        QuestionError: nothing there, or no split is named where there are several.
-        ImportError: parquet or the Hub need a package that is not installed.
+        QuestionError: the Hub does not give it.
+        ImportError: ``datasets`` is not installed.
     """
-    path = Path(source)
-    if path.is_dir():
-        path = _split_file(path, split)
-    if path.is_file():
-        return path, _file_rows(path)
-    if _is_hub_name(source):
-        return source, _hub_rows(str(source), split)
-    raise QuestionError(source, None, "there is no such file of questions")
+    rows = _ask_hub("load_dataset", name, split=split, **options)
+    try:
+        yield from rows
+    except Exception as error:  # a stream may break off
+        raise _not_given(name, error) from error
 
 
-def _is_hub_name(source: str | Path) -> bool:
-    return bool(_HUB_NAME.match(str(source))) and Path(source).suffix not in _SUFFIXES
+def _ask_hub(what: str, name: str, **options: Any) -> Iterable[Any]:
+    """Return what a function of ``datasets`` returns for ``owner/name:config``."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"there is no file {name}; reading it from the Hugging Face Hub needs datasets; "
+            "do pip install -e '.[data]'"
+        ) from error
+    repository, _, config = name.partition(":")
+    try:
+        found: Iterable[Any] = getattr(datasets, what)(repository, config or None, **options)
+    except Exception as error:
+        raise _not_given(name, error) from error
+    return found
+
+
+def _not_given(name: str, error: Exception) -> QuestionError:
+    reason = f"there is no such file, and the Hub does not give it: {error}"
+    return QuestionError(name, None, reason)
 
 
 def _split_file(folder: Path, split: str | None) -> Path:
@@ -92,149 +150,39 @@ def _split_file(folder: Path, split: str | None) -> Path:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a file, whose container is told from how it begins.
+
+    A table has no mark of its own: it is known by its suffix.
+    """
     with path.open("rb") as file:
-        head = file.read(1024)
-    if head[:4] == b"PAR1":
+        data = file.read(1024)
+    if data[:4] == b"PAR1":
         return _parquet_rows(path)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+    head = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(data)
+    if _ARRAY.match(head):
         return _array_rows(path)
+    if path.suffix.lower() in _TABLES and not head.lstrip().startswith("{"):
+        return _table_rows(path, _TABLES[path.suffix.lower()])
     return _line_rows(path)
-
-
-def _decode(path: Path, data: bytes, first_line: int = 1) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = first_line + data.count(b"\n", 0, error.start)
-        reason = f"must be UTF-8, got byte {data[error.start]:#04x}"
-        raise QuestionError(path, line, reason) from error
 
 
 def _line_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the objects of a JSONL file; blank lines are passed over."""
     with path.open("rb") as lines:
         for number, data in enumerate(lines, 1):
-            text = _decode(path, data, number).strip()
-            if text:
-                try:
-                    row = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    reason = f"must be a JSON object, got {text[:60]!r}: {error}"
-                    raise QuestionError(path, number, reason) from error
-                yield number, row
+            try:
+                text = data.decode("utf-8-sig").strip()
+                if text:
+                    yield number, json.loads(text)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, number, error) from error
+            except (ValueError, RecursionError) as error:
+                reason = f"must be a JSON object, got {text[:60]!r}: {error}"
+                raise QuestionError(path, number, reason) from error
 
 
-def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the items of one JSON array with the lines they start in."""
-    text = _decode(path, path.read_bytes())
-    decoder, space = json.JSONDecoder(), re.compile(r"\s*")
-
-    def skip(position: int) -> int:
-        match = space.match(text, position)
-        return match.end() if match else position
-
-    def line(start: int, stop: int) -> int:
-        return text.count("\n", start, stop)
-
-    place = skip(text.index("[") + 1)
-    number = 1 + line(0, place)
-    while text[place : place + 1] != "]":
-        try:
-            row, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            at = number + (line(place, error.pos) if isinstance(error, json.JSONDecodeError) else 0)
-            raise QuestionError(path, at, f"must be a JSON array of objects: {error}") from error
-        yield number, row
-        after = skip(end)
-        comma = text[after : after + 1] == ","
-        if not comma and text[after : after + 1] != "]":
-            at = number + line(place, after)
-            reason = f"must be a JSON array, got {text[after : after + 20]!r} after an item"
-            raise QuestionError(path, at, reason)
-        following = skip(after + 1) if comma else after
-        number += line(place, following)
-        place = following
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError(
-            f"reading parquet ({path}) needs pyarrow; do pip install -e '.[data]'"
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
-            yield from enumerate(rows, 1)
-    except (OSError, ValueError) as error:
-        raise QuestionError(path, None, f"is not a readable parquet file: {error}") from error
-
-
-def _hub_rows(name: str, split: str | None) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a Hugging Face data set."""
-    if split is None:
-        example = f"{name}{SPLIT_MARK}train"
-        raise QuestionError(name, None, f"a Hub data set must be told which split: {example!r}")
-    return enumerate(_ask_hub("load_dataset", name, split=split), 1)
-
-
-def _hub_splits(name: str) -> Iterable[str]:
-    """Names of the splits of a Hugging Face data set."""
-    splits: Iterable[str] = _ask_hub("get_dataset_split_names", name)
-    return splits
-
-
-def _ask_hub(what: str, name: str, **options: str) -> Any:
-    """What a function of ``datasets`` says about ``owner/name:config``."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"there is no file {name}; reading it from the Hugging Face Hub needs datasets; "
-            "do pip install -e '.[data]'"
-        ) from error
-    repository, _, config = name.partition(":")
-    try:
-        return getattr(datasets, what)(repository, config or None, **options)
-    except Exception as error:
-        reason = f"there is no such file, and the Hub does not give it: {error}"
-        raise QuestionError(name, None, reason) from error
-
-
-_BLOCK = 1 << 20  # characters read at once
-_SPACE = re.compile(r"\s*")
-_HEAD = re.compile(r'\s*\{\s*"Data"\s*:\s*\[|\s*\[')
-_TABLES = {".csv": ",", ".tsv": "\t"}
-
-
-def source_rows(source: str | Path, split: str | None = None) -> Iterator[tuple[int, Any]]:
-    """Yield (line, row) of a file or Hub data set; the line is where a row starts, from 1.
-
-    Args:
-        source: a path or a Hugging Face name, ``owner/name`` or ``owner/name:config``.
-        split: of a Hub data set.
-
-    Raises:
-        QuestionError: nothing there or a broken line; names file and line.
-        ImportError: parquet or the Hub need a package that is not installed.
-    """
-    path = Path(source)
-    if not path.is_file():
-        yield from raw_rows(source, split)
-    elif path.suffix.lower() in _TABLES:
-        yield from _table_rows(path, _TABLES[path.suffix.lower()])
-    elif _HEAD.match(_head(path)):
-        yield from _streamed_array_rows(path)
-    else:
-        yield from raw_rows(source, None)
-
-
-def _head(path: Path) -> str:
-    """The beginning of a file, for a look at its container."""
-    with path.open("rb") as file:
-        data = file.read(256)
-    return codecs.getincrementaldecoder("utf-8-sig")("replace").decode(data)
+def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> QuestionError:
+    return QuestionError(path, line, f"must be UTF-8, got byte {error.object[error.start]:#04x}")
 
 
 def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
@@ -271,27 +219,39 @@ def _cell(text: str) -> Any:
     return text
 
 
-def _streamed_array_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ImportError(
+            f"reading parquet ({path}) needs pyarrow; do pip install -e '.[data]'"
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
+            yield from enumerate(rows, 1)
+    except (OSError, ValueError) as error:
+        raise QuestionError(path, None, f"is not a readable parquet file: {error}") from error
+
+
+def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the items of a JSON array with the lines they start in."""
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            yield from _Array(path, file)
-        except UnicodeDecodeError as error:
-            reason = f"must be UTF-8, got byte {error.object[error.start]:#04x}"
-            raise QuestionError(path, None, reason) from error
+    with path.open("rb") as file:
+        yield from _Array(path, file)
 
 
 class _Array:
-    """A window over a file that slides from item to item."""
+    """A window over a file that slides from item to item, so that memory stays small."""
 
-    def __init__(self, path: Path, file: TextIO) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
-        self.text, self.place, self.line = file.read(_BLOCK), 0, 1
-        self.over = len(self.text) < _BLOCK
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self.text, self.place, self.line, self.over = "", 0, 1, False
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        opening = _HEAD.match(self.text)
-        assert opening is not None, "the container was looked at"
+        while (opening := _ARRAY.match(self.text)) is None and self._more():
+            pass
+        assert opening is not None, "the file was seen to begin so"
         self._pass(opening.end())
         decoder = json.JSONDecoder()
         while self._next() != "]":
@@ -309,7 +269,7 @@ class _Array:
                 raise QuestionError(self.path, self.line, reason)
 
     def _next(self) -> str:
-        """The next character that is no space, "" at the end of the file."""
+        """Move to the next character that is no space and return it; "" at the end of the file."""
         while True:
             match = _SPACE.match(self.text, self.place)
             self._pass(match.end() if match else self.place)
@@ -317,7 +277,7 @@ class _Array:
                 return self.text[self.place : self.place + 1]
 
     def _item(self, decoder: json.JSONDecoder) -> tuple[Any, int]:
-        """The item that starts here and where it ends."""
+        """Return the item that starts here, and where it ends."""
         while True:
             try:
                 row, end = decoder.raw_decode(self.text, self.place)
@@ -341,11 +301,16 @@ class _Array:
         self.place = place
 
     def _more(self) -> bool:
-        """Read on and forget what is behind; False at the end of the file."""
+        """Read on and forget what was passed; False at the end of the file."""
         if self.over:
             return False
-        block = self.file.read(max(_BLOCK, len(self.text) - self.place))
-        self.over = not block
-        if block:
-            self.text, self.place = self.text[self.place :] + block, 0
-        return bool(block)
+        data = self.file.read(max(_BLOCK, len(self.text) - self.place))
+        self.over = not data
+        try:
+            more = self.decoder.decode(data, final=self.over)
+        except UnicodeDecodeError as error:
+            before = self.text.count("\n", self.place) + error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(self.path, self.line + before, error) from error
+        if data:
+            self.text, self.place = self.text[self.place :] + more, 0
+        return bool(data)

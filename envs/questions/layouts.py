@@ -1,4 +1,4 @@
-"""The layouts of rows that the plain reader of questions does not know.
+"""Row layouts that ``question_from_dict`` cannot read, and what their fields become.
 
 | data set | a row has | becomes |
 |---|---|---|
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.envs.questions.catalogue import Dataset
-from research_rl.envs.questions.files import QuestionError
+from research_rl.envs.questions.files import QuestionError, open_rows
 
 _RENAMED = {"Question": "question", "Answer": "answer", "QuestionId": "id"}
 _JSON_TEXT = ("supporting_facts", "evidences", "possible_answers", "context")
@@ -30,7 +30,7 @@ class Aliases:
     2wikimultihop_evaluate_v1.1.py of https://github.com/Alab-NII/2wikimultihop .
 
     Args:
-        path: the file; None knows no names.
+        path: the file; None for no further names.
 
     Raises:
         QuestionError: a line is not of this form.
@@ -40,34 +40,28 @@ class Aliases:
         self._names: dict[str, list[str]] = {}
         if path is None:
             return
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    identity, names = self._read(path, number, line)
-                    self._names[identity] = names
+        for number, row in open_rows(path)[1]:
+            try:
+                names = [*row.get("aliases", ()), *row.get("demonyms", ())]
+                identity = row["Q_id"]
+            except (KeyError, TypeError, AttributeError) as error:
+                reason = f'must be {{"Q_id", "aliases", "demonyms"}}, got {str(row)[:60]!r}'
+                raise QuestionError(path, number, reason) from error
+            self._names[str(identity)] = [str(name) for name in names]
 
     def of(self, identity: object) -> list[str]:
         """Return the names of an id, none if it is not there."""
         return self._names.get(identity, []) if isinstance(identity, str) else []
 
-    @staticmethod
-    def _read(path: Path, number: int, line: str) -> tuple[str, list[str]]:
-        try:
-            row = json.loads(line)
-            names = [*row.get("aliases", ()), *row.get("demonyms", ())]
-            identity = row["Q_id"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f'must be {{"Q_id", "aliases", "demonyms"}}, got {line.strip()[:60]!r}'
-            raise QuestionError(path, number, reason) from error
-        return str(identity), [str(name) for name in names]
-
 
 def adapt(row: Any, dataset: Dataset, split: str, number: int, aliases: Aliases) -> Any:
-    """Return a row with the names that ``question_from_dict`` knows; what is no object is let be.
+    """Return a row with the field names that ``question_from_dict`` reads.
+
+    A row that is no object is returned as it is: ``question_from_dict`` refuses it.
 
     Args:
         row: as the file has it.
-        dataset: which data set it is of.
+        dataset: the data set it belongs to.
         split: its split, part of the id of a row that has none.
         number: of the row, from 0.
         aliases: of 2WikiMultihopQA.

@@ -1,4 +1,4 @@
-"""The paragraphs that a row brings along, as passages with ids that depend on their contents alone.
+"""Paragraphs that come with a question, as passages whose ids depend on their contents alone.
 
 | layout | where they are | which support the answer |
 |---|---|---|
@@ -61,7 +61,7 @@ def context_of(row: RawRow, supporting_titles: Sequence[str]) -> Context:
 
 
 def _flagged(paragraphs: Any) -> Context:
-    """MuSiQue's paragraphs."""
+    """Return MuSiQue's paragraphs, which say themselves whether they support the answer."""
     passages, gold = [], []
     for paragraph in _list(paragraphs, "paragraphs"):
         if not isinstance(paragraph, Mapping):
@@ -74,7 +74,7 @@ def _flagged(paragraphs: Any) -> Context:
 
 
 def _titled(context: Any, supporting_titles: Sequence[str]) -> Context:
-    """Paragraphs that supporting facts know by their titles."""
+    """Return paragraphs of which supporting facts name the titles."""
     titles, passages = [], []
     for title, sentences in _pairs(context):
         joined = " ".join(_text(s, "a sentence").strip() for s in _list(sentences, "sentences"))
@@ -86,7 +86,7 @@ def _titled(context: Any, supporting_titles: Sequence[str]) -> Context:
 
 
 def _pairs(context: Any) -> Iterator[tuple[Any, Any]]:
-    """(title, sentences) of each paragraph."""
+    """Yield (title, sentences) of each paragraph."""
     if isinstance(context, Mapping):
         titles = _list(context.get("title"), "context.title")
         sentences = _list(context.get("sentences", context.get("content")), "context.sentences")

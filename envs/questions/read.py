@@ -1,6 +1,6 @@
-"""Read questions with their gold answers from the files people have, whatever they are called.
+"""Reader of questions with their gold answers, in every layout that is published.
 
-Each row's layout is told from its content, as the file's container is (see question_files):
+The layout of a row is told from its content, as the container of a file is (see files.py):
 
 | layout | a row has |
 |---|---|
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -75,14 +75,49 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
         raise QuestionError(source, None, "holds no questions")
     if split and chosen_by_metadata:
         questions = _of_split(source, questions, split)
-    _tell_same_texts(source, questions)
+    same = SameTexts()
+    for question in questions:
+        same.add(question)
+    if same.count:
+        log.warning(same.warning(source))
     return questions
+
+
+class SameTexts:
+    """Questions that differ in nothing but their id: each would be asked and counted.
+
+    Attributes:
+        count: questions whose text an earlier one has too, apart from case and white space.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first_of: dict[bytes, str] = {}
+        self._first_pair = ("", "")
+
+    def add(self, question: Question) -> None:
+        """Note a question; a digest of 16 bytes is kept of its text."""
+        folded = " ".join(question.text.split()).casefold().encode("utf-8", "surrogatepass")
+        first = self._first_of.setdefault(
+            hashlib.blake2b(folded, digest_size=16).digest(), question.id
+        )
+        if first != question.id:
+            self.count += 1
+            self._first_pair = self._first_pair if self.count > 1 else (first, question.id)
+
+    def warning(self, source: object) -> str:
+        """Return the warning about these questions."""
+        first, second = self._first_pair
+        return (
+            f"{source}: {self.count} questions have the text of another, the first {second!r} that "
+            f"of {first!r}; each is kept"
+        )
 
 
 def question_from_dict(row: RawRow) -> Question:
     """Return the question that a row of any layout holds.
 
-    A row without an id is named after its text.
+    A row without an id gets one that is made from its text.
 
     Raises:
         ValueError: no question text or no answers; the message says what the row has.
@@ -162,7 +197,7 @@ def _are_texts(values: Any) -> bool:
 
 
 def _metadata(row: RawRow) -> dict[str, Any]:
-    """Return what the row says besides; without its paragraphs, with hops where they show."""
+    """Return the row's other facts: no paragraphs, and hops where they can be told."""
     given = row.get("metadata")
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"metadata must be an object, got {type(given).__name__}")
@@ -199,24 +234,6 @@ def _hops(row: RawRow, metadata: RawRow) -> int:
         return int(match[1])
     steps = row.get("question_decomposition")
     return len(steps) if isinstance(steps, list) else len(metadata.get("supporting_titles", ()))
-
-
-def _tell_same_texts(source: str | Path, questions: Sequence[Question]) -> None:
-    """Warn of questions that differ in nothing but their id: each would be asked and counted."""
-    first: dict[str, str] = {}
-    twins = []
-    for question in questions:
-        folded = " ".join(question.text.split()).casefold()
-        if (other := first.setdefault(folded, question.id)) != question.id:
-            twins.append((other, question.id))
-    if twins:
-        log.warning(
-            "%s: %d questions have the text of another, the first %r that of %r; each is kept",
-            source,
-            len(twins),
-            twins[0][1],
-            twins[0][0],
-        )
 
 
 def _of_split(source: str | Path, questions: list[Question], split: str) -> list[Question]:

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +31,7 @@ from research_rl.envs.retrieval.index import (
     size,
     tune_folder,
 )
-from research_rl.envs.system import CommandLine
+from research_rl.envs.system import CommandLine, did_you_mean
 
 _COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
 _EXAMPLES = """examples:
@@ -57,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     if given and not given[0].startswith("-") and given[0] not in _COMMANDS:
-        near = get_close_matches(given[0], _COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(given[0], _COMMANDS)
         _fail(f"no command {given[0]!r} (known: {', '.join(_COMMANDS)}){hint}")
     args = _parser().parse_args(given)
     try:

@@ -1,7 +1,8 @@
 """FAISS indexes on NVIDIA GPUs, where faiss-gpu is installed: one device, or shards over several.
 
-``TorchFlatRetriever`` needs no such FAISS; this is for indexes that only FAISS can search, and for
-those who have it anyway.
+Take this for an IVF index (``--type ivf``, ``ivf-sq8``, ``ivf-pq``): it searches a few lists where
+``TorchFlatRetriever`` would score every vector. Over a flat index take ``TorchFlatRetriever``: it
+needs no faiss-gpu and proves that its answers are exact.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def to_gpu(
 
 
 class GpuIndex:
-    """A FAISS index and its copy on GPUs; has what retrievers use of a FAISS index.
+    """A FAISS index and its copy on GPUs, with the part of FAISS's interface that retrievers use.
 
     One search at a time: FAISS's GPU indexes are not thread-safe. Searches for more than the
     kernels select (2048) go to the CPU, and so do queries whose IVF lists hold too few vectors.

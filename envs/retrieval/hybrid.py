@@ -1,4 +1,7 @@
-"""Several retrievers asked together, each given as an object or as an index folder."""
+"""Hybrid search: several retrievers fused, each given as an object or as an index folder.
+
+``HybridRetriever(["indexes/e5", "indexes/bm25"])`` finds by meaning and by words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second look: a cross-encoder reads query and passage together and sorts the candidates."""
+"""Reranking: a cross-encoder reads query and passage together and sorts the candidates."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from research_rl.envs.retrieval.index import open_retriever
-from research_rl.envs.retrieval.search import CACHED_RESULTS, ResultCache
+from research_rl.envs.retrieval.search import CACHED_RESULTS, CachedRetriever
 from research_rl.envs.system import LOADING
 from research_rl.envs.types import Passage, Retriever
 
 
-class RerankRetriever(Retriever):
+class RerankRetriever(CachedRetriever):
     """The candidates of another retriever, sorted anew by a Hugging Face cross-encoder.
 
-    Candidates of equal score keep the order they had.
+    A passage's score is the cross-encoder's; candidates of equal score keep the order they had. A
+    search raises RetrieverUnavailable where the other retriever does not answer, and ValueError
+    where the model is no cross-encoder or scores NaN or infinity.
 
     Args:
         retriever: who finds the candidates, or an index folder to open, of which no results are
@@ -54,26 +56,12 @@ class RerankRetriever(Retriever):
         self.candidates, self.max_length, self.batch_size = candidates, max_length, batch_size
         self.dtype, self.device, self.revision = dtype, device, revision
         self._parts: tuple[Any, Any] | None = None
-        self._cache = ResultCache(cache_size)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> RerankRetriever:
-        return self
+        super().__init__(cache_size)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         sizes = (self.candidates, self.max_length, self.batch_size)
         where = (self.dtype, self.device, self.revision, self._cache.size)
         return type(self), (self.retriever, self.model, *sizes, *where)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Return the ``k`` best candidates of each query; the score is the cross-encoder's.
-
-        Raises:
-            RetrieverUnavailable: the retriever behind does not answer.
-            ValueError: the model is no cross-encoder, or scores NaN or infinity.
-        """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        return self._cache.answer(queries, k, self._find)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         found = self.retriever.search(queries, max(k, self.candidates))

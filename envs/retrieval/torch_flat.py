@@ -1,9 +1,12 @@
-"""Exact search through torch, on CUDA devices or the CPU: no FAISS build for CUDA is needed.
+"""Exact search through torch, on CUDA devices or the CPU: the search to take on a GPU.
+
+Only an IVF index that is too large to be scored whole is better served by
+``faiss_gpu.GpuFaissRetriever``, which needs a FAISS built for CUDA.
 
 Vectors lie on the device in half precision. A blocked scan there finds candidates, which are scored
-again from the original vectors. The result is proven, not hoped for: whoever was left out cannot
-score more than the last candidate's rough score plus a bound of all rounding; a query whose k-th
-best does not beat that is scanned again for four times as many candidates.
+again from the original vectors. The result is proven: a vector that was left out cannot score more
+than the last candidate's rough score plus a bound of all rounding, and a query whose k-th best does
+not beat that is scanned again for four times as many candidates.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ _METRIC_TYPES: dict[str, int] = {"ip": 0, "l2": 1}  # faiss.METRIC_INNER_PRODUCT
 
 @dataclass(frozen=True)
 class _Shard:
-    """A stretch of the vectors on one device.
+    """The part of the vectors that one device holds.
 
     Args:
         first: position of its first vector.
@@ -67,7 +70,7 @@ class _Shard:
 
 
 class TorchFlatIndex:
-    """Exact nearest neighbours; has what retrievers use of a FAISS index.
+    """Exact nearest neighbours, with the part of FAISS's interface that retrievers use.
 
     ``search`` finds what ``faiss.IndexFlatIP`` or ``IndexFlatL2`` finds in the same vectors, up to
     the rounding of FAISS's own float32 sums; equal scores come by position.
@@ -201,7 +204,7 @@ class TorchFlatIndex:
         return found[0]
 
     def _bound(self, queries: Tensor, rounded: Tensor, last: Tensor) -> Tensor:
-        """Return how far the exact score of someone left out may exceed the last rough score.
+        """Return how far the exact score of a vector left out may exceed the last rough score.
 
         By Cauchy and Schwarz |q.x - q'.x'| <= |q - q'| |x| + |q'| |x - x'|; sums of D products in
         float32 err by at most D 2^-23 of the lengths (2^-22 leaves room for hardware that
@@ -245,14 +248,14 @@ class TorchFlatIndex:
 
 
 class TorchFlatRetriever(DenseRetriever):
-    """An index folder searched exactly through torch: on the GPU, without a FAISS that knows CUDA.
+    """An index folder searched exactly through torch, on a GPU or the CPU.
 
     The answers are those of the same folder opened with ``load_retriever``. The original vectors
     stay in main memory (as FAISS holds them, not copied), where candidates are scored again.
 
     Args:
-        folder: an index folder. Exact is the search of the vectors it holds: those of a compressed
-            index are decoded, and a warning says that the encoder's own are not there.
+        folder: an index folder. The search is exact for the vectors it holds: those of a compressed
+            index are decoded, and a warning says that they are not the encoder's own.
         device: a torch device or several, or "auto"; see TorchFlatIndex.
         dtype: of the scan, or "auto".
         corpus: where the corpus lies now, if it has moved.

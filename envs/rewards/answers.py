@@ -1,4 +1,7 @@
-"""Two answers compared: exact match, cover match, F1, and LaTeX made plain."""
+"""Comparison of two answers: exact match, cover match, F1, and LaTeX made plain.
+
+``f1_score("boss Domlor", ["Domlor"])`` is 2/3: precision 1/2, recall 1.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +65,8 @@ _ESCAPED = re.compile(r"\\([%$&#_{}])")
 def plain_latex(text: str) -> str:
     r"""Return the words of a LaTeX answer: ``\text{New~York}`` is ``New York``.
 
-    Font and box commands give what they hold, spacing commands a space, escaped characters
-    themselves; braces that only group go.
+    Font and box commands are replaced by what they hold, spacing commands by a space, escaped
+    characters by the character; braces that only group are dropped.
     """
     text = _FRACTION.sub(r"\1/\2", _WRAPPER.sub("", text))
     text = _SPACE.sub(" ", text)

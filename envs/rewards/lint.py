@@ -1,8 +1,9 @@
 """``research lint-reward``: look for holes in a reward before a policy finds them.
 
 Known degenerate responses, and a small search over strings of tags, are given to the reward. What
-the protocol's own format check calls malformed must be paid less than its honest counterpart, a
-better answer must not be paid less, and nothing may crash, dither, leave the range or take long.
+the protocol's own format check calls malformed must be paid less than its honest counterpart, and
+a better answer must not be paid less. No response may crash the reward, be paid two different
+values, leave the range or take long.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Finding:
     """One hole.
 
     Args:
-        kind: one of KINDS.
+        kind: one of FINDING_KINDS.
         case: what kind of response it is.
         text: the response, results included.
         reason: what the reward did with it.
@@ -77,7 +78,7 @@ class _Plain(RewardFunction):
 
 
 class _Judge:
-    """Asks the reward, and notes what is wrong with its answer whatever the response.
+    """The reward under test; notes every value that would be wrong for any response.
 
     Args:
         reward: under test.

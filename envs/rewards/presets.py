@@ -1,4 +1,4 @@
-r"""What an answer is worth: token F1, exact match, and the three presets of ReSearch's reward.
+r"""Rewards of a finished episode: the three presets of ReSearch.
 
 ``default`` pays ``max(F1, 0.1)`` when the format is right and 0 otherwise; ``paper`` pays F1, or
 0.1 for the right format alone (equation 2 of arXiv 2503.19470); ``paper-code`` pays what the code
@@ -7,13 +7,13 @@ of that paper pays (:mod:`research_rl.envs.rewards.paper_code`). None raises, wh
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from research_rl.envs.protocols import Answer, Segment, format_error, parse_action
 from research_rl.envs.rewards.answers import exact_match, f1_score, normalize_answer, plain_latex
 from research_rl.envs.rewards.paper_code import extract_prediction
+from research_rl.envs.system import did_you_mean
 from research_rl.envs.types import Question, Reward
 
 FORMAT_REWARD = 0.1
@@ -122,6 +122,5 @@ def get_reward(reward: str | RewardFunction, chat: bool = False) -> RewardFuncti
         case "paper-code":
             return PaperCodeReward(chat)
     known = ["default", "paper", "paper-code"]
-    close = difflib.get_close_matches(str(reward), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; or give a RewardFunction"
+    hint = did_you_mean(reward, known, quoted=True) or "; or give a RewardFunction"
     raise ValueError(f"reward must be one of {known}, got {reward!r}{hint}")

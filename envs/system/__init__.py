@@ -6,7 +6,7 @@ May import: nothing of ours
 
 from __future__ import annotations
 
-from research_rl.envs.system.commands import FAILED, CommandLine
+from research_rl.envs.system.commands import FAILED, CommandLine, did_you_mean
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import LineError, clear_partial, sha256_of, write_whole
 from research_rl.envs.system.locks import LOADING, alone_in
@@ -19,6 +19,7 @@ __all__ = [
     "LineError",
     "alone_in",
     "clear_partial",
+    "did_you_mean",
     "lazy",
     "progress_bar",
     "sha256_of",

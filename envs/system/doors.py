@@ -1,7 +1,7 @@
-"""Doors that open late: names of a room that are imported when somebody first uses them.
+"""Lazy exports of a package: names that are imported when they are first used.
 
 ``import research_rl.agents`` must not wait for torch, and ``research plan --help`` not for
-Lightning. So the door of such a room lists where its names stand instead of importing them::
+Lightning. So the ``__init__.py`` of such a package lists where its names are defined::
 
     __getattr__ = lazy(__name__, {"engines": ["CachedEngine"], "policy": ["LMPolicy", "Reference"]})
 """
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def lazy(door: str, places: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a door (PEP 562).
+    """Return the ``__getattr__`` of a package (PEP 562).
 
     Args:
-        door: ``__name__`` of the door.
-        places: each module below the door, and the names that are taken from it.
+        door: ``__name__`` of the package.
+        places: each module of it, and the names that are taken from that.
     """
 
     place_of = {name: place for place, names in places.items() for name in names}

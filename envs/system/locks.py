@@ -1,4 +1,4 @@
-"""One process at a time in a folder that is written, one model at a time that is loaded."""
+"""Locks: one process at a time writes to a folder, one thread at a time loads a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
-"""Name of the lock file; it stays behind, and being there means nothing."""
+"""Name of the lock file. It is never removed: that it exists does not mean that it is locked."""
 LOADING = threading.RLock()
 """Held by a thread that loads a model of transformers: ``from_pretrained`` changes functions of its
 classes for a while, and two at once may leave them changed (weights are then no longer tied)."""
@@ -20,15 +20,15 @@ def alone_in(
     what: str = "is being written by another process",
     instead: str = "give --out another folder",
 ) -> Iterator[None]:
-    """Hold a folder against other processes; the system lets go of it when a process is killed.
+    """Lock a folder against other processes; the system releases the lock of a killed process.
 
     Args:
         folder: made if need be.
-        what: said of a folder that another process holds.
-        instead: what may be done in place of waiting.
+        what: what the error says of a folder that another process has locked.
+        instead: what the error says may be done instead of waiting.
 
     Raises:
-        FileExistsError: another process holds it.
+        FileExistsError: another process has locked it.
     """
     from filelock import FileLock, Timeout
 

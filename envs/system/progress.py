@@ -8,12 +8,12 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS = 10.0
-"""Between two lines where there is no terminal; work that is over sooner leaves none."""
+"""Seconds between two lines of a log file; shorter work writes none."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} ({elapsed} gone, {remaining} left{speed}{postfix})"
 
 
 class _Lines:
-    """Takes what a bar draws over itself, and writes a line each time."""
+    """A file for tqdm to draw on: each state of the bar becomes a line of its own."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class _Lines:
 
 
 class _Plain(tqdm):  # type: ignore[misc]  # has no types
-    """Writes lines."""
+    """A bar for log files: a plain line now and then."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class _Plain(tqdm):  # type: ignore[misc]  # has no types
         return known
 
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
-        """Name what is done; tqdm would add a colon, which stands in the line already."""
+        """Set the description as it is: tqdm would add a colon, which the line has already."""
         self.set_description_str(desc, refresh)
 
 

@@ -3,7 +3,6 @@ r"""The command ``research ask``: a question is thought about and searched for b
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from research_rl.envs import Question, Retriever
+from research_rl.envs import Question, Retriever, TextStyle, paint, shows_colour
+from research_rl.envs.protocols import result_content
 from research_rl.envs.system import CommandLine
 from research_rl.trainers.settings import UsageError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from research_rl.agents.methods import Agent, Message, Prediction
 
 QUICKSTART = Path("runs/quickstart")
-_RESET, _BOLD, _DIM, _BLUE, _GREEN, _RED = (f"\033[{n}m" for n in (0, 1, 2, 34, 32, 31))
 _NO_ANSWER = {
     "no_answer": "the model ended without an answer",
     "search_budget": "the searches are used up and the model asked for more",
@@ -41,38 +40,40 @@ class Screen:
         self._out, self._colour = out, colour
 
     def write(self, role: str, text: str) -> None:
-        """Write a piece of the episode: the model's text as it is, a result indented and dim."""
+        """Write a piece of the episode: the model's text as it comes, a result indented."""
         if role == "model":
-            self._put(text)
+            self._put("text", text)
             return
-        body = text.strip().removeprefix("<result>").removesuffix("</result>").strip("\n")
-        self._put("\n" + self._paint(textwrap.indent(body, "    │ ", lambda _: True), _DIM) + "\n")
+        body = textwrap.indent(result_content(text), "    │ ", lambda _: True)
+        self._put("text", "\n")
+        self._line("result", body)
 
     def end(self, prediction: Prediction) -> None:
         """Write the answer, or why there is none, and what it cost."""
-        self._put("\n\n")
+        self._put("text", "\n\n")
         if prediction.text:
-            self._put(self._paint(f"Answer: {prediction.text}", _BOLD + _GREEN) + "\n")
+            self._line("answer", f"Answer: {prediction.text}")
         else:
             why = _NO_ANSWER.get(prediction.finish_reason, "the \\boxed{} is empty")
             why = f"{why}: {prediction.error}" if prediction.error else why
-            self._put(self._paint(f"No answer: {why}.", _BOLD + _RED) + "\n")
+            self._line("error", f"No answer: {why}.")
         searches = len(prediction.queries)
-        cost = (
+        self._line(
+            "note",
             f"{searches} search{'' if searches == 1 else 'es'}, "
-            f"{prediction.sampled_tokens} tokens written, {prediction.seconds:.1f} s"
+            f"{prediction.sampled_tokens} tokens written, {prediction.seconds:.1f} s",
         )
-        self._put(self._paint(cost, _DIM) + "\n")
 
     def head(self, text: str) -> None:
         """Write a line of our own."""
-        self._put(self._paint(text, _BLUE) + "\n")
+        self._line("heading", text)
 
-    def _paint(self, text: str, code: str) -> str:
-        return f"{code}{text}{_RESET}" if self._colour else text
+    def _line(self, style: TextStyle, text: str) -> None:
+        self._put(style, text)
+        self._put("text", "\n")
 
-    def _put(self, text: str) -> None:
-        self._out.write(text)
+    def _put(self, style: TextStyle, text: str) -> None:
+        self._out.write(paint(style, text, self._colour))
         self._out.flush()
 
 
@@ -97,7 +98,7 @@ def main(args: Sequence[str]) -> None:
     """Run the command."""
     given = _parser().parse_args(list(args))
     settings = resolve(given)
-    screen = Screen(sys.stdout, _colourful(sys.stdout))
+    screen = Screen(sys.stdout, shows_colour(sys.stdout))
     agent = make_agent(settings, screen.write)
     if given.question:
         _ask(agent, " ".join(given.question), screen)
@@ -254,10 +255,6 @@ def _moved(index: str, run: Path) -> str:
         return index
     inside = run / "world" / "index"
     return str(inside) if inside.is_dir() else index
-
-
-def _colourful(out: TextIO) -> bool:
-    return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
-from research_rl.envs.system import FAILED
+from research_rl.envs.system import FAILED, did_you_mean
 from research_rl.trainers.settings import TRACEBACK, UsageError, is_users_mistake
 
 HELP = """\
@@ -77,6 +76,5 @@ def _dispatch(args: list[str]) -> None:
     elif command in COMMANDS:
         import_module(COMMANDS[command]).main(args[1:])
     else:
-        near = get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(command, COMMANDS)
         raise UsageError(f"no command {command!r} (known: {', '.join(COMMANDS)}){hint}")

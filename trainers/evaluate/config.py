@@ -6,7 +6,6 @@ import inspect
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jsonargparse import Namespace
 from research_rl.agents import methods
 from research_rl.agents.methods import Agent, Generator
 from research_rl.envs import Retriever
+from research_rl.envs.system import did_you_mean
 from research_rl.trainers.evaluate.measures import check_system
 from research_rl.trainers.settings import EVALUATION, OneLineParser, ShippedConfigFile, one_line
 
@@ -372,6 +372,5 @@ def one_of(what: str, name: Any, known: Iterable[str]) -> None:
     """
     names: Sequence[str] = list(known)
     if name not in names:
-        near = get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, names)
         raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")

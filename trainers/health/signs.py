@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import re
+from research_rl.envs.protocols import Kind, parts
 
-_TAG = re.compile(r"<(/?)(think|search|result|answer)>")
-_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-_FREE_IN_THOUGHT = {"search", "answer"}  # a thought may speak of them, as the format check allows
+_CLOSING = ("</think>", "</search>", "</answer>")
+_OPENING = ("<think>", "<search>", "<answer>")
+_WRONG_IN: dict[Kind, tuple[str, ...]] = {
+    "text": _CLOSING,
+    "think": ("<think>",),  # a thought may speak of the others, as the format check allows
+    "search": _OPENING + _CLOSING,
+    "answer": _OPENING + _CLOSING,
+}
 _NGRAM = 4
 
 
 def thoughts(turn: str) -> list[str]:
     """Return what stands between each ``<think>`` and the next ``</think>``."""
-    return _THOUGHT.findall(turn)
+    return [part.text for part in parts(turn, ["think"]) if part.kind == "think" and part.closed]
 
 
 def forges_result(turn: str) -> bool:
@@ -35,14 +40,10 @@ def broken_tags(turn: str, cut: bool = False) -> bool:
     >>> broken_tags("<think> a <think> b </think>")
     True
     """
-    opened = ""
-    for close, tag in _TAG.findall(turn):
-        if tag == "result" or (opened == "think" and tag in _FREE_IN_THOUGHT):
-            continue
-        if bool(close) != bool(opened) or (close and tag != opened):
-            return True
-        opened = "" if close else tag
-    return bool(opened) and not cut
+    found = parts(turn)
+    if any(tag in part.text for part in found for tag in _WRONG_IN[part.kind]):
+        return True
+    return not (cut or all(part.closed for part in found))
 
 
 def repetition(text: str, n: int = _NGRAM) -> float:

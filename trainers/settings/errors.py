@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pydoc import locate
 from traceback import walk_tb
 
 from research_rl.envs import RetrieverUnavailable
+from research_rl.envs.system import did_you_mean
 
 TRACEBACK = "RESEARCH_TRACEBACK"
 """Environment variable that asks for tracebacks all the same."""
@@ -97,8 +97,7 @@ def _explain(line: str, key: str, options: list[str]) -> str:
     if found := re.search(r"unrecognized arguments: --([\w.]+)", line):
         return f"no option --{found[1]}{_suggest('--' + found[1], options)}"
     if found := re.search(r"does not accept option '([\w.]+)'", line):
-        near = get_close_matches(f"--{found[1]}", options, n=1)
-        hint = f"; did you mean {near[0].removeprefix('--')}?" if near else ""
+        hint = did_you_mean(f"--{found[1]}", options).replace("--", "")
         return f"no option {found[1]!r}{hint}"
     return line
 
@@ -120,9 +119,8 @@ def _subclasses(base: type) -> set[str]:
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    few = len(known) <= _MANY or (not near and len(known) <= 3 * _MANY)
+    hint = did_you_mean(name, known)
+    few = len(known) <= _MANY or (not hint and len(known) <= 3 * _MANY)
     return (f" (known: {', '.join(known)})" if few else "") + hint
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-from research_rl.envs.system import FAILED
+from research_rl.envs.system import FAILED, did_you_mean
 from research_rl.trainers.settings.errors import TRACEBACK, one_line
 from research_rl.trainers.settings.moved import answer_for_moved_modules
 
@@ -43,8 +42,7 @@ def find_config(name: str) -> str:
     if path.is_file():
         return str(path)
     known = shipped_configs()
-    near = get_close_matches(name.removesuffix(".yaml"), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name.removesuffix(".yaml"), known)
     raise TypeError(f"no config {name!r}{hint} (shipped: {', '.join(known)})")
 
 

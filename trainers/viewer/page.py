@@ -8,66 +8,34 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from research_rl.agents import Rollout
-from research_rl.envs import Question
-from research_rl.envs.protocols import Search, parse_action
+from research_rl.envs import Question, paint, printable
+from research_rl.envs.protocols import Part, Search, parse_action, parts, result_content
 
-Kind = Literal["think", "search", "result", "answer", "text"]
 _Verdict = Literal["right", "wrong", "format"]
-
-
-class Part(NamedTuple):
-    """A stretch of a response: what it is and what it says, without its tags."""
-
-    kind: Kind
-    text: str
-
-
-_BLOCK = re.compile(r"<(think|search|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-_RESULT = re.compile(r"\A\s*<result>\n?(.*?)\n?</result>\s*\Z", re.DOTALL)
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-_COLOURS: dict[Kind, str] = {
-    "think": "\x1b[90m",
-    "search": "\x1b[34m",
-    "result": "\x1b[33m",
-    "answer": "\x1b[32m",
-    "text": "",
-}
-_RESET = "\x1b[0m"
 _RULE = "-" * 72
 
 
 def turn_parts(turn: str) -> list[Part]:
-    """Cut what the policy wrote in one turn at its tags; an unclosed tag reaches to the end.
+    """Cut what the policy wrote in one turn at its tags, without spaces around and between.
 
-    >>> turn_parts("<think> who? </think><search> boss of Bakset </search>")
-    [Part(kind='think', text='who?'), Part(kind='search', text='boss of Bakset')]
+    >>> turn_parts("  <think> who? </think>  ")
+    [Part(kind='think', text='who?', closed=True)]
     """
-    parts: list[Part] = []
-    begin = 0
-    for match in _BLOCK.finditer(turn):
-        parts += _loose(turn[begin : match.start()])
-        parts.append(Part(match[1], match[2].strip()))  # type: ignore[arg-type]
-        begin = match.end()
-    return parts + _loose(turn[begin:])
-
-
-def _loose(text: str) -> list[Part]:
-    return [Part("text", text.strip())] if text.strip() else []
+    found = (part._replace(text=part.text.strip()) for part in parts(turn))
+    return [part for part in found if part.kind != "text" or part.text]
 
 
 def rollout_parts(rollout: Rollout) -> list[Part]:
     """Return the response in order: the parts of each turn, then the result that followed it."""
-    parts: list[Part] = []
+    shown: list[Part] = []
     for number, turn in enumerate(rollout.turns):
-        parts += turn_parts(turn)
+        shown += turn_parts(turn)
         if number < len(rollout.results):
-            result = rollout.results[number]
-            inside = _RESULT.match(result)
-            parts.append(Part("result", (inside[1] if inside else result).strip()))
-    return parts
+            shown.append(Part("result", result_content(rollout.results[number])))
+    return shown
 
 
 def verdict(rollout: Rollout) -> _Verdict:
@@ -89,15 +57,13 @@ def rollout_text(rollout: Rollout, advantage: float | None = None, colour: bool 
     """
     question = rollout.question
     lines = [_line("question", question.text), _line("gold", " | ".join(question.answers)), _RULE]
-    for kind, text in rollout_parts(rollout):
-        line = _line(kind, text)
-        code = _COLOURS[kind] if colour else ""
-        lines.append(f"{code}{line}{_RESET}" if code else line)
+    for kind, text, _ in rollout_parts(rollout):
+        lines.append(paint(kind, _line(kind, text), colour))
     return "\n".join([*lines, _RULE, _line("reward", _summary(rollout, advantage)), ""])
 
 
 def _line(label: str, text: str) -> str:
-    return f"{label:<10}" + text.translate(_CONTROL).replace("\n", "\n" + " " * 10)
+    return f"{label:<10}" + printable(text).replace("\n", "\n" + " " * 10)
 
 
 def _summary(rollout: Rollout, advantage: float | None) -> str:
@@ -192,7 +158,7 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
         "searches": rollout.num_searches,
         "sampled": sum(sequence.loss_mask),
         "given": len(sequence.loss_mask) - sum(sequence.loss_mask),
-        "parts": [list(part) for part in rollout_parts(rollout)],
+        "parts": [[part.kind, part.text] for part in rollout_parts(rollout)],
         "found": list(_found(rollout)),
     }
     if tokens:

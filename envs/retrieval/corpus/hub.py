@@ -1,17 +1,17 @@
-"""A corpus by name: a data set on the Hugging Face Hub, written down as JSONL once."""
+"""Corpora by name: a data set of the Hugging Face Hub, written as JSONL once.
+
+``local_corpus("owner/wiki:en", "indexes/wiki")`` is ``indexes/wiki.corpus.jsonl``.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from research_rl.envs.questions import QuestionError, hub_rows, is_hub_name
 from research_rl.envs.retrieval.corpus.corpus import CorpusError
-
-_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-_FILES = (".jsonl", ".json", ".gz", ".txt")
 
 
 def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> Path:
@@ -30,7 +30,7 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
             something else.
         ImportError: the Hub is needed and ``datasets`` is not installed.
     """
-    if Path(corpus).exists() or not _NAME.fullmatch(str(corpus)) or Path(corpus).suffix in _FILES:
+    if Path(corpus).exists() or not is_hub_name(corpus):
         return Path(corpus)
     target, note = Path(f"{out}.corpus.jsonl"), Path(f"{out}.corpus.jsonl.from")
     if target.exists():
@@ -39,24 +39,13 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
             return target
         reason = f"must hold {corpus}, got {kept}; remove it, or choose another --out"
         raise CorpusError(target, None, reason)
+    rows = hub_rows(str(corpus), split, streaming=True)
+    note.unlink(missing_ok=True)
     try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"there is no file {corpus}; reading it from the Hugging Face Hub needs datasets; "
-            "do pip install -e '.[data]'"
-        ) from error
-    name, _, config = str(corpus).partition(":")
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
-        note.unlink(missing_ok=True)
         write_rows(rows, target)
-        note.write_text(f"{corpus} {split}\n", encoding="utf-8")
-    except CorpusError:
-        raise
-    except Exception as error:
-        reason = f"there is no such file, and the Hub does not give it: {error}"
-        raise CorpusError(corpus, None, reason) from error
+    except QuestionError as error:
+        raise CorpusError(error.file, error.line, error.reason) from error
+    note.write_text(f"{corpus} {split}\n", encoding="utf-8")
     return target
 
 

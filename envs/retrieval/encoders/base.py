@@ -26,7 +26,7 @@ class Encoder(ABC):
         """Length of the vectors."""
 
     def fit(self, passages: Iterable[str]) -> None:  # noqa: B027
-        """Learn what the encoder needs to know of a corpus; most need nothing."""
+        """Learn from a corpus what the encoder needs, such as word counts; most need nothing."""
 
     @abstractmethod
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

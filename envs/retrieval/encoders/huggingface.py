@@ -55,8 +55,8 @@ def _family(model: str) -> dict[str, Any] | None:
 class HFEncoder(Encoder):
     """Text through a Hugging Face encoder; weights are loaded at the first text.
 
-    What is not given is what the model states in the layout of sentence-transformers, or else what
-    its family was trained with.
+    Settings that are not given are those that the model states in the layout of
+    sentence-transformers, or else those that its family was trained with.
 
     Args:
         name: model name on the Hub, or a folder.
@@ -64,12 +64,13 @@ class HFEncoder(Encoder):
         passage_prefix: the same for passages.
         pooling: how token states become one vector: "mean", "cls" (first) or "last".
         normalize: scale vectors to length 1.
-        max_length: longer texts are cut to this many tokens; 512 if nobody says otherwise.
+        max_length: longer texts are cut to this many tokens; the model's own number, at most
+            512, if it is not given.
         batch_size: texts in one forward pass.
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
-        revision: branch, tag or commit on the Hub; if it is not given, that of the weights which
-            are loaded is kept, so that an index stays with them when the model is changed there.
+        revision: branch, tag or commit on the Hub; if it is not given, the commit that is loaded
+            is kept, so that an index stays with its weights when the model is changed there.
         query_model: another model for queries, as DPR has (found by name for DPR's own).
     """
 

@@ -1,4 +1,4 @@
-"""Encoders by name."""
+"""Encoders by name: ``make_encoder("intfloat/e5-base-v2")``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from research_rl.envs.retrieval.encoders.sketch import SKETCH, BM25SketchEncoder
 def make_encoder(name: str, **options: Any) -> Encoder:
     """Return the encoder of that name: ``bm25-sketch``, or a Hugging Face model name or path.
 
-    A path is made absolute: from another folder it would be the name of somebody's model.
+    A path is made absolute: read in another folder, it might name a model of the Hub.
 
     Raises:
         ValueError: an option that this encoder does not have.

@@ -1,4 +1,4 @@
-"""What a model folder in the layout of sentence-transformers says of itself."""
+"""Settings that a model states of itself, in the layout of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def commit_of(model: str) -> str | None:
-    """Return the commit of a model on the Hub that is loaded just now; None for a folder."""
+    """Return the commit of a model of the Hub that would be loaded now; None for a folder."""
     parts = Path(_find(model, "config.json", None) or "").parts
     if Path(model).is_dir() or "snapshots" not in parts:
         return None
@@ -71,9 +71,9 @@ def commit_of(model: str) -> str | None:
 def digest_of(folders: Sequence[Path]) -> str | None:
     """Return a SHA-256 of the weights and the vocabulary in model folders, None without folders.
 
-    Of a file above 64 MB that is its size and 64 pieces of 1 MB spread over it: training changes
-    every tensor. Configurations are left out, for another version writes the same in other words;
-    what they decide is in an encoder's settings.
+    Of a file above 64 MB only its size and 64 pieces of 1 MB are read: training changes every
+    tensor, so some piece differs. Configurations are left out, because another version writes the
+    same ones differently; what they decide is part of the encoder's settings.
     """
     if not folders:
         return None

@@ -1,4 +1,4 @@
-"""Encoders turn text into vectors whose inner product is relevance; one needs no weights."""
+"""BM25 as dense vectors: an encoder that needs no weights and no network."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class BM25SketchEncoder(Encoder):
 
     A passage carries for each term its saturated frequency times idf^0.25, a query its count
     times idf^1.25; their product is BM25 with idf^1.5 (rare words count a little more than in
-    the textbook). Putting most of the idf on the query's side keeps a passage's other words
-    quiet. Both are projected by one signed count sketch: each term adds its weight, with a sign,
-    to one cell in each of ``num_hashes`` blocks (Kane and Nelson 2014,
+    the textbook). Most of the idf is on the query's side, so that the other words of a passage
+    add little noise. Both are projected by one signed count sketch: each term adds its weight, with
+    a sign, to one cell in each of ``num_hashes`` blocks (Kane and Nelson 2014,
     https://arxiv.org/abs/1012.1577). A vocabulary that fits into ``dim`` gets a cell a term, which
     loses nothing. Words that no passage has are dropped from queries.
 

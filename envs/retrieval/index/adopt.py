@@ -1,4 +1,4 @@
-"""Take over an index that somebody else made: FlashRAG's and Search-R1's FAISS file and JSONL."""
+"""Adoption of an index that somebody else made: FlashRAG's and Search-R1's FAISS file and JSONL."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _check_outside(target: Path, *files: Path) -> None:
 
 
 def _width(index: Any, given: dict[str, int | None]) -> dict[str, int]:
-    """Set how wide an index looks, if that is given, and return the setting as it is kept.
+    """Set the search width of an index, if one is given, and return it as the manifest has it.
 
     Raises:
         ValueError: it is given for another kind of index.

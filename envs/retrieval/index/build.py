@@ -1,4 +1,4 @@
-"""Make an index folder from a corpus: at once, or in shards that are merged."""
+"""Builds of an index folder from a corpus: at once, or in shards that are merged."""
 
 from __future__ import annotations
 
@@ -342,4 +342,4 @@ class _Job:
 
 
 def _silent(_: str) -> None:
-    """Report to nobody."""
+    """Take a report and show it to nobody."""

@@ -1,4 +1,4 @@
-"""The steps of a build, each of which can be cut short and gone on with."""
+"""Steps of a build, each of which can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Advance = Callable[[int], object]
 
 @contextmanager
 def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
-    """Yield the folder beside the target in which it is made.
+    """Yield the folder beside the target in which the build works: ``.NAME.building``.
 
-    What an equal build left there is kept, so that this one goes on with it; what another one left
-    is removed. After an error it stays if it holds vectors, else it is removed.
+    Files that an interrupted build with the same plan left there are kept and reused; those of
+    another plan are removed. After an error the folder stays if it holds vectors, else it goes.
 
     Args:
         target: folder that the build makes.
@@ -89,7 +89,7 @@ def _read(path: Path) -> Any:
 
 
 def file_identity(file: Path) -> dict[str, Any]:
-    """Return what tells a file that was changed from the same one, without reading it."""
+    """Return path, size and time of change, by which a change is noticed without reading."""
     stat = file.stat()
     return {"path": str(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
@@ -98,7 +98,7 @@ def check_unchanged(file: Path, before: dict[str, Any]) -> None:
     """Refuse a corpus that was changed while it was indexed.
 
     Raises:
-        CorpusError: it was; what was made of it is no longer its own.
+        CorpusError: it was changed, so that what was built does not belong to it.
     """
     if file_identity(file) != before:
         reason = "was changed while it was indexed; leave it as it is and start the command again"
@@ -138,7 +138,7 @@ def contents_of(passages: Corpus, advance: Advance) -> Iterator[str]:
 def encode(
     passages: Corpus, rows: range, encoder: Encoder, file: VectorFile, advance: Advance
 ) -> None:
-    """Write the vectors of some passages, going on behind the whole blocks that are there.
+    """Write the vectors of some passages, resuming behind the whole blocks that are there.
 
     Raises:
         ValueError: the encoder gave NaN or infinity.
@@ -183,7 +183,7 @@ def store(
     if rows := sample_rows(index, len(parts), memory):
         try:
             with clustering_on_gpus(index):
-                index.train(parts.sample(rows))  # no name keeps it while vectors are added
+                index.train(parts.sample(rows))  # unnamed, it is freed before vectors are added
         except RuntimeError as error:
             raise ValueError(
                 f"type must be one that FAISS can train on {rows} of these vectors, got {factory}: "

@@ -1,4 +1,4 @@
-"""The manifest of an index folder: what it was made from, and whether the corpus still is that."""
+"""The manifest of an index folder: what it was made from, and checks that this is unchanged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shlex
-from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.system import sha256_of
+from research_rl.envs.system import did_you_mean, sha256_of
 
 if TYPE_CHECKING:
     from research_rl.envs.retrieval.encoders import Encoder
@@ -73,14 +72,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def known_kind(kind: str) -> None:
-    """Refuse a kind of index that there is not.
+    """Refuse an unknown kind of index.
 
     Raises:
         ValueError: names the kinds, and the one that is probably meant.
     """
     if kind not in INDEX_KINDS:
-        close = get_close_matches(str(kind), INDEX_KINDS)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(kind, INDEX_KINDS, quoted=True)
         raise ValueError(f"kind must be one of {', '.join(INDEX_KINDS)}, got {kind!r}{hint}")
 
 
@@ -202,7 +200,7 @@ def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[s
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what takes part in making an index."""
+    """Return the versions of the packages that make an index."""
     names = ("research-rl", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "bm25s")
     found = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Open an index folder, only with what it was made from.
+"""Opening of index folders, after a check that corpus and weights are those they were made from.
 
 A folder holds ``manifest.json``, ``offsets.npy`` (where each passage lies in the
 corpus) and, by kind, ``vectors.faiss`` with what the encoder learned, or ``bm25/``, or both.
@@ -39,7 +39,7 @@ from research_rl.envs.retrieval.vectors import import_faiss, search_width_of, se
 from research_rl.envs.types import Retriever
 
 _CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
-"""By place and settings: the state of the files that were opened, and what they gave."""
+"""Open retrievers by folder and settings, each with the state of its files when it was opened."""
 _CACHE_LOCK = threading.Lock()
 
 
@@ -52,7 +52,7 @@ def load_retriever(
     """Open an index folder; the same folder gives the same retriever within a process.
 
     An index that was built anew takes the place of the one that was open; ``forget_retrievers``
-    lets go of all.
+    closes all.
 
     Args:
         folder: what ``build_index`` made.
@@ -81,7 +81,7 @@ def load_retriever(
 
 
 def forget_retrievers() -> None:
-    """Let go of every index that this process has opened; those in use live on with their users."""
+    """Close every index that this process keeps open, except those that somebody still uses."""
     with _CACHE_LOCK:
         _CACHE.clear()
 

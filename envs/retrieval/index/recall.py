@@ -1,4 +1,4 @@
-"""What compression costs: recall of an index against exact search, and how to get more of it."""
+"""Recall of an index against exact search, measured, and tuned by the search width."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Sample:
     k: int
 
     def recall(self, index: Any) -> float:
-        """Return the share of an index's first k that no vector left out is nearer than."""
+        """Return the share of an index's first k that are among the k nearest, ties included."""
         with blas_for(len(self.queries)):
             _, found = index.search(self.queries, self.k)
         return float((found[:, :, None] == self.nearest[:, None, :]).any(axis=2).mean())
@@ -82,7 +82,7 @@ def with_ties(distances: Vectors, places: Places, k: int, margin: Vectors) -> Pl
 
     Args:
         distances: float32 (q, n), the smallest first.
-        places: int64 (q, n), whose they are.
+        places: int64 (q, n), the positions of these vectors.
         margin: float32 (q,), by how much equal distances may differ.
 
     Returns:

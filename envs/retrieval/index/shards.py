@@ -1,4 +1,4 @@
-"""Parts of a build made apart, by several GPUs or machines, and put together afterwards."""
+"""Shards of a build, made by several GPUs or machines and merged afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the vectors of an index are kept and found, and what that takes."""
+"""Storage of the vectors of an index: FAISS type, metric, search width and memory."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Storage:
         return [name for name, p in plans if p.trainable and p.memory <= self.limit]
 
     def check(self, dim: int) -> None:
-        """Refuse what cannot be with vectors of ``dim`` numbers, before any work.
+        """Refuse settings that do not fit vectors of ``dim`` numbers, before any work.
 
         Raises:
-            ValueError: says what.
+            ValueError: says which.
         """
         _ = self.limit
         search_width = search_width_of(new_index(dim, self.metric, self.factory(10_000, dim)))

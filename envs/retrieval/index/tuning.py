@@ -1,4 +1,4 @@
-"""Find how wide an index folder must look for a wanted recall: ``research index tune``."""
+"""Tuning of the search width of an index folder for a recall: ``research index tune``."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def tune_folder(
     """Find the search width of an index folder for a recall, and write it into the manifest.
 
     An index that was built here has a sample of exact results. One that was adopted has none, and
-    what it was made from is gone: its own vectors, compressed as they are, are searched one by one
-    for sampled queries, so the recall leaves out what compression itself costs.
+    the vectors it was made from are gone. Its recall is measured against a search of all its own,
+    compressed vectors, so that it leaves out what compression itself costs.
 
     Args:
         folder: what ``build_index`` or ``adopt_index`` made.

@@ -14,7 +14,7 @@ from research_rl.envs.retrieval.search.bm25 import (
     load_bm25,
     save_bm25,
 )
-from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, ResultCache
+from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, CachedRetriever
 from research_rl.envs.retrieval.search.dense import DenseRetriever
 from research_rl.envs.retrieval.search.fusion import RankFusion
 
@@ -22,9 +22,9 @@ __all__ = [
     "CACHED_RESULTS",
     "DEFAULTS",
     "BM25Retriever",
+    "CachedRetriever",
     "DenseRetriever",
     "RankFusion",
-    "ResultCache",
     "fit_bm25",
     "import_bm25s",
     "load_bm25",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import words
-from research_rl.envs.retrieval.search.cache import ResultCache
+from research_rl.envs.retrieval.search.cache import CachedRetriever
 from research_rl.envs.types import Passage, Retriever
 
 DEFAULTS: dict[str, Any] = {"k1": 0.9, "b": 0.75, "title_weight": 2}
@@ -73,7 +73,7 @@ def load_bm25(folder: Path) -> Any:
     return import_bm25s().BM25.load(str(folder), mmap=True)
 
 
-class BM25Retriever(Retriever):
+class BM25Retriever(CachedRetriever):
     """The passages that share the most telling words with the query.
 
     Equal scores keep the order of the corpus; a query with no known word gives the first passages.
@@ -98,7 +98,7 @@ class BM25Retriever(Retriever):
                 f"{len(passages)} passages; build the index again"
             )
         self.model, self.passages, self._source = model, passages, source
-        self._cache = ResultCache(cache_size)
+        super().__init__(cache_size)
 
     @classmethod
     def from_passages(cls, passages: Sequence[Passage], **settings: Any) -> BM25Retriever:
@@ -108,18 +108,9 @@ class BM25Retriever(Retriever):
     def __len__(self) -> int:
         return len(self.passages)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> BM25Retriever:
-        return self
-
     def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Any, ...]]:
         own = (self.model, self.passages, None, self._cache.size)
         return self._source or (type(self), own)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Return the ``k`` best passages of each query (all of them if the corpus has fewer)."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        return self._cache.answer(queries, k, self._find)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         return [self._best(query, min(k, len(self))) for query in queries]

@@ -1,12 +1,17 @@
-"""Answers that are asked for again: equal queries of a call once, recent ones not at all."""
+"""Results of recent queries, kept for those who ask the same again.
+
+The rollouts of a group ask much the same: where all 16 have the same first query, one is searched.
+"""
 
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
-from research_rl.envs.types import Passage, Results
+from research_rl.envs.types import Passage, Results, Retriever
 
 CACHED_RESULTS = 4096
 """How many queries' results a retriever of an index folder keeps, unless told otherwise."""
@@ -53,3 +58,35 @@ class ResultCache:
             self._kept.update(results[-self.size :] if self.size else ())
             while len(self._kept) > self.size:
                 self._kept.popitem(last=False)
+
+
+class CachedRetriever(Retriever):
+    """A retriever that keeps the results of its latest queries.
+
+    A subclass searches in ``_find``.
+
+    Args:
+        cache_size: results that are kept for queries that come again; 0 keeps none.
+    """
+
+    def __init__(self, cache_size: int) -> None:
+        self._cache = ResultCache(cache_size)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Each look at env.spec copies the arguments of the environment, an index among them.
+        return self
+
+    def search(self, queries: Sequence[str], k: int) -> Results:
+        """Return the ``k`` best passages of each query, or all where there are fewer.
+
+        Raises:
+            ValueError: ``k`` is less than 1, or a search fails; see the class.
+            RetrieverUnavailable: another retriever is asked, and it does not answer.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        return self._cache.answer(queries, k, self._find)
+
+    @abstractmethod
+    def _find(self, queries: Sequence[str], k: int) -> Results:
+        """Search different queries, none of which has kept results."""

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from research_rl.envs.retrieval.search.bm25 import BM25Retriever
-from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, ResultCache
+from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, CachedRetriever
 from research_rl.envs.retrieval.search.dense import DenseRetriever
 from research_rl.envs.types import Passage, Retriever
 
 
-class RankFusion(Retriever):
+class RankFusion(CachedRetriever):
     """Reciprocal rank fusion: a passage scores the sum of weight / (k + rank) over retrievers.
 
     Needs no comparable scores, only ranks (Cormack, Clarke and Buettcher 2009,
     https://doi.org/10.1145/1571941.1572114). Passages are told apart by id, so all retrievers must
-    search the same corpus. Ties go to the retriever named first. What fills up a ranking with score
-    0, as BM25 does behind the last passage that shares a word with the query, is ranked by nobody.
+    search the same corpus. Ties go to the retriever named first. Passages of score 0 that
+    only fill up a ranking, as BM25's do behind the last one that shares a word with the query,
+    count as not found.
+
+    A search raises RetrieverUnavailable where one of the retrievers does not answer, and ValueError
+    where two have different texts for one id.
 
     Args:
         retrievers: at least two retrievers.
@@ -49,26 +53,12 @@ class RankFusion(Retriever):
             raise ValueError(f"k must be >= 0 and depth >= 1, got k={k}, depth={depth}")
         self.retrievers = list(retrievers)
         self.weights, self.k, self.depth = weights, k, depth
-        self._cache = ResultCache(cache_size)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> RankFusion:
-        return self
+        super().__init__(cache_size)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         if self.source is not None:  # of an index folder, which opens the same one again
             return self.source
         return type(self), (self.retrievers, self.weights, self.k, self.depth, self._cache.size)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Return the ``k`` best passages of each query; the score is that of the fusion.
-
-        Raises:
-            RetrieverUnavailable: one of the retrievers does not answer.
-            ValueError: two retrievers have different texts for one id.
-        """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        return self._cache.answer(queries, k, self._find)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         depth = max(k, self.depth)
@@ -80,7 +70,11 @@ class RankFusion(Retriever):
         return [self._fuse(rankings)[:k] for rankings in rows]
 
     def _fuse(self, rankings: Sequence[tuple[list[Passage], int]]) -> list[Passage]:
-        """Return the passages of rankings, of each of which so many at the head were found."""
+        """Return the fused ranking.
+
+        Args:
+            rankings: of each retriever its passages, best first, and how many of them it found.
+        """
         scores: dict[str, float] = {}
         passages: dict[str, Passage] = {}
         for weight, (ranking, found) in zip(self.weights, rankings, strict=True):

@@ -1,7 +1,7 @@
 """Vectors: files of them, FAISS index types, and exact scores.
 
 Read first: faiss_types.py
-May import: envs.retrieval.encoders
+May import: envs.retrieval.encoders, envs.system
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""FAISS indexes by name: how vectors are kept, what that takes, and how wide a search looks."""
+"""FAISS index types by name: their memory, their training and their search width.
+
+``factory_string("ivf-sq8", 1_000_000, 768)`` is ``"IVF4096,SQ8"``.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from threading import Lock
 from typing import Any, Literal
+
+from research_rl.envs.system import did_you_mean
 
 Metric = Literal["ip", "l2"]
 TYPES = ("flat", "sq8", "ivf", "ivf-sq8", "ivf-pq", "rabitq", "hnsw")
@@ -27,7 +31,7 @@ _EF_CONSTRUCTION = 200
 
 @dataclass
 class _Threshold:
-    """Who has lowered FAISS's threshold, and what it was before."""
+    """How many threads have lowered FAISS's threshold for BLAS, and its value before."""
 
     lock: Any = field(default_factory=Lock)
     users: int = 0
@@ -91,8 +95,7 @@ def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
     try:
         index = faiss.index_factory(dim, factory, kind)
     except RuntimeError as error:
-        near = get_close_matches(factory.lower(), TYPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(factory.lower(), TYPES, quoted=True)
         raise ValueError(
             f"type must be one of {', '.join(TYPES)} or a FAISS factory string for {dim} "
             f"numbers, such as IVF1024,SQ8, got {factory!r}{hint}"
@@ -100,14 +103,14 @@ def new_index(dim: int, metric: Metric = "ip", factory: str = "Flat") -> Any:
     if hnsw := _hnsw(index):
         hnsw.efConstruction = _EF_CONSTRUCTION
     if hasattr(_base(index), "do_polysemous_training"):
-        _base(index).do_polysemous_training = False  # seconds a code byte, for a search not made
+        _base(index).do_polysemous_training = False  # slow, and for a search not used here
     return index
 
 
 def is_exact(index: Any) -> bool:
     """Return whether a search gives the nearest vectors themselves.
 
-    FAISS's own may not; others are exact unless their ``exact`` says otherwise.
+    Of FAISS's own indexes only the flat ones do. Other classes do, unless their ``exact`` is False.
     """
     if isinstance(index, import_faiss().Index):
         return type(index).__name__.startswith(("IndexFlat", "GpuIndexFlat"))
@@ -115,7 +118,7 @@ def is_exact(index: Any) -> bool:
 
 
 def is_inner(index: Any) -> bool:
-    """Return whether larger is nearer."""
+    """Return whether scores are inner products, of which the larger is the better."""
     return bool(index.metric_type == import_faiss().METRIC_INNER_PRODUCT)
 
 
@@ -188,7 +191,7 @@ def sample_rows(index: Any, count: int, memory: int) -> int:
 
 
 def search_width_of(index: Any) -> str | None:
-    """Return the number that trades time for recall: "nprobe", "efSearch" or None."""
+    """Return the name of the setting that trades time for recall: "nprobe", "efSearch" or None."""
     if import_faiss().try_extract_index_ivf(index):
         return "nprobe"
     return "efSearch" if _hnsw(index) else None
@@ -201,7 +204,7 @@ def widest(index: Any) -> int:
 
 
 def set_search_width(index: Any, value: int) -> int:
-    """Let searches look that wide, or as wide as there is; return how wide.
+    """Set the search width, at most to the widest there is, and return it.
 
     Raises:
         ValueError: the index has nothing to set, or the value is below 1.
@@ -217,7 +220,7 @@ def set_search_width(index: Any, value: int) -> int:
 
 
 def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
-    """Search all lists of an IVF index, whatever its nprobe; others as they are."""
+    """Search all lists of an IVF index, whatever its nprobe; search other types as usual."""
     faiss = import_faiss()
     ivf = faiss.try_extract_index_ivf(index)
     if not ivf:
@@ -229,7 +232,7 @@ def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
 
 
 def search_one_by_one(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
-    """Search all that an IVF index or a graph holds, as it holds it; others as they are."""
+    """Compare with every vector of an IVF index or a graph; search other types as usual."""
     graph = _base(index)
     if not hasattr(graph, "hnsw"):
         return search_everywhere(index, vectors, k)
@@ -239,10 +242,10 @@ def search_one_by_one(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
 
 @contextmanager
 def blas_for(num_queries: int) -> Iterator[None]:
-    """Let FAISS multiply matrices for several queries at once.
+    """Let FAISS use BLAS for every batch of two queries or more.
 
-    Its own threshold turns to BLAS at some hundred queries only; at 64 queries of 384 numbers
-    that costs a factor of seven. The threshold is global to the process: the first of several
+    On its own it does so from some hundred queries on; at 64 queries of 384 numbers that is
+    slower by a factor of seven. The threshold is global to the process: the first of several
     threads lowers it and the last one puts it back.
     """
     if num_queries == 1:
@@ -274,7 +277,7 @@ def _base(index: Any) -> Any:
 
 
 def _transformed(index: Any, vectors: Any) -> Any:
-    """Return vectors as the index inside transforms sees them."""
+    """Return vectors after the transforms that stand in front of an index."""
     faiss = import_faiss()
     known = faiss.downcast_index(index)
     if not isinstance(known, faiss.IndexPreTransform):

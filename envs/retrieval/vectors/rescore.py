@@ -15,7 +15,7 @@ VectorsAt = Callable[[Places], npt.NDArray[np.floating]]
 NOBODY = -1
 """FAISS's id where an index has fewer vectors than were asked for."""
 WORST = float(np.finfo(np.float32).max)
-"""FAISS's distance there; minus this is its inner product."""
+"""FAISS's distance of such a missing vector; its inner product is minus this."""
 _CHUNK_NUMBERS = 1 << 23  # of float64 at a time: 64 MiB
 
 

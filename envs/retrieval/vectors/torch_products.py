@@ -1,4 +1,4 @@
-"""Products in half precision on CUDA devices and CPUs, and how far off they can be."""
+"""Products in half precision on CUDA devices and CPUs, with bounds of their rounding."""
 
 from __future__ import annotations
 

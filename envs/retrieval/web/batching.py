@@ -1,4 +1,4 @@
-"""Joins concurrent searches into batches for one index, off the event loop.
+"""Batches of concurrent searches for one index, formed off the event loop.
 
 While a batch is being searched the next one gathers, so waiting costs something only when the index
 is idle. Rule: a request gets what it would have got alone. Only requests for the same number of

@@ -1,4 +1,4 @@
-"""Finds out which dialect a retrieval server speaks."""
+"""Detection of the dialect that a retrieval server speaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves an index over HTTP in every dialect of the field; see docs/serving.md.
+"""The retrieval server: an index over HTTP in every dialect of the field; see docs/serving.md.
 
 FastAPI, uvicorn and prometheus-client come with the extra ``serve`` and are imported when a server
 starts, not before.

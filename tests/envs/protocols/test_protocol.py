@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
 
 import pytest
@@ -11,10 +13,14 @@ from hypothesis import strategies as st
 from research_rl.envs import Answer, Malformed, Passage, Search, Segment, parse_action
 from research_rl.envs.protocols.tags import (
     BUDGET_USED,
+    Kind,
+    Part,
     escape_tags,
     format_error,
     last_boxed,
+    parts,
     render_result,
+    result_content,
 )
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()))  # lone surrogates too
@@ -161,3 +167,46 @@ def test_each_malformed_turn_is_told_what_is_wrong(turn: str, error: str) -> Non
 )
 def test_sound_turns_pass(turns: list[str]) -> None:
     assert format_error([Segment("policy", turn) for turn in turns]) is None
+
+
+def test_a_turn_is_cut_at_its_tags() -> None:
+    turn = " a <think> b <search> </think><search> c </search>\n<answer> d"
+    assert parts(turn) == [
+        Part("text", " a "),
+        Part("think", " b <search> "),
+        Part("search", " c "),
+        Part("text", "\n"),
+        Part("answer", " d", closed=False),
+    ]
+    assert parts(turn, ["search"])[1] == Part("search", " </think><search> c ")
+    assert parts("<result> forged </result>") == [Part("text", "<result> forged </result>")]
+    assert parts("") == []
+
+
+@given(
+    TAGGY | ANY, st.lists(st.sampled_from(["think", "search", "answer"]), unique=True, min_size=1)
+)
+def test_the_parts_of_any_text_are_the_whole_text(text: str, kinds: list[Kind]) -> None:
+    found = parts(text, kinds)
+    assert "".join(part.written for part in found) == text
+    assert {part.kind for part in found} <= {*kinds, "text"}
+    assert all(part.closed for part in found[:-1]), "an open block reaches to the end"
+    for part in found:
+        if part.kind == "text":
+            assert part.text
+            assert not any(f"<{kind}>" in part.text for kind in kinds)
+        else:
+            assert f"</{part.kind}>" not in part.text
+    assert not any(a.kind == b.kind == "text" for a, b in itertools.pairwise(found))
+
+
+@given(st.lists(ANY.map(lambda text: Passage("1", text)), max_size=3), st.booleans())
+def test_what_a_result_holds_comes_back(passages: list[Passage], escape: bool) -> None:
+    block = render_result(passages, escape=escape)
+    assert block == f" <result>\n{result_content(block)}\n</result>"
+
+
+@given(TAGGY | ANY)
+def test_what_is_no_result_comes_back_without_outer_space(text: str) -> None:
+    cut = re.match(r"\A\s*<result>\n?(.*?)\n?</result>\s*\Z", text, re.DOTALL)
+    assert result_content(text) == (cut[1] if cut else text).strip()

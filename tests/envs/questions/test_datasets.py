@@ -20,7 +20,7 @@ from research_rl.envs.questions import files as sources
 from research_rl.envs.questions.catalogue import DATASETS, OTHER, find_dataset
 from research_rl.envs.questions.cli import main
 from research_rl.envs.questions.convert import DatasetError, Job, convert, read_data_manifest
-from research_rl.envs.questions.files import QuestionError, source_rows
+from research_rl.envs.questions.files import QuestionError, open_rows
 from research_rl.envs.questions.paragraphs import passage_of
 from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval.corpus.corpus import Corpus
@@ -354,7 +354,7 @@ def test_arrays_are_read_through_any_window(
     if not rows:
         path.write_text("[ ]")
     monkeypatch.setattr(sources, "_BLOCK", block)
-    assert [row for _, row in source_rows(path)] == rows
+    assert [row for _, row in open_rows(path)[1]] == rows
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -366,7 +366,7 @@ def test_a_broken_array_is_a_question_error(
     path.write_text("[" + tail)
     monkeypatch.setattr(sources, "_BLOCK", block)
     try:
-        rows = [row for _, row in source_rows(path)]
+        rows = [row for _, row in open_rows(path)[1]]
     except QuestionError as error:
         assert error.line is None or error.line <= 1 + tail.count("\n")  # noqa: PT017
     else:
@@ -381,10 +381,41 @@ def test_lines_of_an_array_are_counted_through_the_window(
     monkeypatch.setattr(sources, "_BLOCK", 8)
     lines: list[int] = []
     with pytest.raises(QuestionError, match=r"rows\.json:6: must be a JSON array"):
-        lines.extend(line for line, _ in source_rows(path))
+        lines.extend(line for line, _ in open_rows(path)[1])
     monkeypatch.undo()
     path.write_text('[\n{"a": 1},\n\n{"a":\n 2}, {"a": 3}\n]')
-    assert [line for line, _ in source_rows(path)] == [2, 4, 5]
+    assert [line for line, _ in open_rows(path)[1]] == [2, 4, 5]
+
+
+def test_a_row_is_given_before_what_follows_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(
+        b'[{"a": 1},\n {"a": "' + b"x" * 100 + b'"},' + b" " * 300 + b'\n {"a": "caf\xe9"}]'
+    )
+    monkeypatch.setattr(sources, "_BLOCK", 16)
+    rows = open_rows(path)[1]
+    assert next(rows) == (1, {"a": 1})
+    assert next(rows)[0] == 2
+    with pytest.raises(QuestionError, match=r"rows\.json:3: must be UTF-8, got byte 0xe9"):
+        next(rows)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+@pytest.mark.parametrize(
+    "text", ['[1, "\u00e9\u20ac\U0001f600"]', '{"Data": [1, "\u00e9\u20ac\U0001f600"], "V": 1.0}']
+)
+def test_an_array_behind_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, block: int
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text, "utf-8-sig")
+    monkeypatch.setattr(sources, "_BLOCK", block)
+    assert [row for _, row in open_rows(path)[1]] == [1, "\u00e9\u20ac\U0001f600"]
+    path.write_bytes(path.read_bytes()[:14])  # ends within a character, or within the array
+    with pytest.raises(QuestionError, match=r"rows\.json:1: must be"):
+        list(open_rows(path)[1])
 
 
 TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())

@@ -198,6 +198,19 @@ def test_equal_texts_with_different_ids_are_kept_with_a_warning(
     assert not caplog.text
 
 
+def test_a_table_is_read_and_its_suffix_decides_only_where_content_does_not(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "q.csv"
+    table.write_text('id,Question,answers\n7,"Who, then?","[""A"", ""B""]"\n', encoding="utf-8")
+    (question,) = read_questions(table)
+    assert (question.id, question.text, question.answers) == ("7", "Who, then?", ("A", "B"))
+    (question,) = read_questions(write_lines(table, FLASHRAG))
+    assert question.id == "dev_0"
+    table.write_text(json.dumps([FLASHRAG]))
+    assert read_questions(table) == [question]
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "[]"])
 def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "q.jsonl").write_text(text)
@@ -206,8 +219,9 @@ def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QuestionError, match="no such file"):
-        read_questions(tmp_path / "none.jsonl")
+    for name in (tmp_path / "none.jsonl", "data/none.csv", "data/none.txt"):
+        with pytest.raises(QuestionError, match="no such file of questions"):
+            read_questions(name)
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and nothing more")
     pytest.importorskip("pyarrow")
     with pytest.raises(QuestionError, match="not a readable parquet"):

@@ -11,7 +11,7 @@ from doubles import tiny
 from doubles.served_model import model_server
 
 from research_rl.agents import Prediction
-from research_rl.envs import Question
+from research_rl.envs import Question, paint
 from research_rl.envs.retrieval import build_index
 from research_rl.trainers.cli import ask
 from research_rl.trainers.settings.errors import UsageError
@@ -162,8 +162,18 @@ def test_colours_mark_the_answer_on_a_terminal() -> None:
     screen.write("model", "<think>")
     screen.write("environment", " <result>\nRome\n</result>")
     screen.end(Prediction(Question("1", "Q", ("a",)), "Paris", sampled_tokens=3))
-    assert "<think>\n\033[2m    │ Rome\033[0m\n" in out.getvalue()
-    assert "\033[1m\033[32mAnswer: Paris\033[0m" in out.getvalue()
+    assert f"<think>\n{paint('result', '    │ Rome')}\n" in out.getvalue()
+    assert paint("answer", "Answer: Paris") in out.getvalue()
     gone = Prediction(Question("1", "Q", ("a",)), "", finish_reason="error", error="status 500")
     screen.end(gone)
     assert "No answer: the server failed: status 500." in out.getvalue()
+
+
+def test_nothing_that_is_shown_steers_the_terminal() -> None:
+    out = io.StringIO()
+    screen = ask.Screen(out, colour=False)
+    screen.write("model", "a\x1b[2J")
+    screen.write("environment", " <result>\n\x1b]0;owned\x07 \x9b2J \ud800\n</result>")
+    screen.end(Prediction(Question("1", "Q", ("a",)), "\x1b[31mParis"))
+    assert not set("\x1b\x07\x9b\ud800") & set(out.getvalue())
+    assert "Answer: \u241b[31mParis" in out.getvalue()

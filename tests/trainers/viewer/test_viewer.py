@@ -14,8 +14,8 @@ from doubles.sample_rollouts import HOSTILE, rollout, rollouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research_rl.envs.protocols import Part
 from research_rl.trainers.viewer.page import (
-    Part,
     rollout_parts,
     rollout_text,
     rollouts_html,
@@ -55,8 +55,9 @@ def data_of(text: str) -> Any:
 
 def test_parts_of_a_turn() -> None:
     turn = " a <think> b </think> c <search> d </search>"
-    assert turn_parts(turn) == [("text", "a"), ("think", "b"), ("text", "c"), ("search", "d")]
-    assert turn_parts("<answer> \\boxed{x}") == [Part("answer", "\\boxed{x}")]
+    found = [(part.kind, part.text) for part in turn_parts(turn)]
+    assert found == [("text", "a"), ("think", "b"), ("text", "c"), ("search", "d")]
+    assert turn_parts("<answer> \\boxed{x}") == [Part("answer", "\\boxed{x}", closed=False)]
     assert turn_parts("") == []
 
 
@@ -96,7 +97,7 @@ def test_text_says_everything() -> None:
 
 def test_colour_adds_only_colour() -> None:
     plain, coloured = rollout_text(rollout()), rollout_text(rollout(), colour=True)
-    assert re.sub("\x1b\\[[0-9]*m", "", coloured) == plain != coloured
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == plain != coloured
 
 
 def test_retrieved_text_cannot_steer_a_terminal() -> None:

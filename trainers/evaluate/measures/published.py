@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import re
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from typing import NamedTuple
+
+from research_rl.envs.system import did_you_mean
 
 RESEARCH = "ReSearch"
 BASELINES = {
@@ -57,8 +58,7 @@ def check_system(name: str) -> None:
     """
     known = sorted({row.system for row in published() if row.system.startswith(RESEARCH)})
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known, quoted=True)
         raise ValueError(f"beside must be one of {', '.join(known)}, got {name!r}{hint}")
 
 

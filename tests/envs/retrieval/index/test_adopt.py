@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,3 +162,23 @@ def test_a_data_set_written_before_is_not_taken_for_another(
     with pytest.raises(CorpusError, match="got a file of yours"):
         local_corpus("owner/wiki", tmp_path / "j")
     assert (tmp_path / "j.corpus.jsonl").read_text() == "mine"
+
+
+def test_a_data_set_that_breaks_off_leaves_nothing_and_says_who_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"id": "1", "contents": "a"}
+        raise ConnectionError("cut off")
+
+    fake = SimpleNamespace(load_dataset=lambda *_names, **_options: rows())
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(CorpusError, match=r"owner/wiki: .*the Hub does not give it: cut off"):
+        local_corpus("owner/wiki", tmp_path / "i")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file"):  # a disk that fails is not the Hub's fault
+        local_corpus("owner/wiki", tmp_path / "file" / "i")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[data\]'"):
+        local_corpus("owner/wiki", tmp_path / "i")
