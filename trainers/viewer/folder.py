@@ -1,4 +1,4 @@
-"""The folder of rollouts that a run leaves: pages, texts, rows of JSON and a list of them."""
+"""The folder of a run's rollouts: ``train_000010.html``, text, rows of JSON and an index page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RolloutFiles:
     """Writes ``train_000010.html``, ``.txt`` and rows of ``rollouts.jsonl``, and ``index.html``.
 
     Args:
-        folder: made when something is written.
+        folder: created at the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class RolloutFiles:
         return self.folder / "index.html"
 
     def begin(self, step: int) -> None:
-        """Remove what an earlier run wrote at ``step`` or behind it; step 0 is a new run.
+        """Remove what an earlier run wrote at ``step`` or after it; step 0 begins a new run.
 
         A validation at ``step`` itself is kept: the checkpoint was made after it.
         """
@@ -54,7 +54,7 @@ class RolloutFiles:
         self._means = _means(self.folder / ROLLOUT_ROWS)
 
     def forget(self, split: str, step: int) -> None:
-        """Remove the rows of a validation or test that is made once more."""
+        """Remove the rows of a validation or test that is about to be repeated."""
         self._keep(lambda *row: row != (split, step))
 
     def _keep(self, wanted: Callable[[str, int], bool]) -> None:
@@ -163,7 +163,7 @@ def _mean(group: list[dict[str, Any]]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; what UTF-8 cannot say is written as its number."""
+    """Write a file whole or not at all; a lone surrogate is written as its number."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")

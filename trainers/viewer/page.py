@@ -1,4 +1,7 @@
-"""Rollouts to look at: one as plain text, many as a single HTML page that needs nothing else."""
+"""Rollouts to look at: one as plain text, many as a single HTML page.
+
+The page loads nothing, so it can be opened from disk, sent to somebody and kept.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _Verdict = Literal["right", "wrong", "format"]
 
 
 class Part(NamedTuple):
-    """A stretch of a response: what it is and what it says, without its tags."""
+    """A piece of a response without its tags: ``Part("search", "boss of Bakset")``."""
 
     kind: Kind
     text: str
@@ -87,7 +90,7 @@ def rollout_text(rollout: Rollout, advantage: float | None = None, colour: bool 
 
     Args:
         rollout: what to show.
-        advantage: what training made of its reward.
+        advantage: that training computed for it, if any.
         colour: mark thoughts, searches, results and answers with ANSI colours.
     """
     question = rollout.question
@@ -124,8 +127,8 @@ def rollouts_html(
 ) -> str:
     """Return one HTML page with every rollout in it, to be opened from disk.
 
-    Rollouts of one question stand together; the page renders only the one that is selected. It
-    loads nothing and is pure ASCII but for its own symbols, so any string may be in a rollout.
+    Rollouts of one question are listed together; the page renders only the selected one. It loads
+    nothing, and a rollout may hold any text.
 
     Args:
         rollouts: what to show, in any order.
@@ -144,7 +147,7 @@ def rollouts_html(
         )
     data: dict[str, Any] = {"groups": _groups(rollouts, advantages, decode is not None)}
     if decode is not None:
-        # Of two equal tokens the second: some tokenizers drop the space of the first.
+        # decoded after a copy of itself: some tokenizers drop the space of a first token
         ids = sorted({i for rollout in rollouts for i in rollout.sequence.response_ids})
         data["vocabulary"] = {i: decode([i, i])[len(decode([i])) :] for i in ids}
     heading = title if step is None else f"{title} \N{MIDDLE DOT} step {step}"
@@ -193,7 +196,7 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
 
 
 def _found(rollout: Rollout) -> Iterator[list[str]]:
-    """Yield the passage ids behind each result; none where nothing was retrieved."""
+    """Yield the passage ids of each result; an empty list where nothing was retrieved."""
     retrieved = list(zip(rollout.queries, rollout.passage_ids, strict=False))
     for turn, _ in zip(rollout.turns, rollout.results, strict=False):
         action = parse_action(turn)
@@ -202,7 +205,7 @@ def _found(rollout: Rollout) -> Iterator[list[str]]:
 
 
 def _finite(value: Any) -> Any:
-    """Return ``value`` with None for each number that JSON cannot write."""
+    """Return ``value`` with None in place of infinities and NaN, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

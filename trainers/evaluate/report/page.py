@@ -1,7 +1,7 @@
 """Every answer of an evaluation on one static page: summary, filters, two methods side by side.
 
-The page loads nothing and works from disk. The answers are deflated JSON in it; a model's text
-reaches the page as text only, never as markup.
+The page loads nothing and works from disk. It holds the answers as compressed JSON, so that
+hundreds of questions stay a small file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_page(
         note: what a reader must know first.
         figures: PNG files that are put into the page.
         reference: the method that is shown first.
-        num_questions: of each data set, the first ones; how many are left out is said.
+        num_questions: of each data set, the first ones; the page says how many are left out.
     """
     page = html_page(
         "report.html",
@@ -74,7 +74,7 @@ def write_page(
 def page_data(
     rows: Sequence[Row], cells: Iterable[Cell], reference: str, num_questions: int
 ) -> dict[str, Any]:
-    """Return what the page's script reads: one entry a question, with a row for each system."""
+    """Return the data of the page's script: for each question a row for each system."""
     naming = Naming(cells)
     systems = list(dict.fromkeys((cell.method, cell.model) for cell in cells))
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
@@ -147,7 +147,7 @@ def _base64(data: bytes) -> str:
 
 
 def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
-    """The lines of the table, one a cell: what it is called, and its numbers with intervals."""
+    """The lines of the table, one for each cell: its names, and its numbers with intervals."""
     naming = Naming(summary.cells)
     for cell, found in summary.cells.items():
         get = found.measures.get
