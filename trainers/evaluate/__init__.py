@@ -1,4 +1,4 @@
-"""Evaluation: methods x data sets x models, one row a question, and a report.
+"""Evaluation: methods x data sets x models, a row for each question, and a report.
 
 Read first: command.py, then run.py
 May import: agents, envs, trainers.checkpoint, trainers.evaluate.judges,

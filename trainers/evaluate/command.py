@@ -1,4 +1,7 @@
-"""``research evaluate``: answers, a card, figures and a page, resumed where it was stopped."""
+"""The command ``research evaluate``: it asks the questions, then writes a card, figures and a page.
+
+A run that was stopped is continued by the same command: only what has no answer yet is asked.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from research_rl.trainers.evaluate.run import Evaluation
 from research_rl.trainers.evaluate.write import write_report
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells know it."""
+"""Exit status after Ctrl-C, the one that shells use."""
 
 
 def main(args: list[str]) -> None:
     """Run ``research evaluate`` with these arguments.
 
     Raises:
-        ValueError: the configuration makes no sense, or the folder holds rows of another.
-        FileNotFoundError: something that it names is not there.
+        ValueError: the configuration is wrong, or the folder holds rows of another one.
+        FileNotFoundError: a file or folder that it names does not exist.
         FileExistsError: another process is writing to the folder.
         ConnectionError: a model's server gave no answers; the rows so far are kept.
         RetrieverUnavailable: the search failed; the rows so far are kept.
@@ -51,7 +54,7 @@ def main(args: list[str]) -> None:
 
 
 def plan(evaluation: Evaluation) -> str:
-    """Return one line for each cell: what is answered and what would be asked."""
+    """Return a line for each cell: how many questions are answered and how many would be asked."""
     lines = []
     for cell in evaluation.cells:
         asked = len(evaluation.sources[cell.dataset].questions)

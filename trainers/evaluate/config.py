@@ -1,4 +1,7 @@
-"""What ``research evaluate`` is told: methods x data sets x models, and everything they share."""
+"""The configuration of ``research evaluate``: methods x data sets x models, and what they share.
+
+All of it is checked before a model is loaded, so that a misspelt name costs seconds.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,10 @@ class WorldQuestions:
         num_questions: how many.
         num_people: people in the world.
         seed: of the world; another seed is another set of facts.
-        split: whose people are asked about: train, val or test.
+        split: of the people that are asked about: train, val or test.
         question_seed: which of the possible questions are drawn.
         alias_share: share of the people whose facts stand under another name, which the first
-            search for them reveals; as in the training that is looked at.
+            search for them reveals; usually that of the run's training.
     """
 
     hops: dict[int, float] = field(default_factory=lambda: {1: 1.0, 2: 1.0})
@@ -63,7 +66,7 @@ class DatasetConfig:
         world: questions of the synthetic world instead.
         index: folder of the index that is searched; None is the evaluation's ``index``, or the
             world's own facts.
-        limit: ask only so many, the first ones; None is the evaluation's ``limit``.
+        limit: ask only the first so many; None is the evaluation's ``limit``.
     """
 
     questions: str | None = None
@@ -74,7 +77,7 @@ class DatasetConfig:
 
 @dataclass
 class ModelConfig:
-    """Where the text comes from: one of ``model``, ``run`` and ``generator``.
+    """A model, by one of ``model``, ``run`` and ``generator``.
 
     Args:
         model: a Hugging Face name or a folder written by save_pretrained.
@@ -120,20 +123,20 @@ class EvaluationConfig:
         batch_size: questions asked together, and lost together if the process is killed.
         only: parts of names; run only cells whose data set, model or method holds one of them.
         reference: the method that the others are tested against.
-        closed_book: the method whose score says what the model knows without searching; None where
-            none does.
-        beside: a ReSearch model of the paper, as ReSearch-Qwen-7B, to show its figures beside.
+        closed_book: the method whose score says what the model knows without searching; None if
+            there is no such method.
+        beside: a ReSearch model of the paper, such as ReSearch-Qwen-7B, to compare results with.
         resamples: of the bootstrap and the permutation test.
         page_questions: questions of each data set that the page shows; all are in the rows.
         max_failed_batches: batches without a single answer after which the run stops.
-        torch_threads: CPU threads of torch and faiss; None leaves it to them.
+        torch_threads: CPU threads of torch and faiss; None keeps their defaults.
         title: heading of the card and the page.
         note: what a reader must know, printed at the head of both.
     """
 
     datasets: dict[str, DatasetConfig]
     models: dict[str, ModelConfig]
-    # of a dict with Any in it jsonargparse would make objects
+    # with dict[str, Any] jsonargparse would already instantiate the classes
     methods: dict[str, str | dict]  # type: ignore[type-arg]
     run: str | None = None
     out: str = "runs/evaluation"
@@ -158,12 +161,12 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to answer, as configured.
+    """A configured method.
 
     Args:
         name: what the card calls it.
         agent: its class.
-        init_args: what the constructor gets besides what the evaluation provides.
+        init_args: arguments of the constructor, besides those that the evaluation provides.
         models: names of the models that it runs on; None is all.
         datasets: names of the data sets that it runs on; None is all.
     """
@@ -203,7 +206,7 @@ def make_parser() -> OneLineParser:
 def read_config(
     parser: OneLineParser, parsed: Namespace
 ) -> tuple[EvaluationConfig, dict[str, dict[str, Any]]]:
-    """Build the configuration that was parsed; the classes that it names are made here.
+    """Build the parsed configuration; the classes that it names are instantiated here.
 
     Returns:
         The configuration, and under ``models.NAME`` and ``index`` the settings that decide what a
@@ -230,11 +233,11 @@ def _what_counts(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(config: EvaluationConfig) -> dict[str, Method]:
-    """Return the methods by name; refuse what cannot work before any model is loaded.
+    """Return the methods by name; refuse a configuration that cannot work.
 
     Raises:
         ValueError: a name is unknown or a setting is missing or contradicts another one.
-        FileNotFoundError: a folder or file that is named is not there.
+        FileNotFoundError: a folder or file that it names does not exist.
     """
     for what in ("datasets", "models", "methods"):
         if not getattr(config, what):
@@ -261,7 +264,7 @@ def check_config(config: EvaluationConfig) -> dict[str, Method]:
 
 
 def shared_settings(config: EvaluationConfig) -> dict[str, Any]:
-    """Return the settings that every method whose constructor takes them gets."""
+    """Return the settings that are passed to every method whose constructor has them."""
     return {"top_k": config.top_k, "temperature": config.temperature, "seed": config.seed}
 
 
@@ -309,12 +312,13 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
 
 
 def _typed(agent: type[Agent], init_args: dict[str, Any], where: str) -> dict[str, Any]:
-    """The arguments as the constructor's annotations want them; what is provided is left out."""
+    """The arguments, converted to the types that the constructor declares."""
     taken = inspect.signature(agent).parameters
     for key in init_args:
         one_of(f"a key of {where}.init_args", key, taken)
     required = {name for name, one in taken.items() if one.default is one.empty}
-    skip: Any = {*PROVIDED, *required} - {*init_args}  # what nobody gives is told of later
+    # an argument that is missing is reported later, with the cell that needs it
+    skip: Any = {*PROVIDED, *required} - {*init_args}
     parser = OneLineParser(exit_on_error=False)
     parser.add_class_arguments(agent, "args", skip=skip, fail_untyped=False, instantiate=False)
     try:
@@ -335,7 +339,7 @@ def _some(names: Any, where: str, known: Iterable[str]) -> tuple[str, ...] | Non
 
 
 def find_agent(path: str, where: str) -> type[Agent]:
-    """Return the class of a method: one of ours by its bare name, or ``module.Class``.
+    """Return the class of a method: ``NaiveRAG`` for one of this package, or ``module.Class``.
 
     Raises:
         ValueError: there is none, or it is no Agent.
@@ -365,7 +369,7 @@ def _is_agent(value: Any) -> bool:
 
 
 def one_of(what: str, name: Any, known: Iterable[str]) -> None:
-    """Refuse a name that is not known, with the nearest one.
+    """Refuse an unknown name; the message suggests the nearest known one.
 
     Raises:
         ValueError: it is not among ``known``.

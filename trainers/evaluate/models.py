@@ -1,4 +1,4 @@
-"""The models of an evaluation: loaded once, shared by every method that runs on them."""
+"""The models of an evaluation, each loaded once and shared by the methods that run on it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
 from research_rl.trainers.evaluate.sources import Source
 
 LOCAL_ONLY = ("policy", "engine")
-"""What a method can only get from a model in this process."""
+"""Arguments that only a model in this process can provide."""
 
 
 def run_checkpoint(config: ModelConfig) -> Path:
-    """Return the checkpoint that a model of a run means.
+    """Return the checkpoint of a model that is given as a run.
 
     Raises:
         FileNotFoundError: the run has none.
@@ -31,10 +31,10 @@ def run_checkpoint(config: ModelConfig) -> Path:
 
 
 def model_identity(config: ModelConfig) -> dict[str, Any]:
-    """Return what tells one model from another, for the settings of its rows.
+    """Return what identifies a model, to be kept in the settings of its rows.
 
-    Weights on disk are known by their files' sizes and times; how they are run (device,
-    slots) makes no difference.
+    Weights on disk are identified by the sizes and times of their files. How they are run (device,
+    slots) is not part of it.
     """
     assert config.generator is None, "it is known by its settings"
     if config.run is not None:
@@ -52,13 +52,13 @@ def _stamp(path: Path) -> list[Any]:
 
 
 class LoadedModel:
-    """A model that is ready to write.
+    """A loaded model, over which the agents of methods are made.
 
     Args:
-        config: where it is.
+        config: names it.
 
     Raises:
-        FileNotFoundError: there is no such model.
+        FileNotFoundError: the model does not exist.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -76,9 +76,9 @@ class LoadedModel:
         """Make a method's agent over this model and the data set's passages.
 
         Args:
-            method: which; what its ``init_args`` say counts most.
+            method: its class and ``init_args``, which override all other arguments.
             source: brings the retriever.
-            shared: settings of all methods, for those whose constructor takes them.
+            shared: settings of all methods; those that the constructor has are passed.
         """
         given: dict[str, Any] = {**self.provided, **shared}
         if source.has_retriever:
@@ -89,7 +89,7 @@ class LoadedModel:
 
 
 def what_is_missing(method: Method, config: ModelConfig, source: Source) -> str | None:
-    """Say what a method needs that the model or the data set does not have, None if nothing."""
+    """Return what a method needs and the model or data set does not have; None if nothing."""
     parameters = inspect.signature(method.agent).parameters
     needed = {
         name

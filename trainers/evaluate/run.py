@@ -1,4 +1,7 @@
-"""Ask every question of the grid, cell by cell, and keep each answer as soon as it is there."""
+"""The run of an evaluation: it asks every question of the grid, cell by cell.
+
+Each batch of answers is on disk before the next is asked, so a killed run loses one batch at most.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ EVALUATION_ROWS = "rows.jsonl"
 
 
 class Evaluation:
-    """The grid of an evaluation: who is asked what, and what is answered already.
+    """The grid of an evaluation: which questions each method is asked, and which are answered.
 
-    Nothing is loaded here but the questions, and nothing is written: that is for ``alone``.
+    Making one reads the questions and rows; models are loaded and rows written inside ``alone``.
 
     Args:
         config: checked.
@@ -62,7 +65,7 @@ class Evaluation:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder while it is written, with what lies in it now.
+        """Lock the folder for writing, after which the rows in it are read again.
 
         Raises:
             FileExistsError: another process is writing to it.
@@ -74,13 +77,13 @@ class Evaluation:
             yield
 
     def wanted_keys(self) -> Iterator[Key]:
-        """Every row that the evaluation is to have, in the order of the card."""
+        """The key of every row that a finished evaluation has, in the order of the card."""
         for cell in self.cells:
             for question in self.sources[cell.dataset].questions:
                 yield Key(*cell, question.id)
 
     def wanted(self) -> list[Row]:
-        """Return the rows there are, of this grid alone, in the order of the card."""
+        """Return the rows so far, of this grid alone, in the order of the card."""
         return [self.rows.rows[key] for key in self.wanted_keys() if key in self.rows.rows]
 
     def unanswered(self, cell: Cell) -> list[Question]:
@@ -90,7 +93,7 @@ class Evaluation:
         return [q for q, row in found if row is None or row["error"] is not None]
 
     def answer(self) -> None:
-        """Ask what is not answered yet; each model is loaded once, and only if it is needed.
+        """Ask what is not answered yet; each model is loaded once, and only if questions are left.
 
         Raises:
             ModelUnavailable: a server gave no answer to several batches in a row.
@@ -106,7 +109,7 @@ class Evaluation:
                 cells = [cell for cell in self.cells if cell.model == model and left[cell]]
                 if cells:
                     self._answer_with(LoadedModel(self.config.models[model]), cells, left, bar)
-                    gc.collect()  # one model at a time in memory
+                    gc.collect()  # free this model before the next is loaded
         finally:
             bar.close()
             self.rows.close()
@@ -122,7 +125,7 @@ class Evaluation:
         self._settings = EvaluationSettings(self.out)
         known = {Cell(key.dataset, key.model, key.method) for key in self.rows.rows}
         for cell, settings in self._now.items():
-            if cell in known:  # settings without rows bind nobody
+            if cell in known:  # settings without rows may still change
                 self._settings.check(cell, settings)
 
     def _answer_with(
@@ -158,7 +161,7 @@ class Evaluation:
             except ModelUnavailable as error:
                 log.warning("%s", error)
                 in_vain = True
-            if in_vain:  # what a server always refuses must not keep the card away
+            if in_vain:  # questions that are always refused must not prevent the card
                 log.warning("%s: %d questions stay errors, asked again in vain", cell, len(failed))
                 return
 
@@ -196,10 +199,10 @@ class Evaluation:
 
 
 def choose_cells(config: EvaluationConfig, methods: Mapping[str, Method]) -> list[Cell]:
-    """Return the cells of the grid that ``only`` leaves, in the order of the configuration.
+    """Return the cells of the grid that ``only`` selects, in the order of the configuration.
 
     Raises:
-        ValueError: none is left, or a part of ``only`` is in no name.
+        ValueError: it selects none, or a part of ``only`` is in no name.
     """
     grid = [
         Cell(dataset, model, name)
@@ -220,7 +223,7 @@ def choose_cells(config: EvaluationConfig, methods: Mapping[str, Method]) -> lis
 
 
 def _chosen(cell: Cell, config: EvaluationConfig) -> bool:
-    """Of the parts that name a data set one must fit, and likewise of models and methods."""
+    """Whether the parts of ``only`` for data sets, for models and for methods each fit the cell."""
     for names, name in (
         (config.datasets, cell.dataset),
         (config.models, cell.model),
@@ -248,7 +251,7 @@ def _silent(cell: Cell, predictions: Sequence[Prediction], batches: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can say it; an object is known by its class."""
+    """The value for JSON, in which an object becomes the name of its class."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, Mapping):

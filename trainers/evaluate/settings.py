@@ -1,4 +1,7 @@
-"""What the rows of a folder were made with, so that rows of two configurations never mix."""
+"""The settings that the rows of a folder were made with.
+
+They are compared before rows are added, so that rows of two configurations never mix.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ FILE = "settings.json"
 
 
 class EvaluationSettings:
-    """The settings behind each cell of the grid that has rows, as a file of JSON.
+    """The settings of each cell of the grid that has rows, as a file of JSON.
 
     Args:
         folder: of the evaluation.
@@ -39,7 +42,7 @@ class EvaluationSettings:
         """Refuse settings that differ from those that the cell's rows were made with.
 
         Raises:
-            ValueError: they differ; the message names what and both values.
+            ValueError: they differ; the message names each setting with both values.
         """
         known = self._cells.get(_name(cell))
         now = json.loads(json.dumps(settings))
@@ -53,7 +56,7 @@ class EvaluationSettings:
         )
 
     def add(self, cells: Mapping[Cell, Mapping[str, Any]]) -> None:
-        """Write down the settings of cells; the file is replaced whole or not at all."""
+        """Record the settings of cells; the file is replaced whole or not at all."""
         self._cells |= {_name(cell): dict(settings) for cell, settings in cells.items()}
         write_whole(self.path, json.dumps({"cells": self._cells}, indent=1))
 

@@ -1,4 +1,4 @@
-"""The questions of an evaluation and the passages they are looked up in, opened when needed."""
+"""Data sets of an evaluation: their questions, and the passages in which answers are searched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Source:
 
     Args:
         name: of the data set.
-        config: where it lies.
+        config: where its questions and passages are.
         index: what is searched where the data set names no index of its own.
         limit: questions that are asked; None is all.
 
@@ -40,7 +40,7 @@ class Source:
         self._world: SyntheticWorld | None = None
         whole = self._read(config)
         self.content = content_hash(whole)
-        """Tells these questions from others, whatever the limit."""
+        """Hash of all questions of the data set, whatever the limit."""
         self.questions: Sequence[Question] = whole[: config.limit or limit]
         self._index = config.index or (None if self._world is not None else index)
         if isinstance(self._index, str):
@@ -59,10 +59,10 @@ class Source:
 
     @property
     def place(self) -> Any:
-        """What is searched: an index as its manifest has it, the world, or a retriever's class.
+        """What identifies the passages: an index's manifest, the world, or a retriever's class.
 
-        An index that has moved is the same one; an index of another corpus in the same folder is
-        another.
+        An index that was moved stays the same one. An index of another corpus in the same folder is
+        a different one.
         """
         if self._index is None:
             return None if self._world is None else _facts_of(self._world)
@@ -71,7 +71,7 @@ class Source:
         return f"{type(self._index).__module__}.{type(self._index).__name__}"
 
     def retriever(self) -> Retriever:
-        """Open what is searched, once."""
+        """Return the retriever, which is opened at the first call."""
         if self._retriever is None:
             if isinstance(self._index, str):
                 self._retriever = load_retriever(self._index)
@@ -102,18 +102,18 @@ def world_questions(config: WorldQuestions) -> tuple[SyntheticWorld, list[Questi
 
 def world_retriever(world: SyntheticWorld) -> Retriever:
     """Return an exact index of every fact of the world, in memory, without any weights."""
-    dimension = -(-len(world.vocabulary) // 64) * 64  # a cell for each word
+    dimension = -(-len(world.vocabulary) // 64) * 64  # at least one for each word
     return DenseRetriever.from_passages(world.passages, BM25SketchEncoder(dim=dimension))
 
 
 def _facts_of(world: SyntheticWorld) -> str:
-    """The facts in words; people and seed show in the questions, aliases do not."""
+    """The facts by name, with the aliases; people and seed already show in the questions."""
     aliases = f", {world.alias_share:g} of the people under another name"
     return "the world's facts" + (aliases if world.alias_share else "")
 
 
 def _contents_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest says of an index, without where and by which versions it was made."""
+    """A manifest without the place of the corpus and the versions of the libraries."""
     kept = {key: value for key, value in manifest.items() if key not in ("corpus", "versions")}
     corpus = manifest["corpus"]
     return kept | {"corpus": {"sha256": corpus["sha256"], "count": corpus["count"]}}

@@ -1,4 +1,4 @@
-"""Everything that is written at the end of an evaluation, from its rows alone."""
+"""The report of an evaluation, made from its rows alone: verdicts, card, figures and page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flight recorder: rollouts kept as ids and seeds, and played again.
+"""The flight recorder: training rollouts, recorded so that they can be played again.
 
 Read first: callback.py
 May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.distributed,

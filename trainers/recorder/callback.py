@@ -1,4 +1,4 @@
-"""The flight recorder: every training rollout, so that a run can be played again and compared."""
+"""The callback that records every training rollout for ``research replay``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from research_rl.trainers.recorder.records import FOLDER, Records, record_of
 class FlightRecorder(RunCallback):
     """Records every training rollout as token ids, log-probs, passages, seed and reward.
 
-    ``research replay`` plays the records again, and compares those of two runs. A resumed run goes
-    on behind its checkpoint: what was recorded later is recorded anew.
+    ``research replay`` plays the records again, and compares those of two runs. A resumed run
+    continues after its checkpoint and replaces what was recorded later.
 
     Args:
-        max_megabytes: of all records together, compressed; the oldest iterations are dropped. None
-            is no limit.
-        folder: where to, below the run's folder.
+        max_megabytes: limit for all records together, compressed; the oldest iterations are dropped
+            to keep it. None for no limit.
+        folder: of the records, inside the run's folder.
 
     Raises:
         ValueError: the limit is not positive.
@@ -36,7 +36,7 @@ class FlightRecorder(RunCallback):
         self.folder = folder
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget what an earlier run recorded behind the point where this one goes on."""
+        """Remove what an earlier run recorded after the point where this one continues."""
         if trainer.is_global_zero:
             with cosmetic("clear the flight recorder"):
                 resumed = trainer.ckpt_path is not None

@@ -1,7 +1,7 @@
-"""``research replay``: what the flight recorder kept is played again, or compared with another run.
+"""The command ``research replay``: plays recorded rollouts again, or compares two runs.
 
 The recorded turns go through the run's environment once more and must find the same passages and
-earn the same rewards. Where the weights that sampled an iteration are at hand, the rollouts are
+earn the same rewards. If the run still has the weights that sampled an iteration, the rollouts are
 sampled again from their seeds and must be the same tokens.
 """
 
@@ -19,7 +19,7 @@ _SHOWN = 5  # differences of an iteration that are printed
 
 
 class Difference(NamedTuple):
-    """Where two rollouts part.
+    """The first difference between two rollouts.
 
     Args:
         rollout: its place in the iteration.
@@ -74,9 +74,9 @@ def _records(run: Path) -> Records:
 def compare_runs(
     mine: Records, other: Records, iterations: Sequence[int], question: str | None = None
 ) -> bool:
-    """Print the first place where two runs part; return whether there is none.
+    """Print the first difference between two runs; return whether there is none.
 
-    Iterations that only one of the two has recorded are named and passed over.
+    Iterations that only one of the two has recorded are counted and skipped.
     """
     common = [i for i in iterations if i in set(other.iterations())]
     if len(common) < len(iterations):
@@ -99,7 +99,7 @@ def compare_runs(
 def replay(
     run: Path, records: Records, iterations: Sequence[int], question: str | None = None
 ) -> bool:
-    """Play iterations again; print what differs from the record; return whether nothing does."""
+    """Play iterations again and print what differs from the record; return whether nothing does."""
     from transformers.utils.logging import disable_progress_bar
 
     from research_rl.trainers.recorder.play_again import (
@@ -158,7 +158,7 @@ def _chosen(flight: Flight, question: str | None) -> Numbered:
 
 
 def rollout_differences(mine: Numbered, other: Numbered) -> Iterator[Difference]:
-    """Yield the first difference of each rollout that two lists do not share."""
+    """Yield the first difference of each pair of rollouts that are not equal."""
     for (number, a), (_, b) in zip(mine, other, strict=False):
         found = _difference(a, b)
         if found is not None:
@@ -166,7 +166,7 @@ def rollout_differences(mine: Numbered, other: Numbered) -> Iterator[Difference]
 
 
 def _difference(a: Record, b: Record) -> tuple[str, str] | None:
-    """Return what differs first in the order in which a rollout comes about."""
+    """Return what differs first: question, prompt, tokens, passages, reward, finish reason."""
     if a.question["id"] != b.question["id"] or a.question["text"] != b.question["text"]:
         return "question", f"{a.question['text']!r} and {b.question['text']!r}"
     if a.prompt_ids != b.prompt_ids:

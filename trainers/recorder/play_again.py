@@ -1,4 +1,8 @@
-"""Recorded rollouts once more: through the environment, and sampled from their seeds."""
+"""Recorded rollouts made again, from their turns or from their seeds.
+
+The turns go through the environment, which must give the same passages and rewards. The seeds are
+sampled from, which must give the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,13 @@ from research_rl.trainers.settings import EnvConfig
 
 @dataclass
 class RunSettings:
-    """What of a run's config decides its rollouts.
+    """The part of a run's config that decides its rollouts.
 
     Args:
         policy: the language model.
         env: the environment.
         sampling: how rollouts are sampled.
-        engine: what samples.
+        engine: makes the engine that samples.
     """
 
     policy: Any
@@ -37,7 +41,7 @@ class RunSettings:
 
     @classmethod
     def read(cls, run: Path) -> RunSettings:
-        """Read the config.yaml of a run; what lies in the run's folder may have moved with it.
+        """Read the config.yaml of a run, with the paths in its folder as they are now.
 
         Raises:
             FileNotFoundError: there is none.
@@ -59,7 +63,7 @@ class RunSettings:
 
 
 def weights_of(run: Path, iterations: int) -> Path | None:
-    """Return the whole checkpoint whose weights have learned from so many iterations, if any."""
+    """Return an undamaged checkpoint that has learned from so many iterations, None without one."""
     for path in sorted((run / "checkpoints").glob("*.ckpt")):
         if path.is_file() and why_torn(path) is None and iteration_of(path) == iterations:
             return path
@@ -69,7 +73,7 @@ def weights_of(run: Path, iterations: int) -> Path | None:
 def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
     """Return the records with the passages and rewards that their turns get now."""
     env.resize(len(chosen))
-    env.reset(options={"questions": [Question(**_question(r)) for _, r in chosen]})
+    env.reset(options={"questions": [_question(r) for _, r in chosen]})
     episodes = env.episodes
     for turn in range(max(len(record.turns) for _, record in chosen)):
         actions = [_action(record, turn) for _, record in chosen]
@@ -80,7 +84,7 @@ def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
                 continue
             shown = len(record.passage_ids[searches - 1])
             if searches == len(episode.queries) and shown < len(episode.passages[-1]):
-                episode.keep_passages(shown)  # the rest was over the cap of tokens
+                episode.keep_passages(shown)  # more passages would have been over the token limit
     again = []
     for episode, (number, record) in zip(episodes, chosen, strict=True):
         if not episode.done:
@@ -95,7 +99,7 @@ def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
 
 
 def _action(record: Record, turn: int) -> str | None:
-    """What the environment heard in a turn; a last one that ran out of tokens never came to it."""
+    """The text of a turn; None where there is none, or where the tokens ran out in it."""
     if turn >= len(record.turns):
         return None
     text = record.turns[turn]
@@ -103,8 +107,8 @@ def _action(record: Record, turn: int) -> str | None:
     return None if cut_off else text
 
 
-def _question(record: Record) -> dict[str, Any]:
-    return {**record.question, "answers": tuple(record.question["answers"])}
+def _question(record: Record) -> Question:
+    return Question(**{**record.question, "answers": tuple(record.question["answers"])})
 
 
 def sampled_again(
@@ -121,7 +125,7 @@ def sampled_again(
     policy = LMPolicy.from_config(settings.policy)
     if checkpoint is not None:
         load_weights(policy, checkpoint)
-    questions = [Question(**_question(record)) for _, record in chosen]
+    questions = [_question(record) for _, record in chosen]
     seeds = [record.seed for _, record in chosen]
     if any(seed is None for seed in seeds):
         raise ValueError("every record must have its seed to be sampled again, got one without")

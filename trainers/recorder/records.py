@@ -1,8 +1,7 @@
-"""What the flight recorder keeps: the rollouts of each iteration, in a file of their own.
+"""Files of recorded rollouts, one for each iteration.
 
-``records/000012.jsonl.gz`` holds the iteration that began with weights that had learned from 12: a
-line that says what the iteration was, then a line for each rollout. The same run writes the same
-bytes.
+``records/000012.jsonl.gz`` holds iteration 12, which began with weights that had learned from 12: a
+line about the iteration, then a line for each rollout. Equal runs write equal bytes.
 """
 
 from __future__ import annotations
@@ -56,6 +55,17 @@ class Record:
     finish_reason: str
 
 
+_COLUMNS = (
+    "seed",
+    "prompt_ids",
+    "response_ids",
+    "turns",
+    "queries",
+    "passage_ids",
+    "finish_reason",
+)
+"""What a record takes from a rollout's row as it stands."""
+
 Numbered = list[tuple[int, Record]]
 """Records with their places in the iteration."""
 
@@ -76,40 +86,33 @@ class Flight:
 
 
 class RecordError(ValueError):
-    """A file of the flight recorder cannot be read."""
+    """A file of records cannot be read."""
 
 
 def record_of(rollout: Rollout, advantage: float | None = None) -> Record:
-    """Return what is kept of a rollout."""
-    sequence, question = rollout.sequence, rollout.question
-    mask = sequence.loss_mask
+    """Return the record of a rollout.
+
+    Raises:
+        ValueError: it has no token ids.
+    """
+    row, mask = rollout.to_row(), rollout.sequence.loss_mask
     return Record(
-        question={
-            "id": question.id,
-            "text": question.text,
-            "answers": list(question.answers),
-            "metadata": dict(question.metadata),
-        },
-        seed=rollout.seed,
-        prompt_ids=list(sequence.prompt_ids),
-        response_ids=list(sequence.response_ids),
+        question={"id": row["question_id"], "text": row["question"]}
+        | {name: row[name] for name in ("answers", "metadata")},
         sampled=[int(written) for written in mask],
-        logprobs=[x for x, written in zip(sequence.logprobs, mask, strict=True) if written],
-        turns=list(rollout.turns),
-        queries=list(rollout.queries),
-        passage_ids=[list(found) for found in rollout.passage_ids],
+        logprobs=[x for x, written in zip(row["logprobs"], mask, strict=True) if written],
         reward=asdict(rollout.reward),
         advantage=advantage,
-        finish_reason=rollout.finish_reason,
+        **{name: row[name] for name in _COLUMNS},
     )
 
 
 class Records:
-    """The recorder's folder: one file an iteration, whole or not there.
+    """The folder of records; each file is written whole or not at all.
 
     Args:
-        folder: made when something is written.
-        max_bytes: of all files together; the oldest are dropped. None is no limit.
+        folder: created at the first write.
+        max_bytes: limit for all files together, kept by dropping the oldest; None for no limit.
     """
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
@@ -117,11 +120,11 @@ class Records:
         self._max_bytes = max_bytes
 
     def iterations(self) -> list[int]:
-        """Return the numbers of the iterations that are there, in order."""
+        """Return the numbers of the recorded iterations, in order."""
         return sorted(self._files())
 
     def write(self, iteration: int, weights: int, records: Sequence[Record]) -> Path:
-        """Write an iteration, and drop the oldest ones that are over the limit."""
+        """Write an iteration, and remove the oldest ones while the limit is exceeded."""
         self.folder.mkdir(parents=True, exist_ok=True)
         head = {"format": _FORMAT, "iteration": iteration, "weights": weights, "rows": len(records)}
         rows: Iterable[Mapping[str, Any]] = [head, *map(asdict, records)]
@@ -129,7 +132,7 @@ class Records:
         path = self._path(iteration)
         partial = path.with_name(f".{path.name}.partial")
         try:
-            # without the time, so that equal runs write equal bytes
+            # no time stamp, so that equal runs write equal bytes
             partial.write_bytes(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0))
             partial.replace(path)
         finally:
@@ -141,7 +144,7 @@ class Records:
         """Return an iteration.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: it is not recorded.
             RecordError: its file is damaged or of another version.
         """
         path = self._path(iteration)
@@ -165,7 +168,7 @@ class Records:
             ) from error
 
     def forget(self, first: int) -> None:
-        """Remove iteration ``first`` and those behind it."""
+        """Remove iteration ``first`` and all later ones."""
         for iteration, path in self._files().items():
             if iteration >= first:
                 path.unlink(missing_ok=True)

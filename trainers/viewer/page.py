@@ -1,20 +1,21 @@
-"""Rollouts to look at: one as plain text, many as a single HTML page that needs nothing else."""
+"""Rollouts to look at: one as plain text, many as a single HTML page.
+
+The page loads nothing, so it can be opened from disk, sent to somebody and kept.
+"""
 
 from __future__ import annotations
 
-import html
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from typing import Any, Literal
 
 from research_rl.agents import Rollout
 from research_rl.envs import Question, paint, printable
 from research_rl.envs.protocols import Part, Search, parse_action, parts, result_content
+from research_rl.trainers.viewer.html import html_page
 
 _Verdict = Literal["right", "wrong", "format"]
+_COLUMNS = ("reward", "f1", "prediction", "format_error", "finish_reason")
 _RULE = "-" * 72
 
 
@@ -52,7 +53,7 @@ def rollout_text(rollout: Rollout, advantage: float | None = None, colour: bool 
 
     Args:
         rollout: what to show.
-        advantage: what training made of its reward.
+        advantage: that training computed for it, if any.
         colour: mark thoughts, searches, results and answers with ANSI colours.
     """
     question = rollout.question
@@ -87,8 +88,8 @@ def rollouts_html(
 ) -> str:
     """Return one HTML page with every rollout in it, to be opened from disk.
 
-    Rollouts of one question stand together; the page renders only the one that is selected. It
-    loads nothing and is pure ASCII but for its own symbols, so any string may be in a rollout.
+    Rollouts of one question are listed together; the page renders only the selected one. It loads
+    nothing, and a rollout may hold any text.
 
     Args:
         rollouts: what to show, in any order.
@@ -107,19 +108,11 @@ def rollouts_html(
         )
     data: dict[str, Any] = {"groups": _groups(rollouts, advantages, decode is not None)}
     if decode is not None:
-        # Of two equal tokens the second: some tokenizers drop the space of the first.
+        # decoded after a copy of itself: some tokenizers drop the space of a first token
         ids = sorted({i for rollout in rollouts for i in rollout.sequence.response_ids})
         data["vocabulary"] = {i: decode([i, i])[len(decode([i])) :] for i in ids}
     heading = title if step is None else f"{title} \N{MIDDLE DOT} step {step}"
-    assets = files("research_rl.trainers.viewer")
-    slots = {
-        "title": html.escape(heading.encode("utf-8", "replace").decode("utf-8")),
-        "style": assets.joinpath("page.css").read_text("utf-8"),
-        "script": assets.joinpath("page.js").read_text("utf-8"),
-        "data": _json_for_html(data),
-    }
-    page = assets.joinpath("page.html").read_text("utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], page)
+    return html_page("rollouts.html", title=heading, data=_finite(data))
 
 
 def _groups(
@@ -146,15 +139,10 @@ def _question_row(question: Question) -> dict[str, Any]:
 
 
 def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dict[str, Any]:
-    reward, sequence = rollout.reward, rollout.sequence
-    row: dict[str, Any] = {
+    row, sequence = rollout.to_row(), rollout.sequence
+    shown = {name: row[name] for name in _COLUMNS} | {
         "verdict": verdict(rollout),
-        "reward": float(reward.value),
-        "f1": float(reward.f1),
         "advantage": advantage,
-        "prediction": reward.prediction,
-        "error": reward.format_error,
-        "finish": rollout.finish_reason,
         "searches": rollout.num_searches,
         "sampled": sum(sequence.loss_mask),
         "given": len(sequence.loss_mask) - sum(sequence.loss_mask),
@@ -163,13 +151,13 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
     }
     if tokens:
         masked = zip(sequence.loss_mask, sequence.logprobs, strict=True)
-        row["ids"] = sequence.response_ids
-        row["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
-    return row
+        shown["ids"] = sequence.response_ids
+        shown["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
+    return shown
 
 
 def _found(rollout: Rollout) -> Iterator[list[str]]:
-    """Yield the passage ids behind each result; none where nothing was retrieved."""
+    """Yield the passage ids of each result; an empty list where nothing was retrieved."""
     retrieved = list(zip(rollout.queries, rollout.passage_ids, strict=False))
     for turn, _ in zip(rollout.turns, rollout.results, strict=False):
         action = parse_action(turn)
@@ -177,16 +165,8 @@ def _found(rollout: Rollout) -> Iterator[list[str]]:
         yield [str(i) for i in retrieved.pop(0)[1]] if asked else []
 
 
-def _json_for_html(value: Any) -> str:
-    """Return JSON that may stand in a ``<script>`` element: ASCII, without ``<``, ``>``, ``&``."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
-
-
 def _finite(value: Any) -> Any:
-    """Return ``value`` with None for each number that JSON cannot write."""
+    """Return ``value`` with None in place of infinities and NaN, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

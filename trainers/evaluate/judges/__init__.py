@@ -1,4 +1,4 @@
-"""Judges: a served model says whether an answer is right; its verdicts are kept.
+"""Judges: served models that say whether an answer is right, and a cache of their verdicts.
 
 Read first: judge.py
 May import: agents, envs, trainers.evaluate.measures

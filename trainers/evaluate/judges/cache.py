@@ -1,7 +1,7 @@
-"""Verdicts on disk, found by content: one JSON line each, only ever appended.
+"""Verdicts on disk, found by content: a file to which lines of JSON are appended.
 
-A line that was torn by a kill, or that anything else has spoilt, is passed over with a warning, and
-its case is asked again. Failures are not kept: they are no verdicts.
+A damaged line, such as one that was being written when the process was killed, is skipped with a
+warning, and its case is asked again. Failures are not kept.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class JudgeCache:
     """The verdicts of any number of judges, in one file.
 
     Args:
-        path: the file, made with its folder when the first verdict is kept; None keeps them in
-            memory.
+        path: the file, created with its folder at the first verdict; None keeps verdicts in memory
+            only.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -61,7 +61,7 @@ class JudgeCache:
     def put(
         self, key: str, model: str, prompt: str, correct: bool, rationale: str, attempts: int
     ) -> None:
-        """Keep a verdict; it is in the file when this returns."""
+        """Keep a verdict; it has been written to the file when this returns."""
         row = CachedVerdict(key, model, prompt, correct, rationale, attempts)
         with self._lock:
             self._rows[key] = row
@@ -72,7 +72,7 @@ class JudgeCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(row), ensure_ascii=True) + "\n"
         with path.open("a", encoding="ascii") as file:
-            # behind a torn line a new one begins, so that the torn one spoils nothing else
+            # begin a new line after a torn one, so that only the torn line is lost
             file.write("\n" + line if self._torn else line)
         self._torn = False
 

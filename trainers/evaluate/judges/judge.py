@@ -1,8 +1,8 @@
-"""A language model judges answers: asked once for each content, never counted when it fails.
+"""A language model as judge of answers.
 
 The prompt is the paper's (ReSearch, arXiv 2503.19470; its code judged with gpt-4o-mini at
-temperature 0). A judge that is down or talks nonsense gives no verdict: the case is a failure,
-neither right nor wrong, and is asked again next time.
+temperature 0). Where the judge does not reply, or its reply holds no verdict, the case is a
+failure: it counts as neither right nor wrong, and the next run asks again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 JudgeMessage = Mapping[str, str]
 Chat = Callable[[Sequence[JudgeMessage]], str]
 """Sends one conversation, [{"role", "content"}, ...], and returns the reply; raises OSError,
-RuntimeError or ValueError when there is none. It must bear to be called from several threads, and
-retries what is worth retrying by itself."""
+RuntimeError or ValueError when there is none. It is called from several threads, and does its own
+retries."""
 
 PROMPT_VERSION = "research-1"
 # byte for byte llm_judge_prompt of scripts/evaluation/llm_judge.py, branch re-search of
@@ -93,7 +93,7 @@ class Verdict:
         rationale: its reason.
         error: why there is no verdict; None if there is one.
         attempts: how often it was asked, over all for a cached verdict.
-        cached: the verdict was there before.
+        cached: it came from the cache.
     """
 
     correct: bool | None
@@ -119,15 +119,14 @@ class Judge:
     """One judge with its cache.
 
     Args:
-        model: its name; part of what a cached verdict is found by.
-        chat: how it is asked. Temperature 0 is for the chat to set.
+        model: its name; part of the key of a cached verdict.
+        chat: sends one conversation, at temperature 0.
         cache: where verdicts are kept; None keeps them for this process alone.
-        attempts: how often a nonsense reply is asked again, the first time included.
+        attempts: how often a case is asked until a reply holds a verdict.
         concurrency: cases asked about at once.
         give_up_after: after this many cases in a row without a reply the judge counts as down,
             and the rest fail without being asked.
-        settings: where and how it is asked, as JSON can hold it; part of what a cached verdict is
-            found by.
+        settings: where and how it is asked, ready for JSON; part of the key of a cached verdict.
 
     Raises:
         ValueError: a number is less than 1.
@@ -160,8 +159,8 @@ class Judge:
     def judge(self, cases: Sequence[JudgeCase], progress: bool = False) -> list[Verdict]:
         """Return one verdict for each case, in order.
 
-        What the cache has is not asked; equal cases are asked once. Each verdict is on disk before
-        the next is waited for, so whatever ends the run, what was paid for is kept.
+        Cases in the cache are not asked, and equal cases are asked once. Each verdict is written to
+        disk as it arrives, so a run that is killed keeps the verdicts it has paid for.
 
         Args:
             cases: what to judge.
@@ -186,7 +185,7 @@ class Judge:
         return [verdicts[key] for key in keys]
 
     def key(self, case: JudgeCase) -> str:
-        """Return what a verdict is found by: a hash of judge, settings, prompt and case."""
+        """Return the key of a cached verdict: a hash of judge, settings, prompt and case."""
         judge = (self.model, self.settings, PROMPT_VERSION, PROMPT)
         return content_key(*judge, case.question, list(case.golds), case.prediction)
 
@@ -203,7 +202,7 @@ class Judge:
         return verdict
 
     def _ask(self, case: JudgeCase) -> Verdict:
-        """Ask about one case until the reply makes sense; runs in a thread."""
+        """Ask about one case until a reply holds a verdict; runs in a thread."""
         messages, error = case.messages(), ""
         for attempt in range(1, self.attempts + 1):
             if self._is_down():
@@ -247,9 +246,9 @@ class Judge:
 def parse_verdict(reply: str) -> Verdict:
     """Return the verdict that a reply holds.
 
-    The last JSON object with a ``judgement`` counts, wherever it stands: behind a thought, in a
-    code fence, between words. Where none can be read (quotes not escaped in the rationale) the
-    field itself is looked for, and must not say both.
+    The last JSON object with a ``judgement`` counts, wherever it stands: after a thought, in a code
+    fence, between words. If no object can be read (unescaped quotes in the rationale), the field is
+    searched for in the text, and must have one value only.
 
     Raises:
         ValueError: the reply holds no verdict; the message shows its beginning.
@@ -274,7 +273,7 @@ def judge_score(verdicts: Iterable[Verdict]) -> JudgeScore:
 
 
 def _objects(text: str) -> Iterable[dict[str, object]]:
-    """The JSON objects in a text, outermost first, in order; control characters are let be."""
+    """The outermost JSON objects of a text, in order; strings may hold control characters."""
     decoder, place = json.JSONDecoder(strict=False), text.find("{")
     while place >= 0:
         try:

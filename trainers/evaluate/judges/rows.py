@@ -1,4 +1,4 @@
-"""The judges of an evaluation look at its rows; their verdicts become part of them."""
+"""The judges of an evaluation, whose verdicts become part of its rows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from research_rl.trainers.evaluate.measures import Row
 
 CACHE = "verdicts.jsonl"
 VERDICT_TOKENS = 1024
-"""Most tokens of a judge's reply: a rationale and the verdict behind it."""
+"""Limit of a judge's reply in tokens: a rationale, then the verdict."""
 
 
 def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Path) -> list[Row]:
     """Ask every judge about every answered row, and return the rows that changed.
 
-    A judge that fails leaves its reason; the next run asks again. Verdicts are kept by content in
-    ``folder``: an answer is paid for once, whatever number of methods and runs have it, and a name
-    that has come to mean another judge gets that one's verdicts.
+    Where a judge fails the row keeps the reason, and the next run asks again. Verdicts are cached
+    by content in ``folder``: an answer that several methods or runs gave is paid for once. If a
+    name now stands for another model or server, that one is asked.
 
     Args:
-        rows: of any cells; those without an answer from the model's server are passed over.
-        judges: by the name that the card calls them.
+        rows: of any cells; rows with an error are skipped.
+        judges: by their names in the card.
         folder: of the evaluation.
     """
     cache = JudgeCache(folder / CACHE)
@@ -45,9 +45,9 @@ def judge_rows(rows: Sequence[Row], judges: Mapping[str, Generator], folder: Pat
 
 
 def asked_how(generator: Generator) -> dict[str, object]:
-    """Return what besides its name makes a judge what it is: where and how it is asked.
+    """Return what identifies a judge besides its name: where and how it is asked.
 
-    The hosts stand for the server, whose port may change.
+    Of its addresses only the hosts count, because ports may change.
     """
     hosts = {urlsplit(url).hostname or "" for url in getattr(generator, "urls", ())}
     return {

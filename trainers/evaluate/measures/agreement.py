@@ -1,4 +1,4 @@
-"""How far judges agree: percent and Cohen's kappa of two, Fleiss' kappa of more.
+"""Agreement between judges: percent, Cohen's kappa for two, Fleiss' kappa for more.
 
 A verdict is True, False or None; None is a judge's failure, and a case where any compared judge
 failed is left out and counted.
@@ -21,7 +21,7 @@ class Agreement:
         judges: their names.
         percent: cases on which all say the same, 0 to 100; None where n is 0.
         kappa: agreement beyond chance, 1 is perfect, 0 chance; Cohen's for two judges, Fleiss' for
-            more. None where n is 0 or every verdict is the same, for then chance explains all.
+            more. None where n is 0, or where all verdicts are equal and chance explains them all.
         n: cases that every judge has a verdict on.
         left_out: cases that some judge has none on.
     """
@@ -59,7 +59,7 @@ def agreement_of(verdicts: Mapping[str, Verdicts]) -> Agreement:
 
 
 def pairwise_agreement(verdicts: Mapping[str, Verdicts]) -> list[Agreement]:
-    """Return the agreement of every two of the judges; see ``agreement``."""
+    """Return the agreement of every two of the judges; see ``agreement_of``."""
     return [agreement_of({a: verdicts[a], b: verdicts[b]}) for a, b in combinations(verdicts, 2)]
 
 

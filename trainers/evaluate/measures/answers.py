@@ -1,8 +1,8 @@
-"""What one prediction is worth in numbers: its answer, what it found, what it cost.
+"""Measures of one prediction: how good its answer is, what it found, what it cost.
 
-Answers are compared as the field does (:mod:`research_rl.envs.rewards`): EM and F1 are HotpotQA's,
-cover-EM is FlashRAG's ``acc``. A prediction with an ``error`` is a gap in the data: all its
-measures but ``failed`` are None, and a mean is taken over those that are there, with their number.
+Answers are compared as in published work (:mod:`research_rl.envs.rewards`): EM and F1 are
+HotpotQA's, cover-EM is FlashRAG's ``acc``. A prediction with an ``error`` has no value but
+``failed``: a server that was down says nothing about an answer.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MEASURES: Mapping[str, str] = {
     "format": "nothing is wrong with the form of the model's text, 0 or 1",
     "failed": "the model's server gave no answer, 0 or 1",
 }
-"""What ``measure_prediction`` returns: each name with what it says."""
+"""The names that ``measure_prediction`` returns, each with its meaning."""
 
-_UNTELLING = frozenset({"", "yes", "no", "noanswer"})  # in a passage these words prove nothing
+_UNTELLING = frozenset({"", "yes", "no", "noanswer"})  # found in almost any passage
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class Mean:
 def measure_prediction(prediction: Prediction) -> Scores:
     """Return every measure of MEASURES for one prediction.
 
-    None is what cannot be told: a question without gold answers has no EM, one without supporting
-    paragraphs no recall, an answer of yes or no is not looked for in passages, ``result_tokens``
-    is None where passages were shown and nobody counted. An empty answer is worth 0 whatever the
-    gold is.
+    A measure is None where it has no value: EM without gold answers, recall without supporting
+    paragraphs, ``answer_in_results`` for an answer of yes or no, ``result_tokens`` where passages
+    were shown and their tokens not counted. An empty answer scores 0 whatever the gold answer is.
     """
     if prediction.error is not None:
         return {**dict.fromkeys(MEASURES), "failed": 1.0}
@@ -79,9 +78,8 @@ def measure_prediction(prediction: Prediction) -> Scores:
 def answer_scores(text: str, answers: Sequence[str]) -> dict[str, float]:
     """Return ``em``, ``f1`` and ``cover_em`` of a text, as the published evaluators give them.
 
-    An answer that normalises to nothing ("The The") is covered by any text and shares no token
-    with any: so say the originals. Without gold answers all are 0, as FlashRAG and ReSearch
-    have it.
+    As in the originals, a gold answer that normalises to nothing ("The The") has the cover-EM 1 and
+    the F1 0 with any text, and without gold answers all three are 0.
     """
     return {
         "em": exact_match(text, answers),
@@ -114,7 +112,7 @@ def support_recall(question: Question, passages: Iterable[Passage]) -> float | N
     """Return the share of supporting paragraphs among the passages, 0 to 1.
 
     By ``gold_ids`` where the question has them, else by ``supporting_titles``; None with neither.
-    Ids speak of the data set's own corpus: over another one, read ``title_recall``.
+    Ids belong to the data set's own corpus; with another corpus, use ``title_recall``.
     """
     if gold := {str(identity) for identity in question.metadata.get("gold_ids") or ()}:
         return len(gold & {passage.id for passage in passages}) / len(gold)
@@ -145,10 +143,10 @@ def fold_query(query: str) -> str:
 
 
 def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> float | None:
-    """Return 1.0 if the words of a gold answer stand in a row in a passage, else 0.0.
+    """Return 1.0 if the words of a gold answer stand next to each other in a passage, else 0.0.
 
     Both are normalised as for EM; whole words only, so "us" is not in "Russia". None where every
-    answer is yes, no or normalises to nothing, for these prove nothing.
+    answer is yes, no or normalises to nothing: almost any passage holds those.
     """
     wanted = {normalize_answer(answer) for answer in answers} - _UNTELLING
     if not wanted:
@@ -158,7 +156,7 @@ def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> f
 
 
 def mean_measures(rows: Sequence[Scores]) -> dict[str, Mean]:
-    """Return the mean of each measure over the rows that have a value, and how many those are."""
+    """Return the mean of each measure over the rows that have a value, and their number."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: mean(row.get(name) for row in rows) for name in names}
 
@@ -170,12 +168,12 @@ def mean(values: Iterable[float | None]) -> Mean:
 
 
 def finish_reasons(predictions: Iterable[Prediction]) -> dict[str, int]:
-    """Return how often each finish reason came, the commonest first; "" reads "unknown"."""
+    """Return the number of each finish reason, the commonest first; "" counts as "unknown"."""
     return _counts(predictions, lambda prediction: prediction.finish_reason or "unknown")
 
 
 def format_errors(predictions: Iterable[Prediction]) -> dict[str, int]:
-    """Return how often each class of format error came, the commonest first.
+    """Return the number of each class of format error, the commonest first.
 
     The class is what stands before a colon: ``"no_answer: ..."`` counts as ``no_answer``. Failed
     predictions and those without an error are left out.

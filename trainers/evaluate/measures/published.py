@@ -63,7 +63,7 @@ def check_system(name: str) -> None:
 
 
 def beside(system: str, method: str, dataset: str) -> Published | None:
-    """Return what the paper reports where ``system`` was compared, None if it reports nothing.
+    """Return the paper's figures for a method beside ``system``, None if it has none.
 
     Args:
         system: a ReSearch model of the paper, as ``ReSearch-Qwen-7B``; baselines are those of its
@@ -79,7 +79,7 @@ def beside(system: str, method: str, dataset: str) -> Published | None:
 
 
 def _folded(name: str) -> str:
-    """A data set's name without case, punctuation and what people add to it."""
+    """A data set's name without case, punctuation and endings such as ``dev``."""
     bare = re.sub(r"[^a-z0-9]", "", name.casefold())
     bare = re.sub(r"(dev|test|validation|sample|small)+$", "", bare)
     return _ALIASES.get(bare, bare)

@@ -1,8 +1,8 @@
-"""One line of JSON for each question that a method answered, in a file that survives any end.
+"""The file of rows: a line of JSON for each question that a method answered.
 
-Rows are appended batch by batch. A run that was killed leaves at most a torn last line, which is
-passed over, and cut off before the next row is written. Of two rows about the same question the
-later one counts, so a question that failed may be asked again.
+Rows are appended batch by batch. A run that was killed leaves at most an unfinished last line: it
+is skipped, and cut off before the next row is written. Of two rows about the same question the
+later one counts, so that a question which failed can be asked again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """One place of the grid: a method with a model on a data set."""
+    """A cell of the grid: a method with a model on a data set."""
 
     dataset: str
     model: str
@@ -52,7 +52,7 @@ def key_of(row: Row) -> Key:
 def row_of(cell: Cell, prediction: Prediction) -> Row:
     """Return one prediction with everything that is measured of it, ready for JSON.
 
-    Each name of ``metrics.MEASURES`` is a field; ``self_correction`` holds the counts of
+    Each name of ``MEASURES`` is a field; ``self_correction`` holds the counts of
     :class:`SelfCorrection`; of passages the ids and titles are kept, their text is in the steps.
     """
     question = prediction.question
@@ -85,7 +85,7 @@ class RowFile:
     """The rows of an evaluation on disk.
 
     Args:
-        path: the file; its folder is made when something is written.
+        path: the file; its folder is created at the first write.
 
     Raises:
         ValueError: a line in the middle of the file is no row; nothing is changed then.
@@ -105,7 +105,7 @@ class RowFile:
         return self._rows
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Write rows and make sure that they are on disk before returning."""
+        """Write rows; they are on disk when this returns."""
         file = self._open()
         for row in rows:
             self._rows[key_of(row)] = row
@@ -138,7 +138,7 @@ class RowFile:
         return self._file
 
     def _read(self) -> None:
-        """Take in what is there; a last line that does not end was torn and is passed over."""
+        """Read the rows; a last line without its newline is unfinished and skipped."""
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -163,7 +163,7 @@ def _parsed(line: bytes) -> Row | None:
 
 
 def _line(row: Row) -> bytes:
-    """ASCII JSON: lone surrogates and line separators in a model's text stay within their line."""
+    """A row as ASCII JSON, so that no text of a model can break its line."""
     known = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
     }

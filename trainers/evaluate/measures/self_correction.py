@@ -1,9 +1,9 @@
-"""Does a model search again when a search did not bring what it needed, and does that help?
+"""Self-correction: whether a model searches again after a miss, and with what success.
 
 The needed facts of a question are its supporting paragraphs (``fact_ids``, else ``gold_ids``, else
 ``supporting_titles``) or, where the question names none, a gold answer that stands in a passage.
-``fact_ids`` is what the built-in world says where people have aliases: a passage that only tells
-how somebody is called is worth searching with, but it is not yet the fact.
+The built-in world gives ``fact_ids`` where people have aliases: a passage that only tells another
+name helps the next search, but is not the fact itself.
 
 - A **miss** is a search whose result brings no needed fact that was not there before, while one is
   still missing.
@@ -131,7 +131,7 @@ def _news(
     wanted: set[str],
     present: Callable[[Sequence[Passage]], set[str]],
 ) -> list[str]:
-    """What each search was: "hit" (something new and needed), "miss", or "done" (nothing lacks)."""
+    """What each search was: "hit" (new and needed), "miss", or "done" (nothing was missing)."""
     kinds, missing = [], set(wanted)
     for passages in results:
         found = present(passages) & missing

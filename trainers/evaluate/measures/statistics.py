@@ -1,8 +1,8 @@
-"""How sure a mean is, and whether two methods differ: intervals and tests over questions.
+"""Confidence intervals of means, and tests whether two methods differ.
 
-The question is the unit: it is what was drawn, so it is what is resampled. Every function takes a
-seed, gives the same figures for the same values in any order, passes over what is None, and says
-how many values it used.
+Questions are resampled, because a data set is a sample of questions. Every function gives the same
+figures for the same values in any order, skips None, and returns how many values it used; those
+that draw at random take a seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SLACK = 1e-12  # two sums that differ by less are equal
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it lies with the given confidence; all None where n is 0."""
+    """A mean and its confidence interval; all None where n is 0."""
 
     mean: float | None
     low: float | None
@@ -87,7 +87,7 @@ def bootstrap_interval(
     Several values of one question (seeds, samples) go through ``by_question`` first.
 
     Args:
-        values: one for each question; None is passed over.
+        values: one for each question; None is skipped.
         method: ``percentile``, or ``bca``: bias-corrected and accelerated (Efron 1987), better for
             few questions and rates near 0 or 1.
         level: confidence, between 0 and 1.
@@ -107,7 +107,7 @@ def bootstrap_interval(
 
 
 def by_question(rows: Iterable[tuple[Hashable, float | None]]) -> list[float]:
-    """Return the mean value of each question, from (question id, value) rows; None is passed over.
+    """Return the mean value of each question, from (question id, value) rows; None is skipped.
 
     Resampling these resamples whole questions, whatever number of values each has.
     """
@@ -184,7 +184,7 @@ def mcnemar_test(a: Mapping[str, float | None], b: Mapping[str, float | None]) -
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values corrected for their number, in their order (Holm 1979).
 
-    A family of comparisons all read at 0.05 stays at 0.05 as a whole.
+    If each is compared with 0.05, the chance of any false positive is at most 0.05.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, highest = [0.0] * len(p_values), 0.0
@@ -202,7 +202,7 @@ def _check(level: float, resamples: int) -> None:
 
 
 def _sample(values: Iterable[float | None]) -> FloatArray:
-    """The values that are there, sorted: what comes out must not depend on their order."""
+    """The values that are not None, sorted so that their order does not change the result."""
     return np.sort(_finite(np.asarray([v for v in values if v is not None], np.float64)))
 
 
@@ -245,8 +245,8 @@ def _bounds(
 def _resampled_means(sample: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
     """Means of samples drawn with replacement: (resamples,).
 
-    Where few values are different (0 and 1, numbers of searches) how often each is drawn is
-    multinomial, which costs nothing; else indices are drawn.
+    With few different values (0 and 1, numbers of searches) the number of times that each is drawn
+    is sampled at once, which is much faster; else indices are drawn.
     """
     values, counts = np.unique(sample, return_counts=True)
     size = len(sample)

@@ -1,4 +1,4 @@
-"""The evaluation card: what was measured, how sure it is, and what must be known to read it."""
+"""The evaluation card: what was measured, with intervals, as ``card.md`` and ``card.csv``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEADS = {
 
 
 class Naming:
-    """What a cell is called: the model is left out where there is only one.
+    """Names of cells, in which the model is left out where there is only one.
 
     Args:
         cells: of the grid.
@@ -58,9 +58,9 @@ def card_markdown(
         summary: of the rows.
         title: heading.
         note: what a reader must know first.
-        paper: a ReSearch model of the paper to show beside.
+        paper: a ReSearch model of the paper to compare with.
         classes: method -> class name, by which the paper's baselines are found.
-        made: the time to print; None prints none.
+        made: the time to print, if any.
     """
     naming = Naming(summary.cells)
     parts = [f"# {title}", *([note] if note else []), _head(summary, made)]
@@ -305,7 +305,7 @@ def percent(interval: Interval | None) -> str:
 
 
 def interval_text(interval: Interval | None) -> str:
-    """Return ``1.83 [1.79, 1.87]``, with as many digits as tell something."""
+    """Return ``1.83 [1.79, 1.87]``, with about three digits that count."""
     if interval is None or interval.mean is None:
         return "–"
     assert interval.low is not None
@@ -331,7 +331,7 @@ def _table(lines: Iterable[Sequence[str]]) -> str:
 
 
 def card_csv(summary: Summary) -> str:
-    """Return one line a cell and measure: dataset, model, method, measure, n, mean, low, high.
+    """Return a line for each cell and measure: dataset, model, method, measure, n, mean, low, high.
 
     Rates are 0 to 1. Counts (``finish:answer``, ``format_error:...``, ``errors``) have their
     number as mean and no interval; a judge is ``judge:NAME``, its failures ``judge_failures:NAME``.

@@ -21,7 +21,7 @@ _INK = "#33383d"
 _SOFT = "#6b737b"
 _GRID = "#e3e5e7"
 _REFERENCE = "#c0392b"
-# the others in quiet blues and greys, so that the eye finds the reference
+# blues and greys for the others, so that the reference stands out
 _OTHERS = ("#aab4be", "#8fb3d9", "#5b8fc7", "#2f6bb0", "#1b4a85", "#7d8a97", "#b9a5cf", "#8470a8")
 _MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 _MAX_ROW = 4  # data sets in one row of bars
@@ -151,9 +151,9 @@ def _scaled(interval: Interval) -> tuple[float, float, float]:
 def accuracy_against_searches(
     summary: Summary, path: Path, measure: str = "em", reference: str = "ReSearch"
 ) -> Path:
-    """Draw what each method's searches bought it: one panel a data set, one mark a method.
+    """Draw accuracy against searches: a panel for each data set, a mark for each method.
 
-    Crosses are the 95 % intervals of both, the number of searches and the measure.
+    The bars of a mark are the 95 % intervals of the number of searches and of the measure.
     """
     datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
     systems = _systems(summary)

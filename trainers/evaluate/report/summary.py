@@ -1,4 +1,4 @@
-"""What the rows of an evaluation amount to: means with intervals, tests, counts, judges."""
+"""The summary of an evaluation's rows: means with intervals, tests, counts, scores of judges."""
 
 from __future__ import annotations
 
@@ -111,14 +111,14 @@ def summarise(
     closed_book: str | None = None,
     resamples: int = 10_000,
 ) -> Summary:
-    """Return what the rows amount to.
+    """Return the summary of the rows.
 
     Args:
         rows: at most one for each question of a cell.
         asked: the cells of the grid with the number of their questions.
         judges: names of the judges.
-        reference: the method that others are tested against: the one that runs on the same model,
-            else the first.
+        reference: the method that others are tested against, on the same model if it runs on that,
+            else on the first model that it runs on.
         closed_book: the method that answers without searching.
         resamples: of bootstrap and permutation tests.
     """
