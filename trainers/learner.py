@@ -17,9 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research_rl.agents.engines import evaluating
 from research_rl.agents.kernels import Packed, PackedForward, pack
-from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference, WorkingWeights
+from research_rl.agents.policy import (
+    LMPolicy,
+    PolicyOutput,
+    Reference,
+    WorkingWeights,
+    evaluating,
+)
 from research_rl.trainers.algorithms import Algorithm, Batch, kl_estimate
 from research_rl.trainers.distributed import is_sharded, most
 from research_rl.trainers.portions import packed_portions

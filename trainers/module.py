@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
-from research_rl.agents.engines import CachedEngine, check_trainable, evaluating, seed_of
-from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
+from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
+from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, stale_rows
 from research_rl.trainers.algorithms import GRPO, Algorithm, Batch, constant_group_fraction
