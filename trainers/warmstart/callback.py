@@ -141,18 +141,11 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     return target
 
 
-def encode_demonstration(
-    policy: LMPolicy, demonstration: Demonstration
-) -> tuple[list[int], list[bool]]:
-    """Return the ids of prompt, turns and results, and which of them the policy wrote.
-
-    They are encoded piece by piece as a rollout is, and the last turn ends in the model's eos.
-    """
-    return _Encoder(policy)(demonstration)
-
-
 class _Encoder:
-    """Encodes demonstrations, remembering each word: the tokenizer knows words alone."""
+    """Encodes demonstrations piece by piece as a rollout is; the last turn ends in the model's eos.
+
+    It remembers each word, for the tokenizer knows words alone.
+    """
 
     def __init__(self, policy: LMPolicy) -> None:
         self._prompt = get_prompt("{prompt}")
@@ -162,6 +155,7 @@ class _Encoder:
         self._eos = [int(policy.tokenizer.eos_token_id)]
 
     def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
+        """Return the ids of prompt, turns and results, and which of them the policy wrote."""
         ids = self._bos + self._encode(demonstration.question)
         written = [False] * len(ids)
         pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
