@@ -169,6 +169,21 @@ def _dealt(ranks: list[Collected], rank: int, world_size: int) -> Collected:
     return Collected([r for group in groups[mine] for r in group], own, asked[mine])
 
 
+def upcoming(loader: Any) -> list[Question]:
+    """Return this rank's questions of the next iteration.
+
+    Raises:
+        ValueError: the loader does not know them.
+    """
+    if not hasattr(loader, "upcoming"):
+        raise ValueError(
+            "async_rollouts must know the next questions, got a loader of type "
+            f"{type(loader).__name__}; use QuestionDataModule, or set async_rollouts to 0"
+        )
+    questions: list[Question] = loader.upcoming()
+    return questions
+
+
 def check_correction(updates: Updates, algorithm: Algorithm) -> None:
     """Refuse stale rollouts without an importance correction.
 
@@ -197,4 +212,4 @@ def stale_rows(rollouts: Sequence[Rollout], version: int, limit: int | None) -> 
     return [row for row, one in enumerate(oldest) if version - one > limit]
 
 
-__all__ = ["Ahead", "Collected", "check_correction", "stale_rows"]
+__all__ = ["Ahead", "Collected", "check_correction", "stale_rows", "upcoming"]

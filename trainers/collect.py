@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
@@ -80,6 +81,21 @@ class Collector:
         for rollout, seed in zip(rollouts, seeds, strict=True):
             rollout.seed = seed
         return [rollouts[a : a + size] for a in range(0, len(rollouts), size)]
+
+
+def pool_of(loader: Any) -> Sequence[Question]:
+    """Return the training questions of a loader, which may replace those that teach nothing.
+
+    Raises:
+        ValueError: it has none.
+    """
+    pool: Sequence[Question] = getattr(loader, "questions", ())
+    if not pool:
+        raise ValueError(
+            "resample_rounds must have training questions to draw from, got a loader of type "
+            f"{type(loader).__name__}; use QuestionDataModule, or set updates.resample_rounds to 0"
+        )
+    return pool
 
 
 def _constant(group: Sequence[Rollout]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -21,9 +21,9 @@ from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
-from research_rl.trainers.ahead import Ahead, Collected, check_correction
+from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.collect import Collector
+from research_rl.trainers.collect import Collector, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
@@ -278,40 +278,22 @@ class ReSearchModule(pl.LightningModule):
             updates.resample_rounds,
             self.seed,
         )
-        rollouts = collect(questions, iteration, self._pool())
+        pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
+        rollouts = collect(questions, iteration, pool)
         made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
         return made.stamp(self.iteration)
 
     def _sampling_ahead(self) -> AbstractContextManager[None]:
         """Return a block beside which the rollouts of the next iteration are sampled, if wanted."""
         trainer = self.trainer
-        loader: Any = trainer.train_dataloader
         ends = 0 <= trainer.max_steps <= trainer.global_step + self.updates.steps
         if self._ahead is None or ends:
             return nullcontext()
-        if not hasattr(loader, "upcoming"):
-            raise ValueError(
-                "async_rollouts must know the next questions, got a loader of type "
-                f"{type(loader).__name__}; use QuestionDataModule, or set async_rollouts to 0"
-            )
+        questions, number = upcoming(trainer.train_dataloader), self.iteration + 1
         with self.whole_policy():
             self.engine.sync(self.iteration)
             policy, engine = self._ahead.sampler(self.policy, self.engine)
-        questions, number = loader.upcoming(), self.iteration + 1
         return self._ahead.running(lambda: self._collect(policy, engine, questions, number))
-
-    def _pool(self) -> Sequence[Question]:
-        """Questions that may stand in for those of which every rollout scores the same."""
-        if not self.updates.resample_rounds:
-            return ()
-        pool: Sequence[Question] = getattr(self.trainer.train_dataloader, "questions", ())
-        if not pool:
-            raise ValueError(
-                "resample_rounds must have training questions to draw from, got a loader of type "
-                f"{type(self.trainer.train_dataloader).__name__}; use QuestionDataModule, or set "
-                "updates.resample_rounds to 0"
-            )
-        return pool
 
     def _play(
         self,
