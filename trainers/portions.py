@@ -1,7 +1,7 @@
-"""Portions: the rollouts that go through the model in one pass, as many as fit in memory.
+"""Portions: which rollouts go through the model together, as many as fit in memory.
 
-Eight rollouts of 900 tokens make two portions of four where 4096 tokens fit. Portions change time
-and memory, never the gradient: a loss is a sum over tokens, and a sum may be split.
+Eight rollouts of 900 tokens are two portions of four if 4096 tokens are allowed. Portions change
+time and memory, never the gradient: the loss is a sum over tokens, and a sum can be split.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from torch import Tensor
 from research_rl.trainers.algorithms import Batch
 
 Piece = list[int]
-"""Rows that stay together."""
+"""Row numbers that stay together."""
 
 
 class Cost(ABC):
-    """What the rows of a batch cost in one forward pass; a subclass says which tokens are read.
+    """What rows of a batch cost in one forward pass; a subclass knows which tokens are read.
 
     Args:
         batch: the rollouts.
     """
 
     families: list[list[int]]
-    """Rows that cost less together than apart, the longest first."""
+    """Rows that cost less in one pass than in several; in each family the longest row first."""
 
     @abstractmethod
     def __init__(self, batch: Batch) -> None: ...
 
     @abstractmethod
     def tokens(self, pieces: list[Piece]) -> int:
-        """Return the tokens that a pass over the pieces reads."""
+        """Return how many tokens a pass over the pieces reads."""
 
     def size(self, pieces: list[Piece]) -> int:
-        """Return what the pieces are compared by: the largest come first."""
+        """Return the number by which pieces and portions are sorted, largest first."""
         return self.tokens(pieces)
 
 
 class PackedCost(Cost):
-    """Without padding; rollouts of a question share its prompt, which each piece reads once."""
+    """Without padding. Rollouts of a question share its prompt, which is read once in a piece."""
 
     def __init__(self, batch: Batch) -> None:
         written = batch.loss_mask.cpu()
@@ -57,12 +57,15 @@ class PackedCost(Cost):
         self.families = [sorted(rows, key=longest) for rows in groups.values()]
 
     def tokens(self, pieces: list[Piece]) -> int:
-        """Return the prompt of each piece and the responses of its rows, summed."""
+        """Return the sum of each piece's prompt and its rows' responses.
+
+        What stands behind the last token that the policy wrote is not read.
+        """
         return sum(self._prompts[p[0]] + sum(self._responses[row] for row in p) for p in pieces)
 
 
 class PaddedCost(Cost):
-    """With padding: each row is as long as the longest, so rows of like length go together."""
+    """With padding: every row is as long as the longest, so all rows are one family by length."""
 
     def __init__(self, batch: Batch) -> None:
         self._lengths: list[int] = batch.lengths.tolist()
@@ -73,7 +76,7 @@ class PaddedCost(Cost):
         return sum(map(len, pieces)) * self.size(pieces)
 
     def size(self, pieces: list[Piece]) -> int:
-        """Return the columns, with whose square the memory of attention grows."""
+        """Return columns: the memory of attention grows with their square."""
         return max(self._lengths[row] for piece in pieces for row in piece)
 
 
@@ -82,18 +85,19 @@ def portions(
 ) -> list[Tensor]:
     """Deal the rows of a batch into portions that fit.
 
-    Each family of rows is cut into pieces that fit, its longest row first. Then the pieces, the
-    largest first, go into the first portion that has room for them. The largest portion comes
-    first: if memory does not suffice, the first pass says so.
+    First each family of rows is cut into pieces: its rows, longest first, join the current piece
+    as long as that fits. Then each piece, largest first, goes into the first portion in which it
+    fits. The largest portion is returned first, so that a lack of memory shows in the first pass.
 
     Args:
         batch: the rollouts.
-        cost: what they cost together.
-        rows: at most this many in a portion; None is no limit.
-        tokens: at most this many tokens; a row that is longer stands alone. None is no limit.
+        cost: what rows cost together, PackedCost or PaddedCost.
+        rows: largest number of rows in a portion; None is no limit.
+        tokens: largest number of tokens in a portion; None is no limit. A row that is longer has
+            a portion of its own.
 
     Returns:
-        The row indices of each portion; every row is in one.
+        The row indices of each portion; every row is in exactly one.
     """
     price = cost(batch)
     most_rows, most_tokens = rows or len(batch), tokens or 1 << 62

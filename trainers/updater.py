@@ -1,9 +1,9 @@
 """The optimizer steps of an iteration: rollouts in, a policy that has learned from them out.
 
-With two epochs of three minibatches an iteration takes six steps:
+    rollouts -> batch -> log-probs to compare with -> advantages
+    each epoch, each minibatch: weights -> portions -> gradients, added up -> one optimizer step
 
-    rollouts -> batch -> advantages
-    for each epoch, each minibatch: weights -> portions -> gradients, added up -> optimizer step
+Two epochs of three minibatches are six optimizer steps.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class Updater:
     """Takes the optimizer steps of one fit.
 
     Args:
-        learner: computes gradients; its algorithm and its settings are followed here.
-        trainer: joins the ranks.
-        optimizer: of everything trainable, as Lightning wraps it: the trainer counts its steps.
+        learner: computes the gradients; its algorithm and settings are used here too.
+        trainer: gives access to the other ranks.
+        optimizer: in Lightning's wrapper, through which the trainer counts steps.
         scheduler: stepped after each optimizer step; None keeps the learning rate.
-        backward: adds the gradient of a loss up, as ``LightningModule.manual_backward`` does.
-        seed: of the run; it deals rollouts into minibatches.
+        backward: computes the gradient of a loss and adds it to that of the portions before,
+            ``LightningModule.manual_backward``.
+        seed: of the run; shuffles rollouts into minibatches.
     """
 
     def __init__(
@@ -68,15 +69,16 @@ class Updater:
     def learn(
         self, rollouts: Sequence[Rollout], iteration: int, turn_rewards: TurnRewards | None = None
     ) -> tuple[dict[str, Tensor], list[float]]:
-        """Take all steps of an iteration; every rank must, with its own rollouts.
+        """Take all optimizer steps of an iteration; every rank calls it with its own rollouts.
 
         Args:
             rollouts: whole groups.
-            iteration: its number, how many the policy has learned from before.
-            turn_rewards: what each turn is worth, where turns are valued.
+            iteration: how many iterations the policy has learned from before.
+            turn_rewards: of each turn of each rollout, if turns have rewards of their own.
 
         Returns:
-            Metrics, means over the steps, and the advantage of each rollout, its tokens' mean.
+            Metrics, each the mean over the steps, and the advantage of each rollout, the mean over
+            its tokens.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite; the weights are then those
@@ -107,7 +109,7 @@ class Updater:
             for minibatch in batch.minibatches(updates.num_minibatches, seed, self._mean):
                 metrics = self._step(minibatch, compare=first)
                 for name, value in metrics.items():
-                    single = name in MISMATCH  # the first step's alone
+                    single = name in MISMATCH  # measured in the first step only
                     total[name] = total[name] + (value if single else value / updates.steps)
                 first = False
         return dict(total)
@@ -127,8 +129,8 @@ class Updater:
         apart = {name: sums.pop(name) / tokens for name in list(sums) if name in MISMATCH}
         self._check_finite("loss", loss)
         rate = self._zero() + optimizer.param_groups[0]["lr"]
-        optimizer.step()  # on its way Lightning has the gradient clipped, see clip()
-        optimizer.zero_grad()  # the gradients' memory is for the next rollouts
+        optimizer.step()  # Lightning calls on_before_optimizer_step, and so clip(), in here
+        optimizer.zero_grad()  # frees the gradients' memory for the next rollouts
         self.learner.moved()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -137,16 +139,17 @@ class Updater:
         return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
 
     def _gradient(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
-        """Add up gradients over the portions; return sums of loss, weights and metrics."""
+        """Add up the gradients of all portions; return sums of loss, weights and metrics."""
         minibatch.weights = self.algorithm.weights(minibatch)
         active = self.algorithm.active(minibatch).nonzero()[:, 0]
-        # where no row has a gradient one is computed all the same: the other ranks wait for it
+        # one row is computed even if none has a gradient: the other ranks wait for this one
         rows = minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
         parts = self.learner.portions(rows)
         sums = defaultdict[str, Tensor](self._zero)
         passes = most(len(parts))
         for number in range(passes):
-            # a rank that is done before the others goes on with a row that weighs nothing
+            # gradients are averaged over ranks in a collective, so every rank must run the same
+            # number of passes; one with fewer portions goes on with a row of weight 0
             portion = rows[parts[number]] if number < len(parts) else rows.blank()
             with without_sync(self._trainer, wanted=number < passes - 1):
                 found = self.learner.backward(portion, self._backward, compare)
@@ -155,21 +158,21 @@ class Updater:
         return dict(sums)
 
     def clip(self, optimizer: Optimizer) -> None:
-        """Measure the gradient and scale it down to ``max_grad_norm``.
+        """Measure the norm of the gradient and scale it down to ``max_grad_norm``.
 
         Raises:
-            FloatingPointError: it is not finite. With a gradient scaler (16-mixed) that is usual
-                at times, and the scaler leaves out the step.
+            FloatingPointError: it is not finite. Not raised with a gradient scaler (16-mixed),
+                with which that happens now and then: the scaler skips the step.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._sharded:  # FSDP averages the gradients of its own weights alone
+        if self._sharded:  # FSDP averages the gradients of the policy; a critic is outside of it
             average_gradients(self._trainer, self.algorithm.parameters())
         self._grad_norm = clip_gradients(parameters, self.updates.max_grad_norm or math.inf)
         if getattr(self._trainer.precision_plugin, "scaler", None) is None:
             self._check_finite("grad_norm", self._grad_norm)
 
     def _place_optimizer(self, device: torch.device) -> None:
-        """Move the optimizer's states, if they are to be parked between updates."""
+        """Move the optimizer's states to a device, if ``park_optimizer`` is set."""
         if not self.updates.park_optimizer:
             return
         if self._sharded:

@@ -1,4 +1,4 @@
-"""Credit for single turns: what each search was worth.
+"""Credit for single turns: how much each search contributed to a rollout.
 
 Read first: turns.py
 May import: agents, envs
