@@ -135,9 +135,8 @@ def watch_all(part: Part) -> None:
     """Watch the parts of a run, in this process."""
     from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 
+    from research_rl.trainers import callbacks, module
     from research_rl.trainers import collect as collection
-    from research_rl.trainers import module
-    from research_rl.trainers.callbacks import base as callbacks
     from research_rl.trainers.checkpoint import callback as checkpoint
     from research_rl.trainers.warmstart import callback as warmstart
 

@@ -1,8 +1,8 @@
-"""One-step-off sampling: the next iteration's rollouts are made while this one is learned from.
+"""Rollouts sampled one iteration ahead, while the policy learns from those of the current one.
 
-The rollouts of iteration i + 1 are sampled with the weights that iteration i began with. Which
-weights sample what is fixed, so the clock decides nothing, and what has been sampled already goes
-into the checkpoint, so a resumed run goes on exactly.
+The rollouts of iteration 8 are sampled during the updates of iteration 7, with the weights that
+iteration 7 began with. Which weights sample which rollouts is fixed and does not depend on timing.
+Rollouts that wait are kept in the checkpoint, so a resumed run goes on exactly.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Collected:
 
     Args:
         rollouts: group by group.
-        num_sampled: those that were replaced included.
-        asked: ids of the questions of the iteration, in order.
+        num_sampled: number of rollouts that were sampled, including those that were replaced.
+        asked: ids of the iteration's questions, in order.
     """
 
     rollouts: list[Rollout]
@@ -45,10 +45,10 @@ class Collected:
     asked: list[str]
 
     def stamp(self, version: int) -> Collected:
-        """Note which weights sampled the turns, where the engine did not; return itself.
+        """Record which weights sampled the turns, unless the engine has done so; return itself.
 
         Args:
-            version: iterations that the weights had learned from.
+            version: number of iterations that the weights had learned from.
         """
         for rollout in self.rollouts:
             if not rollout.sequence.versions:
@@ -61,13 +61,13 @@ class Collected:
 
 
 class Ahead:
-    """Makes the next iteration's rollouts in a thread, and keeps them until they are due.
+    """Samples the next iteration's rollouts in a thread, and keeps them until they are needed.
 
-    An engine in this process samples from a copy of the policy, which costs the memory of its
-    weights once more; rollout servers hold their own.
+    An engine in this process samples from a copy of the policy, which takes the memory of the
+    weights a second time. Rollout servers hold weights of their own, so no copy is made.
 
     Args:
-        make_engine: makes the engine of the copy.
+        make_engine: makes the engine that samples from the copy.
     """
 
     def __init__(self, make_engine: Callable[[LMPolicy], Engine]) -> None:
@@ -78,14 +78,14 @@ class Ahead:
 
     @torch.no_grad()
     def sampler(self, policy: LMPolicy, engine: Engine) -> tuple[LMPolicy, Engine]:
-        """Return policy and engine that go on sampling with the weights of now.
+        """Return a policy and an engine that keep sampling with the current weights.
 
         Args:
-            policy: that is about to learn.
-            engine: of the policy; already synced.
+            policy: the one that is about to learn.
+            engine: of that policy, already synced.
         """
         if engine.holds_weights:
-            # the tokenizer is not for two threads
+            # a Hugging Face tokenizer must not be used by two threads at once
             return LMPolicy(policy.model, copy.deepcopy(policy.tokenizer)), engine
         if self._sampler is None:
             twin = copy.deepcopy(policy).requires_grad_(False)
@@ -99,9 +99,9 @@ class Ahead:
 
     @contextmanager
     def running(self, collect: Callable[[], Collected]) -> Iterator[None]:
-        """Collect in a thread while the block runs; wait for it at the end of the block.
+        """Run ``collect`` in a thread during the ``with`` block, and wait for it at its end.
 
-        What ``collect`` raises is raised there.
+        An exception of ``collect`` is raised there.
         """
         with ThreadPoolExecutor(1, "ahead") as thread:
             future = thread.submit(collect)
@@ -109,7 +109,7 @@ class Ahead:
             self._ready = future.result()
 
     def take(self, questions: Sequence[Question]) -> Collected | None:
-        """Return what was made for this batch; None where nothing was, or for another batch."""
+        """Return the rollouts that were sampled for these questions, None if there are none."""
         self._unpack()
         ready, self._ready = self._ready, None
         if ready is not None and ready.asked != [q.id for q in questions]:
@@ -121,7 +121,7 @@ class Ahead:
         return ready
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps: the rollouts that wait, of all ranks; every rank must ask."""
+        """Return the waiting rollouts of all ranks for a checkpoint; every rank must call it."""
         own = None if self._ready is None else self._ready.to_row()
         ranks = gather([own])
         if any(one is None for one in ranks):
@@ -130,7 +130,7 @@ class Ahead:
         return {"rollouts": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
 
     def load(self, state: dict[str, Any] | None, rank: int, world_size: int) -> None:
-        """Take back what a checkpoint kept; the ranks may be more or fewer now."""
+        """Take over the rollouts of a checkpoint; the number of ranks may have changed."""
         self._kept = None if state is None else (state["rollouts"], rank, world_size)
 
     def _unpack(self) -> None:
@@ -158,7 +158,7 @@ def _rollout(row: dict[str, Any]) -> Rollout:
 
 
 def _dealt(ranks: list[Collected], rank: int, world_size: int) -> Collected:
-    """This rank's share: question j of the batch belongs to rank j modulo the number of ranks."""
+    """This rank's share: question j belongs to rank j modulo the number of ranks."""
     asked, groups, sampled = [], [], sum(one.num_sampled for one in ranks)
     for j in range(sum(len(one.asked) for one in ranks)):
         owner, place = ranks[j % len(ranks)], j // len(ranks)
@@ -170,11 +170,26 @@ def _dealt(ranks: list[Collected], rank: int, world_size: int) -> Collected:
     return Collected([r for group in groups[mine] for r in group], own, asked[mine])
 
 
-def check_correction(updates: Updates, algorithm: Algorithm) -> None:
-    """Refuse stale rollouts without an importance correction.
+def upcoming(loader: Any) -> list[Question]:
+    """Return this rank's questions of the next iteration.
 
     Raises:
-        ValueError: the algorithm has one, and it is off.
+        ValueError: the loader does not know them.
+    """
+    if not hasattr(loader, "upcoming"):
+        raise ValueError(
+            "async_rollouts must know the next questions, got a loader of type "
+            f"{type(loader).__name__}; use QuestionDataModule, or set async_rollouts to 0"
+        )
+    questions: list[Question] = loader.upcoming()
+    return questions
+
+
+def check_correction(updates: Updates, algorithm: Algorithm) -> None:
+    """Refuse asynchronous rollouts without a correction for the weights that sampled them.
+
+    Raises:
+        ValueError: the algorithm has a correction, and it is off.
     """
     if updates.async_rollouts and getattr(algorithm, "correction", ...) is None:
         raise ValueError(
@@ -185,12 +200,12 @@ def check_correction(updates: Updates, algorithm: Algorithm) -> None:
 
 
 def stale_rows(rollouts: Sequence[Rollout], version: int, limit: int | None) -> list[int]:
-    """Rows with a turn that was sampled more than ``limit`` iterations ago.
+    """Return the rows that hold a turn sampled by weights more than ``limit`` iterations old.
 
     Args:
         rollouts: of the iteration.
-        version: iterations that the policy has learned from.
-        limit: None is none.
+        version: number of iterations that the policy has learned from.
+        limit: None is no limit.
     """
     if limit is None:
         return []
@@ -198,4 +213,4 @@ def stale_rows(rollouts: Sequence[Rollout], version: int, limit: int | None) -> 
     return [row for row, one in enumerate(oldest) if version - one > limit]
 
 
-__all__ = ["Ahead", "Collected", "check_correction", "stale_rows"]
+__all__ = ["Ahead", "Collected", "check_correction", "stale_rows", "upcoming"]

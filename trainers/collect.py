@@ -1,16 +1,21 @@
-"""Which rollouts an iteration learns from: a group for each question, constant groups replaced."""
+"""The rollouts of an iteration: a group for each question, groups without a difference replaced.
+
+With two questions and a group size of 3 there are six rollouts. If all three of the first question
+earn the same reward, they teach nothing, and another question can be asked in its place.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
 
 PlayFn = Callable[[list[Question], list[int]], list[Rollout]]
-"""Plays one episode for each question with its seed."""
+"""Plays one episode for each question, each with its own seed."""
 
 
 class Collector:
@@ -19,11 +24,11 @@ class Collector:
     Args:
         play: samples rollouts.
         group_size: rollouts of each question.
-        resample_rounds: how often groups whose rewards are all equal are replaced.
+        resample_rounds: how often groups whose rewards are all equal are replaced; 0 is never.
         seed: of the run.
 
     Raises:
-        ValueError: groups of one are to be replaced; each is constant.
+        ValueError: groups of one would be replaced; their rewards are always all equal.
     """
 
     def __init__(self, play: PlayFn, group_size: int, resample_rounds: int, seed: int) -> None:
@@ -35,22 +40,22 @@ class Collector:
         self._play, self._seed = play, seed
         self._group_size, self._rounds = group_size, resample_rounds
         self.num_sampled = 0
-        """Rollouts that the latest call sampled, those it dropped included."""
+        """Rollouts that the latest call sampled, including those that were replaced."""
 
     def __call__(
         self, questions: Sequence[Question], iteration: int, pool: Sequence[Question] = ()
     ) -> list[Rollout]:
         """Return ``group_size`` rollouts for each question.
 
-        A question that teaches nothing, because the rewards of its group are all equal, makes room
-        for another from the pool, as in DAPO's dynamic sampling
-        (https://arxiv.org/abs/2503.14476). Which one is a hash of seed, iteration and round, so
-        there is no state to save. What is constant after the last round stays.
+        A group whose rewards are all equal is replaced by one of another question from the pool,
+        as in DAPO's dynamic sampling (https://arxiv.org/abs/2503.14476). A hash of seed, iteration
+        and round chooses the question, so there is no state to save. Groups that are still
+        constant after the last round stay.
 
         Args:
             questions: of this rank.
             iteration: number of the iteration.
-            pool: questions that may stand in; without, none is replaced.
+            pool: questions that may replace others; if it is empty, none is replaced.
         """
         groups = self._groups(list(questions), iteration, 0)
         self.num_sampled = sum(map(len, groups))
@@ -80,6 +85,21 @@ class Collector:
         for rollout, seed in zip(rollouts, seeds, strict=True):
             rollout.seed = seed
         return [rollouts[a : a + size] for a in range(0, len(rollouts), size)]
+
+
+def pool_of(loader: Any) -> Sequence[Question]:
+    """Return the training questions of a loader, from which questions are replaced.
+
+    Raises:
+        ValueError: it has none.
+    """
+    pool: Sequence[Question] = getattr(loader, "questions", ())
+    if not pool:
+        raise ValueError(
+            "resample_rounds must have training questions to draw from, got a loader of type "
+            f"{type(loader).__name__}; use QuestionDataModule, or set updates.resample_rounds to 0"
+        )
+    return pool
 
 
 def _constant(group: Sequence[Rollout]) -> bool:

@@ -1,4 +1,8 @@
-"""Questions for the trainer: batches that are seeded, sharded over ranks and resumable."""
+"""Questions for the trainer, in batches that are seeded, divided among ranks and resumable.
+
+A checkpoint says "pass 2, 480 questions served", and the resumed run serves the 481st, also on
+another number of ranks or with another batch size.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ SPLITS: dict[Role, tuple[str, ...]] = {
     "val": ("validation", "dev", "val"),
     "test": ("test",),
 }
-"""What the splits of a folder or a Hub data set are called; the first that is there is taken."""
+"""Names of the splits of a folder or a Hub data set; the first one found is taken."""
 
 
 @dataclass
@@ -35,15 +39,15 @@ class WorldConfig:
 
     Args:
         folder: where it is written, once.
-        num_people: people in all; train, val and test have their own.
+        num_people: number of people; train, val and test each have people of their own.
         seed: decides every fact and question.
-        train_hops: share of each number of hops among the training questions, as a ratio.
-        eval_hops: numbers of hops asked in validation and test.
+        train_hops: ratio of the numbers of hops among the training questions.
+        eval_hops: numbers of hops of the validation and test questions.
         num_train: training questions in all.
         num_val: validation questions of each number of hops.
         num_test: test questions of each number of hops.
-        alias_share: share of the people whose facts stand under another name, which the first
-            search for them reveals.
+        alias_share: share of the people whose facts are filed under another name, which the first
+            search for such a person returns.
     """
 
     folder: str = "data/world"
@@ -57,16 +61,16 @@ class WorldConfig:
     alias_share: float = 0.0
 
     def write(self) -> None:
-        """Write the world, unless its folder holds it already."""
+        """Write the world, unless the folder holds it already."""
         world, sizes, hops = self._contents()
         world.write(self.folder, sizes=sizes, hops=hops)
 
     def is_there(self) -> bool:
-        """Whether the folder holds a world, this one or another."""
+        """Return whether the folder holds a world, of these or of other settings."""
         return (Path(self.folder) / "world.json").is_file()
 
     def check(self) -> None:
-        """Refuse to go on with another world than the folder holds.
+        """Check that the folder holds the world of these settings.
 
         Raises:
             ValueError: the folder holds no world, or one of other settings.
@@ -106,7 +110,7 @@ class WorldConfig:
 
 
 def _check_batches(questions: int, batch_size: int, trains: bool, ranks: int) -> None:
-    """Refuse batches that cannot be made."""
+    """Refuse a batch size for which there are too few questions or too many ranks."""
     if not questions:
         raise ValueError("at least one question must be given, got none")
     if batch_size < 1:
@@ -124,22 +128,23 @@ def _check_batches(questions: int, batch_size: int, trains: bool, ranks: int) ->
 
 
 class QuestionLoader:
-    """Batches of questions; Lightning saves its state in the checkpoint.
+    """Batches of questions, with a state that Lightning saves in the checkpoint.
 
-    The order of a pass is a function of (seed, pass), and the state says how many questions of it
-    were served over all ranks, so a resumed run goes on with the very next one on any number of
-    ranks and with any batch size.
+    The order within a pass over the questions depends on (seed, pass) only. The state is the pass
+    and the number of its questions that all ranks together have served. So a resumed run goes on
+    with the next question, on any number of ranks and with any batch size. Lightning's own sampler
+    for several ranks would undo this; ``use_distributed_sampler`` is false in the shipped configs.
 
     Args:
         questions: what to serve.
-        batch_size: questions of a batch over all ranks together.
-        seed: shuffle each pass anew and drop the last, smaller batch, as training wants it; None
-            keeps the order and every question, as evaluation wants it.
-        rank: which share is served here: every world_size-th question of a batch.
+        batch_size: questions in a batch, over all ranks together.
+        seed: for training: shuffles each pass anew, and the last, smaller batch of a pass is
+            dropped. None, for evaluation: keeps the order and serves every question.
+        rank: of this process, which serves every world_size-th question of a batch.
         world_size: number of ranks.
 
     Raises:
-        ValueError: the batches cannot be made; the message says why.
+        ValueError: the batch size does not fit the questions or the ranks.
     """
 
     def __init__(
@@ -165,14 +170,14 @@ class QuestionLoader:
         return whole + int(self.seed is None and rest > 0)
 
     def __iter__(self) -> Iterator[list[Question]]:
-        """Serve what is left of the current training pass, or every question to evaluate.
+        """Serve the rest of the current training pass, or in evaluation every question.
 
         A rank's share of a small batch may be empty.
         """
         order = list(range(len(self.questions)))
         first, last = 0, len(order) - 1
         if self.seed is not None:
-            self._turn_pass()  # after a checkpoint of smaller batches too little may be left
+            self._turn_pass()  # a run resumed with larger batches may find too few questions left
             order = self._order()
             first, last = self.served, len(order) - self.batch_size
         for start in range(first, last + 1, self.batch_size):
@@ -183,7 +188,7 @@ class QuestionLoader:
             yield [self.questions[row] for row in rows[self.rank :: self.world_size]]
 
     def upcoming(self) -> list[Question]:
-        """Return this rank's share of the batch that is served next in training."""
+        """Return this rank's share of the next training batch, without serving it."""
         self._turn_pass()
         rows = self._order()[self.served : self.served + self.batch_size]
         return [self.questions[row] for row in rows[self.rank :: self.world_size]]
@@ -199,19 +204,19 @@ class QuestionLoader:
             self.passes, self.served = self.passes + 1, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return how far the loader is in training, the same on every rank."""
+        """Return how many passes and questions were served in training, equal on all ranks."""
         return {"passes": self.passes, "served": self.served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Go on behind the questions that were served."""
         self.passes, self.served = state["passes"], state["served"]
 
 
 class QuestionDataModule(pl.LightningDataModule):
-    """Questions by path or Hugging Face name.
+    """Questions of a run, by path or Hugging Face name.
 
-    A folder or a Hub data set gives its split of the same name (validation, dev or val for ``val``)
-    unless the name says another: ``data/hotpotqa#dev``.
+    Of a folder or a Hub data set the split of the same name is read (validation, dev or val for
+    ``val``), unless the name gives another one: ``data/hotpotqa#dev``.
 
     Args:
         train: questions to learn from.
@@ -219,11 +224,12 @@ class QuestionDataModule(pl.LightningDataModule):
         test: questions of ``research test`` and ``research predict``.
         batch_size: training questions of an iteration, over all ranks together.
         val_batch_size: questions played at once in validation, test and prediction.
-        seed: order of the training questions.
-        world: write the synthetic world first; it stands in for each of the three not given.
-        limit_train: use only so many training questions, the first ones.
-        limit_val: use only so many validation questions, the first ones.
-        limit_test: use only so many test questions, the first ones.
+        seed: decides the order of the training questions.
+        world: write the synthetic world first; its questions are used for each of train, val and
+            test that is not given.
+        limit_train: use only the first so many training questions.
+        limit_val: use only the first so many validation questions.
+        limit_test: use only the first so many test questions.
     """
 
     def __init__(
@@ -255,12 +261,13 @@ class QuestionDataModule(pl.LightningDataModule):
         self.world = world
 
     def prepare_data(self) -> None:
-        """Write the synthetic world, once and on one process, where one is configured.
+        """Write the synthetic world if one is configured; Lightning calls this on one process.
 
-        A fit that begins writes it. Whatever else looks at a run must find it as it was.
+        Only a new fit writes it. A resumed fit, a validation or a test needs the world that the
+        run was trained in, and checks that it is there.
 
         Raises:
-            ValueError: it is not there, or other than configured, and no fit begins.
+            ValueError: no fit begins, and the world is missing or has other settings.
         """
         if self.world is None:
             return
@@ -273,7 +280,7 @@ class QuestionDataModule(pl.LightningDataModule):
             self.world.check()
 
     def setup(self, stage: str) -> None:
-        """Read the questions that the stage needs, so that a wrong file ends it at once."""
+        """Read the questions that the stage needs, so that a wrong file is an error at once."""
         given = [role for role, source in self.sources.items() if source is not None]
         if self.world is not None and given and self._searches_world():
             log.warning(
@@ -285,12 +292,12 @@ class QuestionDataModule(pl.LightningDataModule):
         for role in roles.get(stage, ("test",)):
             if stage != "fit" or role == "train" or self._has(role):
                 found = self.questions(role)
-                if role == "train":  # before a warm start, not behind it
+                if role == "train":  # before the warm start, which takes minutes
                     ranks = 1 if self.trainer is None else self.trainer.world_size
                     _check_batches(len(found), self.batch_size, True, ranks)
 
     def _searches_world(self) -> bool:
-        """Whether the index that is searched is the world's, as far as can be known."""
+        """Return whether the index that is searched is the world's; True if nobody can tell."""
         env = getattr(getattr(self.trainer, "lightning_module", None), "env_config", None)
         index = getattr(env, "index", None)
         if index is None or self.world is None:
@@ -304,7 +311,7 @@ class QuestionDataModule(pl.LightningDataModule):
         """Read the questions of a role.
 
         Raises:
-            ValueError: none are configured, none are there, or the limit is not positive.
+            ValueError: none are configured, the file is empty, or the limit is not positive.
             QuestionError: a line of the file is not a question.
             FileNotFoundError: there is no such file.
         """
@@ -327,7 +334,7 @@ class QuestionDataModule(pl.LightningDataModule):
         return self._loader("train", self.batch_size, self.seed)
 
     def val_dataloader(self) -> QuestionLoader | list[QuestionLoader]:
-        """Return every validation question in order; a fit does without where none are given."""
+        """Return every validation question in order; an empty list if a fit has none."""
         validating = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
         if not self._has("val") and not validating:
             return []
@@ -344,7 +351,10 @@ class QuestionDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: list[Question], device: torch.device, dataloader_idx: int
     ) -> list[Question]:
-        """Return the questions as they are: text has no device."""
+        """Return the questions as they are.
+
+        Lightning's own version raises on a batch of frozen dataclasses.
+        """
         return batch
 
     def _loader(self, role: Role, batch_size: int, seed: int | None = None) -> QuestionLoader:

@@ -1,9 +1,9 @@
-"""Forward and backward passes over rollouts: what they cost, and in which portions they run.
+"""Forward and backward passes of the policy over rollouts, to score them and to learn from them.
 
-A rollout's tokens go through the model without padding, the prompt of a group once; the output head
-sees the tokens that the policy wrote and no others. Where the loss of a token depends on nothing
-but the token, its gradient is computed together with it. A model that cannot be called so goes the
-long way round, over padded rows; the gradient is the same.
+Five rollouts of one question are read as one flat row: their prompt once, the five responses
+behind it, no padding. The output head computes logits for the tokens that the policy wrote only.
+If the loss of each token depends on that token alone, loss and gradient are computed in one pass
+over the vocabulary. A model that cannot be called so reads padded rows; the gradient is the same.
 """
 
 from __future__ import annotations
@@ -17,34 +17,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research_rl.agents.engines import evaluating
 from research_rl.agents.kernels import Packed, PackedForward, pack
-from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference, WorkingWeights
+from research_rl.agents.policy import (
+    LMPolicy,
+    PolicyOutput,
+    Reference,
+    WorkingWeights,
+    evaluating,
+)
 from research_rl.trainers.algorithms import Algorithm, Batch, kl_estimate
 from research_rl.trainers.distributed import is_sharded, most
-from research_rl.trainers.portions import packed_portions
+from research_rl.trainers.portions import Cost, PackedCost, PaddedCost, portions
 from research_rl.trainers.settings import Updates
 
 log = logging.getLogger(__name__)
 _OFF = 0.05
-"""From here on a sampled token's probability counts as different from the learner's."""
+"""Relative difference from which a token's probability counts as another one."""
 
 MISMATCH = ("mismatch_mean", "mismatch_5pct", "mismatch_k3")
-"""How far the log-probs of the sampled tokens are from the learner's: mean distance in nats, share
-of tokens whose probability is off by more than 5 %, and the KL by the estimator k3."""
+"""Metrics of how far the engine's log-probs of the sampled tokens are from the learner's: the mean
+distance in nats, the share of tokens whose probability differs by more than 5 %, and the KL by the
+estimator k3."""
 
 Backward = Callable[[Tensor], Any]
 
 
 class Learner:
-    """Runs the policy over rollouts, to score them and for the gradient of a loss.
+    """Runs the policy over rollouts: for log-probs, values and the gradient of the loss.
 
     Args:
         policy: the model that is trained.
         algorithm: the learning rule.
-        updates: the sizes of a portion.
-        temperature: of sampling.
-        reference: what the algorithm compares with, if it does.
+        updates: the limits of a portion, and the dtype to compute in.
+        temperature: of sampling; logits are divided by it.
+        reference: the policy before training, if the algorithm needs it.
     """
 
     def __init__(
@@ -58,16 +64,16 @@ class Learner:
         self.policy, self.algorithm, self.updates = policy, algorithm, updates
         self.temperature, self.reference = temperature, reference
         self.packed = packed_forward(policy)
-        """How the model is called with a flat batch; None where it cannot be."""
+        """Calls the model with flat rows; None if it cannot be called so."""
         self.working: WorkingWeights | None = None
         if updates.dtype is not None and not is_sharded(policy.model):  # shards are cast on the way
             self.working = WorkingWeights(policy.model, updates.dtype)
         self.forward_tokens = 0
-        """Tokens that went through the policy with gradient so far, padding included."""
+        """Tokens that the policy has read with a gradient so far, padding included."""
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Inside, the model may be called; backward passes belong inside too."""
+        """Prepare the model for calls; backward passes must also run inside of this context."""
         with ExitStack() as stack:
             if self.packed is not None:
                 stack.enter_context(self.packed.enabled())
@@ -77,20 +83,18 @@ class Learner:
             yield
 
     def moved(self) -> None:
-        """Take over the weights that the optimizer has moved."""
+        """Renew the low-precision copies; call it after the weights have changed."""
         if self.working is not None:
             self.working.refresh()
 
     def portions(self, rows: Batch) -> list[Tensor]:
-        """Row indices of each forward pass, largest first."""
-        size, tokens = self.updates.micro_batch_size, self.updates.micro_batch_tokens
-        if self.packed is None:
-            return rows.micro_batches(size, tokens)
-        return packed_portions(rows, size, tokens)
+        """Return the row indices of each forward pass; see ``portions.portions``."""
+        cost: type[Cost] = PaddedCost if self.packed is None else PackedCost
+        return portions(rows, cost, self.updates.micro_batch_size, self.updates.micro_batch_tokens)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> None:
-        """Set advantages, and what they and the loss compare with; see Algorithm for the order."""
+        """Set the log-probs and values that the batch is compared with, then its advantages."""
         rule = self.algorithm
         blank = torch.zeros_like(batch.sampled_logprobs)
         if rule.needs_old_logprobs and self.updates.steps > 1:
@@ -102,7 +106,9 @@ class Learner:
         if batch.old_logprobs is not None or batch.values is not None or self.reference is not None:
             with evaluating(self.policy.model), self.ready():
                 parts = self.portions(batch)
-                spare = parts[-1][:1]  # scored again by a rank that is done before the others
+                # ranks must run the same number of passes, or a collective of sharded weights never
+                # ends; one with fewer portions scores a row again
+                spare = parts[-1][:1]
                 for index in [*parts, *[spare] * (most(len(parts)) - len(parts))]:
                     self._score_rows(batch, index)
         advantages = rule.advantages(batch)
@@ -129,16 +135,16 @@ class Learner:
         batch.ref_logprobs[index, :width] = found
 
     def backward(self, rows: Batch, backward: Backward, compare: bool = False) -> dict[str, Tensor]:
-        """Compute the loss of one portion and its gradient.
+        """Compute the loss of one portion and add its gradient to the weights' gradients.
 
         Args:
             rows: a portion with advantages and weights.
-            backward: given the loss, adds its gradient up.
-            compare: also return by how much the sampled log-probs differ.
+            backward: called with the loss; computes its gradient.
+            compare: also return how far the sampled log-probs are from the learner's.
 
         Returns:
-            Sums over the tokens, without a graph: loss, weight, the algorithm's metrics; with
-            compare also tokens and those named in ``MISMATCH``.
+            Sums over the tokens, without a graph: ``loss``, ``weight`` and the algorithm's
+            metrics; with compare also ``tokens`` and those named in ``MISMATCH``.
         """
         rows = rows.trim()
         with self.ready():
@@ -190,7 +196,7 @@ class Learner:
         return loss, dict(sums)
 
     def _forward(self, rows: Batch, packed: Packed | None, entropy: bool = True) -> PolicyOutput:
-        """What the policy says about the rows, (B, T); 0 at tokens that it did not write."""
+        """The policy's output for the rows, (B, T); with packed rows 0 where it wrote nothing."""
         rule, size = self.algorithm, rows.input_ids.numel()
         if torch.is_grad_enabled():
             self.forward_tokens += size if packed is None else len(packed.ids)
@@ -216,7 +222,11 @@ class Learner:
 
 
 def packed_forward(policy: LMPolicy) -> PackedForward | None:
-    """Return how the policy's model is called with a flat batch, None if it cannot be."""
+    """Return what calls the policy's model with flat rows, or None if the model does not allow it.
+
+    A few short texts are computed both ways; a model whose log-probs then differ is one that does
+    not allow it.
+    """
     forward = PackedForward(policy.model)
     try:
         with evaluating(policy.model):
@@ -229,7 +239,7 @@ def packed_forward(policy: LMPolicy) -> PackedForward | None:
 
 @torch.no_grad()
 def _differences(out: PolicyOutput, rows: Batch) -> dict[str, Tensor]:
-    """Sums over the loss tokens of how far sampled and recomputed log-probs are apart."""
+    """Sums over the loss tokens of the distance between sampled and recomputed log-probs."""
     ours, theirs = out.logprobs[rows.loss_mask], rows.sampled_logprobs[rows.loss_mask]
     return {
         "tokens": rows.loss_mask.sum().float(),

@@ -1,27 +1,33 @@
-"""What a rollout is worth in numbers, and the mean over many: used for train, val and test."""
+"""Measures of rollouts and their means, the same in training, validation and test.
+
+Each question weighs the same, whatever batch or rank it was in: two rollouts with an F1 of 1 and 0
+have the mean 0.5 also where they come from different ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.envs.protocols import STOP
+from research_rl.trainers.distributed import gather
 
 Measures = dict[str, float]
 
 HOPS = "hops"
-"""The entry of Measures that is a kind of question, not a quantity to average."""
+"""The entry that groups questions; it is not averaged."""
 
 
 def measure(rollout: Rollout) -> Measures:
     """Return the numbers of one rollout.
 
-    ``reward``, ``f1``, ``em``; ``format`` (1 if nothing is wrong with the text); ``searches``
+    ``reward``, ``f1``, ``em``; ``format`` (1 if the text has no format error); ``searches``
     (retrievals made); ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results
-    included); ``truncated`` (1 if the tokens ran out); ``overridden_searches`` (queries that a
-    later ``<search>`` of the same turn replaced); ``chain`` (1 if the queries are exactly the
-    question's gold chain; only where its metadata hold one); ``hops`` (only where its metadata do).
+    included); ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
+    that were not searched, because a later ``<search>`` of the same turn replaced them); ``chain``
+    (1 if the queries are exactly the question's gold chain) and ``hops``, each only if the
+    question's metadata hold it.
     """
     question, reward, sequence = rollout.question, rollout.reward, rollout.sequence
     values: Measures = {
@@ -43,11 +49,11 @@ def measure(rollout: Rollout) -> Measures:
 
 
 def average(rows: Sequence[Measures], by_hop: Collection[str] | None = None) -> Measures:
-    """Return the mean of each measure over the rows that have it, every row with equal weight.
+    """Return the mean of each measure over the rows that have it.
 
     Args:
         rows: what ``measure`` returned.
-        by_hop: measures to give for each number of hops as well, as ``f1_2hop``; None is all.
+        by_hop: measures that are also averaged by number of hops, as ``f1_2hop``; None is all.
 
     Raises:
         ValueError: there is no row.
@@ -63,11 +69,11 @@ def average(rows: Sequence[Measures], by_hop: Collection[str] | None = None) -> 
 
 
 def summarize(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None) -> Measures:
-    """Return the mean measures of rollouts, over all and for each number of hops.
+    """Return the mean measures of rollouts, over all and by number of hops.
 
     Args:
         rollouts: at least one.
-        by_hop: measures to give for each number of hops as well, as ``f1_2hop``; None is all.
+        by_hop: measures that are also averaged by number of hops, as ``f1_2hop``; None is all.
 
     Raises:
         ValueError: there is no rollout.
@@ -75,11 +81,21 @@ def summarize(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None
     return average([measure(rollout) for rollout in rollouts], by_hop)
 
 
+def means_of(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None) -> Measures:
+    """Return ``summarize`` of the rollouts of all ranks; every rank must call it."""
+    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
+
+
+def prefixed(prefix: str, values: Mapping[str, float]) -> Measures:
+    """Return the values with ``prefix/`` before their names, such as ``val/f1``."""
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
 def prediction_row(rollout: Rollout) -> dict[str, Any]:
-    """Return what ``research predict`` tells about a question, ready for JSON.
+    """Return the row that ``research predict`` writes about a rollout, ready for JSON.
 
     ``id``, ``question``, ``prediction``, ``answers``, ``em``, ``f1``, ``searches``,
-    ``finish_reason`` and ``text``, the whole response: turns and results in their order.
+    ``finish_reason`` and ``text``, which is the whole response, see ``transcript``.
     """
     row = rollout.to_row()
     return {
@@ -92,7 +108,7 @@ def prediction_row(rollout: Rollout) -> dict[str, Any]:
 
 
 def transcript(rollout: Rollout) -> str:
-    """Return the response as one text: first turn, its result, second turn, and so on."""
+    """Return the response as one text: the first turn, its result, the second turn, and so on."""
     parts: list[str] = []
     for number, turn in enumerate(rollout.turns):
         parts.append(turn)
@@ -107,7 +123,7 @@ def _means(rows: Sequence[Measures]) -> Measures:
 
 
 def _overridden(turn: str) -> int:
-    """Openings of a search before the last one of a turn that ends in a search."""
+    """How many searches a turn opens before the one that it ends with."""
     return max(0, turn.count("<search>") - 1) if STOP in turn else 0
 
 

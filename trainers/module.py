@@ -1,9 +1,12 @@
-"""The Lightning module: one batch of questions is one iteration, rollouts first, then updates."""
+"""The Lightning module of a run; one training batch of questions is one iteration.
+
+An iteration samples a group of rollouts for each question, then learns from all of them. Because
+it is one batch to Lightning, checkpoints fall between iterations and never inside one.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -12,122 +15,60 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
-from research_rl.agents.engines import CachedEngine, check_trainable, evaluating, seed_of
-from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
+from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
+from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
-from research_rl.trainers.ahead import Ahead, Collected, check_correction, stale_rows
-from research_rl.trainers.algorithms import GRPO, Algorithm, Batch, constant_group_fraction
-from research_rl.trainers.collect import Collector
+from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
+from research_rl.trainers.algorithms import GRPO, Algorithm
+from research_rl.trainers.collect import Collector, pool_of
 from research_rl.trainers.credit import Credit
-from research_rl.trainers.distributed import Shards, gather, means_over_ranks
+from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.measures import average, measure, prediction_row
+from research_rl.trainers.measures import means_of, prediction_row, prefixed
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import UpdatingModule
+from research_rl.trainers.updater import Updater
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
+"""Metrics in the progress bar."""
 
-
-class EvaluatingModule(pl.LightningModule):
-    """Validation, test and prediction; a subclass answers the questions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.iteration = 0
-        """Batches of questions that the policy has learned from."""
-        self.val_rollouts: list[Rollout] = []
-        self.test_rollouts: list[Rollout] = []
-        """Of the latest evaluation, this rank's share."""
-
-    @abstractmethod
-    def _answer(self, questions: list[Question]) -> list[Rollout]:
-        """Play one episode for each held-out question."""
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the rollouts of the validation before."""
-        self.val_rollouts = []
-
-    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer validation questions."""
-        self.val_rollouts += self._answer(questions)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(prefixed("val", means_of(self.val_rollouts)))
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the rollouts of the test before."""
-        self.test_rollouts = []
-
-    def test_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer test questions."""
-        self.test_rollouts += self._answer(questions)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(prefixed("test", means_of(self.test_rollouts)))
-
-    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
-        """Return one row for each question: its prediction, scores and text."""
-        return [prediction_row(rollout) for rollout in self._answer(questions)]
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        """Show metrics in the progress bar and to callbacks, and write them down.
-
-        In training they are written here, at the number of iterations that the policy has learned
-        from: Lightning would put a validation at the iteration before, and would repeat what only
-        some iterations have, such as the F1 of questions with three hops.
-        """
-        trainer: Any = self.trainer
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
-        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
-        if fitting and due and not trainer.sanity_checking:
-            for logger in self.loggers:
-                logger.log_metrics(metrics, self.iteration)
-                logger.save()
-
-
-def means_of(rollouts: list[Rollout], by_hop: Collection[str] | None = None) -> dict[str, float]:
-    """Return the mean measures over the rollouts of all ranks; every rank must ask."""
-    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
-
-
-def prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values with ``prefix/`` before their names."""
-    return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
-# jsonargparse reads the class and its options from this; it only becomes a GRPO when called
+# jsonargparse reads the class and its options from a lazy instance, so that a YAML may change one
+# option of the default; a plain GRPO() here would also be shared by all modules of a process
 _GRPO: Algorithm = lazy_instance(GRPO)
+# the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
-class ReSearchModule(EvaluatingModule, UpdatingModule):
-    """Teach a policy to answer questions by searching.
+class ReSearchModule(pl.LightningModule):
+    """Teaches a policy to answer questions by searching.
 
-    Every random number is a hash of (seed, iteration, question, sample), so that a resumed run
-    goes on exactly as if it had not stopped. Questions come from a QuestionDataModule.
+    Every random number is a hash of (seed, iteration, question, sample). So there is no state of
+    a generator to save, and a resumed run goes on exactly as if it had not been stopped.
+    Questions come from a QuestionDataModule.
 
     Args:
         policy: the language model; its weights before training are also the reference.
         env: the environment it plays.
         algorithm: the learning rule.
-        credit: values single turns for an algorithm that reads them; None values none.
+        credit: gives single turns a reward, for an algorithm that reads it; None gives none.
         engine: what samples from the policy.
         sampling: how training rollouts are sampled.
         validation_sampling: how held-out questions are answered: as in sampling but greedy, unless
             it says otherwise.
         updates: group size, and how often and in which portions rollouts are used.
-        optimizer: of everything trainable.
+        optimizer: moves the policy and what the algorithm trains, such as a critic.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
-        seed: of everything random.
+        seed: decides every random number of the run.
+
+    Raises:
+        ValueError: a group of one with an algorithm that compares rollouts, sampling whose
+            log-probs cannot be recomputed, or asynchronous rollouts without a correction.
     """
 
     policy: LMPolicy
@@ -149,6 +90,8 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
     ) -> None:
         super().__init__()
         check_trainable(sampling)
+        # one batch takes several optimizer steps, so Lightning must not take one by itself; it then
+        # refuses trainer.gradient_clip_val, which is why updates.max_grad_norm exists
         self.automatic_optimization = False
         self.policy_config = policy
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
@@ -164,22 +107,32 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self.updates = updates
         self.seed = seed
         self.env_config = env
+        # no submodule, so that checkpoints do not hold it: it is made of the model's folder
         self.reference: Reference | None = None
+        self.updater: Updater | None = None
+        """Takes the optimizer steps of a fit; None before its first training batch."""
+        self.iteration = 0
+        """Batches of questions that the policy has learned from."""
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
-        """Of the latest iteration; one number a rollout, its tokens' mean."""
+        """Of the latest iteration on this rank; an advantage is its rollout's mean over tokens."""
+        self.val_rollouts: list[Rollout] = []
+        self.test_rollouts: list[Rollout] = []
+        """Of the latest evaluation on this rank."""
         self._make_engine = engine
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
-        self._grad_norm = torch.zeros(())
-        self._learns: Learner | None = None
         self._ahead = Ahead(engine) if updates.async_rollouts else None
         self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision that would turn the questions themselves into tensors; make the env.
+        """Check the precision and make the environment.
 
-        Here and not earlier, for the data module may have just written the index.
+        The environment is made here and not in ``__init__``, because it opens an index that the
+        data module may write in between.
+
+        Raises:
+            ValueError: the precision would cast the batches, and questions cannot be cast.
         """
         if self.trainer.precision not in _PRECISIONS:
             raise ValueError(
@@ -189,7 +142,8 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self.env = self.env_config.make()
 
     def configure_model(self) -> None:
-        """Load the policy, and its frozen starting point where the algorithm compares with it."""
+        """Load the policy, and the reference if the algorithm compares with one."""
+        # Lightning calls this for each fit, validation and test; the weights are loaded once
         if "policy" not in self._modules:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(self.seed, "model"))
@@ -200,6 +154,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
                     self.policy = self._shards.policy(self.policy_config)
                 self.algorithm.bind(self.policy)
             self.engine = self._make_engine(self.policy)
+            # with LoRA a checkpoint holds the adapter alone
             self.strict_loading = self.policy_config.lora is None
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.algorithm.needs_reference and self.reference is None:
@@ -212,7 +167,8 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
 
         Raises:
-            ValueError: the scheduler wants a metric; it is stepped inside an iteration.
+            ValueError: the scheduler needs a metric. It is stepped inside an iteration, where
+                there is none yet.
         """
         parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
         optimizer = self._make_optimizer(parameters)
@@ -227,7 +183,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the iteration; with LoRA, drop what the base model's folder holds already."""
+        """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
         checkpoint["iteration"] = self.iteration
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
@@ -237,7 +193,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
             checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the iteration.
+        """Take over the iteration and the rollouts that were sampled ahead.
 
         Raises:
             ValueError: the checkpoint lacks weights that are trained here.
@@ -258,12 +214,16 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
 
     def on_fit_start(self) -> None:
-        """Put the reference where the policy is."""
+        """Move the reference to the policy's device, and drop the updater of an earlier fit."""
+        self.updater = None
         if self.reference is not None:
             self.reference.to(self.device)
 
     def on_train_start(self) -> None:
-        """Validate once before the first update, so that a learning curve has its start."""
+        """Validate once before the first update, so that a learning curve has its start.
+
+        Lightning's sanity check would not do: it asks some of the questions and logs nothing.
+        """
         trainer = self.trainer
         if self.iteration or not trainer.enable_validation:
             return
@@ -275,12 +235,13 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         """Sample a group for each question, then learn from all of them."""
         start = perf_counter()
         self.updates.check_rollouts(len(questions) * self.updates.group_size)
+        # dropout is all that draws from torch's generator; ranks must not drop the same units
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
         collected = self._collected(questions)
         self.train_rollouts = collected.rollouts
         sampled = perf_counter()
         with self._sampling_ahead():
-            metrics = self._learn_from(self.train_rollouts)
+            metrics = self._learn(self.train_rollouts)
         means = means_of(self.train_rollouts, by_hop=("f1", "searches"))
         if self.updates.resample_rounds:
             means["sampled_rollouts"] = float(collected.num_sampled)
@@ -289,26 +250,44 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self._log(prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1
 
-    def _learn_from(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
-        """Score the rollouts and take all updates; return metrics."""
-        batch = Batch.from_rollouts(rollouts, self.policy.pad_id, self.updates.mask_truncated).to(
-            self.device
-        )
-        batch.leave_out(stale_rows(rollouts, self.iteration, self.updates.max_staleness))
+    def _learn(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
+        """Value the turns if there is a credit, take all optimizer steps, and return metrics."""
+        # not before the first batch: the learner compares two forward passes when it is made, and
+        # they must run under the precision in which it learns
+        if self.updater is None:
+            self.updater = self._make_updater()
+        turn_rewards = None
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
-                batch.set_turn_rewards(self.credit.turn_rewards(rollouts, self.policy))
-        self._learner().score(batch)
-        self._place_optimizer(self.device)
-        metrics = self._learn(batch)
-        self._place_optimizer(torch.device("cpu"))
-        metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
-        per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
-        self.train_advantages = per_rollout.tolist()
+                turn_rewards = self.credit.turn_rewards(rollouts, self.policy)
+        metrics, self.train_advantages = self.updater.learn(rollouts, self.iteration, turn_rewards)
         return metrics
 
+    def _make_learner(self) -> Learner:
+        return Learner(
+            self.policy, self.algorithm, self.updates, self.sampling.temperature, self.reference
+        )
+
+    def _make_updater(self) -> Updater:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        scheduler, backward = self.lr_schedulers(), self.manual_backward
+        return Updater(
+            self._make_learner(), self.trainer, optimizer, scheduler, backward, self.seed
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient; see Updater.clip. Lightning calls this within ``optimizer.step()``."""
+        assert self.updater is not None
+        self.updater.clip(optimizer)
+
+    def weights_replaced(self) -> None:
+        """Tell the learner that a callback has loaded other weights into the policy."""
+        if self.updater is not None:
+            self.updater.learner.moved()
+
     def _collected(self, questions: list[Question]) -> Collected:
-        """The rollouts of this iteration: made ahead, or made now."""
+        """The rollouts of this iteration: those that were sampled ahead, or new ones."""
         if self._ahead is not None and (ready := self._ahead.take(questions)) is not None:
             return ready
         with self.whole_policy():
@@ -318,7 +297,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
     def _collect(
         self, policy: LMPolicy, engine: Engine, questions: list[Question], iteration: int
     ) -> Collected:
-        """Sample the rollouts of an iteration with the weights of now."""
+        """Sample the rollouts of an iteration with the current weights."""
         updates = self.updates
         collect = Collector(
             lambda asked, seeds: self._play(asked, self.sampling, seeds, policy, engine),
@@ -326,40 +305,23 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
             updates.resample_rounds,
             self.seed,
         )
-        rollouts = collect(questions, iteration, self._pool())
+        pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
+        rollouts = collect(questions, iteration, pool)
         made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
         return made.stamp(self.iteration)
 
     def _sampling_ahead(self) -> AbstractContextManager[None]:
-        """Return a block beside which the rollouts of the next iteration are sampled, if wanted."""
+        """Return a context during which the next iteration's rollouts are sampled, if wanted."""
         trainer = self.trainer
-        loader: Any = trainer.train_dataloader
+        # max_steps counts optimizer steps, and is looked at between batches only
         ends = 0 <= trainer.max_steps <= trainer.global_step + self.updates.steps
         if self._ahead is None or ends:
             return nullcontext()
-        if not hasattr(loader, "upcoming"):
-            raise ValueError(
-                "async_rollouts must know the next questions, got a loader of type "
-                f"{type(loader).__name__}; use QuestionDataModule, or set async_rollouts to 0"
-            )
+        questions, number = upcoming(trainer.train_dataloader), self.iteration + 1
         with self.whole_policy():
             self.engine.sync(self.iteration)
             policy, engine = self._ahead.sampler(self.policy, self.engine)
-        questions, number = loader.upcoming(), self.iteration + 1
         return self._ahead.running(lambda: self._collect(policy, engine, questions, number))
-
-    def _pool(self) -> Sequence[Question]:
-        """Questions that may stand in for those of which every rollout scores the same."""
-        if not self.updates.resample_rounds:
-            return ()
-        pool: Sequence[Question] = getattr(self.trainer.train_dataloader, "questions", ())
-        if not pool:
-            raise ValueError(
-                "resample_rounds must have training questions to draw from, got a loader of type "
-                f"{type(self.trainer.train_dataloader).__name__}; use QuestionDataModule, or set "
-                "updates.resample_rounds to 0"
-            )
-        return pool
 
     def _play(
         self,
@@ -369,12 +331,15 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         policy: LMPolicy,
         engine: Engine,
     ) -> list[Rollout]:
-        # autocast would cast every weight anew at every decoded token
+        # Lightning's autocast has its cache off: it would cast every weight at every token
         with torch.autocast(self.device.type, enabled=False):
             return collect_rollouts(questions, self.env, policy, engine, params, seeds)
 
     def whole_policy(self) -> AbstractContextManager[None]:
-        """Return a block in which this rank holds all weights of the policy; all ranks enter it."""
+        """Return a context in which this rank holds all of the policy's weights.
+
+        Every rank must enter it, for sharded weights are gathered.
+        """
         if self._shards is None:
             return nullcontext()
         return self._shards.whole(self.policy, getattr(self.engine, "dtype", None))
@@ -384,3 +349,49 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rollouts of the previous validation."""
+        self.val_rollouts = []
+
+    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer validation questions."""
+        self.val_rollouts += self._answer(questions)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("val", means_of(self.val_rollouts)))
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the rollouts of the previous test."""
+        self.test_rollouts = []
+
+    def test_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer test questions."""
+        self.test_rollouts += self._answer(questions)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("test", means_of(self.test_rollouts)))
+
+    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
+        """Return one row for each question: its prediction, scores and text."""
+        return [prediction_row(rollout) for rollout in self._answer(questions)]
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Log metrics: for the progress bar and callbacks, and for the loggers.
+
+        In training the loggers get them here and not through Lightning, at the number of
+        iterations that the policy has learned from. Lightning would log a validation one
+        iteration too early. It would also repeat old values of metrics that only some iterations
+        have, such as the F1 of questions with three hops.
+        """
+        trainer: Any = self.trainer
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
+        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
+        if fitting and due and not trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(metrics, self.iteration)
+                logger.save()

@@ -1,7 +1,12 @@
-"""Which rollouts run together: portions that fit in memory, the largest first."""
+"""Portions: which rollouts go through the model together, as many as fit in memory.
+
+Eight rollouts of 900 tokens are two portions of four if 4096 tokens are allowed. Portions change
+time and memory, never the gradient: the loss is a sum over tokens, and a sum can be split.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 
 import torch
@@ -9,54 +14,110 @@ from torch import Tensor
 
 from research_rl.trainers.algorithms import Batch
 
+Piece = list[int]
+"""Row numbers that stay together."""
 
-def packed_portions(batch: Batch, rows: int | None, tokens: int | None) -> list[Tensor]:
-    """Return row indices of portions without padding; a group's prompt counts once in each.
 
-    Groups stay together where they fit, so that their prompt is read once. The largest portion
-    comes first: if memory does not suffice, the first pass says so.
+class Cost(ABC):
+    """What rows of a batch cost in one forward pass; a subclass knows which tokens are read.
 
     Args:
         batch: the rollouts.
-        rows: at most this many in a portion; None is no limit.
-        tokens: at most this many tokens; a rollout that is longer stands alone. None is no limit.
     """
-    room = (rows or len(batch), tokens or 1 << 62)
-    pieces = [piece for group in _groups(batch) for piece in _split(group, room)]
-    bins: list[tuple[int, list[int]]] = []  # tokens, rows
-    for cost, members in sorted(pieces, key=lambda piece: (-piece[0], piece[1])):
-        for place, (used, held) in enumerate(bins):
-            if used + cost <= room[1] and len(held) + len(members) <= room[0]:
-                bins[place] = (used + cost, held + members)
-                break
-        else:
-            bins.append((cost, members))
-    bins.sort(key=lambda item: -item[0])
-    return [torch.tensor(held, device=batch.input_ids.device) for _, held in bins]
+
+    families: list[list[int]]
+    """Rows that cost less in one pass than in several; in each family the longest row first."""
+
+    @abstractmethod
+    def __init__(self, batch: Batch) -> None: ...
+
+    @abstractmethod
+    def tokens(self, pieces: list[Piece]) -> int:
+        """Return how many tokens a pass over the pieces reads."""
+
+    def size(self, pieces: list[Piece]) -> int:
+        """Return the number by which pieces and portions are sorted, largest first."""
+        return self.tokens(pieces)
 
 
-def _groups(batch: Batch) -> list[list[tuple[int, int, int]]]:
-    """Rows of each group, longest first: (response tokens, prompt tokens, row)."""
-    written = batch.loss_mask.cpu()
-    columns = torch.arange(written.shape[1]) + 1
-    first = torch.where(written, columns, written.shape[1] + 1).amin(1)
-    last = torch.where(written, columns, 0).amax(1)
-    prompts = torch.where(last > 0, first, 0).tolist()
-    responses = (last - first).clamp(min=0).tolist()
-    groups = defaultdict[int, list[tuple[int, int, int]]](list)
-    for row, group in enumerate(batch.groups.tolist()):
-        groups[group].append((responses[row], prompts[row], row))
-    return [sorted(group, key=lambda item: (-item[0], item[2])) for group in groups.values()]
+class PackedCost(Cost):
+    """Without padding. Rollouts of a question share its prompt, which is read once in a piece."""
+
+    def __init__(self, batch: Batch) -> None:
+        written = batch.loss_mask.cpu()
+        columns = torch.arange(written.shape[1]) + 1
+        first = torch.where(written, columns, written.shape[1] + 1).amin(1)
+        last = torch.where(written, columns, 0).amax(1)
+        self._prompts: list[int] = torch.where(last > 0, first, 0).tolist()
+        self._responses: list[int] = (last - first).clamp(min=0).tolist()
+        groups = defaultdict[int, list[int]](list)
+        for row, group in enumerate(batch.groups.tolist()):
+            groups[group].append(row)
+        longest = lambda row: (-self._responses[row], row)  # noqa: E731
+        self.families = [sorted(rows, key=longest) for rows in groups.values()]
+
+    def tokens(self, pieces: list[Piece]) -> int:
+        """Return the sum of each piece's prompt and its rows' responses.
+
+        What stands behind the last token that the policy wrote is not read.
+        """
+        return sum(self._prompts[p[0]] + sum(self._responses[row] for row in p) for p in pieces)
 
 
-def _split(group: list[tuple[int, int, int]], room: tuple[int, int]) -> list[tuple[int, list[int]]]:
-    """Cut a group into pieces that fit, each with its cost in tokens."""
-    pieces: list[tuple[int, list[int]]] = []
-    for response, prompt, row in group:
-        if pieces:
-            used, held = pieces[-1]
-            if used + response <= room[1] and len(held) < room[0]:
-                pieces[-1] = (used + response, [*held, row])
-                continue
-        pieces.append((prompt + response, [row]))
-    return pieces
+class PaddedCost(Cost):
+    """With padding: every row is as long as the longest, so all rows are one family by length."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._lengths: list[int] = batch.lengths.tolist()
+        self.families = [sorted(range(len(batch)), key=lambda row: (-self._lengths[row], row))]
+
+    def tokens(self, pieces: list[Piece]) -> int:
+        """Return rows times columns."""
+        return sum(map(len, pieces)) * self.size(pieces)
+
+    def size(self, pieces: list[Piece]) -> int:
+        """Return columns: the memory of attention grows with their square."""
+        return max(self._lengths[row] for piece in pieces for row in piece)
+
+
+def portions(
+    batch: Batch, cost: type[Cost], rows: int | None = None, tokens: int | None = None
+) -> list[Tensor]:
+    """Deal the rows of a batch into portions that fit.
+
+    First each family of rows is cut into pieces: its rows, longest first, join the current piece
+    as long as that fits. Then each piece, largest first, goes into the first portion in which it
+    fits. The largest portion is returned first, so that a lack of memory shows in the first pass.
+
+    Args:
+        batch: the rollouts.
+        cost: what rows cost together, PackedCost or PaddedCost.
+        rows: largest number of rows in a portion; None is no limit.
+        tokens: largest number of tokens in a portion; None is no limit. A row that is longer has
+            a portion of its own.
+
+    Returns:
+        The row indices of each portion; every row is in exactly one.
+    """
+    price = cost(batch)
+    most_rows, most_tokens = rows or len(batch), tokens or 1 << 62
+
+    def fits(pieces: list[Piece]) -> bool:
+        return sum(map(len, pieces)) <= most_rows and price.tokens(pieces) <= most_tokens
+
+    pieces: list[Piece] = []
+    for family in price.families:
+        piece: Piece = []
+        for row in family:
+            if not piece or not fits([[*piece, row]]):
+                pieces.append(piece := [])
+            piece.append(row)
+    dealt: list[list[Piece]] = []
+    for piece in sorted(pieces, key=lambda piece: (-price.size([piece]), piece)):
+        portion = next((held for held in dealt if fits([*held, piece])), None)
+        if portion is None:
+            dealt.append(portion := [])
+        portion.append(piece)
+    dealt.sort(key=lambda held: -price.size(held))
+    device = batch.input_ids.device
+    return [torch.tensor([r for p in held for r in p], device=device) for held in dealt]

@@ -1,4 +1,7 @@
-"""The progress bar of a run: reward, F1 and searches by their short names, over the whole run."""
+"""Progress of a run: one bar from the first to the last iteration, with reward, F1 and searches.
+
+Without a terminal there are lines in place of the bar: ``step 20 of 50, reward 0.41, f1 0.37``.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ SHOWN = {
     "searches": "train/searches",
     "val f1": "val/f1",
 }
-"""What stands behind the bar, and the metric it is."""
+"""Names behind the bar, and the metrics that they show."""
 _VALIDATED = ("f1", "em", "searches", "format")
 _BY_HOP = re.compile(r"(\d+)hop")
 
 
 class RunProgressBar(TQDMProgressBar):
-    """One bar for the whole run in a terminal; elsewhere a line every few seconds.
+    """One bar for the whole run in a terminal, or a line every few seconds without one.
 
-    Every validation leaves a line with its F1 and searches by hop.
+    Every validation also leaves a line with its F1 and searches by number of hops.
 
     Args:
-        every_n_seconds: how often a line is written where there is no terminal.
+        every_n_seconds: how often a line is written if there is no terminal.
         refresh_rate: iterations between two refreshes of the bar; 0 shows nothing.
     """
 
@@ -43,14 +46,14 @@ class RunProgressBar(TQDMProgressBar):
         self._last_line = -math.inf
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose between bar and lines; rank zero alone shows anything."""
+        """Choose between bar and lines; only rank zero shows anything."""
         super().setup(trainer, pl_module, stage)
         self._lines = self.is_enabled and not _is_interactive()
         if self._lines:
             self.disable()
 
     def on_train_start(self, *args: Any) -> None:
-        """Begin the bar where a resumed run goes on."""
+        """Start the bar at the iteration from which the run goes on."""
         super().on_train_start(*args)
         self._begin, self._begin_done = time.monotonic(), finished_iterations(self.trainer)
         bar = self.train_progress_bar
@@ -59,12 +62,12 @@ class RunProgressBar(TQDMProgressBar):
         bar.set_description("train")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Keep the bar: an epoch is only a part of the run."""
+        """Keep the bar; Lightning would start a new one for each epoch."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Move the bar, or write a line when it is time."""
+        """Move the bar, or write a line if it is time for one."""
         done, total = finished_iterations(trainer), total_iterations(trainer)
         bar = self.train_progress_bar
         if self._should_update(done, total or 0):
@@ -76,7 +79,7 @@ class RunProgressBar(TQDMProgressBar):
             rank_zero_info(self._line(trainer, pl_module, done, total))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave a line that says how the validation went."""
+        """Write a line with the result of the validation."""
         super().on_validation_end(trainer, pl_module)
         learned = int(getattr(pl_module, "iteration", finished_iterations(trainer)))
         line = validation_line(trainer.callback_metrics, learned)
@@ -90,7 +93,7 @@ class RunProgressBar(TQDMProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return the metrics behind the bar, those that have been logged so far."""
+        """Return the metrics behind the bar that have been logged so far."""
         known = trainer.callback_metrics
         return {name: f"{float(known[key]):.2f}" for name, key in SHOWN.items() if key in known}
 
@@ -107,15 +110,19 @@ class RunProgressBar(TQDMProgressBar):
 
 
 def finished_iterations(trainer: pl.Trainer) -> int:
-    """Return how many training batches are done since the run began, resumed or not.
+    """Return how many training batches the run has finished, including those before a resume.
 
-    For hooks between batches: ready counts the one that is running, too.
+    Call it between batches. Lightning's ``ready`` counts the batch that is running, too;
+    ``global_step`` would not do, for it counts optimizer steps.
     """
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
 def total_iterations(trainer: pl.Trainer) -> int | None:
-    """Return how many training batches the run will have; None if nobody knows."""
+    """Return how many training batches the run will have; None if there is no limit.
+
+    ``max_steps`` counts optimizer steps, of which an iteration may take several.
+    """
     limits: list[int] = []
     batches = trainer.num_training_batches
     if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(batches):
@@ -128,7 +135,7 @@ def total_iterations(trainer: pl.Trainer) -> int | None:
 
 
 def validation_line(metrics: Mapping[str, Any], step: int) -> str:
-    """Return how a validation went, by hop where it is known; "" before any validation.
+    """Return the result of a validation as a line, by number of hops if known; "" if there is none.
 
     ``validation at step 20: f1 0.97 (1 hop 1.00, 2 hops 0.95), em 0.97, searches 1.50 ...``
     """
@@ -141,7 +148,7 @@ def validation_line(metrics: Mapping[str, Any], step: int) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """Return metrics as lines of a name and a number with four digits behind the point."""
+    """Return metrics as lines, each a name and a number with four decimals."""
     width = max(map(len, metrics), default=0)
     return "\n".join(f"{name:<{width}}  {value:>9.4f}" for name, value in sorted(metrics.items()))
 

@@ -7,23 +7,10 @@ src/verl/utils/reward_score/re_search.py of Agent-RL/ReCall, branch re-search (M
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 _CHAT_MARKER = "<|im_start|>assistant\n"
 _BASE_MARKER = "Assistant:"
 _SPACED_BOX = "\\boxed "
-
-
-def compute_score(text: str, eos: str, f1_of: Callable[[str], float]) -> float:
-    """Return the score of a whole text: F1 of its prediction, 0.1 where that is 0, 0 without one.
-
-    Args:
-        text: prompt and response.
-        eos: the end-of-sequence string.
-        f1_of: the F1 of a prediction.
-    """
-    prediction, error = extract_prediction(text, eos)
-    return (f1_of(prediction) or 0.1) if error is None else 0.0
 
 
 def extract_prediction(text: str, eos: str) -> tuple[str, str | None]:

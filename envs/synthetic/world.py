@@ -101,7 +101,6 @@ class SyntheticWorld:
         self.num_people = num_people
         self.seed = seed
         self.alias_share = alias_share
-        self.relations = RELATIONS
         self.names = person_names(num_people)
         rng = random.Random(f"world {seed}")
         self.people = _deal(self.names, rng)

@@ -1,4 +1,4 @@
-"""Learning rules: an Algorithm is a small module that a YAML names by its class.
+"""Learning rules, which a YAML names by their class: from rewards and log-probs to a loss.
 
 Read first: base.py, then grpo.py
 May import: agents

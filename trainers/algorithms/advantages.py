@@ -1,4 +1,8 @@
-"""From rewards to advantages: of a rollout (B,), of its turns, or of its tokens (B, T)."""
+"""Formulas of advantages, of rollouts (B,), of their turns or of their tokens (B, T).
+
+Three rollouts of one question with the rewards 1, 0, 0 have the group advantages 1.15, -0.58 and
+-0.58: what they earned above the mean of 1/3, in units of the std of 0.58.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """What each rollout's group looks like; all (B,)."""
+    """Statistics of each rollout's group; all (B,)."""
 
     mean: Tensor
     std: Tensor  # unbiased, 0 in a group of one
     size: Tensor
-    constant: Tensor  # bool, every reward of the group is the same
+    constant: Tensor  # bool, all rewards of the group are equal
 
 
 def group_statistics(rewards: Tensor, groups: Tensor) -> GroupStatistics:
@@ -23,7 +27,7 @@ def group_statistics(rewards: Tensor, groups: Tensor) -> GroupStatistics:
 
     Args:
         rewards: (B,).
-        groups: (B,) any integers; equal means same group, wherever the rows stand.
+        groups: (B,) integers; rows with equal ones are a group, wherever they stand.
     """
     names, group = torch.unique(groups, return_inverse=True)
     zeros = rewards.new_zeros(len(names))
@@ -43,14 +47,14 @@ def group_advantages(
 
     The std is unbiased (divided by size - 1), as in the code of ReSearch
     (https://github.com/Agent-RL/ReCall); the rule is that of GRPO
-    (https://arxiv.org/abs/2402.03300, section 4.1.2). A group whose rewards are all the same gets
-    exactly 0, so that rounding of the mean is not blown up by the division.
+    (https://arxiv.org/abs/2402.03300, section 4.1.2). A group whose rewards are all equal gets
+    exactly 0: the mean may be off by rounding, which the division by epsilon would magnify.
 
     Args:
         rewards: (B,).
         groups: (B,) group ids.
         scale_by_std: False only subtracts the mean (https://arxiv.org/abs/2503.20783).
-        epsilon: keeps the division finite.
+        epsilon: keeps the result finite.
     """
     stats = group_statistics(rewards, groups)
     advantages = rewards - stats.mean
@@ -60,13 +64,13 @@ def group_advantages(
 
 
 def constant_group_fraction(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Return the share of groups whose rewards are all the same, a scalar: they teach nothing."""
+    """Return the share of groups whose rewards are all equal, a scalar; they teach nothing."""
     stats = group_statistics(rewards, groups)
     return (stats.constant / stats.size).sum() / (1 / stats.size).sum()
 
 
 def leave_one_out_advantages(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Return each reward less the mean of the others in its group, (B,); 0 in a group of one.
+    """Return each reward minus the mean of the others in its group, (B,); 0 in a group of one.
 
     The RLOO baseline, https://arxiv.org/abs/2402.14740. It is
     ``size / (size - 1) * (r - mean)``.
@@ -84,18 +88,18 @@ def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Return ``(x - mean) / (std + epsilon)`` over all masked tokens of all ranks, 0 elsewhere.
 
     The normalisation of the whole batch in https://arxiv.org/abs/2501.03262. The std is unbiased.
-    Values that are all the same become 0. In a data-parallel run every rank must call it.
+    Values that are all equal become 0. In a data-parallel run every rank must call it.
 
     Args:
         values: (B, T).
         mask: (B, T) bool.
-        epsilon: keeps the division finite.
+        epsilon: keeps the result finite.
     """
     kept = values.masked_fill(~mask, 0.0).double()
     count, total = _over_ranks(torch.stack([mask.sum().double(), kept.sum()]))
     centred = (kept - total / count.clamp(min=1)).masked_fill(~mask, 0.0)
     variance = _over_ranks(centred.square().sum()) / (count - 1).clamp(min=1)
-    # a difference that is only rounding is none, and must not be blown up by the division
+    # differences as small as rounding count as none, for the division would magnify them
     rounding = (1e-6 * kept.abs().amax()).square()
     return torch.where(variance <= rounding, 0.0, centred / (variance.sqrt() + epsilon)).to(values)
 
@@ -108,7 +112,7 @@ def _over_ranks(value: Tensor) -> Tensor:
 
 
 def last_tokens(turns: Tensor) -> Tensor:
-    """Return where each turn ends, (B, T) bool.
+    """Return the last token of each turn, (B, T) bool.
 
     Args:
         turns: (B, T) the turn of each loss token, -1 elsewhere.
@@ -118,12 +122,14 @@ def last_tokens(turns: Tensor) -> Tensor:
 
 
 def token_rewards(rewards: Tensor, turns: Tensor, turn_rewards: Tensor | None = None) -> Tensor:
-    """Return what each token is paid (B, T): turns at their ends, the rollout at its last token.
+    """Return the reward of each token, (B, T).
+
+    The reward of a turn is given to its last token, that of a rollout to the last token of all.
 
     Args:
         rewards: (B,) of the rollouts.
         turns: (B, T) the turn of each loss token, -1 elsewhere.
-        turn_rewards: (B, T) the reward of a turn on all its tokens; None is none.
+        turn_rewards: (B, T) the reward of a turn on all its tokens; None if turns have none.
     """
     ends = last_tokens(turns)
     last = ends & (ends.flip(1).cumsum(1).flip(1) == 1)
@@ -132,9 +138,9 @@ def token_rewards(rewards: Tensor, turns: Tensor, turn_rewards: Tensor | None = 
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
-    """Return the sum of the rewards from each loss token on, (B, T), 0 on other columns.
+    """Return the discounted sum of the rewards from each loss token on, (B, T), 0 elsewhere.
 
-    What stands between two turns takes no time: gamma counts the policy's own tokens.
+    Only the policy's own tokens count as steps: results between two turns are not discounted.
 
     Args:
         rewards: (B, T), 0 where the mask is False.
@@ -154,16 +160,16 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and the critic's targets, both (B, T), 0 on other columns.
 
-    Generalized advantage estimation, https://arxiv.org/abs/1506.02438, over
-    the policy's own tokens alone: the step behind the last token of a turn is the first token of
-    the next one, and what the environment wrote in between is neither valued nor discounted.
+    Generalized advantage estimation, https://arxiv.org/abs/1506.02438, over the policy's own
+    tokens only: the last token of a turn is followed by the first token of the next turn. What the
+    environment wrote in between has no value and is not discounted.
 
     Args:
         rewards: (B, T), 0 where the mask is False.
         values: (B, T) the value before each token.
         mask: (B, T) bool.
         gamma: discount of a token.
-        gae_lambda: 1 is the return less the value, 0 the one-step error.
+        gae_lambda: 1 gives the return minus the value, 0 the one-step error.
     """
     advantage, value = (values.new_zeros(len(values)) for _ in range(2))
     advantages = torch.zeros_like(values)
@@ -184,17 +190,16 @@ def group_turn_rewards(
     *,
     scale_by_std: bool = True,
 ) -> Tensor:
-    """Return turn rewards less the mean of all turns of the group, over their std, (B, T).
+    """Return turn rewards minus the mean of all turns of the group, divided by their std, (B, T).
 
-    Every turn counts once, however many tokens it has:
-    https://arxiv.org/abs/2510.14967.
+    Every turn counts once, however many tokens it has: https://arxiv.org/abs/2510.14967.
 
     Args:
         turn_rewards: (B, T) the reward of a turn on all its tokens.
         turns: (B, T) the turn of each loss token, -1 elsewhere.
         groups: (B,) group ids.
-        valued: (B, T) bool, the tokens of turns that have a reward; the others are no part of mean
-            and std, and get 0. None is all.
+        valued: (B, T) bool, the tokens of turns that have a reward. The other turns are left out
+            of mean and std, and get 0. None means that all have one.
         scale_by_std: False only subtracts the mean.
     """
     compared = last_tokens(turns)
@@ -221,7 +226,7 @@ def turn_returns(turn_rewards: Tensor, turns: Tensor, gamma: float) -> Tensor:
 
 
 def _spread(ends: Tensor, turns: Tensor) -> Tensor:
-    """Give all tokens of a turn what stands at its last one."""
+    """Copy the value at a turn's last token to all its tokens."""
     spread = torch.zeros_like(ends)
     running = ends.new_zeros(len(ends))
     last = last_tokens(turns)
@@ -232,7 +237,7 @@ def _spread(ends: Tensor, turns: Tensor) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
-    """Return DAPO's soft punishment of long responses, (B,), from 0 down to -1.
+    """Return DAPO's soft penalty on long responses, (B,), from 0 down to -1.
 
     0 up to ``max_tokens - soft_tokens``, then linear, -1 at ``max_tokens`` and beyond: equation 13
     of https://arxiv.org/abs/2503.14476.
@@ -240,6 +245,6 @@ def overlong_penalty(lengths: Tensor, max_tokens: int, soft_tokens: int) -> Tens
     Args:
         lengths: (B,) tokens of the responses, results included.
         max_tokens: the token budget of a rollout.
-        soft_tokens: how many tokens before it the punishment begins.
+        soft_tokens: how many tokens before the budget the penalty begins.
     """
     return ((max_tokens - soft_tokens - lengths) / soft_tokens).clamp(-1.0, 0.0)

@@ -1,4 +1,8 @@
-"""What travels inside the trainer: B rollouts as padded tensors of L tokens; T = L - 1."""
+"""A batch of B rollouts as tensors, padded to L tokens; T = L - 1.
+
+The prompt ``[5, 6]`` with the response ``[7, 8]`` is the row ``input_ids = [5, 6, 7, 8]`` with
+``loss_mask = [False, True, True]``: column t of a (B, T) tensor is about token t + 1.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,18 @@ from research_rl.agents import Rollout
 
 
 def mean_of_one_rank(value: Tensor) -> Tensor:
-    """Return the value: the mean over the ranks of a single process."""
+    """Return the value, which is the mean over the ranks if there is one rank."""
     return value
 
 
 @dataclass
 class Batch:
-    """Rollouts, right-padded; column t of a (B, T) tensor speaks about ``input_ids[:, t + 1]``.
+    """Rollouts, right-padded; column t of a (B, T) tensor is about ``input_ids[:, t + 1]``.
 
-    What is set after construction: ``old_logprobs`` where a batch is used for several updates,
-    ``ref_logprobs`` and ``values`` where the algorithm needs them, ``turn_rewards`` and
-    ``turn_valued`` where turns have a credit of their own, ``advantages`` once per batch,
-    ``weights``, ``num_tokens`` and ``num_rows`` once per minibatch.
+    Set after construction: ``old_logprobs`` if a batch is used for several updates,
+    ``ref_logprobs`` and ``values`` if the algorithm needs them, ``turn_rewards`` and
+    ``turn_valued`` if turns have rewards of their own, ``advantages`` once for each batch,
+    ``weights``, ``num_tokens`` and ``num_rows`` once for each minibatch.
     """
 
     input_ids: Tensor  # (B, L) long
@@ -41,9 +45,9 @@ class Batch:
     values: Tensor | None = field(init=False, default=None)  # (B, T)
     returns: Tensor | None = field(init=False, default=None)  # (B, T)
     turn_rewards: Tensor | None = field(init=False, default=None)  # (B, T) on a turn's tokens
-    turn_valued: Tensor | None = field(init=False, default=None)  # (B, T) bool, those that have one
+    turn_valued: Tensor | None = field(init=False, default=None)  # (B, T) bool, True if it has one
     advantages: Tensor = field(init=False)  # (B, T)
-    weights: Tensor = field(init=False)  # (B, T) share of each token in the loss
+    weights: Tensor = field(init=False)  # (B, T) of each token in the loss
     num_tokens: Tensor = field(init=False)  # () loss tokens of an optimizer step, mean over ranks
     num_rows: Tensor = field(init=False)  # () rollouts of an optimizer step, mean over ranks
 
@@ -59,8 +63,8 @@ class Batch:
 
         Args:
             rollouts: at least one.
-            pad_id: fills up the rows.
-            mask_truncated: give rollouts that ran out of tokens an empty loss mask.
+            pad_id: the token that pads.
+            mask_truncated: leave rollouts that ran out of tokens without loss tokens.
 
         Raises:
             ValueError: there is no rollout.
@@ -91,11 +95,11 @@ class Batch:
         """Give every loss token the reward of its turn.
 
         Args:
-            rewards: one number for each turn of each rollout, None where a turn is not valued;
-                turns without tokens are skipped.
+            rewards: one number for each turn of each rollout, None for a turn without a reward;
+                numbers of turns without loss tokens are ignored.
 
         Raises:
-            ValueError: a rollout has more turns than numbers, or a number is not one.
+            ValueError: a rollout has more turns than numbers, or a number is nan.
         """
         for number, given in enumerate(rewards):
             if any(value is not None and math.isnan(value) for value in given):
@@ -114,7 +118,7 @@ class Batch:
         self.turn_rewards = values.masked_fill(~self.turn_valued, 0.0)
 
     def leave_out(self, rows: Sequence[int]) -> None:
-        """Take rollouts out of the loss; their rewards still count for their groups."""
+        """Empty the loss masks of rollouts; their rewards still count in their groups."""
         if rows:
             self.loss_mask[list(rows)] = False
             self.turns = _turns(self.loss_mask)
@@ -125,18 +129,18 @@ class Batch:
         return len(self.input_ids)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
-        """Return some rows; the counts stay those of the whole optimizer step."""
+        """Return some rows; ``num_tokens`` and ``num_rows`` stay those of the optimizer step."""
         return self._map(lambda value: value[index] if value.ndim else value)
 
     def blank(self) -> Batch:
-        """Return one row without loss tokens: what a rank runs that is done before the others."""
+        """Return one row without loss tokens, for a rank that has fewer portions than others."""
         row = self[:1]
         row.loss_mask, row.turns = torch.zeros_like(row.loss_mask), torch.full_like(row.turns, -1)
         row.weights, row.advantages = torch.zeros_like(row.weights), torch.zeros_like(row.weights)
         return row
 
     def tokens(self, rows: Tensor, columns: Tensor) -> Batch:
-        """Return some tokens as rows of their own, with one column each.
+        """Return single tokens as rows of one column.
 
         Args:
             rows: (N,).
@@ -158,11 +162,12 @@ class Batch:
         return self._map(lambda value: value.to(device))
 
     def count(self, mean: Callable[[Tensor], Tensor] = mean_of_one_rank) -> None:
-        """Count loss tokens and rows: what the loss of this optimizer step is divided by.
+        """Count the loss tokens and rows of an optimizer step, by which its loss is divided.
 
         Args:
-            mean: the mean of a scalar over the ranks. Data-parallel training averages gradients,
-                so a sum over every rank's tokens divided by this mean is the global token mean.
+            mean: returns the mean of a scalar over the ranks. It must be the mean, not the sum:
+                data-parallel training averages the ranks' gradients, so dividing each rank's sum
+                by the mean count gives the mean over all tokens.
         """
         self.num_tokens = mean(self.loss_mask.sum().float()).clamp(min=1)
         self.num_rows = mean(self.rewards.new_tensor(float(len(self))))
@@ -173,7 +178,7 @@ class Batch:
         return self.attention_mask.sum(1)
 
     def trim(self) -> Batch:
-        """Return the batch without the columns in which every row is padding."""
+        """Return the batch without the columns that are padding in every row."""
         length = int(self.lengths.max())
         total = self.input_ids.shape[1]
 
@@ -184,12 +189,18 @@ class Batch:
 
         return self._map(cut)
 
-    def minibatches(self, number: int, seed: int | None = None) -> Iterator[Batch]:
-        """Deal the rows into equal parts, one for each optimizer step.
+    def minibatches(
+        self,
+        number: int,
+        seed: int | None = None,
+        mean: Callable[[Tensor], Tensor] = mean_of_one_rank,
+    ) -> Iterator[Batch]:
+        """Divide the rows into equal parts, one for each optimizer step, and count each.
 
         Args:
-            number: how many; sizes differ by at most one row.
-            seed: shuffle the rows first; None keeps their order.
+            number: of parts; sizes differ by at most one row.
+            seed: shuffles the rows first; None keeps their order.
+            mean: see ``count``.
 
         Raises:
             ValueError: there are fewer rows than parts.
@@ -203,30 +214,9 @@ class Batch:
         if seed is not None:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for index in order.tensor_split(number):
-            yield self[index.to(self.input_ids.device)]
-
-    def micro_batches(self, rows: int | None, tokens: int | None = None) -> list[Tensor]:
-        """Return row indices that fit in memory together when padded, longest rollouts first.
-
-        Args:
-            rows: at most this many rollouts; None is no limit.
-            tokens: at most this many tokens, padding included; a rollout that is longer stands
-                alone. None is no limit.
-        """
-        lengths = self.lengths.tolist()
-        limit = len(self) if rows is None else rows
-        parts: list[list[int]] = []
-        width = 0
-        for row in sorted(range(len(self)), key=lambda row: (-lengths[row], row)):
-            full = bool(parts) and (
-                len(parts[-1]) >= limit
-                or (tokens is not None and (len(parts[-1]) + 1) * width > tokens)
-            )
-            if full or not parts:
-                parts.append([])
-                width = lengths[row]
-            parts[-1].append(row)
-        return [torch.tensor(part, device=self.input_ids.device) for part in parts]
+            part = self[index.to(self.input_ids.device)]
+            part.count(mean)
+            yield part
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         other = object.__new__(Batch)
@@ -238,7 +228,7 @@ class Batch:
 
 
 def _turns(mask: Tensor) -> Tensor:
-    """Number each row's runs of True from 0, and put -1 between them."""
+    """Number each row's runs of True from 0; -1 elsewhere."""
     begins = mask.clone()
     begins[:, 1:] &= ~mask[:, :-1]
     return (begins.cumsum(1) - 1).masked_fill(~mask, -1)

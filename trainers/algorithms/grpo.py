@@ -1,4 +1,7 @@
-"""GRPO as ReSearch uses it, and the rules that change one formula of it."""
+"""GRPO as ReSearch uses it, and the rules that change one formula of it.
+
+DAPO changes the clip and the reward, Dr. GRPO the advantage, GSPO the ratio.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class GRPO(PolicyGradient):
         kl_estimator: k1, k2, k3 or abs.
         entropy_coef: weight of the entropy bonus.
         scale_by_std: divide advantages by the standard deviation of their group's rewards.
-        aggregation: token-mean, sequence-mean (as in the GRPO paper), sequence-sum, fixed-length.
+        aggregation: token-mean, sequence-mean (as in the GRPO paper), sequence-sum or
+            fixed-length.
         fixed_length: tokens a rollout counts as under fixed-length; usually the token budget.
         options: those of PolicyGradient.
     """
@@ -68,7 +72,7 @@ class GRPO(PolicyGradient):
         """Return the group advantages, (B,).
 
         Raises:
-            ValueError: every rollout is alone in its group, so that nothing could be learned.
+            ValueError: every rollout is alone in its group, so there is nothing to compare.
         """
         check_groups(batch)
         rewards = self.rewards(batch)
@@ -78,9 +82,9 @@ class GRPO(PolicyGradient):
 class DrGRPO(GRPO):
     """GRPO done right (https://arxiv.org/abs/2503.20783): without its two biases.
 
-    ``A = r - mean of the group``, not divided by the std, which favours questions that are too
-    easy or too hard; each token weighs ``1 / (rows * fixed_length)``, so that a long wrong rollout
-    is not punished less.
+    ``A = r - mean of the group``. It is not divided by the std, because that favours questions
+    that are too easy or too hard. Each token weighs ``1 / (rows * fixed_length)``, so that the
+    tokens of a long wrong rollout do not count less than those of a short one.
 
     Args:
         fixed_length: the token budget of a rollout.
@@ -101,15 +105,15 @@ class DrGRPO(GRPO):
 class DAPO(GRPO):
     """Decoupled clip and dynamic sampling (https://arxiv.org/abs/2503.14476).
 
-    GRPO with a higher upper clip, the token mean, no KL and a soft punishment of long responses.
-    Its dynamic sampling is ``model.updates.resample_rounds``, its filter of overlong rollouts
-    ``model.updates.mask_truncated``.
+    GRPO with a higher upper clip, the token mean, no KL and a soft penalty on long responses. The
+    paper's dynamic sampling is ``model.updates.resample_rounds``, its filter of overlong rollouts
+    is ``model.updates.mask_truncated``.
 
     Args:
         clip_low: how far below 1 the importance ratio may fall before it is clipped.
         clip_high: how far above 1.
-        max_tokens: the token budget of a rollout, results included; None punishes no length.
-        soft_tokens: how many tokens before it the reward begins to fall, to -1 at max_tokens.
+        max_tokens: the token budget of a rollout, results included; None is no penalty.
+        soft_tokens: how many tokens before max_tokens the penalty begins; it is 1 at max_tokens.
         kl_coef: weight of the KL to the reference; the paper uses none.
         options: those of GRPO.
     """
@@ -131,11 +135,12 @@ class DAPO(GRPO):
         self.max_tokens, self.soft_tokens = max_tokens, soft_tokens
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Return each rollout's reward (B,), less what its length costs."""
+        """Return each rollout's reward (B,), minus the penalty on its length."""
         rewards = super().rewards(batch)
         if self.max_tokens is None:
             return rewards
-        prompt = batch.loss_mask.int().argmax(1) + 1  # a response begins with the policy's own
+        # the policy writes first, so a response begins at the first loss token
+        prompt = batch.loss_mask.int().argmax(1) + 1
         lengths = (batch.lengths - prompt) * batch.loss_mask.any(1)
         return rewards + overlong_penalty(lengths, self.max_tokens, self.soft_tokens)
 
@@ -143,8 +148,9 @@ class DAPO(GRPO):
 class GSPO(GRPO):
     """Group Sequence Policy Optimization (https://arxiv.org/abs/2507.18071).
 
-    The ratio of a rollout is ``exp(mean of its tokens' log-ratios)``, clipped as a whole; clips are
-    some hundred times narrower than those of token ratios. With one update a batch it is GRPO.
+    The ratio of a rollout is ``exp(mean of its tokens' log-ratios)`` and is clipped as a whole.
+    Its clips are some hundred times narrower than those of token ratios. With one update for each
+    batch it is GRPO.
 
     Args:
         clip_low: how far below 1 the rollout's ratio may fall before it is clipped.
@@ -179,12 +185,12 @@ class GSPO(GRPO):
 class CISPO(GRPO):
     """Clipped importance-sampling weights (https://arxiv.org/abs/2506.13585), of MiniMax-M1.
 
-    REINFORCE with ``sg[clip(ratio)]`` as a weight: a clipped token keeps its gradient, so rare but
-    decisive tokens are not silenced.
+    REINFORCE with ``sg[clip(ratio)]`` as a weight. A clipped token keeps its gradient, so that rare
+    but decisive tokens are still learned.
 
     Args:
-        clip_low: 1, no lower bound, as in the paper.
-        clip_high: how far above 1 the weight may rise; 4 is the cap of 5 of ScaleRL
+        clip_low: how far below 1 the weight may fall; 1 is no bound, as in the paper.
+        clip_high: how far above 1 the weight may rise; 4 is a largest weight of 5, as in ScaleRL
             (https://arxiv.org/abs/2510.13786).
         kl_coef: weight of the KL to the reference; the paper uses none.
         options: those of GRPO.
@@ -211,8 +217,8 @@ class CISPO(GRPO):
 class GMPO(GRPO):
     """Geometric-Mean Policy Optimization (https://arxiv.org/abs/2507.20673).
 
-    The geometric mean of a rollout's token ratios in place of their arithmetic mean, less moved by
-    outliers, which allows a wider clip; each token's log-ratio is clipped.
+    The geometric mean of a rollout's token ratios in place of their arithmetic mean. It is moved
+    less by outliers, which allows a wider clip. Each token's log-ratio is clipped.
 
     Args:
         clip_low: how far below 0 the log-ratio of a token may fall.
@@ -252,10 +258,10 @@ class SAPO(GRPO):
     larger tau where the advantage is not positive.
 
     Args:
-        tau_positive: how fast the gate fades where the advantage is positive.
-        tau_negative: the same where it is not.
+        tau_positive: how fast the slope goes to 0 if the advantage is positive.
+        tau_negative: the same if it is not.
         kl_coef: weight of the KL to the reference; the paper uses none.
-        options: those of GRPO; the clips are not used.
+        options: those of GRPO; the clips have no effect.
     """
 
     separable = True

@@ -1,4 +1,8 @@
-"""The formulas of the policy loss, one function each; per-token tensors are (B, T)."""
+"""Formulas of the policy loss, one function each; per-token tensors are (B, T).
+
+They are pure functions of tensors, so that each can be tested against the equation of its paper.
+``sg[x]`` below is x without a gradient.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
     """Estimate KL(policy || reference) at each token, (B, T).
 
     With d = ref - logp: k1 = -d; k2 = d^2 / 2; k3 = exp(d) - d - 1, never negative, cut to
-    [-10, 10]; abs = |d|. Source: http://joschu.net/blog/kl-approx.html. Of k1, k2 and k3 only the
-    gradient of k2 is, on samples of the policy itself, that of the KL; k1's is 0 in the mean.
+    [-10, 10]; abs = |d|. Source: http://joschu.net/blog/kl-approx.html. On samples of the policy
+    itself only k2 has the gradient of the KL; the gradient of k1 is 0 in the mean.
 
     Args:
         logprobs: (B, T) under the policy, with gradient.
@@ -34,7 +38,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
         return log_ratio.abs()
     if estimator == "k2":
         return 0.5 * log_ratio.square()
-    # beyond 2 * KL_LIMIT the result is cut anyway, and an overflow would make its gradient NaN
+    # beyond 2 * KL_LIMIT the result is cut anyway; an overflow of exp would make the gradient NaN
     log_ratio = log_ratio.clamp(-2 * KL_LIMIT, 2 * KL_LIMIT)
     return (log_ratio.exp() - log_ratio - 1).clamp(-KL_LIMIT, KL_LIMIT)
 
@@ -42,14 +46,14 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
 def clipped_surrogate(
     log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Return PPO's loss and where the clip took the gradient away, both (B, T).
+    """Return PPO's loss and where the clip removed the gradient, both (B, T).
 
     The loss is ``-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)``, equation 7 of
     https://arxiv.org/abs/1707.06347; with clip_high above clip_low it is "clip-higher" of
     https://arxiv.org/abs/2503.14476.
 
     Args:
-        log_ratio: (B, T) log-probs under the policy minus those under the sampling policy.
+        log_ratio: (B, T) log-probs of the policy minus those before the update.
         advantages: (B, T).
         clip_low: how far below 1 the ratio may fall.
         clip_high: how far above 1 the ratio may rise.
@@ -61,15 +65,15 @@ def clipped_surrogate(
 
 
 def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean log-ratio of each row as the value of all its tokens, (B, T).
+    """Return the mean log-ratio of each row, repeated on its tokens, (B, T).
 
-    Its gradient is each token's own, ``sg[mean] + x - sg[x]``, which under sequence-mean adds up to
-    the gradient of the mean: GSPO-token of
+    The value at each token is ``sg[mean] + x - sg[x]``: the mean, with the gradient of the token's
+    own x. Under sequence-mean these gradients add up to that of the mean. It is GSPO-token of
     https://arxiv.org/abs/2507.18071.
 
     Args:
         log_ratio: (B, T).
-        mask: (B, T) bool, the loss tokens; the others may hold anything.
+        mask: (B, T) bool, the loss tokens; other columns may hold anything.
     """
     own = log_ratio.masked_fill(~mask, 0.0)
     mean = own.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -79,16 +83,16 @@ def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
 def cispo_surrogate(
     logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """Return ``-sg[clip(ratio, 1 - clip_low, 1 + clip_high)] * A * logp`` and the clipped, (B, T).
+    """Return CISPO's loss and which tokens were clipped, both (B, T).
 
-    The clip bounds a weight and takes no token's gradient away:
-    https://arxiv.org/abs/2506.13585.
+    The loss is ``-sg[clip(ratio, 1 - clip_low, 1 + clip_high)] * A * logp``: the clip bounds the
+    weight of a token and keeps its gradient, https://arxiv.org/abs/2506.13585.
 
     Args:
         logprobs: (B, T) with gradient.
         log_ratio: (B, T), see :func:`clipped_surrogate`.
         advantages: (B, T).
-        clip_low: 1 is no lower bound.
+        clip_low: how far below 1 the weight may fall; 1 is no bound.
         clip_high: how far above 1 the weight may rise.
     """
     ratio = log_ratio.detach().exp()
@@ -101,9 +105,9 @@ def geometric_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """Return ``-A * geometric mean of the clipped ratios`` and where they are clipped, (B, T).
 
-    The log-ratio of each token is cut to [-clip_low, clip_high] on the side on which the clip of
-    PPO would cut, then the row's mean is its exponent:
-    https://arxiv.org/abs/2507.20673 (its clip of (e^-0.4, e^0.4) is 0.4 and 0.4 here).
+    Each token's log-ratio is cut to [-clip_low, clip_high], but only on the side on which PPO's
+    clip would cut. The geometric mean is the exponential of the row's mean. Source:
+    https://arxiv.org/abs/2507.20673, whose clip of (e^-0.4, e^0.4) is 0.4 and 0.4 here.
 
     Args:
         log_ratio: (B, T), see :func:`clipped_surrogate`.
@@ -124,21 +128,21 @@ def soft_gate_surrogate(
 ) -> Tensor:
     """Return ``-A * 4 / tau * sigmoid(tau * (ratio - 1))``, (B, T).
 
-    The soft gate of https://arxiv.org/abs/2511.20347: a slope that is that of the ratio at 1
-    and fades on both sides, in place of a clip.
+    The soft gate of https://arxiv.org/abs/2511.20347, in place of a clip: at a ratio of 1 its slope
+    is that of the ratio itself, and on both sides it goes to 0.
 
     Args:
         log_ratio: (B, T), see :func:`clipped_surrogate`.
         advantages: (B, T).
-        tau_positive: how fast it fades where the advantage is positive.
-        tau_negative: the same where it is not; larger, as such updates are less stable.
+        tau_positive: how fast the slope goes to 0 if the advantage is positive.
+        tau_negative: the same if it is not; larger, because such updates are less stable.
     """
     tau = torch.where(advantages > 0, tau_positive, tau_negative)
     return -advantages * torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """Return the critic's loss (B, T): half the squared error, the larger of clipped and plain.
+    """Return the critic's loss (B, T), half the squared error.
 
     ``max((V - R)^2, (V_old + clip(V - V_old, -clip, clip) - R)^2) / 2``, as in OpenAI Baselines;
     see https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/, detail 9.
@@ -147,7 +151,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float 
         values: (B, T) with gradient.
         old_values: (B, T) before the update.
         returns: (B, T).
-        clip: how far an update may move a value; None is anywhere.
+        clip: how far an update may move a value; None is no limit.
     """
     plain = (values - returns).square()
     if clip is None:
@@ -159,13 +163,14 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float 
 def mismatch_weights(
     log_ratio: Tensor, kind: CorrectionKind, low: float, high: float
 ) -> tuple[Tensor, Tensor]:
-    """Return what makes up for a sampler that is not the learner, and where it was cut, (B, T).
+    """Return importance weights of learner over sampler, and where they were cut, both (B, T).
 
-    "truncate": min(ratio, high), https://openreview.net/forum?id=xsonlP8DRV; "mask": the ratio
-    where it lies in [low, high], else 0, IcePop of https://arxiv.org/abs/2510.18855.
+    They correct for an engine whose probabilities differ a little from the learner's. "truncate"
+    is min(ratio, high), https://openreview.net/forum?id=xsonlP8DRV; "mask" is the ratio if it lies
+    in [low, high], else 0, IcePop of https://arxiv.org/abs/2510.18855.
 
     Args:
-        log_ratio: (B, T) log-probs under the learner before its update minus the sampler's.
+        log_ratio: (B, T) log-probs of the learner before its update minus the sampler's.
         kind: truncate or mask.
         low: smallest ratio that a mask keeps.
         high: largest ratio.
@@ -184,10 +189,10 @@ def token_weights(
     num_rows: Tensor,
     length: int | None = None,
 ) -> Tensor:
-    """Return each token's share in the loss, (B, T), 0 where the mask is False.
+    """Return each token's weight in the loss, (B, T), 0 where the mask is False.
 
-    The loss is ``(per_token * weights).sum()``. A sum splits over micro-batches and ranks, so
-    neither can change the gradient.
+    The loss is ``(per_token * weights).sum()``. A sum can be split over portions and ranks, so
+    neither changes the gradient.
 
     Args:
         mask: (B, T) bool, the tokens that the policy wrote.

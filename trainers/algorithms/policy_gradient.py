@@ -1,4 +1,7 @@
-"""What the rules have in common: surrogate, correction, KL and entropy, weighted and summed."""
+"""The loss that most rules share: surrogate, correction, KL and entropy, weighted and summed.
+
+A rule such as GRPO is then a formula of advantages; GSPO replaces the surrogate as well.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,13 @@ KLPlace = Literal["loss", "reward"]
 
 @dataclass(frozen=True)
 class AdaptiveKL:
-    """Steers kl_coef so that the KL stays near a target (https://arxiv.org/abs/1909.08593, 2.2).
+    """Changes kl_coef so that the KL stays near a target (https://arxiv.org/abs/1909.08593, 2.2).
 
     After each optimizer step ``coef *= 1 + gain * clip(kl / target - 1, -0.2, 0.2)``.
 
     Args:
-        target: nats a token.
-        gain: how fast the coefficient follows.
+        target: nats per token.
+        gain: how fast the coefficient changes.
     """
 
     target: float
@@ -56,9 +59,10 @@ class AdaptiveKL:
 
 @dataclass(frozen=True)
 class Correction:
-    """Weighs each token's loss by what the learner and the sampler think differently of it.
+    """Weighs each token's loss by its probability under the learner over that under the sampler.
 
-    Needed where another engine or precision samples; see losses.mismatch_weights.
+    Needed if another engine or precision samples, or weights of an earlier iteration; see
+    losses.mismatch_weights.
 
     Args:
         kind: truncate (TIS: at most ``high``) or mask (IcePop: 0 outside [low, high]).
@@ -80,22 +84,22 @@ class Correction:
 
 
 class PolicyGradient(Algorithm):
-    """PPO's clipped surrogate with a KL to the reference; a subclass says what an advantage is.
+    """PPO's clipped surrogate with a KL to the reference; a subclass defines the advantages.
 
     The loss of a token is ``-min(ratio * A, clip(ratio) * A) * correction + kl_coef * KL -
-    entropy_coef * entropy``, and ``aggregation`` weighs the tokens.
+    entropy_coef * entropy``; ``aggregation`` decides the weights of the tokens.
 
     Args:
         clip_low: how far below 1 the importance ratio may fall before it is clipped.
         clip_high: how far above 1; None is the same as clip_low.
         kl_coef: weight of the KL to the reference; 0 needs no reference.
         kl_estimator: k1, k2, k3 or abs.
-        kl_in: add the KL to the loss, or take it off the reward.
-        kl_control: adapts kl_coef to a target; None keeps it.
+        kl_in: add the KL to the loss, or subtract it from the reward.
+        kl_control: adapts kl_coef to a target KL; None keeps it fixed.
         entropy_coef: weight of the entropy bonus.
         aggregation: token-mean, sequence-mean, sequence-sum or fixed-length.
         fixed_length: tokens a rollout counts as under fixed-length; usually the token budget.
-        correction: makes up for a sampler that is not quite the learner; None does not.
+        correction: importance weights for a sampler that differs from the learner; None uses none.
     """
 
     needs_old_logprobs = True
@@ -137,17 +141,18 @@ class PolicyGradient(Algorithm):
         self.correction = correction
         self.needs_reference = kl_coef > 0
         self.entropy_gradient = entropy_coef > 0
+        # what kl_control has multiplied kl_coef by; a buffer, so that a resumed run goes on with it
         self.kl_scale: Tensor | float = 1.0
         if kl_control is not None:
             del self.kl_scale
             self.register_buffer("kl_scale", torch.ones(()))
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Return each rollout's reward (B,), less its tokens' KL where kl_in is reward."""
+        """Return each rollout's reward (B,), minus its tokens' KL if kl_in is reward."""
         return batch.rewards - self.kl_penalty(batch).sum(1)
 
     def kl_penalty(self, batch: Batch) -> Tensor:
-        """Return what the KL takes off each token's reward, (B, T); 0 where kl_in is loss."""
+        """Return what is subtracted from each token's reward for its KL, (B, T); 0 in the loss."""
         if self.kl_in == "loss" or batch.ref_logprobs is None:
             return torch.zeros_like(batch.sampled_logprobs)
         own = batch.sampled_logprobs if batch.old_logprobs is None else batch.old_logprobs
@@ -155,13 +160,13 @@ class PolicyGradient(Algorithm):
         return self.kl_coef * self.kl_scale * kl.masked_fill(~batch.loss_mask, 0.0)
 
     def weights(self, batch: Batch) -> Tensor:
-        """Return each token's share (B, T) under the chosen aggregation."""
+        """Return each token's weight (B, T) under the chosen aggregation."""
         return token_weights(
             batch.loss_mask, self.aggregation, batch.num_tokens, batch.num_rows, self.fixed_length
         )
 
     def active(self, batch: Batch) -> Tensor:
-        """Return the rows (B,) with an advantage, or all where the loss holds KL or entropy."""
+        """Return which rows (B,) have an advantage; all if the loss contains KL or entropy."""
         if (self.kl_coef and self.kl_in == "loss") or self.entropy_coef:
             return super().active(batch)
         return ((batch.advantages != 0) & batch.loss_mask).any(1)
@@ -173,17 +178,18 @@ class PolicyGradient(Algorithm):
 
         Args:
             logprobs: (B, T) with gradient.
-            log_ratio: (B, T) the same less the log-probs before the update.
-            batch: a micro-batch with advantages.
+            log_ratio: (B, T) the same minus the log-probs before the update.
+            batch: a portion of a minibatch, with advantages.
         """
         return clipped_surrogate(log_ratio, batch.advantages, self.clip_low, self.clip_high)
 
     def loss(self, out: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return surrogate * correction + kl_coef * KL - entropy_coef * entropy, summed.
 
-        Metrics, means over the loss: entropy (nats a token), kl and kl_coef (where there is a
-        reference), clip_frac and corrected (the share of tokens whose correction was cut).
+        Metrics: entropy (nats per token), kl and kl_coef (with a reference), clip_frac (share of
+        clipped tokens) and corrected (share of tokens whose correction was cut).
         """
+        # with a single update the policy has not moved: the ratio is 1 and has a gradient
         old = out.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         per_token, clipped = self.surrogate(out.logprobs, out.logprobs - old, batch)
         metrics: dict[str, Tensor] = {}
@@ -210,18 +216,18 @@ class PolicyGradient(Algorithm):
         return weighted_sum(per_token, batch), metrics
 
     def after_update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Adapt the weight of the KL, where it is not fixed."""
-        # no rollout may have a token to learn from, and then there is no mean
+        """Adapt the weight of the KL if there is a kl_control."""
+        # the KL is nan if no rollout of the step had a token to learn from
         if self.kl_control is not None and "kl" in metrics and bool(metrics["kl"].isfinite()):
             error = (metrics["kl"] / self.kl_control.target - 1).clamp(-0.2, 0.2)
             self.kl_scale *= 1 + self.kl_control.gain * error
 
 
 def check_groups(batch: Batch) -> None:
-    """Refuse rollouts that are all alone in their groups.
+    """Check that there is a group of more than one rollout.
 
     Raises:
-        ValueError: they are, so that nothing could be learned from comparing them.
+        ValueError: every rollout is alone in its group, so there is nothing to compare.
     """
     if bool((group_statistics(batch.rewards, batch.groups).size == 1).all()):
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Proximal Policy Optimization with a critic on the policy's own hidden states."""
+"""Proximal Policy Optimization with a critic on the policy's own hidden states.
+
+The critic is one linear layer, so PPO costs hardly more memory than GRPO.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,22 @@ if TYPE_CHECKING:
 class PPO(PolicyGradient):
     """PPO (https://arxiv.org/abs/1707.06347) with GAE (https://arxiv.org/abs/1506.02438).
 
-    The critic is a linear head on the last hidden states; it values the state before each of the
-    policy's tokens, and GAE steps over what the environment wrote. The rollout's reward is paid at
-    its last token, turn rewards at the end of their turn, the KL at each token. Advantages are
-    normalised over all tokens of the batch. A group size of 1 will do.
+    The critic is a linear head on the last hidden states. It values the state before each of the
+    policy's tokens; GAE skips what the environment wrote. The rollout's reward is given at its
+    last token, turn rewards at the end of their turn, the KL at each token. Advantages are
+    normalised over all tokens of the batch. A group size of 1 is enough.
 
     Args:
         gamma: discount of a token.
-        gae_lambda: 1 trusts the rewards, smaller values the critic.
+        gae_lambda: 1 relies on the rewards alone; the smaller, the more on the critic.
         value_coef: weight of the critic's loss.
-        value_clip: how far an update may move a value; None is anywhere.
-        value_scale: the head's output is multiplied by it, so that with Adam the critic moves as
-            many times faster than the policy's learning rate says.
+        value_clip: how far an update may move a value; None is no limit.
+        value_scale: factor of the head's output. With Adam, the critic then learns so many times
+            faster than the policy at the same learning rate.
         train_trunk: let the critic's loss change the policy's hidden states too.
-        critic_warmup: optimizer steps in which the critic alone learns.
+        critic_warmup: optimizer steps at the beginning in which only the critic learns.
         kl_coef: weight of the KL to the reference; 0 needs no reference.
-        kl_in: take the KL off each token's reward, or add it to the loss.
+        kl_in: subtract the KL from each token's reward, or add it to the loss.
         options: those of PolicyGradient.
     """
 
@@ -74,9 +77,9 @@ class PPO(PolicyGradient):
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
     def bind(self, policy: LMPolicy) -> None:
-        """Make the value head; every value begins at 0."""
+        """Make the value head; every value is 0 at first."""
         size: Any = getattr(policy.model.config, "hidden_size", None)
-        if size is None:  # a model of several parts; those without such a size are rare
+        if size is None:  # some models of several parts name no hidden size
             model: Any = policy.model
             size = model.get_output_embeddings().in_features
         self.head = nn.Linear(int(size), 1)
@@ -104,13 +107,13 @@ class PPO(PolicyGradient):
         return whiten(found, batch.loss_mask)
 
     def active(self, batch: Batch) -> Tensor:
-        """Return all rows (B,) with tokens of the policy; the critic learns from each."""
+        """Return which rows (B,) have loss tokens; the critic learns from all of them."""
         return batch.loss_mask.any(1)
 
     def loss(self, out: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the policy's loss + value_coef * the critic's, weighted and summed.
+        """Return the policy's loss plus value_coef times the critic's, weighted and summed.
 
-        Metrics, beside those of PolicyGradient: value_loss and value (the mean prediction).
+        Metrics besides those of PolicyGradient: value_loss, and value (the mean prediction).
         """
         assert batch.values is not None
         assert batch.returns is not None
@@ -123,6 +126,6 @@ class PPO(PolicyGradient):
         return policy_loss * learns + self.value_coef * weighted_sum(error, batch), metrics
 
     def after_update(self, metrics: Mapping[str, Tensor]) -> None:
-        """Count the updates, and adapt the weight of the KL where it is not fixed."""
+        """Count the updates, and adapt the weight of the KL if there is a kl_control."""
         super().after_update(metrics)
         self.num_updates += 1

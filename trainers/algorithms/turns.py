@@ -1,4 +1,8 @@
-"""Advantages of single turns: the outcome of the rollout and the credit of each search."""
+"""Advantages of single turns: the rollout's outcome plus the credit of each search.
+
+With InformationGain, of two searches in a right rollout the one that found the fact gets the larger
+advantage.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,20 @@ from research_rl.trainers.algorithms.grpo import GRPO
 
 
 class TurnGRPO(GRPO):
-    """GRPO whose turns differ: the outcome's advantage plus what ``model.credit`` gives each turn.
+    """GRPO plus a credit for each turn, which ``model.credit`` gives.
 
     For turn k of rollout i, ``A = A_i + turn_coef * sum over j >= k of turn_discount^(j - k) *
-    c_ij``, where ``A_i`` is the advantage of GRPO and ``c_ij`` the turn's credit, normalised over
-    all turns of the group that have one or taken as it is; a turn without adds 0. With
-    InformationGain this is the rule of IGPO (https://arxiv.org/abs/2510.14967), normalised as its
-    code does with ``info_gain_norm_mode: separate``, while the paper's formula normalises outcome
-    and gains as one; with StepGroups, ``turn_discount: 0`` and ``normalize_turns: false`` it is
+    c_ij``. ``A_i`` is the advantage of GRPO. ``c_ij`` is the credit of turn j, normalised over all
+    turns of the group that have one, or as it is; a turn without a credit adds 0.
+
+    With InformationGain this is the rule of IGPO (https://arxiv.org/abs/2510.14967), normalised as
+    in its code with ``info_gain_norm_mode: separate``; the paper's formula normalises outcome and
+    gains together. With StepGroups, ``turn_discount: 0`` and ``normalize_turns: false`` it is
     GiGPO (https://arxiv.org/abs/2505.10978).
 
     Args:
-        turn_coef: weight of the credits beside the outcome.
-        turn_discount: what a later turn's credit counts for a turn; 0 is its own alone.
+        turn_coef: weight of the credits.
+        turn_discount: factor of the credit of each later turn; 0 counts a turn's own credit only.
         normalize_turns: subtract the mean of all turns of the group that have a credit, and divide
             by their std.
         options: those of GRPO.

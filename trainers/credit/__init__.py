@@ -1,4 +1,4 @@
-"""Credit for single turns: what each search was worth.
+"""Credit for single turns: how much each search contributed to a rollout.
 
 Read first: turns.py
 May import: agents, envs
@@ -7,11 +7,12 @@ May import: agents, envs
 from __future__ import annotations
 
 from research_rl.trainers.credit.counterfactual import CounterfactualCredit
-from research_rl.trainers.credit.turns import Credit, InformationGain, StepGroups
+from research_rl.trainers.credit.turns import Credit, InformationGain, StepGroups, TurnRewards
 
 __all__ = [
     "CounterfactualCredit",
     "Credit",
     "InformationGain",
     "StepGroups",
+    "TurnRewards",
 ]

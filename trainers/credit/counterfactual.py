@@ -1,4 +1,7 @@
-"""Credit by counterfactual: a search is worth what its result did to the rest of the rollout."""
+"""Credit by counterfactual: how much the rest of a rollout depended on a search's result.
+
+If the policy would have written the same without the result, the search earns nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +18,26 @@ Instead = Literal["nothing", "another"]
 
 
 class CounterfactualCredit(Credit):
-    """What of a rollout's F1 is owed to each of its results.
+    """The part of a rollout's F1 that depended on each of its results.
 
     A turn that searched earns ``F1 * (1 - p(rest | other result) / p(rest | result))``, cut to
-    [0, F1], where rest is what the policy wrote afterwards: the probability of necessity of
-    https://doi.org/10.1017/CBO9780511803161 (chapter 9.2) with the policy's own probabilities.
-    0 is a result that nothing depended on, or a wrong answer; the turn that answers is not valued.
+    [0, F1], where rest is what the policy wrote afterwards. This is the probability of necessity
+    of https://doi.org/10.1017/CBO9780511803161 (chapter 9.2), with the policy's own
+    probabilities. The credit is 0 if nothing depended on the result, or if the answer is wrong.
+    The turn that answers has no credit.
 
-    Costs two forward passes over the rollout for each result, without a gradient; rollouts with
+    Costs two forward passes over the rollout for each result, without a gradient. Rollouts with
     an F1 of 0 cost nothing.
 
     Args:
-        instead: what stands in the result's place: nothing (the block without passages) or
-            another (a result of another question of the batch, the same one at every call).
-        target: rest is all of the policy's later turns, answer its last one alone. With answer,
+        instead: what replaces the result: nothing (the block without passages) or another (a
+            result of another question of the batch, the same one at every call).
+        target: rest is all later turns of the policy, answer its last turn only. With answer,
             a result that only led to the next query earns little.
         micro_batch_tokens: tokens of one forward pass, padding included.
 
     Raises:
-        ValueError: an unknown choice, or fewer than one token.
+        ValueError: an unknown choice, or micro_batch_tokens below 1.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class CounterfactualCredit(Credit):
         self.micro_batch_tokens = micro_batch_tokens
 
     def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
-        """Return what each turn is owed; see Credit."""
+        """Return the credit of each turn; see Credit."""
         paid = [r for r in rollouts if r.reward.f1 > 0 and r.results]
         blocks = [self._instead(rollout, rollouts) for rollout in paid]
         tokens = self.micro_batch_tokens
@@ -66,7 +70,7 @@ class CounterfactualCredit(Credit):
         return [_padded(owed.get(id(r), [0.0] * len(r.results)), len(r.turns)) for r in rollouts]
 
     def _instead(self, rollout: Rollout, rollouts: Sequence[Rollout]) -> list[str]:
-        """Return a block for each result; without another question's, the emptied one."""
+        """Return the block that replaces each result; without other questions, an empty one."""
         empty = [emptied(result) for result in rollout.results]
         if self.instead == "nothing":
             return empty
@@ -78,5 +82,5 @@ class CounterfactualCredit(Credit):
 
 
 def _padded(values: list[float], length: int) -> list[float | None]:
-    """Add None for turns that no result follows."""
+    """Add None for turns that are not followed by a result."""
     return [*values, *[None] * length][:length]

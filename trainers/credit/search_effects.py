@@ -1,9 +1,9 @@
-"""Which search mattered: a rollout is replayed with one result taken out or exchanged.
+"""Effects of single searches: a rollout is played again with one result removed or exchanged.
 
-Two measures, each for one result at a time. ``logprob_effects`` asks how much less likely the
-policy would have written what it wrote afterwards; it costs a forward pass for each result.
+Two measures, each for one result at a time. ``logprob_effects`` compares the probability of what
+the policy wrote afterwards, with and without the result; it costs a forward pass for each.
 ``reward_effect`` forks the environment there, samples new endings with and without the result and
-compares their rewards; it costs rollouts, and is the truth that the former approximates.
+compares their rewards; it costs rollouts, and is what the first measure approximates.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Target = Literal["rest", "answer"]
 
 @dataclass(frozen=True)
 class SearchEffect:
-    """What one result did to a rollout.
+    """The effect of one result on a rollout.
 
     Args:
         turn: number of the turn that searched.
-        query: what was retrieved, "" if nothing was.
-        logprob: nats by which the result makes what followed likelier.
-        reward: by how much the result raises the mean reward of new endings; None if not asked for.
+        query: of that search, "" if there was none.
+        logprob: increase of the log-prob of what followed, through the result, in nats.
+        reward: increase of the mean reward of new endings; None if none were sampled.
     """
 
     turn: int
@@ -44,7 +44,7 @@ class SearchEffect:
 
 
 def emptied(result: str) -> str:
-    """Return a result block without its passages; the note that the budget is used stays."""
+    """Return a result block without its passages; a note on the used-up budget is kept."""
     return render_result([], BUDGET_USED if BUDGET_USED in result else "")
 
 
@@ -55,16 +55,16 @@ def logprob_effects(
     target: Target = "rest",
     micro_batch_tokens: int = 16384,
 ) -> list[list[float]]:
-    """Return, for each rollout and each of its results, how many nats likelier what followed is.
+    """Return for each result of each rollout by how many nats it raised what followed.
 
-    ``log p(y | result) - log p(y | something else in its place)``, where y is what the policy wrote
-    later. Thoughts are part of it: with the thought given, a query only copies.
+    ``log p(y | result) - log p(y | block in its place)``, where y is what the policy wrote later.
+    Thoughts are part of y: a query alone is no evidence, because it copies the thought before it.
 
     Args:
         rollouts: with their tokens.
         policy: that wrote them; called without gradients, at temperature 1.
         instead: one block for each result; None is the same block without passages.
-        target: rest is all of the policy's later turns, answer its last turn alone.
+        target: rest is all later turns of the policy, answer its last turn only.
         micro_batch_tokens: tokens of one forward pass, padding included.
 
     Raises:
@@ -137,7 +137,7 @@ def _scores(texts: Seq[_Text], policy: LMPolicy, tokens: int) -> Iterator[float]
         real = (torch.arange(ids.shape[1]) < lengths[:, None]).to(policy.device)
         logprobs = policy(ids.to(policy.device), real, entropy=False).logprobs.cpu()
         for i, row in zip(part, logprobs, strict=True):
-            scored = torch.tensor(texts[i].scored[1:])  # column t speaks about token t + 1
+            scored = torch.tensor(texts[i].scored[1:])  # column t is about token t + 1
             found[i] = float(row[: len(scored)][scored].sum())
     return iter(found)
 
@@ -163,23 +163,23 @@ def reward_effect(
     seeds: Seq[int],
     instead: Seq[Passage] = (),
 ) -> float:
-    """Return by how much a result raises the mean reward of endings sampled anew behind it.
+    """Return by how much a result raises the mean reward of new endings sampled behind it.
 
-    The environment is forked behind the search; in half of the forks the result is another. Both
+    The environment is forked behind the search. In half of the forks the result is replaced; both
     halves use the same seeds.
 
     Args:
-        rollout: replayed up to the turn; retrieval is deterministic, so it comes out as it was.
+        rollout: is played again up to the turn; retrieval is deterministic, so nothing changes.
         turn: number of a turn that searched.
         env: the batched environment that played it; it is not changed.
         policy: encodes and decodes.
         engine: samples from the policy.
-        params: how; the budget is that of the whole rollout.
+        params: of sampling; the token budget is that of the whole rollout.
         seeds: one for each pair of endings.
-        instead: passages shown in place of what was found; none empties the result.
+        instead: passages that replace those that were found; without any, the result is empty.
 
     Raises:
-        ValueError: the turn found nothing, or is not there; or no seed is given.
+        ValueError: there is no such turn, it found nothing, or no seed is given.
     """
     if not 0 <= turn < len(rollout.results):
         raise ValueError(f"turn must be below {len(rollout.results)}, got {turn}")
@@ -231,15 +231,15 @@ def search_effects(
     params: SamplingParams | None = None,
     seeds: Seq[int] = (),
 ) -> list[SearchEffect]:
-    """Return what each search of a rollout did, by log-prob and, if it can be sampled, by reward.
+    """Return the effect of each search of a rollout, by log-prob and, if possible, by reward.
 
     Args:
         rollout: with its tokens.
         policy: that wrote it.
-        env: the batched environment that played it; with engine, params and seeds, endings are
-            sampled anew.
+        env: the batched environment that played it. If env, engine, params and seeds are given,
+            new endings are sampled.
         engine: samples from the policy.
-        params: how.
+        params: of sampling.
         seeds: one for each pair of endings of each search.
     """
     effects = []

@@ -1,4 +1,8 @@
-"""Credit for single turns: what a search was worth, beside the reward of the whole rollout."""
+"""Credit for single turns, in addition to the reward of the whole rollout.
+
+If a search raises the policy's probability of the gold answer from 0.2 to 0.7, InformationGain
+gives its turn a credit of 0.5.
+"""
 
 from __future__ import annotations
 
@@ -16,45 +20,45 @@ from research_rl.agents.policy import LMPolicy
 
 Measure = Literal["probability", "logprob"]
 ANSWER_PREFIX = "<think> I know enough . </think> <answer> the answer is \\boxed{"
-"""Closes the transcript so far, so that the next tokens are the answer."""
+"""Text behind a transcript, after which the next tokens are the answer."""
 _EPSILON = 1e-6
 
 TurnRewards: TypeAlias = Sequence[Sequence[float | None]]
-"""A number for each turn of each rollout; None is a turn that is not valued."""
+"""A number for each turn of each rollout; None is a turn without a credit."""
 
 
 class Credit(ABC):
-    """Values each turn of a rollout; ``batch.turn_rewards`` hands it to the algorithm."""
+    """Gives each turn of a rollout a credit; algorithms read it as ``batch.turn_rewards``."""
 
     @abstractmethod
     def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
         """Return one number for each turn of each rollout, in the order of ``rollout.turns``.
 
-        None is a turn that is not valued: it is compared with no other, and adds nothing.
+        None is a turn without a credit: it is not compared with others, and adds nothing.
 
         Args:
             rollouts: whole groups of an iteration, of this rank.
-            policy: as it is before the update, on its device; called without gradients.
+            policy: before the update, on its device, in evaluation mode and without gradients.
         """
 
 
 class InformationGain(Credit):
-    """What each result adds to the policy's own probability of the gold answer.
+    """The increase of the policy's own probability of the gold answer through each result.
 
     A turn that searched earns ``p(a | transcript up to its result) - p(a | transcript before the
-    turn)``, where ``p`` is the geometric mean of the probabilities of the answer's tokens behind
+    turn)``. ``p`` is the geometric mean of the probabilities of the answer's tokens behind
     ``answer_prefix``; of several gold answers the likeliest counts. The last turn, which answers,
-    has no gain: its worth is the rollout's reward. Source: https://arxiv.org/abs/2510.14967.
+    has no credit, for the rollout's reward is about it. Source: https://arxiv.org/abs/2510.14967.
 
-    Costs one forward pass over each transcript for each of its results and each gold answer,
-    without a gradient. Transcripts that are equal, such as the prompts of a group, are scored once.
+    Costs one forward pass without a gradient for each result and each gold answer, over the
+    transcript so far. Equal transcripts, such as the prompts of a group, are scored once.
 
     Args:
-        answer_prefix: what leads from the transcript to the answer, in the format that the policy
+        answer_prefix: text between the transcript and the answer, in the format that the policy
             is taught.
-        measure: probability, or logprob: the same with the mean log-probability, which also sees
-            a gain among unlikely answers.
-        max_answers: gold answers that are tried, the first ones; aliases cost a pass each.
+        measure: probability, or logprob for the mean log-probability of the tokens, which also
+            shows an increase among unlikely answers.
+        max_answers: number of gold answers that are tried, the first ones; each costs a pass.
         micro_batch_tokens: tokens of one forward pass, padding included.
     """
 
@@ -114,22 +118,22 @@ class InformationGain(Credit):
             logprobs = policy(ids.to(policy.device), real, entropy=False).logprobs.cpu()
             for text, row in zip(part, logprobs, strict=True):
                 given, answer = text
-                start = len(given) - 1  # column t speaks about token t + 1
+                start = len(given) - 1  # column t is about token t + 1
                 yield text, row[start : start + len(answer)].mean().item()
 
 
 class StepGroups(Credit):
-    """How a turn did beside other turns that began with the same knowledge.
+    """A turn's return compared with other turns that began with the same results.
 
     Turns of one question's rollouts are a step group if the same results had been shown before
-    them, in whatever order; the first turns of all rollouts are one. A turn's credit is its return
-    ``discount^(turns that follow) * reward``, less the mean of its step group, over its std; alone
-    in its group it is 0. The anchor-state groups of GiGPO, https://arxiv.org/abs/2505.10978. Costs
-    nothing.
+    them, in any order; the first turns of all its rollouts are a step group, too. A turn's return
+    is ``discount^(turns that follow) * reward``. Its credit is the return minus the mean of its
+    step group, divided by their std; alone in its group it is 0. These are the anchor-state groups
+    of GiGPO, https://arxiv.org/abs/2505.10978. No forward pass is needed.
 
     Args:
-        discount: of a turn; below 1, of two ways to the same reward the shorter is worth more,
-            also where both answers are wrong and earn the same little.
+        discount: of a turn. Below 1, the shorter of two ways to the same reward is worth more,
+            even if both answers are wrong and earn the reward of the format alone.
         scale_by_std: divide by the std of the step group.
     """
 
@@ -162,13 +166,13 @@ class StepGroups(Credit):
 
 
 _Text = tuple[tuple[int, ...], tuple[int, ...]]
-"""What is given, and the answer that is scored behind it, as token ids."""
+"""Token ids of a transcript, and of the answer that is scored behind it."""
 
 
 def transcripts(rollout: Rollout) -> list[list[int]]:
-    """Return the ids of the prompt and of all that stands before each turn, one list a turn.
+    """Return for each turn the token ids before it, the prompt included.
 
-    Where the rollout ends with a result, the whole of it is the last entry.
+    If the rollout ends with a result, the last entry is the whole rollout.
     """
     sequence = rollout.sequence
     mask = sequence.loss_mask
@@ -179,13 +183,13 @@ def transcripts(rollout: Rollout) -> list[list[int]]:
 
 
 def _gains(values: Sequence[float], num_turns: int) -> list[float | None]:
-    """Differences of the values of successive states, None for turns that no result follows."""
+    """Differences between successive values; None for turns that are not followed by a result."""
     gains = [after - before for before, after in pairwise(values)]
     return [*gains, *[None] * num_turns][:num_turns]
 
 
 def _parts(texts: Iterable[_Text], tokens: int) -> Iterator[list[_Text]]:
-    """Cut texts, sorted by length, so that each part fits in so many padded tokens."""
+    """Cut texts, sorted by length, into parts of at most so many tokens, padding included."""
     part: list[_Text] = []
     for text in texts:
         if part and (len(part) + 1) * (len(text[0]) + len(text[1])) > tokens:

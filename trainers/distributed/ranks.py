@@ -1,4 +1,8 @@
-"""What the ranks of a data-parallel run tell each other; a single process hears only itself."""
+"""Exchange among the ranks of a data-parallel run; in a single process every value is its own mean.
+
+A rank is one process of the run. Each of these functions is a collective: if one rank does not call
+it, the others wait for that rank until the time-out.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +19,24 @@ Item = TypeVar("Item")
 
 
 def mean_over_ranks(trainer: pl.Trainer, value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the ranks; every rank must ask."""
+    """Return the mean of a tensor over the ranks; every rank must call it."""
     reduced: Any = trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
     mean: Tensor = reduced
     return mean
 
 
 def means_over_ranks(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the mean of each scalar over the ranks, in one exchange; all have the same names."""
-    names = sorted(values)
+    """Return the mean of each scalar over the ranks, in one exchange.
+
+    Every rank must call it with the same names.
+    """
+    names = sorted(values)  # ranks may have added them in another order
     means = mean_over_ranks(trainer, torch.stack([values[name].detach().float() for name in names]))
     return dict(zip(names, means.unbind(), strict=True))
 
 
 def gather(items: list[Item]) -> list[Item]:
-    """Return the items of all ranks, in the order of the ranks; every rank must ask."""
+    """Return the items of all ranks, in the order of the ranks; every rank must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return items
     shares: list[Any] = [None] * torch.distributed.get_world_size()
@@ -38,7 +45,10 @@ def gather(items: list[Item]) -> list[Item]:
 
 
 def without_sync(trainer: pl.Trainer, wanted: bool) -> AbstractContextManager[None]:
-    """Return a block in which backward leaves gradients on their rank, if that is wanted."""
+    """Return a context in which backward passes do not average gradients over ranks, if wanted.
+
+    DDP would average after every pass, though it is enough after the last one of a step.
+    """
     block = getattr(trainer.strategy, "block_backward_sync", None)
     if not wanted or block is None:
         return nullcontext()
@@ -47,19 +57,19 @@ def without_sync(trainer: pl.Trainer, wanted: bool) -> AbstractContextManager[No
 
 
 def most(count: int) -> int:
-    """Return the largest of the ranks' counts; every rank must ask."""
+    """Return the largest of the ranks' counts; every rank must call it."""
     return max(gather([count]))
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether weights of the model lie in shards over the ranks (FSDP2)."""
+    """Return whether weights of the model are divided among the ranks (FSDP2)."""
     return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradients down to a norm of at most ``limit``; return the norm they had.
 
-    The norm is that of the whole gradient, also where it lies in shards; every rank must ask then.
+    The norm is that of the whole gradient. If weights are sharded, every rank must call it.
     """
     parameters = [p for p in parameters if p.grad is not None]
     shards = [p.grad for p in parameters if isinstance(p.grad, DTensor)]
@@ -70,14 +80,14 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     whole: Tensor = norm.full_tensor()
     if plain:
         whole = torch.linalg.vector_norm(torch.stack((whole, torch.nn.utils.get_total_norm(plain))))
-    factor = (limit / (whole + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_
+    factor = (limit / (whole + 1e-6)).clamp(max=1.0)  # the formula of torch's clip_grad_norm_
     for gradient in (*(shard.to_local() for shard in shards), *plain):
         gradient.mul_(factor)
     return whole.detach()
 
 
 def average_gradients(trainer: pl.Trainer, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their means over the ranks, where no strategy has done so."""
+    """Replace gradients by their means over the ranks, for parameters outside of the strategy."""
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.copy_(mean_over_ranks(trainer, parameter.grad))

@@ -1,8 +1,9 @@
-"""FSDP2 from YAML: weights, gradients and optimizer state lie in shards over the ranks.
+"""Sharded training (FSDP2): weights, gradients and optimizer state are divided among the ranks.
 
-While rollouts are sampled every rank holds a plain copy of all weights, gathered once for the whole
-phase: decoding then needs no other rank, and ranks may decode different numbers of steps. While the
-policy learns each layer is gathered for its own forward and backward pass.
+While rollouts are sampled, every rank holds a plain copy of all weights, gathered once for the
+whole phase. Gathering a layer at each decode step would be a collective, and ranks decode
+different numbers of steps. While the policy learns, each layer is gathered for its own forward and
+backward pass.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ from research_rl.agents.policy import (
 from research_rl.trainers.checkpoint import CheckpointError, disk_error, put_folder_in_place
 
 _TIMEOUT = timedelta(hours=2)
-"""The slowest rank's rollouts are waited for in a collective."""
+"""Of a collective. The other ranks wait in one while the slowest rank samples its rollouts."""
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy, all ranks in one data-parallel group (FSDP2).
+    """Lightning's ModelParallelStrategy (FSDP2) with all ranks in one data-parallel group.
 
     Args:
-        save_distributed_checkpoint: each rank writes its own share, a checkpoint is a folder; else
-            the first rank gathers all weights and writes one file. A LoRA adapter is always one
-            file. Both resume on any number of ranks.
-        process_group_backend: nccl, gloo, ...; None takes what fits the device.
+        save_distributed_checkpoint: each rank writes its own share, and a checkpoint is a folder.
+            Otherwise the first rank gathers all weights and writes one file, as it always does
+            with a LoRA adapter. Both can be resumed on any number of ranks.
+        process_group_backend: nccl, gloo, ...; None takes the usual one of the device.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: Any) -> None:
-        """Place the model; keep adapters in one file."""
+        """Place the model, and decide that an adapter is written as one file."""
         super().setup(trainer)
         if self._adapter_only and self._save_distributed_checkpoint:
             self._save_distributed_checkpoint = False
@@ -90,7 +91,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return getattr(config, "lora", None) is not None
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the weights for a checkpoint; with LoRA those that are trained."""
+        """Return the weights for a checkpoint; with LoRA only those that are trained."""
         if not self._adapter_only:
             return super().lightning_module_state_dict()
         assert self.model is not None
@@ -102,10 +103,10 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint that is whole or not there, a file or a folder.
+        """Write a checkpoint, a file or a folder, completely or not at all.
 
         Raises:
-            CheckpointError: the disk does not take it; the former one is untouched.
+            CheckpointError: it cannot be written; an earlier one is unchanged.
         """
         target = Path(self.broadcast(filepath))
         partial = target.with_name(f".{target.name}.partial")
@@ -131,15 +132,15 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 class Shards:
-    """How models are laid in shards over the ranks.
+    """Divides models among the ranks, and gathers them again.
 
     Args:
         mesh: of the strategy.
-        dtype: what the layers compute in, cast when they are gathered; None is the weights' own.
-            Gradients are reduced in float32.
+        dtype: in which the layers compute; weights are cast when they are gathered. None is the
+            weights' own. Gradients are averaged in float32.
 
     Raises:
-        ValueError: the mesh also splits tensors.
+        ValueError: the mesh is also tensor-parallel.
     """
 
     def __init__(self, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
@@ -157,14 +158,14 @@ class Shards:
         self._is_whole = False
 
     def policy(self, config: PolicyConfig) -> LMPolicy:
-        """Return the policy in shards; only the first rank ever reads its weights from disk."""
+        """Return the sharded policy; only the first rank reads its weights from disk."""
         tokenizer = load_tokenizer(config)
         model = empty_model(config)
         self._skeleton = copy.deepcopy(model)
         return LMPolicy(self._filled(model, config), tokenizer)
 
     def reference(self, policy: LMPolicy, config: PolicyConfig) -> Reference:
-        """Return the policy's starting point in shards; with LoRA the policy, adapter off."""
+        """Return the sharded reference; with LoRA it is the policy with its adapter off."""
         if config.lora is not None:
             return Reference(policy)
         plain = replace(config, compile=None, gradient_checkpointing=False)
@@ -172,7 +173,7 @@ class Shards:
         return Reference(policy, model=self._filled(model, plain))
 
     def _filled(self, model: Any, config: PolicyConfig) -> Any:
-        """Shard a model without weights and have the first rank deal its weights out."""
+        """Shard a model without weights, and broadcast the weights that the first rank has read."""
         first = dist.get_rank() == 0
         whole: Any = load_model(replace(config, compile=None)) if first else None
         self._lay(model)
@@ -182,7 +183,7 @@ class Shards:
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
         set_model_state_dict(model, state, options=options)
         kept: list[Any] = [None, None]
-        if first:  # rotary frequencies are in no state dict
+        if first:  # rotary frequencies are buffers that no state dict holds
             kept = [dict(whole.named_buffers()), whole.generation_config]
         dist.broadcast_object_list(kept)
         for name, buffer in model.named_buffers():
@@ -200,11 +201,11 @@ class Shards:
 
     @contextmanager
     def whole(self, policy: LMPolicy, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Inside, the policy's model is a plain copy with all weights; every rank must enter.
+        """Replace the policy's model by a plain copy with all weights; every rank must enter.
 
         Args:
-            policy: that of this object.
-            dtype: of the copy; None is the dtype that the layers compute in.
+            policy: the one that this object has sharded.
+            dtype: of the copy; None is the dtype in which the layers compute.
         """
         if self._is_whole:
             yield

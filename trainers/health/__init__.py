@@ -1,4 +1,4 @@
-"""The health of a run: signs of collapse, a monitor, a guard that acts.
+"""The health of a run: signs of a collapse, a monitor that logs them and a guard that acts.
 
 Read first: signs.py
 May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.distributed,

@@ -1,7 +1,7 @@
-"""CollapseGuard: sees a training fall ill by its health series, says so, and can pull it back.
+"""A guard against collapse: it compares metrics with their own early history, warns and may act.
 
-A rule compares one metric with its own early history in the same run. Everything that a decision
-reads is a mean over all ranks, so that every rank decides alike.
+A rule is broken, for example, if the reward falls below 40 % of its median in the first iterations.
+Decisions read means over all ranks only, so that every rank decides the same.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, s
 log = logging.getLogger(__name__)
 
 JOURNAL = "guard.jsonl"
-"""What the guard saw and did, one row each, in the run's folder."""
-_MIN_HISTORY = 2  # values of a metric before it is judged
+"""File in the run's folder with one row for each warning or action."""
+_MIN_HISTORY = 2  # values of a metric that are needed before it is judged
 
 
 @dataclass
 class Rule:
-    """One sign of collapse: a metric leaves what it was early in the run.
+    """One sign of a collapse: a metric moves too far from what it was early in the run.
 
     Args:
-        name: what it is called in the log.
-        metric: as it is logged, ``train/entropy``.
-        sense: above or below, on which side of the limit the illness lies.
-        factor: the limit is early * factor + plus, early being the median of the first iterations.
+        name: of the rule in the log.
+        metric: its name as it is logged, such as ``train/entropy``.
+        sense: above or below: the side of the limit on which the rule is broken.
+        factor: the limit is ``early * factor + plus``, where early is the metric's median over the
+            first iterations.
         plus: see factor.
-        unless_below: count only while this metric is at least what it was early; for what is a bad
-            sign only where the score does not show it.
+        unless_below: a second metric; the rule counts only while this one is at least what it was
+            early. For signs that are bad only while the score does not fall.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Rule:
             raise ValueError(f"sense must be above or below, got {self.sense!r}")
 
     def broken(self, now: Mapping[str, float], early: Mapping[str, float]) -> str | None:
-        """Return what is wrong now, None if nothing is or the metric is not logged."""
+        """Return the reason if the rule is broken; None if not, or if the metric is not logged."""
         if self.metric not in now or self.metric not in early:
             return None
         gate = self.unless_below
@@ -95,27 +96,27 @@ RULES = (
         unless_below="train/reward",
     ),
 )
-"""The rules of a guard that is given none; docs/guards.md gives the reason of each threshold."""
+"""The rules of a guard without rules of its own; docs/guards.md explains each threshold."""
 
 
 class CollapseGuard(RunCallback):
-    """Watches the health of a training, warns, and if asked to acts. Needs a HealthMonitor before.
+    """Watches the health of a run, warns, and acts if asked to; needs a HealthMonitor before it.
 
-    Where a rule is broken for ``patience`` iterations in a row, the guard warns. If it may act, it
-    rolls back first and then changes the learning rate and the KL, writes down why in
-    ``guard.jsonl``, and leaves the run alone for ``cooldown`` iterations.
+    If a rule is broken for ``patience`` iterations in a row, the guard warns. If it may act, it
+    rolls back first and then changes the learning rate and the KL. It writes the reasons to
+    ``guard.jsonl``, and does not act again for ``cooldown`` iterations.
 
     Args:
-        roll_back: go back to weights and optimizer of the last good snapshot; the data go on.
-        lr_factor: multiply the learning rate by this, below 1; None leaves it.
-        kl_factor: multiply the algorithm's kl_coef by this, above 1; None leaves it.
+        roll_back: load weights and optimizer of the last good snapshot; the questions go on.
+        lr_factor: multiply the learning rate by this, below 1; None does not change it.
+        kl_factor: multiply the algorithm's kl_coef by this, above 1; None does not change it.
         rules: None is all of ``research_rl.trainers.health.guard.RULES``.
-        early: iterations whose median is the early history.
-        patience: iterations in a row that a rule must be broken.
-        cooldown: iterations after an action in which there is no other.
-        max_actions: actions in a run; afterwards it only warns.
+        early: number of first iterations whose median the rules compare with.
+        patience: iterations in a row for which a rule must be broken.
+        cooldown: iterations after an action without another action.
+        max_actions: actions in a run; after them the guard only warns.
         snapshot_every: healthy iterations between two snapshots, of which the last two are kept.
-        margin: iterations that must lie between a snapshot and the first sign of illness.
+        margin: iterations that must lie between a snapshot and the first broken rule.
 
     Raises:
         ValueError: a number is out of its range.
@@ -156,7 +157,7 @@ class CollapseGuard(RunCallback):
         return self.roll_back or self.lr_factor is not None or self.kl_factor is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a trainer in which nothing measures, and a KL that cannot be raised.
+        """Check that there is a HealthMonitor, and a KL if it is to be raised.
 
         Raises:
             ValueError: there is no HealthMonitor before this callback, or the algorithm has no KL.
@@ -178,7 +179,7 @@ class CollapseGuard(RunCallback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the journal of a resumed run, or begin one; keep the start as good."""
+        """Continue the journal of a resumed run or begin one; take a snapshot of the start."""
         module: Any = pl_module
         if self._kl_coef is not None:
             scale_kl(module.algorithm, self._kl_coef / (kl_coef(module.algorithm) or 1.0))
@@ -192,7 +193,7 @@ class CollapseGuard(RunCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Judge the iteration that just ended, warn and act."""
+        """Judge the iteration that just ended, and warn or act."""
         module: Any = pl_module
         step = module.iteration - 1
         reasons = self.judge(_measured(self.rules, trainer.callback_metrics))
@@ -209,10 +210,10 @@ class CollapseGuard(RunCallback):
         log_metrics(trainer, pl_module, counts)
 
     def judge(self, now: Mapping[str, float]) -> dict[str, str]:
-        """Return the broken rules with their reasons; count streaks, and learn what early is.
+        """Return the broken rules with their reasons; also count streaks and extend the history.
 
         Args:
-            now: the metrics of the next iteration, by the names that rules have for them.
+            now: the metrics of the next iteration, by the names in the rules.
         """
         known = {name: past for name, past in self._history.items() if len(past) >= _MIN_HISTORY}
         early = {name: median(past) for name, past in known.items()}
@@ -225,26 +226,26 @@ class CollapseGuard(RunCallback):
         if not reasons:
             for name, value in now.items():
                 past = self._history.setdefault(name, [])
-                # after an action the past is no longer early, and may be half ill
+                # after an action, new values are not early any more and may be part of the collapse
                 if len(past) < (_MIN_HISTORY if self._actions else self.early):
                     past.append(value)
         return reasons
 
     def new_alarms(self, reasons: Mapping[str, str]) -> list[str]:
-        """Return the reasons of rules that have just been broken for ``patience`` iterations."""
+        """Return the reasons of rules whose streak has just reached ``patience`` iterations."""
         return [r for name, r in reasons.items() if self._streaks[name] == self.patience]
 
     def _lasts(self, name: str) -> bool:
         return self._streaks[name] >= self.patience
 
     def _act(self, trainer: pl.Trainer, module: Any, step: int, reasons: Sequence[str]) -> None:
-        """Roll back, lower the learning rate, raise the KL: whichever was asked for."""
+        """Roll back, lower the learning rate and raise the KL, as far as it is asked for."""
         done: dict[str, Any] = {}
         if self.roll_back:
             sick = max(self._streaks.values())
             former = kl_coef(module.algorithm)
             done["back_to"] = self._snapshots.restore(trainer, step + 1 - sick - self.margin)
-            if former:  # where it is a buffer, it went back too
+            if former:  # if it is a buffer, the snapshot has put back its old value
                 scale_kl(module.algorithm, former / (kl_coef(module.algorithm) or former))
         if self.lr_factor is not None:
             done["lr"] = scale_learning_rate(trainer, self.lr_factor)
@@ -263,7 +264,7 @@ class CollapseGuard(RunCallback):
         reasons: Sequence[str],
         done: Mapping[str, Any] | None = None,
     ) -> None:
-        """Say on rank zero what was seen and done, in the log and in the journal."""
+        """Write a warning or an action to the log and the journal, on rank zero."""
         if not trainer.is_global_zero:
             return
         changes = ", ".join(f"{name} {value:.3g}" for name, value in (done or {}).items())
@@ -274,7 +275,7 @@ class CollapseGuard(RunCallback):
             file.write(json.dumps(row) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides what the guard does next."""
+        """Return everything that decides what the guard does next."""
         return {
             "history": {name: list(past) for name, past in self._history.items()},
             "streaks": dict(self._streaks),
@@ -285,7 +286,7 @@ class CollapseGuard(RunCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on as a run that was not stopped would."""
+        """Continue as if the run had not been stopped."""
         self._history = {name: list(past) for name, past in state_dict["history"].items()}
         self._streaks = dict(state_dict["streaks"])
         self._actions = state_dict["actions"]
@@ -297,12 +298,11 @@ class CollapseGuard(RunCallback):
 def would_have_warned(
     metrics: Curves, guard: CollapseGuard | None = None
 ) -> list[tuple[int, list[str]]]:
-    """Return when a guard that only warns would have warned in a run, and of what.
+    """Return the steps at which a guard would have warned in a run, each with the reasons.
 
     Args:
-        metrics: of the run, as ``read_metrics`` reads them; rules whose metric was not logged are
-            not judged.
-        guard: a new one, for its rules and its patience; None is one without arguments.
+        metrics: of the run, from ``read_metrics``; a rule whose metric was not logged is skipped.
+        guard: a new one, whose rules and patience are used; None is one without arguments.
     """
     watch = guard or CollapseGuard()
     rows: dict[int, dict[str, float]] = {}
@@ -323,7 +323,7 @@ def _names(rules: Sequence[Rule]) -> set[str]:
 
 
 def _measured(rules: Sequence[Rule], logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return what the rules read; a mean over no rollout is not a number, and was not measured."""
+    """Return the metrics that rules read, without those that are nan: means over no rollout."""
     values = {name: float(logged[name]) for name in _names(rules) if name in logged}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
@@ -345,7 +345,7 @@ def _check(
 
 
 def _begin_journal(path: Path, iteration: int) -> None:
-    """Keep the rows from before the first iteration to come: none in a new run."""
+    """Remove the rows of iterations that are still to come; all of them in a new run."""
     if not path.is_file():
         return
     rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]

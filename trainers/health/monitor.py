@@ -1,7 +1,8 @@
-"""How well a training is, read from its rollouts: signs that come before the score falls.
+"""Health of a run, measured on its rollouts: signs that show before the score falls.
 
-The measures are plain functions of rollouts; HealthMonitor logs them after each iteration as
-``health/...`` and draws them. docs/guards.md says how to read each.
+A policy may repeat its queries for many iterations while its F1 still holds. The measures are
+plain functions of rollouts; HealthMonitor logs them as ``health/...`` after each iteration and
+draws them. docs/guards.md explains each.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ SOLVED = 0.99
 def measure_health(rollout: Rollout) -> Measures:
     """Return the signs of one rollout; shares and flags are between 0 and 1.
 
-    ``closed_book`` (it answered without a search; only if it answered) and ``closed_book_right``
-    (only for those); ``duplicate_queries`` and ``empty_queries`` (shares of the searches it asked
-    for); ``forged_results``; ``broken_tags``; ``repetition`` (the worst of its thoughts),
-    ``empty_thoughts`` (share of them) and ``thought_words`` (words of a thought);
-    ``turn_tokens`` (sampled tokens of a turn); ``logprob``, ``right_logprob``, ``wrong_logprob``
-    (mean log-prob of its sampled tokens, nats, as the engine sampled them; the first is an
-    estimate of minus the entropy).
+    ``closed_book`` (1 if it answered without a search; only if it answered) and
+    ``closed_book_right`` (1 if that answer is right; only for those); ``duplicate_queries`` and
+    ``empty_queries`` (shares of its searches); ``forged_results``; ``broken_tags``; ``repetition``
+    (of its most repetitive thought), ``empty_thoughts`` (share of its thoughts) and
+    ``thought_words`` (words of a thought); ``turn_tokens`` (sampled tokens of a turn);
+    ``logprob``, and the same as ``right_logprob`` or ``wrong_logprob`` (mean log-prob of its
+    sampled tokens in nats, as the engine reported them; minus an estimate of the entropy).
     """
     right = rollout.reward.f1 >= SOLVED
     signs: Measures = {
@@ -94,9 +95,9 @@ def _broken(rollout: Rollout) -> bool:
 
 
 def measure_groups(rollouts: Iterable[Rollout]) -> list[Measures]:
-    """Return the signs of each group: ``all_right``, ``all_wrong`` (F1 of every rollout is 0).
+    """Return the signs of each group: ``all_right``, and ``all_wrong`` if every F1 is 0.
 
-    Either kind teaches little: there is nothing left to learn, or it is out of reach.
+    Both kinds teach little: the question is learned already, or too hard.
     """
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for rollout in rollouts:
@@ -108,10 +109,10 @@ def measure_groups(rollouts: Iterable[Rollout]) -> list[Measures]:
 
 
 class HealthMonitor(RunCallback):
-    """Logs the health of a training after each iteration and draws it beside ``metrics.csv``.
+    """Logs the health of a run after each iteration, and draws it beside ``metrics.csv``.
 
-    The numbers are means over the rollouts of all ranks, and land in the same loggers, at the same
-    steps, as the module's own. List it before a CollapseGuard.
+    The numbers are means over the rollouts of all ranks. They go to the module's loggers, at the
+    same steps as its own metrics. It must be listed before a CollapseGuard, which reads them.
 
     Args:
         every_n_steps: iterations between two drawings; 0 draws only at the end.
@@ -130,7 +131,7 @@ class HealthMonitor(RunCallback):
         self.every_n_steps = every_n_steps
         self.filename = filename
         self.latest: Measures = {}
-        """Of the latest iteration, without the prefix; the same on every rank."""
+        """Means of the latest iteration, without the prefix; the same on every rank."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -162,10 +163,10 @@ class HealthMonitor(RunCallback):
 def log_metrics(
     trainer: pl.Trainer, pl_module: pl.LightningModule, metrics: Mapping[str, float]
 ) -> None:
-    """Log what a callback measured in the iteration that just ended, at that iteration's step.
+    """Log what a callback has measured in the iteration that just ended, at that iteration's step.
 
-    Callbacks find it in ``trainer.callback_metrics``; the loggers get it as they get the module's
-    own, at the number of iterations that the rollouts' policy had learned from.
+    Callbacks find it in ``trainer.callback_metrics``. The loggers get it at the number of
+    iterations that the rollouts' policy had learned from, as they get the module's own metrics.
     """
     for name, value in metrics.items():
         pl_module.log(name, value, logger=False)
@@ -178,7 +179,7 @@ def log_metrics(
 
 
 def _iterations(pl_module: pl.LightningModule) -> int:
-    """Return how many iterations the policy has learned from, the one that just ended included."""
+    """Return how many iterations the policy has learned from, including the one that just ended."""
     return int(pl_module.iteration)  # type: ignore[arg-type]
 
 

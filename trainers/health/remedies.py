@@ -1,4 +1,7 @@
-"""What a guard can do to a running fit: go back to a snapshot, learn slower, hold the policy."""
+"""Remedies of a guard in a running fit: load a snapshot, lower the learning rate, raise the KL.
+
+Each changes the trainer's own objects in place, so that the next iteration uses it.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,34 @@ log = logging.getLogger(__name__)
 
 _KEPT = 2
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
-"""What a scheduler keeps of the learning rate in a parameter group."""
+"""Entries of a parameter group from which schedulers compute the learning rate."""
 
 
 class Snapshots:
-    """The last good states of weights and optimizer, as checkpoints: files, or folders of shards.
+    """Checkpoints of the last good weights and optimizer states: files, or folders of shards.
 
-    One that the newest checkpoint of the run knows of outlives its time, so that a run which is
-    resumed from there finds it.
+    A snapshot that the run's newest checkpoint names is kept longer, so that a run which is resumed
+    from that checkpoint finds it.
     """
 
     def __init__(self) -> None:
         self.kept: dict[int, str] = {}
-        """Iterations learned from -> file, oldest first."""
+        """File of each snapshot by the iterations it has learned from, oldest first."""
         self._folder = Path()
         self._known: set[str] = set()
         self._taking = False
 
     def begin(self, folder: Path) -> None:
-        """Say where the checkpoints go, and forget those that are gone."""
+        """Set the folder of the snapshots, and forget those whose files are missing."""
         self._folder = folder
         gone = [step for step, path in self.kept.items() if not Path(path).exists()]
         for step in gone:
             log.warning("the snapshot of step %d is gone: %s", step, self.kept.pop(step))
 
     def take_if_due(self, trainer: pl.Trainer, iteration: int, every: int) -> None:
-        """Write the present state, on every rank, if the last is ``every`` iterations old.
+        """Take a snapshot, on every rank, if the last one is ``every`` iterations old.
 
-        The oldest goes if there are more than two.
+        If there are more than two, the oldest is removed.
         """
         if iteration - max(self.kept, default=iteration - every) < every:
             return
@@ -58,14 +61,15 @@ class Snapshots:
                 remove_checkpoint(Path(old))
 
     def restore(self, trainer: pl.Trainer, at_most: int) -> int:
-        """Put back weights and optimizer, on every rank; return which iteration's they are.
+        """Load weights and optimizer of a snapshot, on every rank; return its iteration.
 
-        The learning rate stays what it is, for a scheduler may have moved on since. Later
+        The learning rate stays as it is, because a scheduler may have changed it since. Later
         snapshots are forgotten.
 
         Args:
             trainer: in a fit.
-            at_most: the newest iteration wanted; the oldest snapshot is taken if all are newer.
+            at_most: the newest iteration that is wanted; if all snapshots are newer, the oldest is
+                loaded.
         """
         chosen = max((step for step in self.kept if step <= at_most), default=min(self.kept))
         rates = [[_rates(group) for group in o.param_groups] for o in trainer.optimizers]
@@ -82,26 +86,26 @@ class Snapshots:
         return chosen
 
     def state(self) -> dict[int, str]:
-        """Return the files for a checkpoint; from now on they are kept for it."""
-        if not self._taking:
+        """Return the snapshots for a checkpoint; they are kept while it is the newest."""
+        if not self._taking:  # a snapshot is a checkpoint too, but no run is resumed from it
             self._known = set(self.kept.values())
         return dict(self.kept)
 
     def load(self, kept: dict[int, str]) -> None:
-        """Take up the files of a checkpoint."""
+        """Take over the snapshots of a checkpoint."""
         self.kept = {int(step): path for step, path in kept.items()}
         self._known = set(self.kept.values())
 
     def _stale(self) -> set[str]:
-        """Files of an earlier time that nothing names any more."""
+        """Files in the folder that are no snapshot any more."""
         found = {str(path) for path in self._folder.glob("good_*.ckpt")}
         return found - set(self.kept.values())
 
 
 def scale_learning_rate(trainer: pl.Trainer, factor: float) -> float:
-    """Multiply the learning rate of every optimizer, and what schedulers derive it from.
+    """Multiply the learning rate of every optimizer, and the rates that schedulers start from.
 
-    Returns the first parameter group's new one.
+    Returns the new rate of the first parameter group.
     """
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
@@ -125,7 +129,7 @@ def _scale_scheduler(scheduler: Any, factor: float) -> None:
 
 
 def kl_coef(algorithm: nn.Module) -> float | None:
-    """Return an algorithm's weight of the KL, None if it has none."""
+    """Return an algorithm's weight of the KL; None if it has none."""
     value = getattr(algorithm, "kl_coef", None)
     return None if value is None else float(value)
 

@@ -1,4 +1,7 @@
-"""Signs of illness in what a policy writes: pure functions of one turn's or one thought's text."""
+"""Signs of a collapse in what a policy writes: pure functions of the text of a turn or a thought.
+
+A policy that writes ``<result>`` itself, or one word over and over, gives such a sign.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,24 @@ _NGRAM = 4
 
 
 def thoughts(turn: str) -> list[str]:
-    """Return what stands between each ``<think>`` and the next ``</think>``."""
+    """Return the text between each ``<think>`` and the next ``</think>``."""
     return [part.text for part in parts(turn, ["think"]) if part.kind == "think" and part.closed]
 
 
 def forges_result(turn: str) -> bool:
-    """Whether the policy wrote a ``<result>`` tag, which only the environment may."""
+    """Return whether the policy wrote a ``<result>`` tag, which only the environment may write."""
     return "<result>" in turn or "</result>" in turn
 
 
 def broken_tags(turn: str, cut: bool = False) -> bool:
-    """Whether a tag is closed that was not opened, opened inside another, or never closed.
+    """Return whether a tag is closed but not open, opened inside of another, or never closed.
 
-    ``<result>`` tags are not looked at (see forges_result), nor are searches and answers that a
-    thought only speaks of.
+    ``<result>`` tags are ignored (see forges_result), and so are search and answer tags inside of
+    a thought.
 
     Args:
         turn: as the policy wrote it.
-        cut: the tokens ran out in this turn, so that its last tag may stay open.
+        cut: whether the tokens ran out in this turn, so that its last tag may stay open.
 
     >>> broken_tags("<think> a </think><search> b </search>")
     False
@@ -47,7 +50,7 @@ def broken_tags(turn: str, cut: bool = False) -> bool:
 
 
 def repetition(text: str, n: int = _NGRAM) -> float:
-    """Return the share of a text's n-grams of words that occurred before in it, 0 to 1.
+    """Return the share of a text's word n-grams that occurred earlier in it, 0 to 1.
 
     >>> repetition("a b c d e f g h")
     0.0

@@ -1,4 +1,4 @@
-"""The warm start of a tiny model, which stands in for pretraining.
+"""The warm start of a tiny model, in place of pretraining.
 
 Read first: callback.py
 May import: agents, envs, trainers.checkpoint

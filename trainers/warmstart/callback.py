@@ -1,8 +1,8 @@
-"""The warm start of the tiny model: it stands in for pretraining where no weights can be had.
+"""The warm start of the tiny model, in place of pretraining, so that a run needs no download.
 
-Next-token training on demonstrations of a bad policy (see demonstrations), which teaches the words,
-the form of a rollout and copying, and leaves what to search, and when to stop, to be learned by
-reinforcement. ``warmstart.json`` in the model's folder says what was done.
+The model learns to predict the next token of a bad policy's demonstrations (see demonstrations).
+It learns the words, the form of a rollout and to copy; what to search, and when to stop, is left to
+reinforcement learning. ``warmstart.json`` in the model's folder holds the settings.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_mode
 log = logging.getLogger(__name__)
 
 REPORT = "warmstart.json"
-_FORMAT = 1  # of what the settings mean; a change makes old folders be made anew
+_FORMAT = 1  # of the settings; if it changes, folders with an older number are made again
 _IGNORED = -100
-_BATCHES_SORTED = 16  # so many batches are made of demonstrations sorted by length
-_TOKENS = 36  # policy tokens of a usual demonstration: the loss of a batch is divided by its size
-# times this, not by its own tokens, which would make short rollouts count for more
+_BATCHES_SORTED = 16  # batches whose demonstrations are sorted by length together, to pad less
+_TOKENS = 36  # policy tokens of a usual demonstration. The loss of a batch is divided by its size
+# times this and not by its own tokens, with which the tokens of short rollouts would weigh more
 
 
 @dataclass
 class WarmStartConfig:
-    """Everything that decides what the warm start gives.
+    """Everything that decides the weights of the warm start.
 
     Args:
-        num_people: of the synthetic world that will be trained in.
-        world_seed: of that world; its facts are never shown.
+        num_people: of the synthetic world of the run.
+        world_seed: of that world; none of its facts is shown.
         max_searches: most searches in a demonstration.
-        good_share: share of demonstrations that search rightly.
-        steps: optimizer steps; 0 leaves the random weights.
-        batch_size: demonstrations a step.
-        lr: peak learning rate; it rises over the first steps and falls by a cosine.
+        good_share: share of demonstrations that search correctly.
+        steps: optimizer steps; 0 keeps the random weights.
+        batch_size: demonstrations in a step.
+        lr: highest learning rate; it rises over the first steps and falls by a cosine.
         model: shape of the model.
         seed: of the weights and the demonstrations.
-        alias_share: share of the people in the demonstrations whose facts stand under another name.
+        alias_share: share of the people in the demonstrations whose facts are filed under another
+            name.
     """
 
     num_people: int = 600
@@ -74,14 +75,14 @@ class WarmStartConfig:
 
 
 class WarmStart(pl.Callback):
-    """Makes the warm-started model before the policy is loaded, unless its folder has it already.
+    """Makes the warm-started model before the policy is loaded, unless its folder holds it already.
 
     Args:
-        folder: where the model goes; the policy's ``model`` names the same folder.
-        config: how it is made. A folder made with other settings is made anew.
+        folder: of the model; the policy's ``model`` names the same folder.
+        config: how it is made. A folder that was made with other settings is made again.
 
     Raises:
-        FileExistsError: the folder holds something that no warm start made.
+        FileExistsError: the folder holds something that no warm start has made.
     """
 
     def __init__(self, folder: str, config: WarmStartConfig | None = None) -> None:
@@ -89,10 +90,10 @@ class WarmStart(pl.Callback):
         self.config = config or WarmStartConfig()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the model on the first rank while the others wait; only a fit that begins does.
+        """Make the model on the first rank while the others wait; only a new fit makes it.
 
         Raises:
-            ValueError: the folder holds no such model, and no fit begins.
+            ValueError: the folder holds no such model, and no new fit begins.
         """
         fits = trainer.state.fn == TrainerFn.FITTING
         if not fits or (trainer.ckpt_path and (Path(self.folder) / REPORT).is_file()):
@@ -104,18 +105,21 @@ class WarmStart(pl.Callback):
                 )
         else:
             if not is_warm_started(self.folder, self.config):
-                pl_module.setup(stage)  # opens the index: minutes before it would be missed
+                # opens the index: if it is missing, that is an error now and not minutes later
+                pl_module.setup(stage)
             if trainer.is_global_zero:
                 warm_start(self.folder, self.config)
         trainer.strategy.barrier("warm start")
 
 
 def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
-    """Train the tiny model into ``folder`` and return it; a folder that has it is left alone.
+    """Train the tiny model, write it to ``folder`` and return the folder.
+
+    A folder that holds the model already is not changed.
 
     Raises:
-        FileExistsError: the folder holds something that no warm start made.
-        SIGTERMException: SIGTERM has come; the folder is as it was, or whole.
+        FileExistsError: the folder holds something that no warm start has made.
+        SIGTERMException: SIGTERM was received; the folder is unchanged or complete.
     """
     target = Path(folder)
     if is_warm_started(target, config):
@@ -141,18 +145,11 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     return target
 
 
-def encode_demonstration(
-    policy: LMPolicy, demonstration: Demonstration
-) -> tuple[list[int], list[bool]]:
-    """Return the ids of prompt, turns and results, and which of them the policy wrote.
-
-    They are encoded piece by piece as a rollout is, and the last turn ends in the model's eos.
-    """
-    return _Encoder(policy)(demonstration)
-
-
 class _Encoder:
-    """Encodes demonstrations, remembering each word: the tokenizer knows words alone."""
+    """Encodes demonstrations piece by piece, as rollouts are; the last turn ends with the eos.
+
+    Each word is encoded once and remembered, for the tokenizer has one token for each word.
+    """
 
     def __init__(self, policy: LMPolicy) -> None:
         self._prompt = get_prompt("{prompt}")
@@ -162,6 +159,7 @@ class _Encoder:
         self._eos = [int(policy.tokenizer.eos_token_id)]
 
     def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
+        """Return the ids of prompt, turns and results, and which of them the policy wrote."""
         ids = self._bos + self._encode(demonstration.question)
         written = [False] * len(ids)
         pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
@@ -180,9 +178,10 @@ class _Encoder:
 def _train(
     policy: LMPolicy, world: SyntheticWorld, config: WarmStartConfig, check: Callable[[str], None]
 ) -> float | None:
-    """Train the policy; return the mean loss of the last tenth, in nats a usual token.
+    """Train the policy; return the mean loss of the last tenth of the steps, None without steps.
 
-    None without any step. ``check`` is called after each, and may end the run.
+    The loss is in nats per usual token, see ``_TOKENS``. ``check`` is called after each step and
+    may end the run.
     """
     demonstrator = Demonstrator(
         names=[*world.names, *world.aliases.values()],
@@ -216,7 +215,7 @@ def _train(
 
 
 def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the negative log-probs of the labels; logits only where there is one."""
+    """Sum of the negative log-probs of the labels; logits are computed at these positions only."""
     with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
         hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != _IGNORED
@@ -225,14 +224,14 @@ def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
 
 
 def _fast_bf16() -> bool:
-    """Whether this CPU has bf16 instructions; without them bf16 is many times slower than fp32."""
+    """Return whether this CPU has bf16 instructions; without them bf16 is far slower than fp32."""
     ask = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.13
     known: dict[str, Any] = ask() if ask else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Return the factor of the learning rate: 40 steps up, then a cosine down to a twentieth."""
+    """Return the factor of the learning rate: it rises for 40 steps, then falls to a twentieth."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     return min(1.0, (step + 1) / 40) * (0.95 * cosine + 0.05)
 
@@ -240,7 +239,7 @@ def _schedule(step: int, steps: int) -> float:
 def _batches(
     policy: LMPolicy, demonstrator: Demonstrator, size: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (size, L) ids and labels without end, demonstrations of like length together."""
+    """Yield (size, L) ids and labels without end; rows of a batch have similar lengths."""
     rng = random.Random(seed)
     encode = _Encoder(policy)
     while True:
@@ -255,7 +254,7 @@ def _batches(
 
 
 def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return (B, L) ids padded on the right, and labels that are ignored where none is wanted."""
+    """Return (B, L) ids padded on the right, and labels: the policy's tokens, else ``_IGNORED``."""
     length = max(len(ids) for ids, _ in rows)
     ids = torch.full((len(rows), length), pad_id)
     labels = torch.full((len(rows), length), _IGNORED)
@@ -270,7 +269,7 @@ def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
     """Return whether the folder holds the model of these settings.
 
     Raises:
-        FileExistsError: the folder holds something that no warm start made.
+        FileExistsError: the folder holds something that no warm start has made.
     """
     target = Path(folder)
     report = target / REPORT
@@ -288,15 +287,15 @@ def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
 def _settings(config: WarmStartConfig) -> dict[str, Any]:
     settings = {"format": _FORMAT, **asdict(config)}
     if not config.alias_share:
-        del settings["alias_share"]  # so that folders made before it was there are still known
+        del settings["alias_share"]  # folders that were made before this setting existed lack it
     return settings
 
 
 def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
-    """Write the Hugging Face folder beside the target and move it there whole.
+    """Write the Hugging Face folder beside the target and rename it, so that it is complete.
 
     Raises:
-        ExportError: the disk does not take it.
+        ExportError: it cannot be written.
     """
     partial = target.with_name(target.name + ".partial")
     with removed_on_failure(partial, f"write the warm start to {target}"):

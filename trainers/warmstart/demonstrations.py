@@ -1,7 +1,8 @@
-"""What the warm start shows: rollouts of a bad policy that knows the form and not what to search.
+"""Demonstrations for the warm start: rollouts of a bad policy, with the right form.
 
-Each is played in a throw-away world whose facts are drawn as they are asked for and are never those
-of the world that is trained and tested in. Question, results and layout are the environment's own.
+By default four in five search at random and answer with any name that they have seen. Each is
+played in a world of its own, whose facts are drawn when they are asked for and are never those of
+the world of the run. Questions, results and layout are the environment's own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _SEARCH = "<think> I need {0} . </think> <search> {0} </search>"
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One rollout as text; ``results[i]`` follows ``turns[i]`` and the last turn answers."""
+    """One rollout as text; ``results[i]`` follows ``turns[i]``, and the last turn answers."""
 
     question: str
     turns: tuple[str, ...]
@@ -54,15 +55,17 @@ class Demonstrator:
     """Makes demonstrations.
 
     Args:
-        names: people that may occur.
-        true_facts: (relation, person) -> the other person, never to be shown.
-        good_share: share of demonstrations that search rightly, 0 to 1; the rest ask for any
-            relation of the question, of anybody seen so far, any number of times, and answer with
-            anybody seen.
-        max_searches: most searches in one; at this number the environment says that they are used.
+        names: of people that may occur.
+        true_facts: (relation, person) -> the other person; these facts are never shown.
+        good_share: share of demonstrations that search correctly, 0 to 1. The others search any
+            number of times, for any relation of the question and anybody seen so far, and answer
+            with anybody seen.
+        max_searches: most searches in a demonstration; after them the environment says that the
+            budget is used.
         seed: equal seeds give equal demonstrations.
-        alias_share: share of the people whose facts stand under another name. Searching rightly is
-            then searching again; a name found by accident is a person like others to the rest.
+        alias_share: share of the people whose facts are filed under another name. A demonstration
+            that searches correctly then searches again for that name; the others take the name
+            for one more person.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Demonstrator:
         self._rules = Rules(get_prompt("{prompt}"), get_reward("default"), max_searches)
         self._max_searches = max_searches
         self._alias_share = alias_share
-        # with aliases a hop may take two searches, and to search rightly must not run out of them
+        # with aliases a hop may take two searches, for which the budget must suffice
         self._max_hops = max(1, min(MAX_HOPS, max_searches // 2)) if alias_share else MAX_HOPS
         self._rng = random.Random(f"demonstrations {seed}")
 
@@ -122,7 +125,7 @@ class Demonstrator:
 
 
 class _ThrowAwayWorld:
-    """Facts drawn when they are first asked for; everybody who is drawn is somebody new."""
+    """A world whose facts are drawn when they are first asked for, each with a new person."""
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class _ThrowAwayWorld:
         return name
 
     def alias(self, person: str) -> str | None:
-        """The name under which somebody's facts stand; None where that is the person's own."""
+        """The other name under which a person's facts are filed; None if it is the person's own."""
         if person not in self._aliases:
             chosen = self._alias_share > 0 and self._rng.random() < self._alias_share
             self._aliases[person] = alias = self.new_person() if chosen else None
@@ -160,7 +163,7 @@ class _ThrowAwayWorld:
 
 
 def _search(episode: Episode, world: _ThrowAwayWorld, relation: str, person: str) -> str:
-    """Play one search and return the person, or the alias, that it finds."""
+    """Play one search and return the person, or the other name, that it finds."""
     alias = world.alias(person)
     other = alias or world.fact(relation, person)
     found = alias_passage_of(person, alias) if alias else fact_passage(relation, person, other)

@@ -1,4 +1,7 @@
-"""A language model small enough to train on a CPU: one word a token, two layers, random weights."""
+"""A language model small enough to train on a CPU: one token for each word, random weights.
+
+With the default of two layers of width 128 the warm start takes a few minutes on one core.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ class TinyModelConfig:
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that splits at white space and knows ``words``; any other is ``<unk>``.
+    """Return a tokenizer that splits at white space and knows ``words``; others are ``<unk>``.
 
-    A prompt encoded with special tokens begins with ``<bos>``. The tags of the protocol are words
-    like any other.
+    A prompt that is encoded with special tokens begins with ``<bos>``. The tags of the protocol
+    are words like any others.
     """
     vocabulary = list(dict.fromkeys([PAD, BOS, EOS, UNK, *words]))
     ids = {word: i for i, word in enumerate(vocabulary)}
@@ -58,7 +61,7 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 def tiny_model(
     tokenizer: PreTrainedTokenizerFast, config: TinyModelConfig, seed: int
 ) -> LlamaForCausalLM:
-    """Return a Llama model with random weights over the vocabulary, embeddings tied."""
+    """Return a Llama model with random weights and tied embeddings over the vocabulary."""
     shape = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -69,7 +72,7 @@ def tiny_model(
         max_position_embeddings=config.max_length,
         attention_bias=True,
         tie_word_embeddings=True,
-        initializer_range=0.05,  # at 0.02 so narrow a model learns to copy much later
+        initializer_range=0.05,  # with the usual 0.02 so narrow a model learns to copy much later
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -28,7 +28,8 @@ from research_rl.envs.rewards.answers import (
     normalize_answer,
     plain_latex,
 )
-from research_rl.envs.rewards.paper_code import compute_score, validate_format
+from research_rl.envs.rewards.paper_code import extract_prediction, validate_format
+from research_rl.envs.rewards.presets import FORMAT_REWARD
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()))
 WORDS = st.lists(st.sampled_from(["red", "house", "the", "old", "yes", "1952"]), max_size=5)
@@ -75,10 +76,9 @@ def test_metrics_agree_with_the_published_evaluators(real_data: Path) -> None:
 
 def test_paper_code_agrees_with_the_original_on_every_recorded_text(real_data: Path) -> None:
     for row in cases(real_data, "format_cases.jsonl"):
-        golds = row["golds"]
-        score = compute_score(
-            row["prompt"] + row["response"], row["eos"], lambda p, golds=golds: f1_score(p, golds)
-        )
+        text = row["prompt"] + row["response"]
+        prediction, error = extract_prediction(text, row["eos"])
+        score = 0.0 if error else f1_score(prediction, row["golds"]) or FORMAT_REWARD
         assert score == pytest.approx(row["research_score"], abs=ROUNDED), row["id"]
         valid = validate_format(row["response"]) is None
         assert valid == row["research_valid"], row["id"]

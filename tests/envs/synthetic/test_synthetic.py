@@ -13,6 +13,7 @@ import pytest
 from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval import BM25SketchEncoder, DenseRetriever, load_retriever
 from research_rl.envs.synthetic.world import (
+    RELATIONS,
     WORLD_SPLITS,
     Split,
     SyntheticWorld,
@@ -39,7 +40,7 @@ def test_people_and_their_facts_belong_to_one_split() -> None:
 
 def test_everybody_has_eight_relations_to_eight_others() -> None:
     for person in WORLD.names:
-        others = {WORLD.facts[relation, person] for relation in WORLD.relations}
+        others = {WORLD.facts[relation, person] for relation in RELATIONS}
         assert len(others) == 8
         assert person not in others
 

@@ -25,8 +25,8 @@ from research_rl.trainers.warmstart.callback import (
     REPORT,
     WarmStartConfig,
     _batches,
+    _Encoder,
     _loss,
-    encode_demonstration,
     is_warm_started,
     warm_start,
 )
@@ -96,7 +96,7 @@ def test_a_demonstration_has_the_ids_that_the_environment_would_give(
         engine = ScriptedEngine(policy, [demonstration.turns])
         rollout = collect_rollouts([question], env, policy, engine, SamplingParams(150))[0]
         sequence = rollout.sequence
-        ids, written = encode_demonstration(policy, demonstration)
+        ids, written = _Encoder(policy)(demonstration)
         assert ids == sequence.prompt_ids + sequence.response_ids
         assert written == [False] * len(sequence.prompt_ids) + sequence.loss_mask
         assert rollout.reward.format_error is None
@@ -144,7 +144,7 @@ def test_demonstrations_follow_their_seed() -> None:
 
 
 def test_the_loss_is_that_of_the_tokens_the_policy_wrote(policy: LMPolicy) -> None:
-    rows = [encode_demonstration(policy, d) for d in demonstrations(0.2, 8)]
+    rows = [*map(_Encoder(policy), demonstrations(0.2, 8))]
     expected = 0.0
     for ids, written in rows:
         inputs = torch.tensor([ids])

@@ -8,8 +8,7 @@ HotpotQA's, cover-EM is FlashRAG's ``acc``. A prediction with an ``error`` has n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage, Question
@@ -37,14 +36,6 @@ MEASURES: Mapping[str, str] = {
 """The names that ``measure_prediction`` returns, each with its meaning."""
 
 _UNTELLING = frozenset({"", "yes", "no", "noanswer"})  # found in almost any passage
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over the ``n`` values that are there; value is None where n is 0."""
-
-    value: float | None
-    n: int
 
 
 def measure_prediction(prediction: Prediction) -> Scores:
@@ -155,33 +146,12 @@ def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> f
     return float(any(f" {answer} " in text for text in texts for answer in wanted))
 
 
-def mean_measures(rows: Sequence[Scores]) -> dict[str, Mean]:
-    """Return the mean of each measure over the rows that have a value, and their number."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: mean(row.get(name) for row in rows) for name in names}
-
-
-def mean(values: Iterable[float | None]) -> Mean:
-    """Return the mean of the values that are not None, and their number."""
-    there = [value for value in values if value is not None]
-    return Mean(sum(there) / len(there) if there else None, len(there))
-
-
-def finish_reasons(predictions: Iterable[Prediction]) -> dict[str, int]:
-    """Return the number of each finish reason, the commonest first; "" counts as "unknown"."""
-    return _counts(predictions, lambda prediction: prediction.finish_reason or "unknown")
-
-
 def format_errors(predictions: Iterable[Prediction]) -> dict[str, int]:
     """Return the number of each class of format error, the commonest first.
 
     The class is what stands before a colon: ``"no_answer: ..."`` counts as ``no_answer``. Failed
     predictions and those without an error are left out.
     """
-    wrong = (p for p in predictions if p.format_error is not None and p.error is None)
-    return _counts(wrong, lambda p: (p.format_error or "").partition(":")[0].strip() or "unknown")
-
-
-def _counts(predictions: Iterable[Prediction], name: Callable[[Prediction], str]) -> dict[str, int]:
-    counted = Counter(name(prediction) for prediction in predictions)
+    wrong = (p.format_error for p in predictions if p.format_error is not None and p.error is None)
+    counted = Counter(error.partition(":")[0].strip() or "unknown" for error in wrong)
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

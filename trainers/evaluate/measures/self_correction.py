@@ -19,7 +19,7 @@ answers. Two misses; the first is re-queried and recovers, the second is given u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from research_rl.agents.methods import Prediction
@@ -96,14 +96,6 @@ def self_correction(prediction: Prediction) -> SelfCorrection:
     for place, kind in enumerate(news):
         if kind == "miss":
             total += _after_miss(place, news, asked)
-    return total
-
-
-def total_self_correction(predictions: Iterable[Prediction]) -> SelfCorrection:
-    """Return the counts over all predictions."""
-    total = SelfCorrection()
-    for prediction in predictions:
-        total += self_correction(prediction)
     return total
 
 

@@ -16,15 +16,12 @@ from research_rl.trainers.evaluate.measures.answers import (
     MEASURES,
     answer_in_passages,
     answer_scores,
-    finish_reasons,
     format_errors,
-    mean_measures,
     measure_prediction,
 )
 from research_rl.trainers.evaluate.measures.self_correction import (
     SelfCorrection,
     self_correction,
-    total_self_correction,
 )
 
 A = Passage("a", '"Oslo"\nOslo is the capital of Norway.')
@@ -117,9 +114,6 @@ def test_a_failed_prediction_is_a_gap_and_not_a_wrong_answer() -> None:
     assert measures.keys() == MEASURES.keys()
     assert measures["failed"] == 1.0
     assert measures["em"] is None
-    means = mean_measures([measures, measure_prediction(predict(BY_ID, (A, B)))])
-    assert (means["em"].value, means["em"].n) == (1.0, 1)
-    assert (means["failed"].value, means["failed"].n) == (0.5, 2)
 
 
 def test_answers_are_looked_for_as_whole_words() -> None:
@@ -128,11 +122,10 @@ def test_answers_are_looked_for_as_whole_words() -> None:
     assert answer_in_passages(("yes", "The The"), [A]) is None
 
 
-def test_reasons_and_errors_are_counted_by_class() -> None:
-    wrong = replace(predict(BY_ID), format_error="boxed: twice", finish_reason="length")
+def test_format_errors_are_counted_by_class() -> None:
+    wrong = replace(predict(BY_ID), format_error="boxed: twice")
     also = replace(wrong, format_error="boxed: empty")
     failed = replace(wrong, error="down", finish_reason="error")
-    assert finish_reasons([wrong, also, predict(BY_ID)]) == {"length": 2, "answer": 1}
     assert format_errors([wrong, also, failed, predict(BY_ID)]) == {"boxed": 2}
 
 
@@ -161,7 +154,7 @@ def test_nothing_is_missed_once_all_is_there() -> None:
 def test_questions_without_known_facts_and_failures_do_not_count() -> None:
     closed = predict(Question("7", "?", ("yes",)), (X,), (A,))
     failed = replace(predict(BY_ID, (X,)), error="down")
-    assert total_self_correction([closed, failed]) == SelfCorrection()
+    assert self_correction(closed) == self_correction(failed) == SelfCorrection()
     assert SelfCorrection().requery_rate is None
 
 
