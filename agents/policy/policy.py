@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from research_rl.agents.kernels import Packed, PackedForward
+from research_rl.agents.kernels import Packed, PackedForward, text_config
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.envs.protocols import Prompt
 
@@ -51,7 +51,8 @@ class LMPolicy(nn.Module):
         self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
-        self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        shape = text_config(model.config)
+        self.max_length: int | None = getattr(shape, "max_position_embeddings", None)
         """Positions of the model, prompt and response together; None where it names no limit."""
 
     @classmethod
@@ -68,6 +69,15 @@ class LMPolicy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers in a hidden state."""
+        size = getattr(text_config(self.model.config), "hidden_size", None)
+        if size is None:  # rare: a model whose config calls it otherwise
+            head: Any = self.model.get_output_embeddings()
+            size = head.in_features
+        return int(size)
 
     def encode(self, text: str) -> list[int]:
         """Ids of text that the environment wrote: no bos or eos, control tokens stay plain text.

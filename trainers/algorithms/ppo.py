@@ -75,11 +75,7 @@ class PPO(PolicyGradient):
 
     def bind(self, policy: LMPolicy) -> None:
         """Make the value head; every value begins at 0."""
-        size: Any = getattr(policy.model.config, "hidden_size", None)
-        if size is None:  # a model of several parts; those without such a size are rare
-            model: Any = policy.model
-            size = model.get_output_embeddings().in_features
-        self.head = nn.Linear(int(size), 1)
+        self.head = nn.Linear(policy.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from doubles import tiny
@@ -17,8 +18,14 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedModel
 
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.kernels.packed_forward import PackedForward
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model
 from research_rl.agents.policy.policy import LMPolicy, Reference
+from research_rl.agents.rollout import collect_rollouts
+from research_rl.agents.types import SamplingParams
+from research_rl.envs import Question
 from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt
 
 
@@ -148,6 +155,28 @@ def test_a_model_without_eos_is_refused() -> None:
     model.generation_config.eos_token_id = None
     with pytest.raises(ValueError, match="must have an end-of-sequence id"):
         LMPolicy(model, tok)
+
+
+@pytest.mark.parametrize("engine", [CachedEngine, ReferenceEngine])
+def test_the_limits_of_a_model_with_images_are_those_of_its_text(
+    engine: Any, tmp_path: Path
+) -> None:
+    tok = tiny.tokenizer()
+    tiny.wrapper(tok, max_position_embeddings=64, final_logit_softcapping=2.0).save_pretrained(
+        tmp_path
+    )
+    tok.save_pretrained(tmp_path)
+    policy = LMPolicy.from_config(PolicyConfig(str(tmp_path)))
+    assert type(policy.model).__name__ == "Gemma3ForConditionalGeneration"
+    assert (policy.max_length, policy.hidden_size) == (64, 32)
+    env = gym.make_vec("ReSearch-v0", num_envs=1, autoreset_mode="Disabled", prompt="{prompt}")
+    asked = [Question("q", "who?", ("x",))]
+    params = SamplingParams(64 - len(policy.encode("who?")), temperature=0.0)
+    (played,) = collect_rollouts(asked, env, policy, engine(policy), params)
+    assert len(played.sequence.response_ids) + len(played.sequence.prompt_ids) <= 64
+    with pytest.raises(ValueError, match="must fit in the model's 64 positions together"):
+        collect_rollouts(asked, env, policy, engine(policy), SamplingParams(61))
+    assert PackedForward(policy.model).head().softcap == 2.0
 
 
 def test_a_missing_model_is_named(tmp_path: Path, folder: Path) -> None:
