@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.kernels import Packed, PackedForward, text_config
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
+from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.envs.protocols import Prompt
 
 _MARK = "\ufdd0"
@@ -41,14 +41,16 @@ class LMPolicy(nn.Module):
             encoding.
 
     Raises:
-        ValueError: neither the tokenizer nor the generation config names an end of sequence.
+        ValueError: neither the tokenizer nor the generation config names an end of sequence, or
+            the tokenizer has tokens that the model has no embedding for.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        check_vocabulary(model, tokenizer)
+        self.eos_ids: frozenset[int] = eos_ids(model, tokenizer)
         pad = tokenizer.pad_token_id
         self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
         shape = text_config(model.config)
@@ -281,21 +283,6 @@ def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
 
 def _has_adapter(model: nn.Module) -> bool:
     return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a sequence: the tokenizer's and all of the generation config's."""
-    generation: Any = getattr(model, "generation_config", None)
-    known = [tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)]
-    lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in known]
-    eos = frozenset(int(i) for i in itertools.chain(*lists) if i is not None)
-    if not eos:
-        raise ValueError(
-            "the model must have an end-of-sequence id, got none from its tokenizer and none from "
-            "its generation config; set tokenizer.eos_token or eos_token_id in "
-            "generation_config.json"
-        )
-    return eos
 
 
 def _scalar_text(text: str) -> str:
