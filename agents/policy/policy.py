@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.kernels import Packed, PackedForward, text_config
+from research_rl.agents.policy.chat import ChatTemplate
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.envs.protocols import Prompt
@@ -50,7 +51,10 @@ class LMPolicy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         check_vocabulary(model, tokenizer)
-        self.eos_ids: frozenset[int] = eos_ids(model, tokenizer)
+        self._chat = ChatTemplate(tokenizer)
+        known = eos_ids(model, tokenizer)
+        self.eos_ids: frozenset[int] = known | self._chat.end_of_turn(known)
+        """What ends a sequence: for the tokenizer, the generation config and the chat template."""
         pad = tokenizer.pad_token_id
         self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
         shape = text_config(model.config)
@@ -109,21 +113,14 @@ class LMPolicy(nn.Module):
 
         Control tokens that stand in a message stay plain text.
 
+        Where the template has no role for a system message, its text begins the user's.
+
         Raises:
-            ValueError: the tokenizer has no chat template.
+            ValueError: the tokenizer has no chat template, or it refuses these messages.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
-                "a chat prompt must meet a tokenizer with a chat template, got "
-                f"{self.tokenizer.name_or_path!r} without one; "
-                "use prompt='base' or an instruct model"
-            )
         marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
-        text = self.tokenizer.apply_chat_template(
-            marked, tokenize=False, add_generation_prompt=True
-        )
         ids = []
-        for number, piece in enumerate(str(text).split(_MARK)):
+        for number, piece in enumerate(self._chat.render(marked).split(_MARK)):
             plain = number % 2 == 1
             ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
                 "input_ids"

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
 from research_rl.agents.kernels import text_config
-from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
+from research_rl.agents.policy import PolicyConfig, empty_model
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -239,9 +239,7 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
     model, trainer = config["model"], config["trainer"]
     section = dict(model["policy"])
     shape = shape_of(section, trainer)
-    lora = section.pop("lora", None)
-    section.pop("compile", None)
-    policy = PolicyConfig(**section, lora=LoraConfig(**dict(lora)) if lora else None)
+    policy = PolicyConfig.from_section({**section, "compile": None})
     updates, sampling = model["updates"], model["sampling"]
     engine = _arguments(model.get("engine"))
     precision = trainer.get("precision")
