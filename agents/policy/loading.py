@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from research_rl.agents.kernels import PACKED, SLOTS
 from research_rl.agents.policy.chat import ChatTemplateConfig
+from research_rl.agents.policy.dropout import switch_off_dropout
 from research_rl.envs.system import LOADING
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class PolicyConfig:
         compile: backend of torch.compile for the layers while learning, inductor for instance;
             None does not compile. Attention over packed rollouts stays outside.
         chat_template: how chat messages become a prompt; by default as the tokenizer says.
+        dropout: keep the base model's dropout and router noise while learning; the learner is then
+            another policy than the sampler. That of an adapter is a setting of ``lora``.
     """
 
     model: str
@@ -78,6 +81,7 @@ class PolicyConfig:
     trust_remote_code: bool = False
     compile: str | None = None
     chat_template: ChatTemplateConfig = field(default_factory=ChatTemplateConfig)
+    dropout: bool = False
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any]) -> PolicyConfig:
@@ -188,6 +192,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _prepared(model: Any, config: PolicyConfig) -> PreTrainedModel:
+    if not config.dropout:
+        switch_off_dropout(model)
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     if config.gradient_checkpointing:

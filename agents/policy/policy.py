@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.kernels import Packed, PackedForward, text_config
 from research_rl.agents.policy.chat import ChatTemplate
+from research_rl.agents.policy.dropout import dropout_as_loaded
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.envs.protocols import Prompt
@@ -201,7 +202,8 @@ class LMPolicy(nn.Module):
         model: Any = self.model
         if _has_adapter(model):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(str(folder))
+        with dropout_as_loaded(model):
+            model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
 

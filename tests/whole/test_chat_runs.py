@@ -17,7 +17,8 @@ from research_rl.trainers.checkpoint.export import policy_config
 from research_rl.trainers.cli import dispatch as cli
 
 TEMPLATE = (
-    "{% if strftime_now('%Y') == '2019' %}<think> {% endif %}{% for m in messages %}{{ m.content }} {% endfor %}"
+    "{% if strftime_now('%Y') == '2019' %}<think> {% endif %}"
+    "{% for m in messages %}{{ m.content }} {% endfor %}"
     "{% if not (enable_thinking | default(true)) %}<think> </think>{% endif %}"
 )
 
