@@ -25,7 +25,7 @@ from research_rl.agents.kernels.hf_attention import (
     rope_types,
 )
 from research_rl.agents.kernels.lm_head import LMHead
-from research_rl.agents.kernels.model_config import text_config
+from research_rl.agents.kernels.model_config import logit_scale, text_config
 from research_rl.agents.kernels.packing import Packed, pack
 
 PACKED = "research_rl_packed"
@@ -188,7 +188,8 @@ class PackedForward:
                 f"packed learning must have a linear output head, got {type(layer).__name__}"
             )
         cap = getattr(text_config(self.model.config), "final_logit_softcapping", None)
-        return LMHead(layer.weight, layer.bias, cap, temperature)
+        scale = logit_scale(self.model.config)
+        return LMHead(layer.weight, layer.bias, cap, temperature, scale)
 
     @torch.no_grad()
     def check(self) -> None:
