@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from research_rl.envs.episode import Episode
-from research_rl.envs.protocols import STOP, Prompt
+from research_rl.envs.protocols import STOP, Prompt, PromptChoice
 from research_rl.envs.render import render_ansi
 from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.spaces import UnicodeText
@@ -81,7 +81,8 @@ class ReSearchEnv(gym.Env[str, str]):
     * ``search_cost``: see Rewards.
     * ``max_chars``: longest observation, in characters.
     * ``reward``: ``default``, ``paper``, ``paper-code`` or a ``RewardFunction``.
-    * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}`` or a ``Prompt``.
+    * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}``, a chat as ``{system, user}``, a
+      file of one of these, or a ``Prompt``.
     * ``on_retriever_error``: ``raise`` a ``RetrieverUnavailable``, after which the same step may
       be tried again, or ``observe`` it as a result text (listed in ``Episode.failed_results``).
     * ``render_mode``: None, or ``ansi``: the episode so far in colour.
@@ -112,7 +113,7 @@ class ReSearchEnv(gym.Env[str, str]):
         search_cost: float = 0.0,
         max_chars: int = 32768,
         reward: str | RewardFunction = "default",
-        prompt: str | Prompt = "base",
+        prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
         render_mode: str | None = None,
     ) -> None:

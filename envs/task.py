@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.episode import Episode, Rules
-from research_rl.envs.protocols import Prompt, get_prompt
+from research_rl.envs.protocols import PromptChoice, get_prompt
 from research_rl.envs.rewards import RewardFunction, get_reward
 from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable
 
@@ -33,7 +33,7 @@ class Task:
         search_cost: float = 0.0,
         max_chars: int = 32768,
         reward: str | RewardFunction = "default",
-        prompt: str | Prompt = "base",
+        prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
     ) -> None:
         _check_numbers(top_k, max_searches, search_cost, max_chars)
@@ -49,7 +49,7 @@ class Task:
         self.prompt = get_prompt(prompt)
         self.rules = Rules(
             self.prompt,
-            get_reward(reward, chat=self.prompt.system is not None),
+            get_reward(reward, chat=self.prompt.chat),
             max_searches,
             search_cost,
             max_chars,

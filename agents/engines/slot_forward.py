@@ -21,6 +21,7 @@ from research_rl.agents.kernels import (
     pack_linears,
     rope_types,
     slots_enabled,
+    text_config,
 )
 
 
@@ -85,14 +86,14 @@ class SlotForward:
         Raises:
             NotImplementedError: they differ, or the model's attention cannot be replaced.
         """
-        name = type(self.model).__name__
-        dynamic = rope_types(self.model.config) & {"dynamic", "longrope"}
+        name, config = type(self.model).__name__, text_config(self.model.config)
+        dynamic = rope_types(config) & {"dynamic", "longrope"}
         if dynamic:
             raise NotImplementedError(
                 "the cached engine must see positions that do not depend on the batch, got "
                 f"{name} with rope_type {dynamic.pop()!r}; use ReferenceEngine for this model"
             )
-        if "chunked_attention" in (getattr(self.model.config, "layer_types", None) or ()):
+        if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
             raise NotImplementedError(
                 "the cached engine must see which keys a query may look at, got "
                 f"{name}, which attends in chunks; use ReferenceEngine for this model"
@@ -150,7 +151,7 @@ class SlotForward:
 
         The texts of the check are shorter than a real window, so their logits would not tell.
         """
-        config = self.model.config
+        config = text_config(self.model.config)
         layers = getattr(config, "layer_types", None) or ("sliding_attention",)
         window = getattr(config, "sliding_window", None)
         if window and "sliding_attention" in layers and not seen:

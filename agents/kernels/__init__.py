@@ -11,6 +11,7 @@ from research_rl.agents.kernels.decoder import Decoder, decoder_of
 from research_rl.agents.kernels.hf_attention import rope_types
 from research_rl.agents.kernels.kv_cache import SlotCache
 from research_rl.agents.kernels.lm_head import CHUNK_BYTES
+from research_rl.agents.kernels.model_config import text_config
 from research_rl.agents.kernels.packed_forward import ENTRY, PACKED, PackedForward
 from research_rl.agents.kernels.packing import Packed, pack
 from research_rl.agents.kernels.slot_attention import (
@@ -42,4 +43,5 @@ __all__ = [
     "pack_linears",
     "rope_types",
     "slots_enabled",
+    "text_config",
 ]

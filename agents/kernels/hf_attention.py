@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from research_rl.agents.kernels.model_config import text_config
+
 _HARMLESS = frozenset(
     {
         "cache_position",
@@ -99,6 +101,6 @@ def flat_inputs(
 
 def rope_types(config: Any) -> set[str]:
     """Kinds of rotary embedding of a model's config, of all layer types."""
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = getattr(text_config(config), "rope_parameters", None) or {}
     kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
     return {str(k["rope_type"]) for k in kinds if "rope_type" in k}

@@ -30,19 +30,21 @@ all with gradient; the slice says which tokens."""
 
 @dataclass(frozen=True)
 class LMHead:
-    """An output head: logits = cap(hidden @ weight.T + bias) / temperature.
+    """An output head: logits = cap(scale * (hidden @ weight.T + bias)) / temperature.
 
     Args:
         weight: (V, D).
         bias: (V,) or None.
         softcap: logits are bent to stay within it (Gemma 2); None leaves them.
         temperature: the logits are divided by it.
+        scale: the logits are multiplied by it, before the cap (Granite, Cohere).
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
     temperature: float = 1.0
+    scale: float = 1.0
 
     def logprobs(
         self, hidden: Tensor, targets: Tensor, entropy: bool = False
@@ -94,7 +96,8 @@ class LMHead:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         bias = None if self.bias is None else self.bias.detach().to(dtype)
-        head = _Computing(self.weight.detach().to(dtype), bias, self.softcap, self.temperature)
+        weight = self.weight.detach().to(dtype)
+        head = _Computing(weight, bias, self.softcap, self.temperature, self.scale)
         return head, hidden.detach().to(dtype)
 
 
@@ -106,6 +109,7 @@ class _Computing:
     bias: Tensor | None
     softcap: float | None
     temperature: float
+    scale: float
 
     def chunks(self, count: int) -> Iterator[slice]:
         size = max(16, CHUNK_BYTES // (self.weight.shape[0] * self.weight.element_size()))
@@ -113,7 +117,7 @@ class _Computing:
             yield slice(begin, min(begin + size, count))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (n, V) as the layer gives them, before cap and temperature."""
+        """Logits (n, V) as the layer gives them, before scale, cap and temperature."""
         return F.linear(hidden, self.weight, self.bias)
 
     def _blocks(self, logits: Tensor) -> Iterator[slice]:
@@ -124,6 +128,8 @@ class _Computing:
 
     def _bent(self, logits: Tensor) -> Tensor:
         x = logits.float()
+        if self.scale != 1.0:
+            x = x * self.scale
         if self.softcap is not None:
             x = (x / self.softcap).tanh() * self.softcap
         return x / self.temperature if self.temperature != 1.0 else x
@@ -173,8 +179,8 @@ class _Computing:
             change.scatter_add_(1, targets[part, None], of_logprobs[part, None])
             if slope is not None:
                 change.mul_(slope)
-            if self.temperature != 1.0:
-                change.div_(self.temperature)
+            if self.temperature != self.scale:
+                change.mul_(self.scale / self.temperature)
             logits[part] = change.to(logits.dtype)
         return logits
 

@@ -25,6 +25,7 @@ from research_rl.agents.kernels.hf_attention import (
     rope_types,
 )
 from research_rl.agents.kernels.lm_head import LMHead
+from research_rl.agents.kernels.model_config import logit_scale, text_config
 from research_rl.agents.kernels.packing import Packed, pack
 
 PACKED = "research_rl_packed"
@@ -168,7 +169,7 @@ class PackedForward:
     def _decoder(self) -> Decoder | None:
         """The model's layers with the weights of now, where they need not be called themselves."""
         model = self.model
-        dropped = model.training and getattr(model.config, "attention_dropout", 0.0)
+        dropped = model.training and getattr(text_config(model.config), "attention_dropout", 0.0)
         again = model.training and any(
             getattr(module, "gradient_checkpointing", False) for module in model.modules()
         )
@@ -186,8 +187,9 @@ class PackedForward:
             raise NotImplementedError(
                 f"packed learning must have a linear output head, got {type(layer).__name__}"
             )
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return LMHead(layer.weight, layer.bias, cap, temperature)
+        cap = getattr(text_config(self.model.config), "final_logit_softcapping", None)
+        scale = logit_scale(self.model.config)
+        return LMHead(layer.weight, layer.bias, cap, temperature, scale)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -196,7 +198,7 @@ class PackedForward:
         Raises:
             NotImplementedError: they differ, or the model's attention cannot be replaced.
         """
-        name, config = type(self.model).__name__, self.model.config
+        name, config = type(self.model).__name__, text_config(self.model.config)
         if dynamic := rope_types(config) & {"dynamic", "longrope"}:
             raise NotImplementedError(
                 "packed learning must see positions that do not depend on the batch, got "

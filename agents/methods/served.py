@@ -20,7 +20,7 @@ from research_rl.agents.methods.research import Agent, Message, Prediction, ReSe
 from research_rl.agents.rollout import vector_rows
 from research_rl.agents.types import SamplingParams
 from research_rl.envs import Episode, Question, Retriever
-from research_rl.envs.protocols import STOP
+from research_rl.envs.protocols import STOP, PromptChoice
 from research_rl.envs.rewards import RewardFunction
 
 OnStep = Callable[[Question, Message], None]
@@ -36,7 +36,8 @@ class ReSearch(Agent):
         retriever: searches.
         top_k: passages of a search.
         max_searches: searches of an episode; None for no limit.
-        prompt: ``base``, ``instruct`` or a text with ``{prompt}``; the one it was trained with.
+        prompt: the one it was trained with: ``base``, ``instruct``, a text with ``{prompt}``, a
+            chat as ``{system, user}``, or a file of one of these.
         reward: judges the form of the text (``default``, ``paper``, ``paper-code``).
         max_response_tokens: budget of an episode, results included.
         max_result_tokens: cap of one result; None for no cap.
@@ -50,7 +51,7 @@ class ReSearch(Agent):
         retriever: Retriever | None = None,
         top_k: int = 5,
         max_searches: int | None = None,
-        prompt: str = "base",
+        prompt: PromptChoice = "base",
         reward: str | RewardFunction = "default",
         max_response_tokens: int = 8192,
         max_result_tokens: int | None = None,

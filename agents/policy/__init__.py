@@ -6,6 +6,7 @@ May import: agents.kernels, envs
 
 from __future__ import annotations
 
+from research_rl.agents.policy.chat import ChatTemplateConfig
 from research_rl.agents.policy.loading import (
     LoraConfig,
     PolicyConfig,
@@ -20,6 +21,7 @@ from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.policy.working_weights import WorkingWeights
 
 __all__ = [
+    "ChatTemplateConfig",
     "LMPolicy",
     "LoraConfig",
     "PolicyConfig",

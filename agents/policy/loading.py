@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,6 +23,8 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from research_rl.agents.kernels import PACKED, SLOTS
+from research_rl.agents.policy.chat import ChatTemplateConfig
+from research_rl.agents.policy.dropout import switch_off_dropout
 from research_rl.envs.system import LOADING
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,9 @@ class PolicyConfig:
         trust_remote_code: run code that comes with the model.
         compile: backend of torch.compile for the layers while learning, inductor for instance;
             None does not compile. Attention over packed rollouts stays outside.
+        chat_template: how chat messages become a prompt; by default as the tokenizer says.
+        dropout: keep the base model's dropout and router noise while learning; the learner is then
+            another policy than the sampler. That of an adapter is a setting of ``lora``.
     """
 
     model: str
@@ -74,13 +80,26 @@ class PolicyConfig:
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
     compile: str | None = None
+    chat_template: ChatTemplateConfig = field(default_factory=ChatTemplateConfig)
+    dropout: bool = False
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any]) -> PolicyConfig:
+        """Return the configuration that a YAML section says, such as a run's ``model.policy``."""
+        lora, chat = section.get("lora"), section.get("chat_template")
+        made = {
+            "lora": LoraConfig(**lora) if lora else None,
+            "chat_template": ChatTemplateConfig(**(chat or {})),
+        }
+        return cls(**{**section, **made})
 
 
 def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the configuration names.
 
     Raises:
-        FileNotFoundError: there is none of this name.
+        FileNotFoundError: there is none of this name, or no chat template of its own.
+        ValueError: the settings of the chat template are wrong.
     """
     name = config.tokenizer or config.model
     try:
@@ -89,6 +108,7 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError) as error:
         raise _missing("tokenizer", name, error) from error
+    config.chat_template.apply(tokenizer)
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
@@ -172,6 +192,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _prepared(model: Any, config: PolicyConfig) -> PreTrainedModel:
+    if not config.dropout:
+        switch_off_dropout(model)
     if config.freeze_embeddings:
         _freeze_embeddings(model)
     if config.gradient_checkpointing:

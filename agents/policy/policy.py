@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from research_rl.agents.kernels import Packed, PackedForward
+from research_rl.agents.kernels import Packed, PackedForward, text_config
+from research_rl.agents.policy.chat import ChatTemplate
+from research_rl.agents.policy.dropout import dropout_as_loaded
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.agents.policy.modes import evaluating
+from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.envs.protocols import Prompt
 
 _MARK = "\ufdd0"
@@ -42,17 +44,23 @@ class LMPolicy(nn.Module):
             encoding.
 
     Raises:
-        ValueError: neither the tokenizer nor the generation config names an end of sequence.
+        ValueError: neither the tokenizer nor the generation config names an end of sequence, or
+            the tokenizer has tokens that the model has no embedding for.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.eos_ids: frozenset[int] = _eos_ids(model, tokenizer)
+        check_vocabulary(model, tokenizer)
+        self._chat = ChatTemplate(tokenizer)
+        known = eos_ids(model, tokenizer)
+        self.eos_ids: frozenset[int] = known | self._chat.end_of_turn(known)
+        """What ends a sequence: for the tokenizer, the generation config and the chat template."""
         pad = tokenizer.pad_token_id
         self.pad_id: int = min(self.eos_ids) if pad is None else int(pad)
-        self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        shape = text_config(model.config)
+        self.max_length: int | None = getattr(shape, "max_position_embeddings", None)
         """Positions of the model, prompt and response together; None where it names no limit."""
 
     @classmethod
@@ -69,6 +77,15 @@ class LMPolicy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers in a hidden state."""
+        size = getattr(text_config(self.model.config), "hidden_size", None)
+        if size is None:  # rare: a model whose config calls it otherwise
+            head: Any = self.model.get_output_embeddings()
+            size = head.in_features
+        return int(size)
 
     def encode(self, text: str) -> list[int]:
         """Ids of text that the environment wrote: no bos or eos, control tokens stay plain text.
@@ -98,21 +115,14 @@ class LMPolicy(nn.Module):
 
         Control tokens that stand in a message stay plain text.
 
+        Where the template has no role for a system message, its text begins the user's.
+
         Raises:
-            ValueError: the tokenizer has no chat template.
+            ValueError: the tokenizer has no chat template, or it refuses these messages.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
-                "a chat prompt must meet a tokenizer with a chat template, got "
-                f"{self.tokenizer.name_or_path!r} without one; "
-                "use prompt='base' or an instruct model"
-            )
         marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
-        text = self.tokenizer.apply_chat_template(
-            marked, tokenize=False, add_generation_prompt=True
-        )
         ids = []
-        for number, piece in enumerate(str(text).split(_MARK)):
+        for number, piece in enumerate(self._chat.render(marked).split(_MARK)):
             plain = number % 2 == 1
             ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
                 "input_ids"
@@ -193,7 +203,8 @@ class LMPolicy(nn.Module):
         model: Any = self.model
         if _has_adapter(model):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(str(folder))
+        with dropout_as_loaded(model):
+            model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
 
@@ -267,21 +278,6 @@ def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
 
 def _has_adapter(model: nn.Module) -> bool:
     return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends a sequence: the tokenizer's and all of the generation config's."""
-    generation: Any = getattr(model, "generation_config", None)
-    known = [tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)]
-    lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in known]
-    eos = frozenset(int(i) for i in itertools.chain(*lists) if i is not None)
-    if not eos:
-        raise ValueError(
-            "the model must have an end-of-sequence id, got none from its tokenizer and none from "
-            "its generation config; set tokenizer.eos_token or eos_token_id in "
-            "generation_config.json"
-        )
-    return eos
 
 
 def _scalar_text(text: str) -> str:

@@ -6,7 +6,13 @@ May import: envs.types
 
 from __future__ import annotations
 
-from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt, get_prompt
+from research_rl.envs.protocols.prompts import (
+    BASE,
+    INSTRUCT,
+    Prompt,
+    PromptChoice,
+    get_prompt,
+)
 from research_rl.envs.protocols.tags import (
     BUDGET_USED,
     NOTHING_TO_SEARCH,
@@ -40,6 +46,7 @@ __all__ = [
     "Malformed",
     "Part",
     "Prompt",
+    "PromptChoice",
     "Search",
     "Segment",
     "answer_content",

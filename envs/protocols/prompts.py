@@ -6,7 +6,11 @@ src/verl/utils/dataset/template.py, MIT License.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 _QUESTION = "{prompt}"
 
@@ -16,18 +20,23 @@ class Prompt:
     """The text in front of the response.
 
     Args:
-        system: the system message of a chat model; None for a model without a chat template.
+        system: the system message of a chat; None for none.
         user: the user's text with ``{prompt}`` where the question goes.
+        chat: messages for the tokenizer's chat template, not plain text; so it is with a system
+            message.
     """
 
     system: str | None
     user: str
+    chat: bool = False
 
     def __post_init__(self) -> None:
+        if self.system is not None:
+            object.__setattr__(self, "chat", True)
         if _QUESTION not in self.user:
             raise ValueError(
                 f"prompt must contain {_QUESTION} where the question goes, got {self.user[:80]!r}; "
-                "write it there, or use 'base' or 'instruct'"
+                "write it there, or use 'base', 'instruct', {system, user} or the path of a file"
             )
 
     def text(self, question: str) -> str:
@@ -37,10 +46,10 @@ class Prompt:
 
     def messages(self, question: str) -> list[dict[str, str]] | None:
         """Return the chat messages for the tokenizer's template; None for a base prompt."""
-        if self.system is None:
+        if not self.chat:
             return None
-        user = self.user.replace(_QUESTION, question)
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+        user = {"role": "user", "content": self.user.replace(_QUESTION, question)}
+        return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
 
 
 BASE = Prompt(
@@ -76,12 +85,56 @@ INSTRUCT = Prompt(
 """For instruction-tuned models: a system message, the question as the user's."""
 
 
-def get_prompt(prompt: str | Prompt) -> Prompt:
-    """Return the prompt called ``base`` or ``instruct``, or one made of a text with ``{prompt}``.
+PromptChoice: TypeAlias = str | Mapping[str, str | None] | Prompt
+"""``base`` or ``instruct``; a text with ``{prompt}``; ``{system, user}`` of a chat; a file of
+either; or a Prompt."""
+
+
+def get_prompt(prompt: PromptChoice) -> Prompt:
+    """Return the prompt that is meant.
+
+    >>> get_prompt({"system": "Answer briefly.", "user": "Q: {prompt}"}).messages("Who?")[1]
+    {'role': 'user', 'content': 'Q: Who?'}
+
+    Args:
+        prompt: see PromptChoice. A mapping is a chat, also without a system message; without
+            ``user`` the user says the question alone. A file is text, or YAML or JSON with the
+            mapping.
 
     Raises:
-        ValueError: the text does not say where the question goes.
+        ValueError: it does not say where the question goes, or has other keys.
     """
     if isinstance(prompt, Prompt):
         return prompt
-    return {"base": BASE, "instruct": INSTRUCT}.get(prompt) or Prompt(None, prompt)
+    if isinstance(prompt, Mapping):
+        if unknown := sorted(set(prompt) - {"system", "user"}):
+            raise ValueError(
+                f"a chat prompt must have system and user, got {unknown[0]!r}; leave it out"
+            )
+        return Prompt(prompt.get("system"), prompt.get("user") or _QUESTION, chat=True)
+    known = {"base": BASE, "instruct": INSTRUCT}.get(prompt)
+    if known is None and _QUESTION not in prompt and _is_file(prompt):
+        return get_prompt(_read(Path(prompt)))
+    return known or Prompt(None, prompt)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a text too long to be a name
+        return False
+
+
+def _read(file: Path) -> PromptChoice:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        found = json.loads(text)
+    elif file.suffix in (".yaml", ".yml"):
+        import yaml  # type: ignore[import-untyped]
+
+        found = yaml.safe_load(text)
+    else:
+        return Prompt(None, text.rstrip("\n"))
+    if not isinstance(found, str | Mapping):
+        raise ValueError(f"{file} must hold a text or {{system, user}}, got {type(found).__name__}")
+    return found

@@ -101,6 +101,26 @@ def model(
     return net
 
 
+def wrapper(tok: PreTrainedTokenizerFast | None = None, **text: Any) -> Any:
+    """A random Gemma 3 with images: what its config says of the text stands in ``text_config``.
+
+    Args:
+        tok: its tokenizer.
+        text: further fields of the text's config.
+    """
+    tok = tok or tokenizer()
+    fields = {**SIZES, "vocab_size": -(-len(tok) // 16) * 16, "pad_token_id": tok.pad_token_id}
+    fields |= {"bos_token_id": None, "eos_token_id": tok.eos_token_id, **text}
+    seen = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    seen |= {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model(
+        "gemma3", text_config=fields, vision_config=seen, mm_tokens_per_image=1
+    )
+    torch.manual_seed(0)
+    with LOADING:
+        return AutoModelForCausalLM.from_config(config)
+
+
 def policy(
     family: str = "qwen2",
     tags: bool = True,

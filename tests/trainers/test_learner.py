@@ -38,6 +38,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 3.0,
         "query_pre_attn_scalar": 8,
     },
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+    "hyperclovax": {"logits_scaling": 0.5},  # multiplies where Granite divides
 }
 SIZES = ((5, [(4, 3, 2), (7, 0, 0), (1, 2, 6)]), (9, [(3, 4, 5), (2, 0, 0), (6, 1, 1)]))
 """Of two groups: prompt, and sampled, given, sampled tokens of each rollout."""

@@ -131,6 +131,19 @@ def test_the_first_kl_and_clip_fraction_are_zero(policy: Path, tmp_path: Path) -
     assert float(row["train/entropy"]) > 0
 
 
+def test_a_model_with_dropout_is_its_own_reference_at_the_first_step(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", family="gpt2")
+    found = {}
+    for dropout in (False, True):
+        fit(tmp_path / str(dropout), PolicyConfig(str(folder), dropout=dropout), steps=1)
+        (found[dropout],) = [r for r in rows(tmp_path / str(dropout)) if "train/kl" in r]
+    assert float(found[False]["train/kl"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(found[False]["train/mismatch_mean"]) < 1e-4
+    assert float(found[False]["train/mismatch_5pct"]) == 0.0
+    assert float(found[True]["train/kl"]) > 1e-3
+    assert float(found[True]["train/mismatch_5pct"]) > 0.1
+
+
 def test_rows_that_teach_nothing_cost_nothing_and_change_nothing(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,11 +78,7 @@ class PPO(PolicyGradient):
 
     def bind(self, policy: LMPolicy) -> None:
         """Make the value head; every value is 0 at first."""
-        size: Any = getattr(policy.model.config, "hidden_size", None)
-        if size is None:  # some models of several parts name no hidden size
-            model: Any = policy.model
-            size = model.get_output_embeddings().in_features
-        self.head = nn.Linear(int(size), 1)
+        self.head = nn.Linear(policy.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

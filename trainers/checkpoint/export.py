@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from research_rl.agents.policy import LMPolicy, LoraConfig, PolicyConfig
+from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
 
 _PREFIX = "policy."
@@ -122,8 +122,7 @@ def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
     section = loaded.get("model", {}).get("policy") if isinstance(loaded, dict) else None
     if not isinstance(section, dict) or "model" not in section:
         raise ValueError(f"{config} must have model.policy.model; use the config.yaml of a run")
-    lora = section.pop("lora", None)
-    return PolicyConfig(**section, lora=LoraConfig(**lora) if lora else None)
+    return PolicyConfig.from_section(section)
 
 
 def load_weights(policy: LMPolicy, checkpoint: Path) -> None:

@@ -84,7 +84,7 @@ class Asked:
     index: str
     model: str | None = None
     server: str | None = None
-    prompt: str = "base"
+    prompt: str | dict[str, str | None] = "base"
     top_k: int = 5
     max_searches: int | None = None
     max_tokens: int = 2048
@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         "tokens, and renders chats for --api completions",
     )
     add("--index", metavar="DIR", help="a search index, or the url of a retrieval server")
-    add("--prompt", metavar="TEXT", help="base (default), instruct, or a text with {prompt}")
+    add("--prompt", metavar="TEXT", help="base (default), instruct, a text with {prompt}, a file")
     add("--top-k", type=int, metavar="N", help="passages of a search (default: 5)")
     add("--max-searches", type=int, metavar="N", help="searches at most (default: no limit)")
     add("--max-tokens", type=int, metavar="N", help="tokens at most, results included (2048)")

@@ -9,7 +9,8 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,6 +45,7 @@ from research_rl.trainers.checkpoint import (
     KeepMetrics,
     changes,
     find_checkpoint,
+    policy_config,
     run_in,
     with_references,
 )
@@ -145,6 +147,7 @@ class ResearchCLI(LightningCLI):
         self._check_trainer_options()
         self._check_folder()
         self._say_what_is_overridden()
+        self._fix_the_date()
         threads = self._get(self.config, "torch_threads")
         if threads is None:
             return
@@ -210,6 +213,22 @@ class ResearchCLI(LightningCLI):
                 "replace it add --overwrite, to keep it choose another "
                 "--trainer.default_root_dir"
             )
+
+    def _fix_the_date(self) -> None:
+        """Write down the day that a chat template takes for today; a run that goes on keeps its."""
+        chat = self._get(self.config, "model").policy.chat_template
+        if chat.date is None:
+            chat.date = self._date_of_the_run() or date.today().isoformat()
+
+    def _date_of_the_run(self) -> str | None:
+        """The day that stands in the config beside the checkpoint, if there is one."""
+        name = self._get(self.config, "ckpt_path")
+        if not name:
+            return None
+        run = self._root() if name in ("last", "best") else Path(name).parent.parent
+        with suppress(OSError, ValueError, TypeError, yaml.YAMLError):  # named where it is read
+            return policy_config(run / "config.yaml", run).chat_template.date
+        return None
 
     def before_fit(self) -> None:
         """Keep other fits out of the folder, which is made now at the latest."""

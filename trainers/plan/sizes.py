@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
-from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
+from research_rl.agents.kernels import text_config
+from research_rl.agents.policy import PolicyConfig, empty_model
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -206,20 +207,23 @@ def counted(policy: PolicyConfig, shape: Any) -> Sizes:
     named = list(model.parameters())
     trained = [p.numel() for p in named if p.requires_grad]
     head = model.get_output_embeddings().weight
-    heads = shape.num_attention_heads
+    text = text_config(shape)
+    hidden = text.hidden_size
+    heads = getattr(text, "num_attention_heads", None) or 1  # Mamba has none
+    wide = getattr(text, "intermediate_size", None) or 4 * hidden  # GPT-2 names none
     return Sizes(
         weights=sum(p.numel() for p in named),
         trainable=sum(trained),
         head=head.numel(),
         head_trains=head.requires_grad,
         tensor=max(trained, default=0),
-        hidden=shape.hidden_size,
-        intermediate=shape.intermediate_size,
-        layers=shape.num_hidden_layers,
+        hidden=hidden,
+        intermediate=max(wide) if isinstance(wide, list | tuple) else wide,
+        layers=text.num_hidden_layers,
         heads=heads,
-        kv_heads=getattr(shape, "num_key_value_heads", None) or heads,
-        head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // heads,
-        vocabulary=shape.vocab_size,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or hidden // heads,
+        vocabulary=head.shape[0],
         dtype=str(head.dtype).removeprefix("torch."),
         lora=policy.lora is not None,
         checkpointing=policy.gradient_checkpointing,
@@ -235,9 +239,7 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
     model, trainer = config["model"], config["trainer"]
     section = dict(model["policy"])
     shape = shape_of(section, trainer)
-    lora = section.pop("lora", None)
-    section.pop("compile", None)
-    policy = PolicyConfig(**section, lora=LoraConfig(**dict(lora)) if lora else None)
+    policy = PolicyConfig.from_section({**section, "compile": None})
     updates, sampling = model["updates"], model["sampling"]
     engine = _arguments(model.get("engine"))
     precision = trainer.get("precision")

@@ -27,7 +27,8 @@ class EnvConfig:
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
         reward: default, paper, paper-code or a reward function.
-        prompt: base, instruct or a text that holds {prompt}.
+        prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, or the path
+            of a file with one of these.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
         max_chars: longest observation and action in characters.
     """
@@ -38,7 +39,7 @@ class EnvConfig:
     max_searches: int | None = None
     search_cost: float = 0.0
     reward: str | RewardFunction = "default"
-    prompt: str = "base"
+    prompt: str | dict[str, str | None] = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from doubles import tiny
@@ -17,8 +18,15 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedModel
 
+from research_rl.agents.engines.cached import CachedEngine
+from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.kernels.packed_forward import PackedForward
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model
+from research_rl.agents.policy.notice import notice
 from research_rl.agents.policy.policy import LMPolicy, Reference
+from research_rl.agents.rollout import collect_rollouts
+from research_rl.agents.types import SamplingParams
+from research_rl.envs import Question
 from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt
 
 
@@ -148,6 +156,62 @@ def test_a_model_without_eos_is_refused() -> None:
     model.generation_config.eos_token_id = None
     with pytest.raises(ValueError, match="must have an end-of-sequence id"):
         LMPolicy(model, tok)
+
+
+@pytest.mark.parametrize("engine", [CachedEngine, ReferenceEngine])
+def test_the_limits_of_a_model_with_images_are_those_of_its_text(
+    engine: Any, tmp_path: Path
+) -> None:
+    tok = tiny.tokenizer()
+    tiny.wrapper(tok, max_position_embeddings=64, final_logit_softcapping=2.0).save_pretrained(
+        tmp_path
+    )
+    tok.save_pretrained(tmp_path)
+    policy = LMPolicy.from_config(PolicyConfig(str(tmp_path)))
+    assert type(policy.model).__name__ == "Gemma3ForConditionalGeneration"
+    assert (policy.max_length, policy.hidden_size) == (64, 32)
+    env = gym.make_vec("ReSearch-v0", num_envs=1, autoreset_mode="Disabled", prompt="{prompt}")
+    asked = [Question("q", "who?", ("x",))]
+    params = SamplingParams(64 - len(policy.encode("who?")), temperature=0.0)
+    (played,) = collect_rollouts(asked, env, policy, engine(policy), params)
+    assert len(played.sequence.response_ids) + len(played.sequence.prompt_ids) <= 64
+    with pytest.raises(ValueError, match="must fit in the model's 64 positions together"):
+        collect_rollouts(asked, env, policy, engine(policy), SamplingParams(61))
+    assert PackedForward(policy.model).head().softcap == 2.0
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused_at_load(tmp_path: Path) -> None:
+    tok = tiny.tokenizer()
+    folder = tiny.checkpoint(tmp_path / "small")
+    tok.add_tokens([f"<tag{i}>" for i in range(20)])
+    tok.save_pretrained(tmp_path / "large")
+    rows = tiny.model().config.vocab_size
+    with pytest.raises(ValueError, match=rf"up to {len(tok) - 1} for {rows} embeddings.*resize"):
+        LMPolicy.from_config(PolicyConfig(str(folder), tokenizer=str(tmp_path / "large")))
+
+
+@pytest.mark.parametrize("what", ["nothing", "the template", "padding"])
+def test_control_tokens_beyond_the_embedding_are_let_be_where_nothing_writes_them(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tok, model = tiny.tokenizer(), tiny.model()
+    spare = [f"<spare{i}>" for i in range(model.config.vocab_size - len(tok))]
+    tok.add_special_tokens({"additional_special_tokens": [*spare, "<image>"]})
+    if what == "the template":
+        tok.chat_template += "<image>"
+    if what == "padding":
+        tok.pad_token = "<image>"
+    if what != "nothing":
+        with pytest.raises(ValueError, match="'<image>' among them"):
+            LMPolicy(model, tok)
+        return
+    notice.cache_clear()
+    policy = LMPolicy(model, tok)
+    Reference(policy)
+    assert len(caplog.records) == 1
+    assert "nothing writes: <image>" in caplog.text
+    asked = policy.encode("<image>") + policy.encode_prompt(INSTRUCT, "<image>")
+    assert max(asked) < model.config.vocab_size
 
 
 def test_a_missing_model_is_named(tmp_path: Path, folder: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from research_rl.envs import BASE, INSTRUCT, Prompt, get_prompt
@@ -51,3 +54,41 @@ def test_names_texts_and_prompts_are_prompts() -> None:
 def test_a_prompt_without_a_place_for_the_question_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"prompt must contain \{prompt\}"):
         get_prompt(text)
+
+
+@pytest.mark.parametrize("said", [{"user": "Q: {prompt}"}, {"system": None, "user": "Q: {prompt}"}])
+def test_a_mapping_is_a_chat_also_without_a_system_message(said: dict[str, str | None]) -> None:
+    prompt = get_prompt(said)
+    assert prompt.messages("Who?") == [{"role": "user", "content": "Q: Who?"}]
+    assert prompt.text("Who?") == "Q: Who?"
+    assert get_prompt({"system": "Be brief."}) == Prompt("Be brief.", "{prompt}")
+    assert prompt != Prompt(None, "Q: {prompt}")
+
+
+def test_a_mapping_with_other_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have system and user, got 'assistant'"):
+        get_prompt({"assistant": "x", "user": "{prompt}"})
+    with pytest.raises(ValueError, match="prompt must contain"):
+        get_prompt({"system": "x", "user": "no place"})
+
+
+def test_a_prompt_may_stand_in_a_file(tmp_path: Path) -> None:
+    said = {"system": "Sei knapp.", "user": "Frage: {prompt}"}
+    for name, text in {
+        "a.json": json.dumps(said),
+        "a.yaml": "system: Sei knapp.\nuser: 'Frage: {prompt}'\n",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert get_prompt(str(tmp_path / name)) == get_prompt(said)
+    (tmp_path / "a.txt").write_text("Frage: {prompt}\nAntwort:\n", encoding="utf-8")
+    assert get_prompt(str(tmp_path / "a.txt")) == Prompt(None, "Frage: {prompt}\nAntwort:")
+    (tmp_path / "bad.yaml").write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"must hold a text or \{system, user\}, got list"):
+        get_prompt(str(tmp_path / "bad.yaml"))
+
+
+def test_an_environment_takes_a_chat_and_pays_as_for_a_chat() -> None:
+    env = gym.make("ReSearch-v0", prompt={"user": "Q: {prompt}"}, disable_env_checker=True)
+    text, _ = env.reset(seed=0)
+    assert text.startswith("Q: ")
+    assert env.unwrapped.prompt.chat  # type: ignore[attr-defined]

@@ -56,6 +56,17 @@ def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
     assert (changed.top_k, changed.prompt, changed.temperature) == (3, "base", 1.0)
 
 
+def test_a_run_with_a_chat_of_its_own_is_asked_in_it(run: Path) -> None:
+    said = {"system": "Be brief.", "user": "{prompt}"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["env"]["prompt"] = said
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    told = settings("--run", str(run), "Who?")
+    assert told.prompt == said
+    agent: Any = ask.make_agent(told, lambda role, text: None)
+    assert agent.env.unwrapped.prompt.system == "Be brief."
+
+
 def test_a_run_that_was_moved_finds_its_own_index(run: Path, index: Path) -> None:
     shutil.copytree(index, run / "world" / "index")
     text = (run / "config.yaml").read_text().replace(str(index), "/gone/index")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import tiny
 from doubles.training import checkpoint, fit, weights
 
 from research_rl.agents.policy.loading import PolicyConfig, empty_model, load_model
@@ -69,6 +70,22 @@ def test_the_counted_adapter_is_the_real_one() -> None:
     real = counted(PolicyConfig("0.5B", lora=LoraConfig(r=16)), qwen25("0.5B"))
     plain = counted(PolicyConfig("0.5B"), qwen25("0.5B"))
     assert with_lora(plain).trainable == real.trainable
+
+
+def test_the_shape_of_a_model_with_images_is_that_of_its_text() -> None:
+    shape = tiny.wrapper(num_hidden_layers=3).config
+    sizes = counted(PolicyConfig("images"), shape)
+    assert (sizes.layers, sizes.hidden, sizes.heads, sizes.kv_heads) == (3, 32, 4, 2)
+    assert sizes.vocabulary == shape.text_config.vocab_size
+    assert memory_of(sizes).rollout["KV cache"] > 0
+
+
+@pytest.mark.parametrize("family", ["mamba", "gpt2"])
+def test_a_family_without_the_usual_fields_is_planned_for(family: str) -> None:
+    shape = tiny.model(family, **({"state_size": 4} if family == "mamba" else {})).config
+    sizes = counted(PolicyConfig(family), shape)
+    assert sizes.hidden == 32
+    assert sum(memory_of(sizes).update.values()) > 0
 
 
 def test_a_portion_holds_the_longest_rollout_at_least(seven: Sizes) -> None:

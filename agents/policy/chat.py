@@ -1,0 +1,199 @@
+"""The chat template of a model: what it renders, where it ends a message, what it takes for today.
+
+What a user sets (a file, arguments such as ``enable_thinking: false``, a date) is written into the
+template's text when the tokenizer is loaded. So it is saved with the tokenizer, and whoever reads
+that folder renders the same, servers of others included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from research_rl.agents.policy.notice import notice
+
+Messages = Sequence[Mapping[str, str]]
+"""Of a chat: ``role`` and ``content`` of each."""
+_MARK = "mark7of9"
+"""Stands for a text whose place in the prompt is looked for."""
+_ASKED = [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}]
+_ANSWERED = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+@dataclass
+class ChatTemplateConfig:
+    """How chat messages become a prompt; saved with the policy.
+
+    Args:
+        file: a Jinja template in place of the tokenizer's own.
+        kwargs: what the template is given, {enable_thinking: false} for instance.
+        date: what a template that prints today's date takes for it, as 2026-11-05; None is the
+            day on which a run begins, which its config.yaml keeps.
+    """
+
+    file: str | None = None
+    kwargs: dict[str, Any] | None = None
+    date: str | None = None
+
+    def apply(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the settings into the tokenizer's template.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the date is none, or there is no template to take the arguments.
+        """
+        if self.file is not None:
+            if not Path(self.file).is_file():
+                raise FileNotFoundError(
+                    f"chat_template.file must be a Jinja file, got {self.file!r}: it is not there"
+                )
+            tokenizer.chat_template = Path(self.file).read_text(encoding="utf-8")
+        own = getattr(tokenizer, "chat_template", None)
+        if isinstance(own, dict):  # several, by name
+            tokenizer.chat_template = {name: self._written_into(t) for name, t in own.items()}
+        elif own:
+            tokenizer.chat_template = self._written_into(own)
+        elif self.kwargs:
+            raise ValueError(
+                f"chat_template.kwargs must meet a chat template, got {sorted(self.kwargs)} for "
+                f"{tokenizer.name_or_path!r}, which has none; name one with chat_template.file"
+            )
+
+    def _written_into(self, template: str) -> str:
+        template = self._dated(template)
+        given = "".join(
+            f"{{%- set {name} = {name} | default({value!r}) %}}"
+            for name, value in (self.kwargs or {}).items()
+        )
+        # transformers drops the newline behind a block, so the template begins as it did
+        return f"{given}\n{template}" if given else template
+
+    def _dated(self, template: str) -> str:
+        """The template with each call for today's date replaced by what it gives on that day."""
+        day = _day(self.date)
+        if "strftime_now(" not in template:
+            return template
+        if self.date is None:
+            notice(
+                f"the chat template prints today's date, which is taken to be {day} from here on; "
+                "set policy.chat_template.date"
+            )
+        dated = _TODAY.sub(lambda call: repr(day.strftime(call[2])), template)
+        if "strftime_now(" in dated:
+            notice(
+                "the chat template prints today's date in a format that it computes, which cannot "
+                "be fixed: what is played on another day has another prompt"
+            )
+        return dated
+
+
+def _day(text: str | None) -> date:
+    try:
+        return date.today() if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(
+            f"chat_template.date must be a day such as 2026-11-05, got {text!r}"
+        ) from error
+
+
+class ChatTemplate:
+    """Renders messages with a tokenizer's template, and knows its ways.
+
+    Args:
+        tokenizer: its template is read anew each time.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def render(self, messages: Messages) -> str:
+        """Return the prompt, up to where the model begins to write.
+
+        Where the template has no role for a system message, its text begins the user's.
+
+        Raises:
+            ValueError: there is no template, or it refuses these messages.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ValueError(
+                "a chat prompt must meet a tokenizer with a chat template, got "
+                f"{self._tokenizer.name_or_path!r} without one; "
+                "use prompt='base', an instruct model or policy.chat_template.file"
+            )
+        if messages and messages[0]["role"] == "system" and not self._takes_system:
+            notice(
+                f"the chat template of {self._tokenizer.name_or_path!r} has no role for a system "
+                "message: its text begins the user's message instead"
+            )
+            messages = _folded(messages)
+        try:
+            return self._rendered(messages, True)
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template of {self._tokenizer.name_or_path!r} must render messages of "
+                f"{', '.join(m['role'] for m in messages)}, got {str(error) or repr(error)}; "
+                "change the prompt, or set policy.chat_template"
+            ) from error
+
+    def end_of_turn(self, eos: frozenset[int]) -> frozenset[int]:
+        """Return the token that ends an assistant's message and is no known end of sequence.
+
+        Only a control token is taken; an ordinary one, or text of several, is told in the log.
+
+        Args:
+            eos: the ids that end a sequence as far as is known.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            return frozenset()
+        try:
+            text = self._rendered(_ANSWERED, False)
+        except TemplateError as error:
+            notice(f"the chat template cannot be asked where an assistant's message ends: {error}")
+            return frozenset()
+        behind = text.rpartition(_MARK)[2].strip()
+        known = self._tokenizer.added_tokens_decoder.items()
+        tokens = sorted((len(t.content), i) for i, t in known if behind.startswith(t.content))
+        found = tokens[-1][1] if tokens else None
+        if not behind or found in eos:
+            return frozenset()
+        if found is not None and self._tokenizer.added_tokens_decoder[found].special:
+            token = self._tokenizer.added_tokens_decoder[found].content
+            notice(f"{token!r} ends a sequence too: it ends a message of the chat template")
+            return frozenset({found})
+        notice(
+            f"the chat template ends a message with {behind[:40]!r}, which is no control token: "
+            "sequences do not end there; if the model writes it, name it in sampling.stop"
+        )
+        return frozenset()
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether a system message reaches the prompt; some templates drop it without a word."""
+        try:
+            return _MARK in self._rendered(_ASKED, True)
+        except TemplateError:
+            return False
+
+    def _rendered(self, messages: Messages, begins: bool) -> str:
+        rendered: Any = self._tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=begins
+        )
+        return str(rendered)
+
+
+def _folded(messages: Messages) -> list[Mapping[str, str]]:
+    """The messages without their first, whose text begins the next one of the user."""
+    system, *others = messages
+    if not others or others[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *others]
+    content = f"{system['content']}\n\n{others[0]['content']}"
+    return [{**others[0], "content": content}, *others[1:]]
