@@ -1,6 +1,6 @@
 """Read questions with their gold answers from the files people have, whatever they are called.
 
-Each row's layout is told from its content, as the file's container is (see question_files):
+Each row's layout is told from its content, as the file's container is (see files.py):
 
 | layout | a row has |
 |---|---|

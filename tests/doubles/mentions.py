@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
-from importlib import import_module
+from functools import cache
 from pathlib import Path
 
 from doubles.places import ROOT
@@ -33,20 +34,26 @@ def missing(text: str, *beside: Path) -> Iterator[str]:
 
 
 def resolves(name: str) -> bool:
-    """Whether a dotted name is a module, or what one holds."""
-    module, rest = name, list[str]()
-    while module:
-        try:
-            found: object = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there and wants a library that is not
-            module, _, last = module.rpartition(".")
-            rest.insert(0, last)
-            continue
-        for part in rest:
-            if not hasattr(found, part):
-                return False
-            found = getattr(found, part)
-        return True
-    return False
+    """Whether a dotted name is a module or what one binds, by its source: nothing is imported."""
+    place, parts = ROOT, name.split(".")[1:]
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    if parts and (place / f"{parts[0]}.py").is_file():
+        place /= f"{parts.pop(0)}.py"
+    else:
+        place /= "__init__.py"
+    return place.is_file() and (not parts or parts[0] in _bound(place))
+
+
+@cache
+def _bound(module: Path) -> set[str]:
+    """Every name that a module defines, sets or imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
