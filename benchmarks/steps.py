@@ -12,6 +12,7 @@ with a line of JSON.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -439,22 +440,29 @@ class TheirMetered(TrainerCallback):
 
 
 def main() -> None:
-    """Be a side: side, folder of the model, size of the work, dtype, shape, steps."""
-    side, folder, size, dtype, shape, steps = sys.argv[1:]
+    """Be a side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=("ours", "trl"))
+    parser.add_argument("folder", help="of the model")
+    parser.add_argument("size", choices=sorted(WORKS))
+    parser.add_argument("dtype")
+    parser.add_argument("shape", choices=("uniform", "ragged"))
+    parser.add_argument("steps", type=int)
+    args = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     torch.set_num_threads(1)
-    stages, work = Stages(), WORKS[size]
+    stages, work, ragged = Stages(), WORKS[args.size], args.shape == "ragged"
     gate = Gate(stages, answers)
-    if side == "ours":
-        low = "float32" if dtype == "float32" else "bfloat16"
-        module = our_module(folder, low, work, shape == "ragged", stages)
-        run_ours(module, work, int(steps), Metered(gate))
+    if args.side == "ours":
+        low = "float32" if args.dtype == "float32" else "bfloat16"
+        module = our_module(args.folder, low, work, ragged, stages)
+        run_ours(module, work, args.steps, Metered(gate))
         return
-    policy = LMPolicy.from_config(PolicyConfig(folder))
-    plan = make_plan(work, shape == "ragged", policy)
+    policy = LMPolicy.from_config(PolicyConfig(args.folder))
+    plan = make_plan(work, ragged, policy)
     del policy
-    trainer = trl_trainer(folder, dtype, plan, work, int(steps), stages)
+    trainer = trl_trainer(args.folder, args.dtype, plan, work, args.steps, stages)
     trainer.add_callback(TheirMetered(gate))
     trainer.train()
 

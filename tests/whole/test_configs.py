@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from research_rl.trainers.cli.fit import ResearchCLI, run
+from research_rl.trainers.evaluate.config import make_parser
 from research_rl.trainers.settings.shipped import CONFIGS, EVALUATION, find_config, shipped_configs
 
 PAPER = ["research_7b", "research_7b_instruct", "research_32b_instruct"]
@@ -148,6 +149,19 @@ def test_references_follow_an_override(name: str) -> None:
     assert "runs/mine" in text
     assert "${" not in text
     assert config["model"]["seed"] == config["data"]["seed"] == 9
+
+
+def test_configs_name_our_classes_by_their_bare_names() -> None:
+    texts = {
+        name: Path(find_config(name)).read_text(encoding="utf-8") for name in shipped_configs()
+    }
+    assert not [name for name, text in texts.items() if "class_path: research_rl." in text]
+
+
+def test_an_evaluation_knows_retrievers_by_their_bare_names() -> None:
+    index = "{class_path: RemoteRetriever, init_args: {url: 'http://127.0.0.1:9'}}"
+    parsed = make_parser().parse_args(["--config", "evaluate/served", "--index", index])
+    assert parsed.index.class_path == "research_rl.envs.retrieval.RemoteRetriever"
 
 
 def test_configs_hold_no_stranger() -> None:

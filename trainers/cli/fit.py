@@ -30,6 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import engines, web  # noqa: F401
+from research_rl.envs import retrieval  # noqa: F401
 from research_rl.envs.system import alone_in
 from research_rl.trainers import (  # noqa: F401
     algorithms,

@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 
 from research_rl.agents import methods
 from research_rl.agents.methods import Agent, Generator
-from research_rl.envs import Retriever
+from research_rl.envs import Retriever, retrieval  # noqa: F401  (a config may name its classes)
 from research_rl.envs.system import did_you_mean
 from research_rl.trainers.evaluate.measures import check_system
 from research_rl.trainers.settings import EVALUATION, OneLineParser, ShippedConfigFile, one_line

@@ -1,8 +1,13 @@
-"""The configs that ship with the package, found by name, and parsers whose errors are one line."""
+"""The configs that ship with the package, found by name, and parsers whose errors are one line.
+
+A config may name the one that it changes: with ``base: research_7b`` on a line of its own, it is
+read as if ``--config research_7b`` stood before it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +23,7 @@ from research_rl.trainers.settings.moved import answer_for_moved_modules
 CONFIGS = Path(str(files("research_rl.configs")))
 EVALUATION = "evaluate"
 """The folder of the configs that are for ``research evaluate`` alone."""
+_BASE = re.compile(r"^base:.*$", re.MULTILINE)
 
 
 def shipped_configs(folder: str | None = None) -> list[str]:
@@ -36,14 +42,21 @@ def find_config(name: str) -> str:
     Raises:
         TypeError: neither is there (jsonargparse turns it into a usage error).
     """
-    path = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    path = _shipped(name)
     if Path(name).is_file() or not path.resolve().is_relative_to(CONFIGS.resolve()):
         return name
     if path.is_file():
         return str(path)
+    raise TypeError(f"no config {name!r}{_shipped_names(name)}")
+
+
+def _shipped(name: str) -> Path:
+    return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+
+
+def _shipped_names(name: str) -> str:
     known = shipped_configs()
-    hint = did_you_mean(name.removesuffix(".yaml"), known)
-    raise TypeError(f"no config {name!r}{hint} (shipped: {', '.join(known)})")
+    return f"{did_you_mean(name.removesuffix('.yaml'), known)} (shipped: {', '.join(known)})"
 
 
 class ShippedConfigFile(ActionConfigFile):
@@ -51,16 +64,42 @@ class ShippedConfigFile(ActionConfigFile):
 
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
-        """Merge the config into what was parsed so far."""
+        """Merge the config, behind its bases, into what was parsed so far."""
         is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
         known = value if is_yaml else find_config(str(value))
-        if not is_yaml and Path(known).is_file():
-            _check_sections(Path(known))
-        ActionConfigFile.apply_config(parser, cfg, dest, known)
+        is_file = not is_yaml and Path(known).is_file()
+        for part in _with_bases(Path(known)) if is_file else [known]:
+            ActionConfigFile.apply_config(parser, cfg, dest, str(part))
 
 
-def _check_sections(path: Path) -> None:
-    """Name the file where a config is empty or no YAML.
+def _with_bases(path: Path) -> list[Path]:
+    """Return the configs that ``path`` stands for, in the order in which they are merged.
+
+    A base is a file beside the config that names it, else a shipped config.
+
+    Raises:
+        TypeError: a file is no config, or its base is none (jsonargparse turns it into a usage
+            error).
+    """
+    found = [path]
+    while "base" in (sections := _sections(found[-1])):
+        given = sections["base"]
+        must = f"{found[-1]}: base must be a config beside it or one that ships with the package"
+        if not isinstance(given, str):
+            raise TypeError(f"{must}, got {given!r}")
+        beside = found[-1].parent / given
+        base = beside if beside.is_file() else _shipped(given)
+        if not base.is_file():
+            raise TypeError(f"{must}, got {given!r}{_shipped_names(given)}")
+        found.append(base)
+        if base.resolve() in {one.resolve() for one in found[:-1]}:
+            chain = " -> ".join(one.name for one in found)
+            raise TypeError(f"{path}: base must not lead back to a config before it, got {chain}")
+    return found[::-1]
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    """Return what a config holds; name the file where it is empty or no YAML.
 
     Raises:
         TypeError: it is (jsonargparse turns it into a usage error).
@@ -72,6 +111,7 @@ def _check_sections(path: Path) -> None:
     if not isinstance(loaded, dict):
         got = "an empty file" if loaded is None else type(loaded).__name__
         raise TypeError(f"{path} must hold sections such as model and data, got {got}")
+    return loaded
 
 
 class OneLineParser(ArgumentParser):
@@ -80,6 +120,13 @@ class OneLineParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         answer_for_moved_modules()
         super().__init__(*args, **kwargs)
+
+    def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Any:
+        """Parse a config; in a file, which has a ``path``, the line of its base is no option."""
+        if path and _BASE.search(content):
+            content = _BASE.sub("", content)
+            content = content if yaml.safe_load(content) else "{}"
+        return super().parse_string(content, path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with status 2 and the reason, without the usage of some hundred options."""
