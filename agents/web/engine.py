@@ -37,6 +37,7 @@ from research_rl.agents.web.client import (
     completion_request,
 )
 from research_rl.agents.web.fleet import Fleet, Member
+from research_rl.envs.system import clear_partial, folder_in_place
 from research_rl.envs.web import TransientError
 
 ADAPTER = "policy"
@@ -333,16 +334,13 @@ class ServerEngine(Engine):
         if self._folder is None or version == self.version:
             return
         target = self._folder / f"weights-{version:06d}"
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        if self._weights == "lora":
-            model: Any = self._policy.model
-            model.save_pretrained(str(partial))  # the adapter alone
-        else:
-            self._policy.save_pretrained(partial)
-        partial.replace(target)
+        clear_partial(self._folder)
+        with folder_in_place(target) as partial:
+            if self._weights == "lora":
+                model: Any = self._policy.model
+                model.save_pretrained(str(partial))  # the adapter alone
+            else:
+                self._policy.save_pretrained(partial)
         for old in self._folder.glob("weights-*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from research_rl.agents import Rollout
+from research_rl.envs.system import clear_partial, write_whole
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
 ROLLOUT_ROWS = "rollouts.jsonl"
@@ -53,10 +53,10 @@ class RolloutFiles:
         A validation at ``step`` itself is kept: the checkpoint was made after it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        clear_partial(self.folder)
         for path in self.folder.iterdir():
             match = _PAGE.fullmatch(path.name)
-            half_written = path.name.endswith(".partial")  # by a run that was killed
-            if half_written or (match and not _is_past(match[1], int(match[2]), step)):
+            if match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
         self._means = _means(self.folder / ROLLOUT_ROWS)
@@ -69,7 +69,7 @@ class RolloutFiles:
         rows = self.folder / ROLLOUT_ROWS
         if rows.is_file():
             lines = rows.read_text("utf-8").splitlines()
-            _replace(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
+            write_whole(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
 
     def write(
         self,
@@ -97,9 +97,9 @@ class RolloutFiles:
         each = worth if worth is not None else [None] * len(some)
         name = f"{split}_{step:06d}"
         page = rollouts_html(some, worth, _TITLES[split], step, decode)
-        _replace(self.folder / f"{name}.html", page)
+        write_whole(self.folder / f"{name}.html", page)
         texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
-        _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
+        write_whole(self.folder / f"{name}.txt", "\n\n".join(texts))
         rows = [
             {"split": split, "step": step, **rollout_row(rollout, advantage)}
             for rollout, advantage in zip(some, each, strict=True)
@@ -109,7 +109,7 @@ class RolloutFiles:
         if rows:
             self._means[split, step] = _mean(rows)
         pages = (path.name for path in self.folder.glob("*.html"))
-        _replace(self.index, _index(pages, self._means))
+        write_whole(self.index, _index(pages, self._means))
 
 
 def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
@@ -202,13 +202,3 @@ def _cell(name: str | None, mean: str | None) -> str:
         return "<td></td>"
     link = f'<a href="{html.escape(name)}">rollouts</a>'
     return f"<td>{link}" + (f"<br><small>{mean}</small>" if mean else "") + "</td>"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; what UTF-8 cannot say is written as its number."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -138,6 +138,21 @@ def test_stale_before_a_sync_and_equal_after_it(
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["weights-000007"]
 
 
+def test_a_full_disk_leaves_no_half_written_weights(
+    policy: LMPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LMPolicy, folder: Path) -> None:
+        folder.mkdir()
+        raise OSError("No space left on device")
+
+    (tmp_path / ".weights-000002.partial").mkdir()  # of a run that was killed
+    monkeypatch.setattr(LMPolicy, "save_pretrained", full)
+    remote = engine(policy, "http://127.0.0.1:9", folder=tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        remote.sync(3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_adapter_is_loaded_and_replaced(
     saved: Path, server: BackgroundRolloutServer, tmp_path: Path
 ) -> None:
