@@ -6,16 +6,25 @@ May import: nothing of ours
 
 from __future__ import annotations
 
-from research_rl.envs.web.client import RefusedByServerError, TransientError, Transport
-from research_rl.envs.web.endpoints import Endpoint, Endpoints
+from research_rl.envs.web.client import (
+    KEY_VARIABLE,
+    RefusedByServerError,
+    TransientError,
+    Transport,
+    base_url,
+)
+from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
 from research_rl.envs.web.server import ServerThread, listen
 
 __all__ = [
+    "KEY_VARIABLE",
     "Endpoint",
     "Endpoints",
+    "NoAnswerError",
     "RefusedByServerError",
     "ServerThread",
     "TransientError",
     "Transport",
+    "base_url",
     "listen",
 ]

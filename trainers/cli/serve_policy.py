@@ -6,9 +6,8 @@ import argparse
 import os
 
 from research_rl.envs.system import CommandLine
-from research_rl.envs.web import listen
+from research_rl.envs.web import KEY_VARIABLE, listen
 
-KEY_VARIABLE = "RESEARCH_API_KEY"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 

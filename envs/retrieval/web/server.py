@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from research_rl.envs.types import Retriever
-from research_rl.envs.web import ServerThread, listen
+from research_rl.envs.web import KEY_VARIABLE, ServerThread, listen
 
 if TYPE_CHECKING:
     import uvicorn
@@ -24,7 +24,6 @@ from research_rl.envs.retrieval.web.config import ServerConfig
 
 log = logging.getLogger(__name__)
 
-KEY_VARIABLE = "RESEARCH_API_KEY"
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
