@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import threading
-import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +18,17 @@ from typing import Any, Literal
 from research_rl.agents.methods.generators import Generation, Generator, ModelInput, params_of_each
 from research_rl.agents.types import ModelUnavailable, SamplingParams
 from research_rl.envs.web import (
-    Endpoint,
     Endpoints,
+    NoAnswerError,
     RefusedByServerError,
     TransientError,
     Transport,
+    base_url,
 )
 
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 GO_ON = "Go on exactly where your last message ended, and do not repeat any of it."
 """What a server is told that would not let the model go on with its own message."""
-_FIRST_BACKOFF = 0.25
-_MAX_BACKOFF = 8.0
 _ROUTES = {"completions": "/completions", "chat": "/chat/completions"}
 
 _ASK_FOR: dict[str, dict[str, Any]] = {
@@ -86,20 +83,14 @@ class OpenAIGenerator(Generator):
     ) -> None:
         _check(api, dialect, concurrency, timeout, retry_window)
         urls = [url] if isinstance(url, str) else list(url)
-        self.urls = [_base_url(one) for one in urls]
+        self.urls = [_versioned(one) for one in urls]
         if not self.urls or len(set(self.urls)) != len(self.urls):
             raise ValueError(f"url must name one server or several different ones, got {url!r}")
         self.model, self.api, self.dialect = model, api, dialect
         self.timeout, self.retry_window = timeout, retry_window
         self.concurrency, self.extra = concurrency, extra or {}
-        try:
-            self._transport = Transport(
-                timeout, concurrency, api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
-            )
-        except ImportError as error:
-            raise ImportError(
-                "OpenAIGenerator needs urllib3; run: pip install -e '.[remote]'"
-            ) from error
+        key = api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
+        self._transport = Transport(timeout, concurrency, key)
         self._endpoints = Endpoints(self.urls)
         self._tokenizer = None if tokenizer is None else _load_tokenizer(tokenizer)
         self._answered = False
@@ -229,47 +220,17 @@ class OpenAIGenerator(Generator):
         self, body: bytes, stop_strings: Seq[str], cancelled: threading.Event
     ) -> Generation | Exception:
         """Ask until one url answers or the retry window ends; the last failure otherwise."""
-        deadline = time.monotonic() + self.retry_window
-        tried: set[str] = set()
-        attempts, pause = 0, 0.0
-        last: Exception = TransientError(f"{', '.join(self.urls)}: not asked")
-        while not cancelled.is_set():
-            endpoint = self._endpoints.acquire(tried)
-            if not isinstance(endpoint, Endpoint):
-                delay = _backoff(attempts, pause) if tried else endpoint
-                if time.monotonic() + delay > deadline:
-                    break
-                cancelled.wait(delay)
-                tried.clear()
-                continue
-            attempts += 1
-            try:
-                return self._once(endpoint, body, stop_strings)
-            except RefusedByServerError as error:
-                return error
-            except TransientError as error:
-                tried.add(endpoint.url)
-                pause = error.retry_after or 0.0
-                last = TransientError(f"{endpoint.url}: {error} (attempt {attempts})")
-        return last
 
-    def _once(self, endpoint: Endpoint, body: bytes, stop_strings: Seq[str]) -> Generation:
-        """Send one request to one url."""
-        url = endpoint.url + _ROUTES[self.api]
+        def send(url: str) -> Generation:
+            data = self._transport.request("POST", url + _ROUTES[self.api], body).check()
+            return _parsed(data, stop_strings)
+
         try:
-            data = self._transport.request("POST", url, body).check()
-            told = _parsed(data, stop_strings)
-        except TransientError as error:
-            self._endpoints.failed(endpoint, str(error), error.broken)
-            raise
+            return self._endpoints.ask(send, self.retry_window, cancelled)
         except RefusedByServerError as error:
-            self._endpoints.failed(endpoint, str(error), broken=False)
-            raise
-        except BaseException:
-            self._endpoints.released(endpoint)
-            raise
-        self._endpoints.succeeded(endpoint)
-        return told
+            return error
+        except NoAnswerError as error:
+            return TransientError(f"{error} (attempt {error.attempts})")
 
 
 def _parsed(data: bytes, stop_strings: Seq[str]) -> Generation:
@@ -314,21 +275,10 @@ def _finished(
     return text, "eos"
 
 
-def _backoff(attempts: int, asked: float) -> float:
-    """Return seconds to wait: doubling, with jitter, and no less than the server asked for."""
-    longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempts, 16))
-    return max(random.uniform(longest / 2, longest), min(asked, _MAX_BACKOFF))
-
-
-def _base_url(url: str) -> str:
+def _versioned(url: str) -> str:
     """Return the url up to and with the version, without a route."""
-    base = url.rstrip("/")
-    if not base.startswith(("http://", "https://")):
-        raise ValueError(f"url must start with http:// or https://, got {url!r}")
-    for route in ("/chat/completions", "/completions"):
-        base = base.removesuffix(route)
-    path = base.split("://", 1)[1]
-    return base if "/" in path else f"{base}/v1"
+    base = base_url(url, "/chat/completions", "/completions")
+    return base if "/" in base.split("://", 1)[1] else f"{base}/v1"
 
 
 def _load_tokenizer(name: str) -> Any:

@@ -6,12 +6,20 @@ May import: agents.engines, agents.methods, agents.policy, agents.types, envs
 
 from __future__ import annotations
 
-from research_rl.agents.web.app import serve_sampling
+from typing import TYPE_CHECKING
+
 from research_rl.agents.web.engine import ServerEngine
 from research_rl.agents.web.request_queue import RequestQueue
+from research_rl.envs.system import lazy
+
+if TYPE_CHECKING:
+    from research_rl.agents.web.app import serve_sampling
 
 __all__ = [
     "RequestQueue",
     "ServerEngine",
     "serve_sampling",
 ]
+
+# FastAPI is imported when a server starts
+__getattr__ = lazy(__name__, {"app": ["serve_sampling"]})

@@ -7,13 +7,12 @@ imported where a server starts and nowhere else.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import secrets
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,10 +21,22 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.agents.web.request_queue import Completion, RequestQueue
-from research_rl.envs.web import ServerThread, listen
+from research_rl.envs.web import (
+    Refused,
+    ServerThread,
+    check_key,
+    json_body,
+    listen,
+    make_app,
+    make_server,
+    refusal,
+)
 
 log = logging.getLogger(__name__)
 _NEUTRAL: dict[str, Any] = {
@@ -58,13 +69,7 @@ def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> Fast
         yield
         await asyncio.to_thread(queue.close)
 
-    app = FastAPI(
-        title="research-rl rollout server",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
+    app = make_app("research-rl rollout server", lifespan)
     app.add_api_route("/v1/completions", routes.complete, methods=["POST"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/v1/load_lora_adapter", routes.load_adapter, methods=["POST"])
@@ -76,29 +81,23 @@ def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> Fast
     return app
 
 
-class _Refused(Exception):
-    """A request that cannot be served; becomes an answer with this status."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class _Routes:
+class _Routes(Collector):
     """What each route answers."""
 
     def __init__(self, queue: RequestQueue, api_key: str | None) -> None:
         self._queue, self._key = queue, api_key
         self._started = time.time()
         self._answered = 0
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
     async def let_in(self, request: Request, call_next: Any) -> Response:
         """Refuse those without the key, and turn refusals into answers."""
-        given = request.headers.get("authorization", "").encode()
-        wanted = f"Bearer {self._key}".encode()
-        open_to_all = self._key is None or request.url.path == "/health"
-        if not (open_to_all or hmac.compare_digest(given, wanted)):
-            return _error(_Refused("send the server's key as 'Authorization: Bearer KEY'", 401))
+        try:
+            if request.url.path != "/health":
+                check_key(request, self._key)
+        except Refused as error:
+            return _error(error)
         answered: Response = await call_next(request)
         return answered
 
@@ -110,9 +109,9 @@ class _Routes:
             try:
                 job = self._queue.submit(completion)
             except ValueError as error:
-                raise _Refused(str(error)) from error
+                raise Refused(str(error)) from error
             sequence = await _waited(job)
-        except _Refused as error:
+        except Refused as error:
             return _error(error)
         self._answered += 1
         return JSONResponse(self._reply(body, completion, sequence))
@@ -133,11 +132,11 @@ class _Routes:
             name, folder = _text(body, "lora_name"), _folder(body, "lora_path")
             known = self._queue.models
             if name == known[0]:
-                raise _Refused(f"lora_name must not be the model's own name {name!r}")
+                raise Refused(f"lora_name must not be the model's own name {name!r}")
             if name in known and not body.get("load_inplace"):
-                raise _Refused(f"the adapter {name!r} is loaded already; send load_inplace: true")
+                raise Refused(f"the adapter {name!r} is loaded already; send load_inplace: true")
             await _waited(self._queue.load_adapter(name, folder))
-        except _Refused as error:
+        except Refused as error:
             return _error(error)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
@@ -146,12 +145,12 @@ class _Routes:
         try:
             body = await _json(request)
             if body.get("method") != "reload_weights":
-                raise _Refused(f"method must be reload_weights, got {body.get('method')!r}")
+                raise Refused(f"method must be reload_weights, got {body.get('method')!r}")
             kwargs = body.get("kwargs")
             if not isinstance(kwargs, dict):
-                raise _Refused("kwargs must hold weights_path")
+                raise Refused("kwargs must hold weights_path")
             await _waited(self._queue.reload(_folder(kwargs, "weights_path")))
-        except _Refused as error:
+        except Refused as error:
             return _error(error)
         return JSONResponse({"results": [None]})
 
@@ -165,34 +164,41 @@ class _Routes:
 
     async def metrics(self) -> Response:
         """Counters in Prometheus's text format."""
-        told = {
-            "process_start_time_seconds": self._started,
-            "research_rollout_turns_total": self._answered,
-            "research_rollout_runs_total": self._queue.runs,
-        }
-        return PlainTextResponse("".join(f"{name} {value!r}\n" for name, value in told.items()))
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters; a client knows by the first that the server was started anew."""
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "When the server began.", value=self._started
+        )
+        yield CounterMetricFamily(
+            "research_rollout_turns", "Turns that were answered.", value=self._answered
+        )
+        yield CounterMetricFamily(
+            "research_rollout_runs", "Runs of the engine.", value=self._queue.runs
+        )
 
     def _completion(self, body: Mapping[str, Any]) -> Completion:
         for name, neutral in _NEUTRAL.items():
             if body.get(name, neutral) not in (neutral, None):
-                raise _Refused(f"{name} must be {neutral!r} on this server, got {body[name]!r}")
+                raise Refused(f"{name} must be {neutral!r} on this server, got {body[name]!r}")
         if body.get("logprobs") not in (None, 0):
-            raise _Refused(
+            raise Refused(
                 f"logprobs must be 0 (the sampled token's) on this server, got {body['logprobs']!r}"
             )
         model = _text(body, "model")
         if model not in self._queue.models:
-            raise _Refused(f"The model `{model}` does not exist.", 404)
+            raise Refused(f"The model `{model}` does not exist.", 404)
         strangers = set(_ids(body.get("stop_token_ids") or [], "stop_token_ids"))
         if strangers := strangers - self._queue.policy.eos_ids:
-            raise _Refused(
+            raise Refused(
                 f"stop_token_ids must be ends of sequence of the model, got {sorted(strangers)}"
             )
         seed = body.get("seed")
         if seed is None:
             seed = secrets.randbits(62)
         if not _is_int(seed) or not _SMALLEST <= seed <= _LARGEST:
-            raise _Refused(f"seed must be an int64, got {seed!r}")
+            raise Refused(f"seed must be an int64, got {seed!r}")
         return Completion(model, self._prompt(body.get("prompt")), _params(body), seed)
 
     def _prompt(self, prompt: Any) -> tuple[int, ...]:
@@ -239,16 +245,16 @@ def _params(body: Mapping[str, Any]) -> SamplingParams:
     stop = body.get("stop") or []
     stop = [stop] if isinstance(stop, str) else stop
     if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
-        raise _Refused(f"stop must be a string or a list of strings, got {stop!r}")
+        raise Refused(f"stop must be a string or a list of strings, got {stop!r}")
     budget, least = body.get("max_tokens", 16), body.get("min_tokens") or 0
     top_k, temperature = body.get("top_k") or 0, body.get("temperature")
     top_p = body.get("top_p")
     numbers = {"max_tokens": budget, "min_tokens": least, "top_k": top_k}
     if wrong := [name for name, value in numbers.items() if not _is_int(value)]:
-        raise _Refused(f"{wrong[0]} must be a whole number, got {numbers[wrong[0]]!r}")
+        raise Refused(f"{wrong[0]} must be a whole number, got {numbers[wrong[0]]!r}")
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise _Refused(f"{name} must be a number, got {value!r}")
+            raise Refused(f"{name} must be a number, got {value!r}")
     return SamplingParams(
         max_response_tokens=budget,
         temperature=1.0 if temperature is None else float(temperature),
@@ -267,36 +273,33 @@ async def _waited(job: Future[Any]) -> Any:
         raise
     except Exception as error:
         log.exception("a job failed")
-        raise _Refused(f"{type(error).__name__}: {error}", 500) from error
+        raise Refused(f"{type(error).__name__}: {error}", 500) from error
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError) as error:
-        raise _Refused(f"the body must be JSON, got {error}") from error
+    body = await json_body(request)
     if not isinstance(body, dict):
-        raise _Refused(f"the body must be a JSON object, got {type(body).__name__}")
+        raise Refused(f"the body must be a JSON object, got {type(body).__name__}")
     return body
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value:
-        raise _Refused(f"{name} must be a text, got {value!r}")
+        raise Refused(f"{name} must be a text, got {value!r}")
     return value
 
 
 def _folder(body: Mapping[str, Any], name: str) -> str:
     folder = _text(body, name)
     if not Path(folder).is_dir():
-        raise _Refused(f"{name} must be a folder that this server can read, got {folder!r}")
+        raise Refused(f"{name} must be a folder that this server can read, got {folder!r}")
     return folder
 
 
 def _ids(value: Any, name: str) -> list[int]:
     if not isinstance(value, list) or not all(map(_is_int, value)):
-        raise _Refused(f"{name} must be a list of token ids, got {str(value)[:80]}")
+        raise Refused(f"{name} must be a list of token ids, got {str(value)[:80]}")
     return value
 
 
@@ -304,9 +307,9 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _error(error: _Refused) -> Response:
+def _error(error: Refused) -> Response:
     detail = {"message": str(error), "type": "BadRequestError", "code": error.status}
-    return JSONResponse({"error": detail}, status_code=error.status)
+    return refusal(error, {"error": detail})
 
 
 def serve_sampling(queue: RequestQueue, bound: socket.socket, api_key: str | None = None) -> None:
@@ -315,14 +318,7 @@ def serve_sampling(queue: RequestQueue, bound: socket.socket, api_key: str | Non
 
 
 def _server(queue: RequestQueue, api_key: str | None, level: str) -> uvicorn.Server:
-    settings = uvicorn.Config(
-        create_sampling_app(queue, api_key),
-        log_level=level,
-        access_log=False,
-        timeout_graceful_shutdown=60,
-        timeout_keep_alive=600,
-    )
-    return uvicorn.Server(settings)
+    return make_server(create_sampling_app(queue, api_key), level, grace=60, keep_alive=600)
 
 
 class BackgroundRolloutServer(ServerThread):

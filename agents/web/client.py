@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.web import RefusedByServerError, TransientError, Transport
+from research_rl.envs.web import RefusedByServerError, TransientError, Transport, base_url
 
 PROBE_SECONDS = 10.0
 """How long a server may take to say how it is."""
@@ -29,7 +29,7 @@ _LOWEST = -1e4
 """vLLM's log-prob of what it holds for impossible is -9999."""
 
 
-class RefusedRequestError(ValueError):
+class RefusedRequestError(RefusedByServerError, ValueError):
     """The server is there and will not do what it is asked.
 
     Args:
@@ -66,14 +66,9 @@ class RolloutClient:
     """
 
     def __init__(self, url: str, timeout: float, connections: int, api_key: str | None) -> None:
-        self.url = base_url(url)
-        try:
-            self._slow = Transport(timeout, connections, api_key)
-            self._quick = Transport(min(PROBE_SECONDS, timeout), 1, api_key)
-        except ImportError as error:
-            raise ImportError(
-                "rollout servers need urllib3; run: pip install -e '.[remote]'"
-            ) from error
+        self.url = base_url(url, "/v1")
+        self._slow = Transport(timeout, connections, api_key)
+        self._quick = Transport(min(PROBE_SECONDS, timeout), 1, api_key)
 
     def complete(self, request: Mapping[str, Any]) -> Sampled:
         """Return what the server wrote behind a prompt.
@@ -253,14 +248,3 @@ def _garbage(data: bytes, what: str, error: Exception) -> TransientError:
     return TransientError(
         f"the answer must be {what}, got {said!r} ({type(error).__name__}: {error})"
     )
-
-
-def base_url(url: str) -> str:
-    """Return the url without a trailing ``/v1`` or slash.
-
-    Raises:
-        ValueError: it is no http url.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"a server's url must start with http:// or https://, got {url!r}")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -8,34 +8,26 @@ is ever tokenised twice.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
-import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Literal
-
-import torch.distributed as dist
+from typing import Literal
 
 from research_rl.agents.engines import TurnEnd, begin, resume, seed_at
 from research_rl.agents.methods import OPENAI_KEY_VARIABLE
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.types import Engine, ModelUnavailable, OnStop, SamplingParams, Sequence
+from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 from research_rl.agents.web.client import (
     RefusedRequestError,
     RolloutClient,
     Sampled,
     completion_request,
 )
-from research_rl.agents.web.fleet import Fleet, Member
-from research_rl.envs.web import TransientError
+from research_rl.agents.web.fleet import Fleet
+from research_rl.envs.web import base_url
 
-ADAPTER = "policy"
-"""The name under which the servers know the LoRA adapter."""
-_ATTEMPTS = 10
-"""After so many failures of one turn its request is at fault, or every server is."""
 _GATHER = 0.005
 """Seconds in which those who stop are asked about together."""
 
@@ -80,22 +72,13 @@ class ServerEngine(Engine):
     ) -> None:
         urls = [url] if isinstance(url, str) else list(url)
         _check(policy, urls, weights, folder, concurrency, timeout, retry_window)
-        self._policy, self._model, self._weights = policy, model, weights
-        self._folder = None if folder is None else Path(folder).absolute()
-        self._concurrency, self._retry_window = concurrency, retry_window
+        self._policy, self._concurrency = policy, concurrency
         key = api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
         clients = [RolloutClient(one, timeout, concurrency, key) for one in urls]
-        self._fleet = Fleet(clients, self._revive)
+        where = None if folder is None else Path(folder).absolute()
+        self.fleet = Fleet(policy, clients, model, weights, where, retry_window)
+        """The servers, how they are, and which weights they have."""
         self._end = TurnEnd(policy, SamplingParams().stop)
-        self._syncing = threading.Lock()
-        self._started: dict[str, str | None] = {}  # by url, when a server got the weights
-        self.version: int | None = None
-        """Of the weights that the servers have; None before the first ``sync``."""
-
-    @property
-    def fleet(self) -> Fleet:
-        """The servers and how they are."""
-        return self._fleet
 
     def sync(self, version: int) -> None:
         """Give the servers the policy's weights; see Engine.sync.
@@ -107,13 +90,7 @@ class ServerEngine(Engine):
             ModelUnavailable: no server took them.
             ValueError: a server refuses, e.g. because it serves another model.
         """
-        failure = _from_first_rank(lambda: self._synced(version))
-        if failure is not None:
-            raise failure
-        self.version = version
-        if not _is_first_rank():
-            for member in self._fleet.members:
-                self._fleet.admit(member)
+        self.fleet.sync(version)
 
     def run(
         self,
@@ -131,7 +108,7 @@ class ServerEngine(Engine):
         sequences, seed = begin(prompts, params, seeds)
         if not sequences:
             return []
-        if self.version is None:
+        if self.fleet.version is None:
             self.sync(0)
         self._end = self._end.at(params.stop)
         rows = seed.tolist()
@@ -149,8 +126,8 @@ class ServerEngine(Engine):
         return sequences
 
     def close(self) -> None:
-        """Close the connections to the servers."""
-        self._fleet.close()
+        """See Engine.close."""
+        self.fleet.close()
 
     def _play(
         self,
@@ -197,11 +174,11 @@ class ServerEngine(Engine):
         self, sequence: Sequence, seed: int, params: SamplingParams, cancelled: threading.Event
     ) -> tuple[Sampled, int]:
         """Have one turn sampled, wherever there is a server; and the version of its weights."""
-        version = self.version
+        version = self.fleet.version
         assert version is not None
         written = len(sequence.response_ids)
         request = completion_request(
-            self._name,
+            self.fleet.model,
             sequence.prompt_ids + sequence.response_ids,
             params,
             params.max_response_tokens - written,
@@ -210,146 +187,7 @@ class ServerEngine(Engine):
             sorted(self._policy.eos_ids),
             version,
         )
-        failures: list[str] = []
-        while len(failures) < _ATTEMPTS:
-            member = self._fleet.acquire(time.monotonic() + self._retry_window, cancelled)
-            try:
-                sampled = member.client.complete(request)
-            except TransientError as error:
-                if error.broken:
-                    failures.append(f"{member.client.url}: {error}")
-                    self._fleet.failed(member, error)
-                else:
-                    self._fleet.released(member)
-                    cancelled.wait(min(error.retry_after or 0.2, 5.0))
-            except RefusedRequestError as error:
-                # a server that was restarted does not know the adapter, and is given it again
-                if self._weights != "lora" or error.status != 404 or len(failures) > 1:
-                    self._fleet.released(member)
-                    raise
-                failures.append(str(error))
-                self._fleet.failed(member, error)
-            except BaseException:
-                self._fleet.released(member)
-                raise
-            else:
-                self._fleet.succeeded(member)
-                return sampled, version
-        raise ModelUnavailable(
-            f"a turn must be sampled within {_ATTEMPTS} attempts, but all failed; the last one: "
-            f"{failures[-1]}; mend the server"
-        )
-
-    @property
-    def _name(self) -> str:
-        return ADAPTER if self._weights == "lora" else self._model
-
-    def _revive(self, member: Member) -> None:
-        """Give a server that is well again the weights of now, and let it be asked."""
-        with self._syncing:
-            self._give(member)
-
-    def _synced(self, version: int) -> Exception | None:
-        """Give the servers the weights where they lack them; what went wrong."""
-        try:
-            if version == self.version and self._all_still_run():
-                return None
-            with self._syncing:
-                self._write(version)
-                self.version = version
-                self._give_all()
-            deadline = time.monotonic() + self._retry_window
-            self._fleet.released(self._fleet.acquire(deadline, threading.Event()))
-        except Exception as error:
-            return error
-        return None
-
-    def _give_all(self) -> None:
-        """Give every server the weights; those that cannot be reached are taken out."""
-        members = self._fleet.members
-
-        def give(member: Member) -> Exception | None:
-            try:
-                self._give(member)
-            except (TransientError, RefusedRequestError) as error:
-                self._fleet.refuse(member, error)
-                return error
-            return None
-
-        with ThreadPoolExecutor(len(members)) as workers:
-            failures = list(workers.map(give, members))
-        for failure in failures:
-            if isinstance(failure, RefusedRequestError):
-                raise failure
-
-    def _give(self, member: Member) -> None:
-        """Make one server sample from the weights of now."""
-        client, where = member.client, self._where()
-        if self._weights == "lora":
-            assert where is not None
-            client.load_adapter(ADAPTER, where)
-        if self._name not in (known := client.models()):
-            raise RefusedRequestError(
-                f"{client.url} must serve the model {self._name!r}, but serves "
-                f"{', '.join(known) or 'none'}; set model.engine.model to one of them"
-            )
-        if self._weights == "reload":
-            assert where is not None
-            client.reload(where)
-        if self._weights != "fixed":
-            client.forget_prefixes()
-        self._started[client.url] = client.started()
-        self._fleet.admit(member)
-
-    def _all_still_run(self) -> bool:
-        """Whether every server that is up is known to be the process that got the weights."""
-        if self._weights == "fixed":
-            return True
-        up = [member for member in self._fleet.members if member.up]
-        known = [self._started.get(member.client.url) for member in up]
-        return bool(up) and all(
-            before is not None and member.client.started() == before
-            for member, before in zip(up, known, strict=True)
-        )
-
-    def _where(self) -> str | None:
-        """The folder of the weights of now."""
-        if self._folder is None:
-            return None
-        return str(self._folder / f"weights-{self.version:06d}")
-
-    def _write(self, version: int) -> None:
-        """Write the weights for the servers, whole or not at all; drop those of before."""
-        if self._folder is None or version == self.version:
-            return
-        target = self._folder / f"weights-{version:06d}"
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        if self._weights == "lora":
-            model: Any = self._policy.model
-            model.save_pretrained(str(partial))  # the adapter alone
-        else:
-            self._policy.save_pretrained(partial)
-        partial.replace(target)
-        for old in self._folder.glob("weights-*"):
-            if old != target:
-                shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_first_rank() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
-def _from_first_rank(make: Callable[[], Exception | None]) -> Exception | None:
-    """What the first rank makes, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return make()
-    told: list[Any] = [make() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(told, src=0)
-    made: Exception | None = told[0]
-    return made
+        return self.fleet.ask(lambda client: client.complete(request), cancelled), version
 
 
 def _check(
@@ -361,7 +199,7 @@ def _check(
     timeout: float,
     retry_window: float,
 ) -> None:
-    if not urls or len(set(urls)) != len(urls):
+    if not urls or len({base_url(url, "/v1") for url in urls}) != len(urls):
         raise ValueError(f"url must name one server or several different ones, got {urls!r}")
     if weights not in ("reload", "lora", "fixed"):
         raise ValueError(f"weights must be reload, lora or fixed, got {weights!r}")
@@ -380,6 +218,3 @@ def _check(
             "concurrency must be at least 1, timeout positive and retry_window not negative, "
             f"got {concurrency}, {timeout} and {retry_window}"
         )
-
-
-__all__ = ["ADAPTER", "ServerEngine"]

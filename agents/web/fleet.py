@@ -1,158 +1,231 @@
-"""Which rollout server to ask next: the least busy of those that are up and have the weights.
+"""Rollout servers of one model, and the weights that they have.
 
-A server that fails is taken out. It is looked at again and again in a thread of its own, and comes
-back once it is well and has been given the weights anew, for it may have been restarted.
+A server is asked only when it has been given the weights of now. One that fails is taken out; it is
+looked at again and again in a thread of its own, and comes back once it is well and has been given
+the weights anew, for it may have been restarted.
 """
 
 from __future__ import annotations
 
-import logging
+import shutil
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch.distributed as dist
+
+from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import ModelUnavailable
 from research_rl.agents.web.client import RefusedRequestError, RolloutClient
-from research_rl.envs.web import TransientError
+from research_rl.envs.system import clear_partial, folder_in_place
+from research_rl.envs.web import Endpoint, Endpoints, NoAnswerError, TransientError
 
-log = logging.getLogger(__name__)
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
-
-
-@dataclass(eq=False)
-class Member:
-    """One server of a fleet.
-
-    Args:
-        client: speaks to it.
-        up: whether it may be asked.
-        in_flight: requests under way.
-        error: why it was taken out.
-        probe_at: when it is looked at again, on the fleet's clock.
-        pause: seconds until the look after that.
-        probing: whether it is being looked at.
-        served: requests it has answered.
-    """
-
-    client: RolloutClient
-    up: bool = False
-    in_flight: int = 0
-    error: str = ""
-    probe_at: float = 0.0
-    pause: float = _FIRST_PAUSE
-    probing: bool = False
-    served: int = 0
+ADAPTER = "policy"
+"""The name under which the servers know the LoRA adapter."""
+_ATTEMPTS = 10
+"""After so many failures of one request it is at fault, or every server is."""
+_T = TypeVar("_T")
 
 
 class Fleet:
     """Servers of one model; thread-safe.
 
     Args:
-        clients: one for each server; none is asked before it was admitted.
-        revive: readies and admits a server that is well again, or raises.
+        policy: whose weights they get.
+        clients: one for each server, of different urls.
+        model: its name as the servers know it.
+        weights: how they get the policy's weights: reload, lora or fixed.
+        folder: where the weights are written; None for fixed.
+        retry_window: seconds that a request waits for a server to come back.
     """
 
-    def __init__(self, clients: Sequence[RolloutClient], revive: Callable[[Member], None]) -> None:
-        self.members = [Member(client) for client in clients]
-        self._revive = revive
-        self._changed = threading.Condition()
-        self._probes: ThreadPoolExecutor | None = None
+    def __init__(
+        self,
+        policy: LMPolicy,
+        clients: Sequence[RolloutClient],
+        model: str,
+        weights: str,
+        folder: Path | None,
+        retry_window: float,
+    ) -> None:
+        self._policy, self._weights, self._folder = policy, weights, folder
+        self._clients = {client.url: client for client in clients}
+        self._endpoints = Endpoints(list(self._clients), revive=self._revive)
+        self._retry_window = retry_window
+        self._giving = threading.Lock()
+        self._started: dict[str, str | None] = {}  # by url, when a server got the weights
+        self.model = ADAPTER if weights == "lora" else model
+        """The name of what is asked for."""
+        self.version: int | None = None
+        """Of the weights that the servers have; None before the first ``sync``."""
 
-    def acquire(self, deadline: float, cancelled: threading.Event) -> Member:
-        """Return the least busy server that is up; it is to be given back.
+    @property
+    def members(self) -> list[Endpoint]:
+        """The servers and how they are."""
+        return self._endpoints.members
+
+    def ask(self, request: Callable[[RolloutClient], _T], cancelled: threading.Event) -> _T:
+        """Return what the least busy server answers, or another one where it fails.
 
         Args:
-            deadline: on ``time.monotonic``, until when one may come back.
-            cancelled: nobody waits for this any more.
+            request: what it is asked.
+            cancelled: set when nobody waits for this any more.
 
         Raises:
-            ModelUnavailable: none came back in time, or it was cancelled.
+            ModelUnavailable: no server was left for longer than the retry window, or all failed.
+            RefusedRequestError: a server will not do it.
         """
-        with self._changed:
-            while not cancelled.is_set():
-                self._look_again()
-                if ready := [member for member in self.members if member.up]:
-                    chosen = min(ready, key=lambda member: member.in_flight)
-                    chosen.in_flight += 1
-                    return chosen
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(min(left, 0.1))
-            raise ModelUnavailable(self.why_none())
+        forgotten = 0
 
-    def succeeded(self, member: Member) -> None:
-        """Give back a server that answered."""
-        with self._changed:
-            member.in_flight -= 1
-            member.served += 1
-            member.pause = _FIRST_PAUSE
+        def send(url: str) -> _T:
+            nonlocal forgotten
+            try:
+                return request(self._clients[url])
+            except RefusedRequestError as error:
+                # a server that was restarted does not know the adapter, and is given it again
+                if self._weights != "lora" or error.status != 404 or forgotten > 1:
+                    raise
+                forgotten += 1
+                raise TransientError(str(error)) from error
 
-    def released(self, member: Member) -> None:
-        """Give back a server of whose health the request said nothing."""
-        with self._changed:
-            member.in_flight -= 1
+        try:
+            return self._endpoints.ask(send, self._retry_window, cancelled, _ATTEMPTS)
+        except NoAnswerError as error:
+            if error.failures < _ATTEMPTS:
+                raise self._none_left() from error
+            raise ModelUnavailable(
+                f"a turn must be sampled within {_ATTEMPTS} attempts, but all failed; the last "
+                f"ones: {error}; mend the server"
+            ) from error
 
-    def failed(self, member: Member, error: Exception) -> None:
-        """Give back a server that did not answer, and take it out."""
-        with self._changed:
-            member.in_flight -= 1
-            self._take_out(member, error)
+    def sync(self, version: int) -> None:
+        """Give the servers the policy's weights where they lack them; see Engine.sync.
 
-    def admit(self, member: Member) -> None:
-        """Let a server be asked."""
-        with self._changed:
-            if member.error:
-                log.info("the rollout server %s is back", member.client.url)
-            member.up, member.error = True, ""
-            member.pause = min(2 * member.pause, _LONGEST_PAUSE)  # until it has answered something
-            self._changed.notify_all()
-
-    def refuse(self, member: Member, error: Exception) -> None:
-        """Do not ask a server until it is found well."""
-        with self._changed:
-            self._take_out(member, error)
-
-    def why_none(self) -> str:
-        """Say why no server can be asked."""
-        told = "; ".join(f"{m.client.url}: {m.error or 'not asked yet'}" for m in self.members)
-        return f"a rollout server must be left that answers, got none ({told}); start or mend one"
+        Raises:
+            ModelUnavailable: no server took them.
+            ValueError: a server refuses, e.g. because it serves another model.
+        """
+        failure = _from_first_rank(lambda: self._synced(version))
+        if failure is not None:
+            raise failure
+        self.version = version
+        if not _is_first_rank():
+            for url in self._clients:
+                self._endpoints.readied(url)
 
     def close(self) -> None:
-        """Look at no server any more, and close the connections."""
-        if self._probes is not None:
-            self._probes.shutdown(wait=False, cancel_futures=True)
-            self._probes = None
-        for member in self.members:
-            member.client.close()
+        """Look at no server any more, and close the connections; further calls begin both anew."""
+        self._endpoints.close()
+        for client in self._clients.values():
+            client.close()
 
-    def _take_out(self, member: Member, error: Exception) -> None:
-        if member.up or not member.error:
-            log.warning("the rollout server %s is taken out: %s", member.client.url, error)
-            member.probe_at = time.monotonic() + member.pause
-        member.up, member.error = False, str(error)
+    def _none_left(self) -> ModelUnavailable:
+        told = "; ".join(f"{m.url}: {m.last_error or 'not asked yet'}" for m in self.members)
+        return ModelUnavailable(
+            f"a rollout server must be left that answers, got none ({told}); start or mend one"
+        )
 
-    def _look_again(self) -> None:
-        """Begin a probe of each server that is due; the lock is held."""
-        now = time.monotonic()
-        for member in self.members:
-            if not member.up and not member.probing and now >= member.probe_at:
-                if self._probes is None:
-                    self._probes = ThreadPoolExecutor(len(self.members), "probe")
-                member.probing = True
-                self._probes.submit(self._probe, member)
+    def _revive(self, url: str) -> None:
+        """Give a server that is well again the weights of now, and let it be asked."""
+        self._clients[url].check_health()
+        with self._giving:
+            self._give(url)
 
-    def _probe(self, member: Member) -> None:
+    def _synced(self, version: int) -> Exception | None:
+        """Write the weights and give them to all; what went wrong."""
         try:
-            member.client.check_health()
-            self._revive(member)
-        except (TransientError, RefusedRequestError, OSError) as error:
-            with self._changed:
-                member.error = str(error)
-                member.probe_at = time.monotonic() + member.pause
-                member.pause = min(2 * member.pause, _LONGEST_PAUSE)
-        finally:
-            member.probing = False
+            if version == self.version and self._all_still_run():
+                return None
+            with self._giving:
+                self._write(version)
+                self.version = version
+                self._give_all()
+            self._endpoints.wait_for_one(self._retry_window)
+        except NoAnswerError:
+            return self._none_left()
+        except Exception as error:
+            return error
+        return None
+
+    def _give_all(self) -> None:
+        """Give every server the weights; those that cannot be reached are taken out."""
+
+        def give(url: str) -> Exception | None:
+            try:
+                self._give(url)
+            except (TransientError, RefusedRequestError) as error:
+                self._endpoints.take_out(url, str(error))
+                return error
+            return None
+
+        with ThreadPoolExecutor(len(self._clients)) as workers:
+            failures = list(workers.map(give, self._clients))
+        for failure in failures:
+            if isinstance(failure, RefusedRequestError):
+                raise failure
+
+    def _give(self, url: str) -> None:
+        """Make one server sample from the weights of now."""
+        client, where = self._clients[url], self._where()
+        if self._weights == "lora":
+            assert where is not None
+            client.load_adapter(ADAPTER, where)
+        if self.model not in (known := client.models()):
+            raise RefusedRequestError(
+                f"{url} must serve the model {self.model!r}, but serves "
+                f"{', '.join(known) or 'none'}; set model.engine.model to one of them"
+            )
+        if self._weights == "reload":
+            assert where is not None
+            client.reload(where)
+        if self._weights != "fixed":
+            client.forget_prefixes()
+        self._started[url] = client.started()
+        self._endpoints.readied(url)
+
+    def _all_still_run(self) -> bool:
+        """Whether every server that is up is known to be the process that got the weights."""
+        if self._weights == "fixed":
+            return True
+        up = [member.url for member in self.members if member.up]
+        known = [self._started.get(url) for url in up]
+        return bool(up) and all(
+            before is not None and self._clients[url].started() == before
+            for url, before in zip(up, known, strict=True)
+        )
+
+    def _where(self) -> str | None:
+        """The folder of the weights of now."""
+        return None if self._folder is None else str(self._folder / f"weights-{self.version:06d}")
+
+    def _write(self, version: int) -> None:
+        """Write the weights for the servers, whole or not at all; drop those of before."""
+        if self._folder is None or version == self.version:
+            return
+        target = self._folder / f"weights-{version:06d}"
+        clear_partial(self._folder)
+        with folder_in_place(target) as partial:
+            if self._weights == "lora":
+                model: Any = self._policy.model
+                model.save_pretrained(str(partial))  # the adapter alone
+            else:
+                self._policy.save_pretrained(partial)
+        for old in self._folder.glob("weights-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _from_first_rank(make: Callable[[], Exception | None]) -> Exception | None:
+    """What the first rank makes, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return make()
+    told: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(told, src=0)
+    made: Exception | None = told[0]
+    return made

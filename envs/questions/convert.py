@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,12 +19,11 @@ from research_rl.envs.questions.files import QuestionError, open_rows
 from research_rl.envs.questions.layouts import Aliases, adapt
 from research_rl.envs.questions.paragraphs import context_of
 from research_rl.envs.questions.read import SameTexts, question_from_dict
-from research_rl.envs.system import alone_in, sha256_of
+from research_rl.envs.system import alone_in, clear_partial, partial_file, sha256_of, write_whole
 
 log = logging.getLogger(__name__)
 QUESTIONS, CORPUS, MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
 DATA_FORMAT = 1
-_PART = ".part"
 
 
 class DatasetError(ValueError):
@@ -117,21 +115,20 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> DataManife
 
 def _write_files(job: Job, manifest: DataManifest, advance: Callable[[], object] | None) -> None:
     problems = _check_hash(job, manifest.source_sha256)
-    parts = [job.out / f"{name}{_PART}" for name in (QUESTIONS, CORPUS)]
-    try:
+    for name in (QUESTIONS, CORPUS, MANIFEST):
+        clear_partial(job.out, name)
+        (job.out / f"{name}.part").unlink(missing_ok=True)  # of a killed 0.1.0
+    with partial_file(job.out / QUESTIONS) as questions, partial_file(job.out / CORPUS) as corpus:
         with (
-            parts[0].open("w", encoding="utf-8") as questions,
-            parts[1].open("w", encoding="utf-8") as corpus,
+            questions.open("w", encoding="utf-8") as file,
+            corpus.open("w", encoding="utf-8") as passages,
         ):
-            _Conversion(job, manifest, questions, corpus).run(advance)
+            _Conversion(job, manifest, file, passages).run(advance)
         problems += _check_count(job, manifest)
         manifest.warnings += problems
         if job.strict:
             _refuse(problems)
-        _publish(job.out, manifest)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        _publish(job.out, manifest, questions, corpus)
 
 
 def read_data_manifest(folder: Path) -> DataManifest | None:
@@ -281,18 +278,16 @@ def _check_count(job: Job, manifest: DataManifest) -> list[str]:
     ]
 
 
-def _publish(folder: Path, manifest: DataManifest) -> None:
+def _publish(folder: Path, manifest: DataManifest, questions: Path, corpus: Path) -> None:
     """Give the files their names; the old manifest goes first, the new one comes last."""
     has_corpus = manifest.passages > 0
-    questions, corpus = (folder / f"{name}{_PART}" for name in (QUESTIONS, CORPUS))
     manifest.questions_sha256 = sha256_of(questions)
     manifest.corpus_sha256 = sha256_of(corpus) if has_corpus else None
     (folder / MANIFEST).unlink(missing_ok=True)
-    os.replace(questions, folder / QUESTIONS)
+    questions.replace(folder / QUESTIONS)
     if has_corpus:
-        os.replace(corpus, folder / CORPUS)
+        corpus.replace(folder / CORPUS)
     else:
         (folder / CORPUS).unlink(missing_ok=True)
-    part = folder / f"{MANIFEST}{_PART}"
-    part.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, folder / MANIFEST)
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / MANIFEST, text)

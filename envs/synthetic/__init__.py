@@ -1,7 +1,8 @@
 """The built-in world: made-up people, their relations, and questions of one to three hops.
 
 Read first: world.py
-May import: envs.retrieval.encoders, envs.retrieval.index, envs.retrieval.search, envs.types
+May import: envs.retrieval.encoders, envs.retrieval.index, envs.retrieval.search, envs.system,
+  envs.types
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
+from research_rl.envs.system import write_whole
 from research_rl.envs.types import Passage, Question, Retriever
 
 Split = Literal["train", "val", "test"]
@@ -195,14 +196,13 @@ class SyntheticWorld:
             if json.loads((target / "world.json").read_text(encoding="utf-8")) == manifest:
                 return target
             (target / "world.json").unlink()
-        target.mkdir(parents=True, exist_ok=True)
         corpus = ({"id": p.id, "contents": p.contents} for p in self.passages)
         _write_jsonl(target / "corpus.jsonl", corpus)
         for split in WORLD_SPLITS:
             rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
             _write_jsonl(target / f"{split}.jsonl", rows)
         _index(target / "corpus.jsonl", target / "index", _sketch_dim(self))
-        (target / "world.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        write_whole(target / "world.json", json.dumps(manifest, indent=2))
         return target
 
     def manifest(
@@ -315,8 +315,7 @@ def _flashrag_row(question: Question) -> dict[str, object]:
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _sketch_dim(world: SyntheticWorld) -> int:

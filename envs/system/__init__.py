@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from research_rl.envs.system.commands import FAILED, CommandLine, did_you_mean
 from research_rl.envs.system.doors import lazy
-from research_rl.envs.system.files import LineError, clear_partial, sha256_of, write_whole
+from research_rl.envs.system.files import (
+    LineError,
+    clear_partial,
+    folder_in_place,
+    partial_file,
+    partial_folder,
+    put_back_former,
+    remove_former,
+    replace_folder,
+    sha256_of,
+    write_whole,
+)
 from research_rl.envs.system.locks import LOADING, alone_in
 from research_rl.envs.system.progress import progress_bar
 
@@ -20,8 +31,14 @@ __all__ = [
     "alone_in",
     "clear_partial",
     "did_you_mean",
+    "folder_in_place",
     "lazy",
+    "partial_file",
+    "partial_folder",
     "progress_bar",
+    "put_back_former",
+    "remove_former",
+    "replace_folder",
     "sha256_of",
     "write_whole",
 ]

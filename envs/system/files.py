@@ -1,38 +1,146 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are whole or not there.
+
+What is written lies beside its place, as ``.NAME.PID.partial``, and is renamed into it when it is
+complete. So whoever looks, also after ``kill -9``, finds the old one or the new one, and what a
+killed process left is known by its name.
+"""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+Content = str | Iterable[str | bytes] | Callable[[BinaryIO], object]
 
 
-def clear_partial(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left in a folder."""
-    for path in folder.glob(".*.partial"):
-        path.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: str | Iterable[bytes]) -> Path:
-    """Write a file beside its place, rename it into it and return the path.
+def write_whole(path: Path, content: Content) -> Path:
+    """Write a file beside its place, wait until the disk has it, rename it and return the path.
 
     Args:
         path: its folder is made.
-        content: text, in which what UTF-8 cannot say is written as its number; or bytes.
+        content: text, in which what UTF-8 cannot say is written as its number; parts of text or
+            bytes; or a function that writes into the binary file it is given.
+
+    Raises:
+        OSError: the disk does not take it; a file that was there is as it was.
     """
-    parts = [content.encode("utf-8", "backslashreplace")] if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with partial_file(path) as partial:
         with partial.open("wb") as file:
-            file.writelines(parts)
+            if callable(content):
+                content(file)
+            else:
+                file.writelines(map(_encoded, [content] if isinstance(content, str) else content))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
+
+
+def _encoded(part: str | bytes) -> bytes:
+    return part.encode("utf-8", "backslashreplace") if isinstance(part, str) else part
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[Path]:
+    """Yield where a file is written before it is renamed to ``path``.
+
+    What still lies there at the end of the block, after an error for instance, is removed.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def folder_in_place(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which takes the place of ``target`` at the end of the block.
+
+    It need not be made. After an error it is removed, and what was there is as it was. Its files
+    are not synced, for weights may be many gigabytes: after a power failure look at them.
+    """
+    put_back_former(target.parent, glob.escape(target.name))
+    partial = partial_folder(target)
+    _remove(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        replace_folder(partial, target)
+    finally:
+        _remove(partial)
+
+
+def partial_folder(target: Path) -> Path:
+    """Return where a folder is filled before it takes its place; the same for all ranks of a run.
+
+    One that a killed process left is replaced by the next one.
+    """
+    return target.with_name(f".{target.name}.partial")
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Let a finished folder take the place of ``target``, which goes last of all.
+
+    A folder cannot be renamed over another: a crash between two renames leaves the former one under
+    a hidden name, from which ``put_back_former`` fetches it.
+    """
+    if target.is_dir():
+        remove_former(target)
+        target.replace(_former(target))
+    elif target.exists():
+        target.unlink()
+    made.replace(target)
+    remove_former(target)
+
+
+def remove_former(target: Path) -> None:
+    """Remove what ``target`` has replaced, where a process that was killed could not."""
+    if target.exists():
+        _remove(_former(target))
+
+
+def put_back_former(folder: Path, pattern: str = "*") -> None:
+    """Give former folders their names back where a crash kept the new ones from taking them."""
+    for former in folder.glob(f".{pattern}.former"):
+        target = former.with_name(former.name.removeprefix(".").removesuffix(".former"))
+        if not target.exists():
+            with suppress(FileNotFoundError):  # another rank was faster
+                former.replace(target)
+
+
+def _former(target: Path) -> Path:
+    return target.with_name(f".{target.name}.former")
+
+
+def clear_partial(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder.
+
+    Only for a folder in which nobody else writes at the moment.
+
+    Args:
+        folder: need not be there.
+        name: of the file or folder that was to be written; None is any.
+    """
+    what = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{what}.*partial"):  # those without a PID, of 0.1.0, too
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder as far as it can be; the reason for doing so is told elsewhere."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def sha256_of(path: str | Path) -> str:

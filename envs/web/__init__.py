@@ -6,16 +6,46 @@ May import: nothing of ours
 
 from __future__ import annotations
 
-from research_rl.envs.web.client import RefusedByServerError, TransientError, Transport
-from research_rl.envs.web.endpoints import Endpoint, Endpoints
-from research_rl.envs.web.server import ServerThread, listen
+from research_rl.envs.web.client import (
+    KEY_VARIABLE,
+    RefusedByServerError,
+    TransientError,
+    Transport,
+    base_url,
+)
+from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
+from research_rl.envs.web.server import (
+    Refused,
+    ServerThread,
+    check_installed,
+    check_key,
+    json_body,
+    listen,
+    make_app,
+    make_server,
+    refusal,
+    warn_if_open,
+    within,
+)
 
 __all__ = [
+    "KEY_VARIABLE",
     "Endpoint",
     "Endpoints",
+    "NoAnswerError",
+    "Refused",
     "RefusedByServerError",
     "ServerThread",
     "TransientError",
     "Transport",
+    "base_url",
+    "check_installed",
+    "check_key",
+    "json_body",
     "listen",
+    "make_app",
+    "make_server",
+    "refusal",
+    "warn_if_open",
+    "within",
 ]

@@ -1,4 +1,4 @@
-"""HTTP for the retrieval client: pooled connections, one deadline, a whole body or an error.
+"""HTTP as a client: pooled connections, one deadline, a whole body or an error.
 
 urllib3 comes with the extra ``remote``. It is used without its own retries and redirects, and it
 reads no proxy variables: a request goes to the url that was configured or nowhere.
@@ -13,10 +13,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import urllib3
 
+KEY_VARIABLE = "RESEARCH_API_KEY"
+"""The environment variable with the key of our servers, which they and their clients read."""
 CONNECT_SECONDS = 5.0
 MAX_REPLY_BYTES = 512 * 2**20
 _CHUNK = 2**16
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def base_url(url: str, *routes: str) -> str:
+    """Return a server's url without a slash, or the first of these routes that it has, at its end.
+
+    >>> base_url("http://host:8000/v1/", "/v1")
+    'http://host:8000'
+
+    Raises:
+        ValueError: it is no http url.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must start with http:// or https://, got {url!r}")
+    base = url.rstrip("/")
+    route = next((route for route in routes if base.endswith(route)), "")
+    return base.removesuffix(route).rstrip("/")
 
 
 class TransientError(Exception):
@@ -59,7 +77,7 @@ class Reply:
 
 
 class RefusedByServerError(Exception):
-    """A status that asking again cannot change."""
+    """An answer that asking again cannot change, such as status 404."""
 
 
 class Transport:
@@ -69,6 +87,9 @@ class Transport:
         timeout: seconds a request may take, from connecting to the last byte.
         connections: connections kept to each server.
         api_key: sent as ``Authorization: Bearer KEY`` unless None.
+
+    Raises:
+        ImportError: urllib3 is not installed.
     """
 
     def __init__(self, timeout: float, connections: int, api_key: str | None) -> None:
@@ -76,7 +97,7 @@ class Transport:
             import urllib3
         except ImportError as error:
             raise ImportError(
-                "RemoteRetriever needs urllib3; run: pip install -e '.[remote]'"
+                "asking a server needs urllib3; run: pip install -e '.[remote]'"
             ) from error
         self._timeout = timeout
         self._headers = {"Accept": "application/json", "Content-Type": "application/json"}

@@ -1,15 +1,166 @@
-"""What every HTTP server of this package needs: an address, and a thread to run in."""
+"""HTTP as a server: an address, the key, bodies, refusals, and a thread to run in.
+
+FastAPI, uvicorn and prometheus-client come with the extra ``serve`` and are imported when a server
+starts, not before: clients of this room do without them.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import importlib.util
+import json
+import logging
 import socket
 import threading
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI, Request, Response
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Refused(Exception):
+    """A request that is answered with an error status.
+
+    Args:
+        message: says what must hold.
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def check_installed(what: str) -> None:
+    """Refuse to begin where a package of the extra ``serve`` is missing.
+
+    Raises:
+        ImportError: it is; says what needs it.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{what} needs {', '.join(missing)}; run: pip install -e '.[serve]'")
+
+
+def warn_if_open(host: str, key: str | None) -> None:
+    """Say so where whoever reaches the machine may use the server."""
+    if host not in _LOOPBACK and key is None:
+        log.warning("%s can be reached from other machines and asks for no key", host)
+
+
+def make_app(
+    title: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> FastAPI:
+    """Return an application without routes, those of FastAPI's own pages left out."""
+    from fastapi import FastAPI
+
+    return FastAPI(title=title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+
+def make_server(app: FastAPI, log_level: str, grace: int, keep_alive: int = 5) -> uvicorn.Server:
+    """Return what runs an application.
+
+    Args:
+        app: the application.
+        log_level: of uvicorn.
+        grace: seconds that requests in flight have when the server is told to stop.
+        keep_alive: seconds that a connection may be idle.
+    """
+    import uvicorn
+
+    settings = uvicorn.Config(
+        app,
+        log_level=log_level,
+        access_log=False,
+        timeout_graceful_shutdown=grace,
+        timeout_keep_alive=keep_alive,
+    )
+    return uvicorn.Server(settings)
+
+
+def check_key(request: Request, key: str | None) -> None:
+    """Refuse a request without the server's key; None lets all in.
+
+    Raises:
+        Refused: with status 401.
+    """
+    given = request.headers.get("authorization", "").encode()
+    if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
+        raise Refused("send the server's key as 'Authorization: Bearer KEY'", 401)
+
+
+async def json_body(
+    request: Request, max_bytes: int | None = None, seconds: float | None = None
+) -> Any:
+    """Return the JSON value that a request brings; reading stops where it grows too large.
+
+    Raises:
+        Refused: with status 400 it is no JSON, with 408 too slow, with 413 too large.
+    """
+    too_large = Refused(f"a body must have at most {max_bytes} bytes", 413)
+    length = request.headers.get("content-length", "")
+    if max_bytes is not None and length.isdigit() and int(length) > max_bytes:
+        raise too_large
+
+    async def read() -> bytes:
+        parts = bytearray()
+        async for part in request.stream():
+            parts += part
+            if max_bytes is not None and len(parts) > max_bytes:
+                raise too_large
+        return bytes(parts)
+
+    data = await within(seconds, 408, read())
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        start = data[:60].decode("utf-8", "replace")
+        raise Refused(f"the body must be JSON, got {start!r} ({error})") from error
+
+
+async def within(seconds: float | None, status: int, work: Awaitable[_T]) -> _T:
+    """Return what ``work`` returns.
+
+    Raises:
+        Refused: with ``status``, if it takes longer than ``seconds``.
+    """
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+        raise Refused(f"no answer within {seconds:g} s", status)
+    return task.result()
+
+
+def refusal(error: Refused, body: Any) -> Response:
+    """Return the answer to a refused request.
+
+    Args:
+        error: why.
+        body: what the protocol says of it, ready for JSON.
+    """
+    from fastapi import Response
+
+    headers = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = "1"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 413):  # part of the body is unread
+        headers["Connection"] = "close"
+    data = json.dumps(body).encode("ascii")
+    return Response(data, error.status, headers, media_type="application/json")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -32,7 +32,6 @@ NOT_BELOW_TRAINERS = {"pytorch_lightning", "jsonargparse", "omegaconf", "matplot
 LARGEST_ROOM = 12
 SAME_NAME = {
     "main": "each command's module has the function that runs it",
-    "KEY_VARIABLE": "to become one",
 }
 """Public names that several modules define, each with the reason."""
 

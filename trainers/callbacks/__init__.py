@@ -1,7 +1,7 @@
 """Callbacks that leave something to look at: curve, rollouts, exported policy.
 
 Read first: base.py
-May import: agents, trainers.checkpoint, trainers.progress, trainers.viewer
+May import: agents, envs, trainers.checkpoint, trainers.progress, trainers.viewer
 """
 
 from __future__ import annotations

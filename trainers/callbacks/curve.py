@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from research_rl.envs.system import clear_partial
 from research_rl.trainers.callbacks.base import (
     RunCallback,
     cosmetic,
@@ -48,8 +49,7 @@ class LearningCurve(RunCallback):
         """Remove the half-drawn pictures of a run that was killed."""
         if trainer.is_global_zero:
             with cosmetic("clear half-drawn curves"):
-                for path in run_folder(trainer).glob(f".{self.filename}.*.partial"):
-                    path.unlink(missing_ok=True)
+                clear_partial(run_folder(trainer), self.filename)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any

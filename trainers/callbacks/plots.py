@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from research_rl.envs.system import write_whole
 
 INCHES = (9.6, 3.4)
 DPI = 150
@@ -262,11 +263,5 @@ def _finish(axes: Axes) -> None:
 
 
 def _save(figure: Figure, target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format="png", metadata={"Software": None})
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    how: dict[str, Any] = {"format": "png", "metadata": {"Software": None}}
+    return write_whole(target, lambda file: figure.savefig(file, **how))

@@ -1,7 +1,7 @@
 """What a run keeps: checkpoints, metrics, its folder, exported weights.
 
 Read first: callback.py
-May import: agents
+May import: agents, envs
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
 from research_rl.trainers.checkpoint.export import (
     ExportError,
+    disk_errors_named,
     export_checkpoint,
     iteration_of,
     load_weights,
     policy_config,
     readable,
-    removed_on_failure,
     save_policy,
 )
 from research_rl.trainers.checkpoint.files import (
@@ -22,7 +22,6 @@ from research_rl.trainers.checkpoint.files import (
     CheckpointError,
     disk_error,
     find_checkpoint,
-    put_folder_in_place,
     remove_checkpoint,
     why_torn,
 )
@@ -38,15 +37,14 @@ __all__ = [
     "RunCheckpoint",
     "changes",
     "disk_error",
+    "disk_errors_named",
     "export_checkpoint",
     "find_checkpoint",
     "iteration_of",
     "load_weights",
     "policy_config",
-    "put_folder_in_place",
     "readable",
     "remove_checkpoint",
-    "removed_on_failure",
     "run_in",
     "save_policy",
     "sigterm_noted",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, PolicyConfig
+from research_rl.envs.system import folder_in_place
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
 
 _PREFIX = "policy."
@@ -51,28 +51,21 @@ def save_policy(policy: LMPolicy, target: Path) -> None:
     Raises:
         ExportError: the disk does not take it; what was there is untouched.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    with removed_on_failure(partial, f"export the policy to {target}"):
-        shutil.rmtree(partial, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors_named(f"export the policy to {target}"), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
         readable(partial)
-        if target.is_dir():
-            shutil.rmtree(target)
-        partial.replace(target)
 
 
 @contextmanager
-def removed_on_failure(partial: Path, what: str) -> Iterator[None]:
-    """Remove what was written so far where writing fails.
+def disk_errors_named(what: str) -> Iterator[None]:
+    """Say what cannot be written where the disk is behind an error.
 
     Raises:
-        ExportError: the disk is behind it; safetensors carries its error as text alone.
+        ExportError: it is; safetensors carries its error as text alone.
     """
     try:
         yield
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except Exception as error:
         reason = disk_error(error)
         if reason is None:
             raise

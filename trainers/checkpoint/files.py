@@ -8,13 +8,14 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning_fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from research_rl.envs.system import clear_partial, put_back_former, write_whole
 
 log = logging.getLogger(__name__)
 META = _METADATA_FILENAME
@@ -44,18 +45,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+        written = 0
+
+        def save(file: BinaryIO) -> None:
+            nonlocal written
+            try:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
+            finally:
+                written = os.fstat(file.fileno()).st_size
+
+        try:
+            clear_partial(target.parent, target.name)
+            write_whole(target, save)
         except (OSError, RuntimeError) as error:
             # torch.save answers a failed write with a RuntimeError in whose context the OSError is.
-            written = partial.stat().st_size if partial.exists() else 0
-            partial.unlink(missing_ok=True)
             cause = next((e for e in _chain(error) if isinstance(e, OSError)), None)
             if cause is None:
                 raise
@@ -68,35 +71,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or not Path(path).is_dir():
             return super().load_checkpoint(path, map_location, weights_only)
         return load_state(Path(path))
-
-
-def put_folder_in_place(partial: Path, target: Path) -> None:
-    """Let a finished folder take the place of a checkpoint; the former goes last of all.
-
-    A folder cannot be renamed over another: a crash between two renames leaves the former one
-    under a hidden name, and ``find_checkpoint`` puts it back.
-    """
-    former = _former(target)
-    shutil.rmtree(former, ignore_errors=True)
-    if target.is_dir():
-        target.replace(former)
-    elif target.exists():
-        target.unlink()
-    partial.replace(target)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _former(target: Path) -> Path:
-    return target.with_name(f".{target.name}.former")
-
-
-def _put_back(folder: Path) -> None:
-    """Give former folders their names back where a crash kept the new ones from taking them."""
-    for former in folder.glob(".*.ckpt.former"):
-        target = folder / former.name.removeprefix(".").removesuffix(".former")
-        if not target.exists():
-            with suppress(FileNotFoundError):  # another rank was faster
-                former.replace(target)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -183,7 +157,7 @@ def find_checkpoint(name: str, folder: Path) -> Path:
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: the file that is named is torn, or every one is.
     """
-    _put_back(folder)
+    put_back_former(folder, "*.ckpt")  # sharded ones are folders
     if name not in ("last", "best"):
         path = Path(name)
         if not path.exists():

@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
+from research_rl.envs.system import clear_partial, write_whole
+
 
 class KeepMetrics(pl.Callback):
     """A resumed run goes on in ``metrics.csv`` with exactly the rows its checkpoint has seen.
@@ -79,9 +81,8 @@ def _restore(logger: CSVLogger, text: str) -> None:
     if not text:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
+    clear_partial(path.parent, path.name)
+    write_whole(path, text)
     writer.metrics_keys[:] = sorted(next(csv.reader(text.splitlines()), []))
 
 

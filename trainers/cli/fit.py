@@ -31,7 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import engines, web  # noqa: F401
 from research_rl.envs import retrieval  # noqa: F401
-from research_rl.envs.system import alone_in
+from research_rl.envs.system import alone_in, write_whole
 from research_rl.trainers import (  # noqa: F401
     algorithms,
     callbacks,
@@ -292,10 +292,8 @@ class ResearchCLI(LightningCLI):
         batches: Any = self.trainer.predict(**kwargs) or []
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         name = "predictions.jsonl" if ranks == 1 else f"predictions.{rank}.jsonl"
-        file = self._root() / "predict" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for batch in batches for row in batch)
-        file.write_text("".join(rows), encoding="utf-8", errors="replace")
+        file = write_whole(self._root() / "predict" / name, rows)
         rank_zero_info("wrote %s", file)
 
     def _root(self) -> Path:

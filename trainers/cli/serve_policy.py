@@ -6,10 +6,8 @@ import argparse
 import os
 
 from research_rl.envs.system import CommandLine
-from research_rl.envs.web import listen
+from research_rl.envs.web import KEY_VARIABLE, check_installed, listen, warn_if_open
 
-KEY_VARIABLE = "RESEARCH_API_KEY"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
@@ -22,19 +20,14 @@ def main(argv: list[str]) -> None:
         OSError: the address cannot be listened on.
     """
     args = _parser().parse_args(argv)
-    try:
-        from research_rl.agents.web import RequestQueue, serve_sampling
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"serving a policy needs {error.name}; run: pip install -e '.[serve]'"
-        ) from error
+    check_installed("serving a policy")
     import torch
 
     from research_rl.agents.policy import LMPolicy, PolicyConfig
+    from research_rl.agents.web import RequestQueue, serve_sampling
 
     key = os.environ.get(KEY_VARIABLE) or None
-    if args.host not in _LOOPBACK and key is None:
-        print(f"warning: {args.host} can be reached from other machines and asks for no key")
+    warn_if_open(args.host, key)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     bound = listen(args.host, args.port)

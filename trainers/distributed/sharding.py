@@ -9,7 +9,6 @@ backward pass.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,7 +46,8 @@ from research_rl.agents.policy import (
     load_model,
     load_tokenizer,
 )
-from research_rl.trainers.checkpoint import CheckpointError, disk_error, put_folder_in_place
+from research_rl.envs.system import clear_partial, partial_folder, replace_folder
+from research_rl.trainers.checkpoint import CheckpointError, disk_error, remove_checkpoint
 
 _TIMEOUT = timedelta(hours=2)
 """Of a collective. The other ranks wait in one while the slowest rank samples its rollouts."""
@@ -109,12 +109,12 @@ class ShardedStrategy(ModelParallelStrategy):
             CheckpointError: it cannot be written; an earlier one is unchanged.
         """
         target = Path(self.broadcast(filepath))
-        partial = target.with_name(f".{target.name}.partial")
+        partial = partial_folder(target)
         sharded = self._save_distributed_checkpoint
-        if self.is_global_zero and not sharded and target.is_dir():
-            shutil.rmtree(target)
         if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
+            clear_partial(target.parent, target.name)
+            if not sharded and target.is_dir():
+                remove_checkpoint(target)
         self.barrier()
         if not sharded:
             super().save_checkpoint(checkpoint, target, storage_options)
@@ -127,7 +127,7 @@ class ShardedStrategy(ModelParallelStrategy):
             raise CheckpointError(f"cannot write the checkpoint {target}: {reason}") from error
         self.barrier()
         if self.is_global_zero:
-            put_folder_in_place(partial, target)
+            replace_folder(partial, target)
         self.barrier()
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
+from research_rl.envs.system import write_whole
 from research_rl.trainers.callbacks import Curves, RunCallback, run_folder
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
@@ -350,4 +351,4 @@ def _begin_journal(path: Path, iteration: int) -> None:
         return
     rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [row for row in rows if json.loads(row)["step"] < iteration]
-    path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+    write_whole(path, (f"{row}\n" for row in kept))

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from research_rl.envs.system import clear_partial, write_whole
+
 if TYPE_CHECKING:
     from research_rl.agents import Rollout
 
@@ -125,18 +127,12 @@ class Records:
 
     def write(self, iteration: int, weights: int, records: Sequence[Record]) -> Path:
         """Write an iteration, and remove the oldest ones while the limit is exceeded."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         head = {"format": _FORMAT, "iteration": iteration, "weights": weights, "rows": len(records)}
         rows: Iterable[Mapping[str, Any]] = [head, *map(asdict, records)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path = self._path(iteration)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            # no time stamp, so that equal runs write equal bytes
-            partial.write_bytes(gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        # no time stamp, so that equal runs write equal bytes
+        data = gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)
+        path = write_whole(self._path(iteration), [data])
         self._drop_oldest()
         return path
 
@@ -168,7 +164,8 @@ class Records:
             ) from error
 
     def forget(self, first: int) -> None:
-        """Remove iteration ``first`` and all later ones."""
+        """Remove iteration ``first``, all later ones, and what a killed run half wrote."""
+        clear_partial(self.folder)
         for iteration, path in self._files().items():
             if iteration >= first:
                 path.unlink(missing_ok=True)

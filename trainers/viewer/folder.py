@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from research_rl.agents import Rollout
+from research_rl.envs.system import clear_partial, write_whole
 from research_rl.trainers.viewer.html import html_page
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
@@ -45,10 +45,10 @@ class RolloutFiles:
         A validation at ``step`` itself is kept: the checkpoint was made after it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        clear_partial(self.folder)
         for path in self.folder.iterdir():
             match = _PAGE.fullmatch(path.name)
-            half_written = path.name.endswith(".partial")  # by a run that was killed
-            if half_written or (match and not _is_past(match[1], int(match[2]), step)):
+            if match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
         self._means = _means(self.folder / ROLLOUT_ROWS)
@@ -61,7 +61,7 @@ class RolloutFiles:
         rows = self.folder / ROLLOUT_ROWS
         if rows.is_file():
             lines = rows.read_text("utf-8").splitlines()
-            _replace(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
+            write_whole(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
 
     def write(
         self,
@@ -89,16 +89,16 @@ class RolloutFiles:
         each = worth if worth is not None else [None] * len(some)
         name = f"{split}_{step:06d}"
         page = rollouts_html(some, worth, _TITLES[split], step, decode)
-        _replace(self.folder / f"{name}.html", page)
+        write_whole(self.folder / f"{name}.html", page)
         texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
-        _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
+        write_whole(self.folder / f"{name}.txt", "\n\n".join(texts))
         rows = [_row(split, step, r, a) for r, a in zip(some, each, strict=True)]
         with (self.folder / ROLLOUT_ROWS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         if rows:
             self._means[split, step] = _mean(rows)
         pages = (path.name for path in self.folder.glob("*.html"))
-        _replace(self.index, _index(pages, self._means))
+        write_whole(self.index, _index(pages, self._means))
 
 
 def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
@@ -160,13 +160,3 @@ def _mean(group: list[dict[str, Any]]) -> str:
     reward, f1 = (sum(row[name] for row in group) / number for name in ("reward", "f1"))
     searches = sum(len(row["queries"]) for row in group) / number
     return f"reward {reward:.2f}, F1 {f1:.2f}, {searches:.1f} searches"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a lone surrogate is written as its number."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

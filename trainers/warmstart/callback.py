@@ -29,8 +29,8 @@ from torch.nn import functional
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs.protocols import get_prompt
 from research_rl.envs.synthetic import SyntheticWorld
-from research_rl.envs.system import progress_bar
-from research_rl.trainers.checkpoint import readable, removed_on_failure, sigterm_noted
+from research_rl.envs.system import folder_in_place, progress_bar
+from research_rl.trainers.checkpoint import disk_errors_named, readable, sigterm_noted
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
 
@@ -297,11 +297,8 @@ def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
     Raises:
         ExportError: it cannot be written.
     """
-    partial = target.with_name(target.name + ".partial")
-    with removed_on_failure(partial, f"write the warm start to {target}"):
-        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(target.with_name(target.name + ".partial"), ignore_errors=True)  # 0.1.0, killed
+    with disk_errors_named(f"write the warm start to {target}"), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
         readable(partial)
         (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)

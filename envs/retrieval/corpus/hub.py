@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from research_rl.envs.questions import QuestionError, hub_rows, is_hub_name
 from research_rl.envs.retrieval.corpus.corpus import CorpusError
+from research_rl.envs.system import clear_partial, write_whole
 
 
 def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> Path:
@@ -45,7 +46,7 @@ def local_corpus(corpus: str | Path, out: str | Path, split: str = "train") -> P
         write_rows(rows, target)
     except QuestionError as error:
         raise CorpusError(error.file, error.line, error.reason) from error
-    note.write_text(f"{corpus} {split}\n", encoding="utf-8")
+    write_whole(note, f"{corpus} {split}\n")
     return target
 
 
@@ -55,19 +56,16 @@ def write_rows(rows: Iterable[Mapping[str, Any]], target: Path) -> None:
     Raises:
         CorpusError: a row has no text.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.part")
-    try:
-        with fresh.open("w", encoding="utf-8") as file:
-            for number, row in enumerate(rows):
-                kept = {
-                    k: row[k] for k in ("contents", "title", "text") if isinstance(row.get(k), str)
-                }
-                if "contents" not in kept and "text" not in kept:
-                    reason = f"must have a column contents or text, got {sorted(row)}"
-                    raise CorpusError(target, number + 1, reason)
-                identity = row.get("id", row.get("_id", number))
-                file.write(json.dumps({"id": identity} | kept, ensure_ascii=False) + "\n")
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+    clear_partial(target.parent, target.name)
+    target.with_name(f".{target.name}.part").unlink(missing_ok=True)  # of a killed 0.1.0
+    write_whole(target, _lines(rows, target))
+
+
+def _lines(rows: Iterable[Mapping[str, Any]], target: Path) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        kept = {k: row[k] for k in ("contents", "title", "text") if isinstance(row.get(k), str)}
+        if "contents" not in kept and "text" not in kept:
+            reason = f"must have a column contents or text, got {sorted(row)}"
+            raise CorpusError(target, number + 1, reason)
+        identity = row.get("id", row.get("_id", number))
+        yield json.dumps({"id": identity} | kept, ensure_ascii=False) + "\n"

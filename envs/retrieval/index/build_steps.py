@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +28,13 @@ from research_rl.envs.retrieval.vectors import (
     sample_rows,
     streamed_header,
 )
-from research_rl.envs.system import progress_bar, sha256_of
+from research_rl.envs.system import (
+    clear_partial,
+    progress_bar,
+    remove_former,
+    replace_folder,
+    sha256_of,
+)
 
 RAW, PLAN, HASH, FITTED, LOCK = "vectors.raw", "plan.json", "corpus.json", "fitted", "lock"
 Advance = Callable[[int], object]
@@ -227,11 +232,8 @@ def move_into_place(folder: Path, target: Path) -> None:
     In this order, so that a build that is killed here goes on, and no other one can begin in a
     folder that has lost its lock.
     """
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    if target.exists():
-        remove_replaced(target)  # one of them may have the number of this process
-        target.rename(old)
-    folder.rename(target)
+    clear_partial(folder)
+    replace_folder(folder, target)
     for name in (PLAN, HASH, FITTED, LOCK):
         (target / name).unlink(missing_ok=True)
     remove_replaced(target)
@@ -239,6 +241,7 @@ def move_into_place(folder: Path, target: Path) -> None:
 
 def remove_replaced(target: Path) -> None:
     """Remove the indexes that this one has replaced; a build that was killed leaves its behind."""
-    for old in target.parent.glob(f".{glob.escape(target.name)}.old.*"):
+    remove_former(target)
+    for old in target.parent.glob(f".{glob.escape(target.name)}.old.*"):  # of a killed 0.1.0
         if old.suffix[1:].isdigit():
             shutil.rmtree(old, ignore_errors=True)

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.system import did_you_mean, sha256_of
+from research_rl.envs.system import did_you_mean, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from research_rl.envs.retrieval.encoders import Encoder
@@ -65,10 +65,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader, or a crash, sees the old file or the new one whole."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def known_kind(kind: str) -> None:

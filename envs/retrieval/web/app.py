@@ -7,11 +7,9 @@ body, 413 size, 422 shape or limit, 429 overload, 503 retriever, 504 time.
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -26,24 +24,16 @@ from research_rl.envs.retrieval.web.dialects import (
     SearchRequest,
     retrieve_dialect,
 )
-from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_json, parse_json
+from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_json
 from research_rl.envs.retrieval.web.metrics import ServerMetrics
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
+from research_rl.envs.web import Refused, check_key, json_body, make_app, refusal, within
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 ROUTES = tuple(dict.fromkeys(dialect.route for dialect in DIALECTS.values()))
-
-
-class RefusedError(Exception):
-    """A request that is answered with an error status."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 def create_search_app(retriever: Retriever, config: ServerConfig) -> FastAPI:
@@ -55,13 +45,7 @@ def create_search_app(retriever: Retriever, config: ServerConfig) -> FastAPI:
         yield
         await service.coalescer.close()
 
-    app = FastAPI(
-        title="research-rl retrieval server",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
+    app = make_app("research-rl retrieval server", lifespan)
     for route in ROUTES:
         app.add_api_route(route, service.answer, methods=["POST"])
         app.add_api_route("/{dialect}" + route, service.answer, methods=["POST"])
@@ -92,16 +76,16 @@ class Service:
         name = request.url.path
         status = 500
         try:
-            self._check_key(request)
-            body = parse_body(await self._read(request))
+            check_key(request, self.config.api_key)
+            body = await json_body(request, self.config.max_body, self.config.timeout)
             dialect = self._dialect(request, body)
             name = dialect.name
             response = json_response(await self._search(dialect, body))
             status = 200
             return response
-        except RefusedError as error:
+        except Refused as error:
             status = error.status
-            return refusal(error)
+            return refused(error)
         finally:
             known = name if name in DIALECTS else "unknown"
             self.metrics.answered(known, status, time.perf_counter() - started)
@@ -126,35 +110,10 @@ class Service:
     async def show_metrics(self, request: Request) -> Response:
         """Answer with the counters in Prometheus's text format."""
         try:
-            self._check_key(request)
-        except RefusedError as error:
-            return refusal(error)
+            check_key(request, self.config.api_key)
+        except Refused as error:
+            return refused(error)
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    def _check_key(self, request: Request) -> None:
-        if self.config.api_key is None:
-            return
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self.config.api_key}".encode()):
-            raise RefusedError(401, "send the server's key as 'Authorization: Bearer KEY'")
-
-    async def _read(self, request: Request) -> bytes:
-        """Return the body; stop reading where it grows too large."""
-        limit = self.config.max_body
-        too_large = RefusedError(413, f"a body must have at most {limit} bytes")
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit:
-            raise too_large
-
-        async def read() -> bytes:
-            parts = bytearray()
-            async for part in request.stream():
-                parts += part
-                if len(parts) > limit:
-                    raise too_large
-            return bytes(parts)
-
-        return await within(self.config.timeout, 408, read())
 
     def _dialect(self, request: Request, body: Json) -> Dialect:
         """Return the dialect: named in the path, fixed by the route, or told by the body."""
@@ -163,7 +122,7 @@ class Service:
         if named is not None:
             dialect = DIALECTS.get(named)
             if dialect is None or dialect.route != route:
-                raise RefusedError(404, f"{named!r} has no route {route}; known: {known_routes()}")
+                raise Refused(f"{named!r} has no route {route}; known: {known_routes()}", 404)
             return dialect
         if route == "/retrieve":
             return checked(lambda: retrieve_dialect(body, self.config.ambiguous_dialect))
@@ -180,44 +139,36 @@ class Service:
             reply = dialect.encode_response(request, [checked_row(row, k) for row in results])
             return dump_json(reply)
         except OverloadedError as error:
-            raise RefusedError(429, f"{error}; ask again later") from error
-        except RefusedError:
+            raise Refused(f"{error}; ask again later", 429) from error
+        except Refused:
             raise
         except Exception as error:
             if not isinstance(error, RetrieverUnavailable):
                 log.exception("the retriever failed")
             detail = f"the retriever failed: {type(error).__name__}: {error}"
-            raise RefusedError(503, detail) from error
+            raise Refused(detail, 503) from error
 
     def _check_limits(self, request: SearchRequest) -> None:
         config = self.config
         if len(request.queries) > config.max_queries:
-            raise RefusedError(
-                422,
+            raise Refused(
                 f"a request must hold at most {config.max_queries} queries, "
                 f"got {len(request.queries)}; send them in parts",
+                422,
             )
         if request.top_k is not None and request.top_k > config.max_top_k:
-            raise RefusedError(
-                422, f"at most {config.max_top_k} passages may be wanted, got {request.top_k}"
+            raise Refused(
+                f"at most {config.max_top_k} passages may be wanted, got {request.top_k}", 422
             )
         for position, query in enumerate(request.queries):
             if len(query) > config.max_query_chars:
-                raise RefusedError(
-                    422,
+                raise Refused(
                     f"query {position} must have at most {config.max_query_chars} "
                     f"characters, got {len(query)}",
+                    422,
                 )
             if config.empty_query == "refuse" and not query.strip():
-                raise RefusedError(400, f"query {position} must not be empty")
-
-
-def parse_body(data: bytes) -> Json:
-    """Return the JSON of a request's body."""
-    try:
-        return parse_json(data)
-    except WireError as error:
-        raise RefusedError(400, str(error)) from error
+                raise Refused(f"query {position} must not be empty")
 
 
 def checked(convert: Callable[[], _T]) -> _T:
@@ -225,7 +176,7 @@ def checked(convert: Callable[[], _T]) -> _T:
     try:
         return convert()
     except WireError as error:
-        raise RefusedError(422, str(error)) from error
+        raise Refused(str(error), 422) from error
 
 
 def checked_row(passages: Sequence[Passage], k: int) -> list[Passage]:
@@ -238,32 +189,15 @@ def checked_row(passages: Sequence[Passage], k: int) -> list[Passage]:
     return list(passages)
 
 
-async def within(seconds: float, status: int, work: Awaitable[_T]) -> _T:
-    """Return what ``work`` returns; refuse with ``status`` if it takes longer than ``seconds``."""
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=seconds)
-    if not done:
-        task.cancel()
-        raise RefusedError(status, f"no answer within {seconds:g} s")
-    return task.result()
-
-
 def json_response(value: Json, status: int = 200) -> Response:
     """Return a JSON response of a value, or of bytes that are JSON already."""
     content = value if isinstance(value, bytes) else dump_json(value)
     return Response(content, status, media_type="application/json")
 
 
-def refusal(error: RefusedError) -> Response:
+def refused(error: Refused) -> Response:
     """Return the response of a refused request."""
-    response = json_response({"detail": error.detail}, error.status)
-    if error.status in (429, 503):
-        response.headers["Retry-After"] = "1"
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 413):  # part of the body is unread
-        response.headers["Connection"] = "close"
-    return response
+    return refusal(error, {"detail": str(error)})
 
 
 async def unknown_route(request: Request, _: Exception) -> Response:

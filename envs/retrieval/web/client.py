@@ -7,7 +7,6 @@ Rule: ``search`` returns what a server answered in full and in the right shape, 
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,21 +23,19 @@ from research_rl.envs.retrieval.web.json_checks import (
 from research_rl.envs.retrieval.web.probe import detect_dialect
 from research_rl.envs.types import Passage, Results, Retriever, RetrieverUnavailable
 from research_rl.envs.web import (
-    Endpoint,
+    KEY_VARIABLE,
     Endpoints,
+    NoAnswerError,
     RefusedByServerError,
     TransientError,
     Transport,
+    base_url,
 )
 
 _T = TypeVar("_T")
 DialectName = Literal[
     "auto", "research", "research-single", "search-r1", "skyrl", "r1-searcher", "zerosearch", "rllm"
 ]
-
-KEY_VARIABLE = "RESEARCH_API_KEY"
-_FIRST_BACKOFF = 0.1
-_MAX_BACKOFF = 8.0
 
 
 class RemoteRetriever(Retriever):
@@ -78,7 +75,7 @@ class RemoteRetriever(Retriever):
     ) -> None:
         _check_arguments(dialect, mode, timeout, retry_window, max_batch, connections)
         urls = [url] if isinstance(url, str) else list(url)
-        self.urls = [_base_url(one, dialect) for one in urls]
+        self.urls = [_server_url(one, dialect) for one in urls]
         if not self.urls or len(set(self.urls)) != len(self.urls):
             raise ValueError(f"url must name one server or several different ones, got {url!r}")
         self.mode = mode
@@ -207,47 +204,22 @@ class RemoteRetriever(Retriever):
 
     def _attempt(self, endpoints: Endpoints, ask: Callable[[str], _T], stop: threading.Event) -> _T:
         """Return what ``ask`` returns for one of the urls, tried until the retry window ends."""
-        deadline = time.monotonic() + self.retry_window
         started = time.monotonic()
-        tried: set[str] = set()
-        attempts, pause = 0, 0.0
-        while not stop.is_set():
-            endpoint = endpoints.acquire(tried)
-            if not isinstance(endpoint, Endpoint):
-                left = deadline - time.monotonic()
-                delay = _backoff(attempts, pause) if tried else endpoint
-                if delay > left:
-                    break
-                stop.wait(delay)
-                tried.clear()
-                continue
-            attempts += 1
-            try:
-                result = self._once(endpoints, endpoint, ask)
-            except TransientError as error:
-                tried.add(endpoint.url)
-                pause = error.retry_after or 0.0
-                continue
-            except (RefusedByServerError, WireError) as error:
-                raise self._unavailable([endpoint.url], attempts, started, str(error)) from error
-            return result
-        raise self._unavailable(endpoints.urls, attempts, started, endpoints.last_error)
+        asked: list[str] = []
 
-    @staticmethod
-    def _once(endpoints: Endpoints, endpoint: Endpoint, ask: Callable[[str], _T]) -> _T:
+        def send(url: str) -> _T:
+            asked.append(url)
+            try:
+                return ask(url)
+            except WireError as error:
+                raise RefusedByServerError(str(error)) from error
+
         try:
-            result = ask(endpoint.url)
-        except TransientError as error:
-            endpoints.failed(endpoint, str(error), error.broken)
-            raise
-        except (RefusedByServerError, WireError) as error:
-            endpoints.failed(endpoint, str(error), broken=False)
-            raise
-        except BaseException:
-            endpoints.released(endpoint)
-            raise
-        endpoints.succeeded(endpoint)
-        return result
+            return endpoints.ask(send, self.retry_window, stop)
+        except (NoAnswerError, RefusedByServerError) as error:
+            refused = isinstance(error, RefusedByServerError)
+            where = asked[-1:] if refused else endpoints.urls
+            raise self._unavailable(where, len(asked), started, str(error)) from error
 
     def _unavailable(
         self, urls: list[str], attempts: int, started: float, error: str
@@ -309,17 +281,9 @@ def _merge(answers: list[Results], k: int) -> Results:
     return [best(rows) for rows in zip(*answers, strict=True)]
 
 
-def _backoff(attempts: int, asked: float) -> float:
-    """Return seconds to wait: doubling, with jitter, and no less than the server asked for."""
-    longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempts, 16))
-    return max(random.uniform(longest / 2, longest), min(asked, _MAX_BACKOFF))
-
-
-def _base_url(url: str, dialect: str) -> str:
+def _server_url(url: str, dialect: str) -> str:
     """Return ``url`` without a trailing slash or a route of its dialect."""
-    base = url.rstrip("/")
-    if not base.startswith(("http://", "https://")):
-        raise ValueError(f"url must start with http:// or https://, got {url!r}")
+    base = base_url(url)
     for known in DIALECTS.values():
         if base.endswith(known.route):
             speakers = [one.name for one in DIALECTS.values() if one.route == known.route]
@@ -328,7 +292,7 @@ def _base_url(url: str, dialect: str) -> str:
                     f"url {url!r} ends in {known.route}, which the dialect {dialect} does not "
                     f"have; use the dialect {' or '.join(speakers)}, or the url without the route"
                 )
-            return base[: -len(known.route)]
+            return base_url(base, known.route)
     return base
 
 

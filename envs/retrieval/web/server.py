@@ -7,26 +7,25 @@ starts, not before.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import logging
 import math
 import os
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research_rl.envs.retrieval.web.config import ServerConfig
 from research_rl.envs.types import Retriever
-from research_rl.envs.web import ServerThread, listen
+from research_rl.envs.web import (
+    KEY_VARIABLE,
+    ServerThread,
+    check_installed,
+    listen,
+    make_server,
+    warn_if_open,
+)
 
 if TYPE_CHECKING:
     import uvicorn
-from research_rl.envs.retrieval.web.config import ServerConfig
-
-log = logging.getLogger(__name__)
-
-KEY_VARIABLE = "RESEARCH_API_KEY"
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_search(
@@ -42,10 +41,9 @@ def serve_search(
         OSError: the address cannot be listened on.
     """
     config = config or ServerConfig()
-    if host not in _LOOPBACK and config.api_key is None:
-        log.warning("%s can be reached from other machines and asks for no key", host)
-    listen(host, port).close()  # uvicorn would log the failure and end the process
-    _make_server(retriever, config, host, port, log_level="info").run()
+    server = _make_server(retriever, config, "info")
+    warn_if_open(host, config.api_key)
+    server.run(sockets=[listen(host, port)])
 
 
 class BackgroundServer(ServerThread):
@@ -63,10 +61,8 @@ class BackgroundServer(ServerThread):
     def __init__(
         self, retriever: Retriever, config: ServerConfig | None = None, port: int = 0
     ) -> None:
-        bound = listen("127.0.0.1", port)
-        taken: int = bound.getsockname()[1]
-        server = _make_server(retriever, config or ServerConfig(), "127.0.0.1", taken, "warning")
-        super().__init__(server, bound)
+        server = _make_server(retriever, config or ServerConfig(), "warning")
+        super().__init__(server, listen("127.0.0.1", port))
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,38 +87,19 @@ def run_serve(args: argparse.Namespace) -> None:
     """Serve the index that ``args`` of ``add_serve_arguments`` name."""
     from research_rl.envs.retrieval.index import load_retriever
 
-    _check_installed()
+    check_installed("a retrieval server")
     names = [option.name for option in fields(ServerConfig) if option.name != "api_key"]
     values = {name: getattr(args, name) for name in names}
     config = ServerConfig(**values, api_key=os.environ.get(KEY_VARIABLE) or None)
     serve_search(load_retriever(args.folder, args.corpus), args.host, args.port, config)
 
 
-def _make_server(
-    retriever: Retriever, config: ServerConfig, host: str, port: int, log_level: str
-) -> uvicorn.Server:
-    _check_installed()
-    import uvicorn
-
+def _make_server(retriever: Retriever, config: ServerConfig, log_level: str) -> uvicorn.Server:
+    check_installed("a retrieval server")
     from research_rl.envs.retrieval.web.app import create_search_app
 
-    settings = uvicorn.Config(
-        create_search_app(retriever, config),
-        host=host,
-        port=port,
-        log_level=log_level,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(config.timeout),
-    )
-    return uvicorn.Server(settings)
-
-
-def _check_installed() -> None:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"a retrieval server needs {', '.join(missing)}; run: pip install -e '.[serve]'"
-        )
+    app = create_search_app(retriever, config)
+    return make_server(app, log_level, grace=math.ceil(config.timeout))
 
 
 def _explanation(name: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,12 @@ from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import ModelUnavailable, SamplingParams, Sequence
 from research_rl.agents.web.app import BackgroundRolloutServer
-from research_rl.agents.web.client import RefusedRequestError, completion_request, parse_completion
+from research_rl.agents.web.client import (
+    RefusedRequestError,
+    RolloutClient,
+    completion_request,
+    parse_completion,
+)
 from research_rl.agents.web.engine import ServerEngine
 from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web.client import TransientError
@@ -136,6 +143,21 @@ def test_stale_before_a_sync_and_equal_after_it(
     same(synced, after)
     assert {v for s in synced for v in s.versions} == {7}
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["weights-000007"]
+
+
+def test_a_full_disk_leaves_no_half_written_weights(
+    policy: LMPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: LMPolicy, folder: Path) -> None:
+        folder.mkdir()
+        raise OSError("No space left on device")
+
+    (tmp_path / ".weights-000002.partial").mkdir()  # of a run that was killed
+    monkeypatch.setattr(LMPolicy, "save_pretrained", full)
+    remote = engine(policy, "http://127.0.0.1:9", folder=tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        remote.sync(3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_adapter_is_loaded_and_replaced(
@@ -342,6 +364,25 @@ def test_what_on_stop_raises_is_raised(policy: LMPolicy, server: BackgroundRollo
 
     with pytest.raises(RuntimeError, match="the environment broke"):
         engine(policy, server.url).run(PROMPTS, PARAMS, broken, SEEDS)
+
+
+def test_metrics_tell_a_new_server_from_the_one_before(
+    policy: LMPolicy, server: BackgroundRolloutServer, saved: Path
+) -> None:
+    engine(policy, server.url).run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])
+    with urllib.request.urlopen(f"{server.url}/metrics") as response:
+        text = response.read().decode()
+        assert response.headers["Content-Type"].startswith("text/plain")
+    turns = re.search(r"^research_rollout_turns_total (\S+)$", text, re.MULTILINE)
+    runs = re.search(r"^research_rollout_runs_total (\S+)$", text, re.MULTILINE)
+    assert turns is not None
+    assert runs is not None
+    assert float(turns[1]) >= float(runs[1]) > 0
+    started = RolloutClient(server.url, 5.0, 1, None).started()
+    assert started is not None
+    assert started in text
+    with served(saved) as another:
+        assert RolloutClient(another.url, 5.0, 1, None).started() not in (None, started)
 
 
 def test_a_key_is_asked_for(policy: LMPolicy, saved: Path) -> None:

@@ -309,7 +309,9 @@ def test_a_torn_row_is_dropped(tmp_path: Path) -> None:
     files.write("train", 0, rollouts())
     with (tmp_path / "rollouts.jsonl").open("a") as file:
         file.write('{"split": "tra')
+    (tmp_path / ".train_000001.html.77.partial").write_text("half")
     files.begin(5)
+    assert not list(tmp_path.glob("*.partial"))
     assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 5
 
 

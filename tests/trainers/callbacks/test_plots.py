@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from matplotlib.axes import Axes
@@ -104,8 +105,8 @@ def test_draws_what_is_there(tmp_path: Path, rows: list[dict[str, object]]) -> N
 def test_a_failed_picture_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Figure, target: Path, **settings: object) -> None:
-        target.write_bytes(b"half")
+    def full(self: Figure, target: BinaryIO, **settings: object) -> None:
+        target.write(b"half")
         raise OSError("no space left on device")
 
     metrics, out = run(tmp_path / "metrics.csv"), tmp_path / "curve.png"

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
 from research_rl.trainers.checkpoint.files import (
+    META,
     AtomicCheckpointIO,
     CheckpointError,
     find_checkpoint,
@@ -61,6 +62,24 @@ def test_full_disk_keeps_the_last_good_one(
     assert "kept whole: last.ckpt" in message
     assert message.endswith("make room, then resume with --ckpt_path last")
     assert len(AtomicCheckpointIO().load_checkpoint(path)["weights"]) == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = [".last.ckpt.partial", ".last.ckpt.77.partial"]
+    kept = [".best.ckpt.77.partial", "best.ckpt"]
+    for name in (*left, *kept):
+        (tmp_path / name).write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint(weights(), tmp_path / "last.ckpt")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*kept, "last.ckpt"]
+
+
+def test_a_folder_that_a_crash_left_without_its_name_is_found(tmp_path: Path) -> None:
+    former = tmp_path / ".last.ckpt.former"
+    former.mkdir()
+    for name in (".metadata", META):
+        (former / name).touch()
+    assert find_checkpoint("last", tmp_path) == tmp_path / "last.ckpt"
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 

@@ -56,8 +56,11 @@ def test_the_oldest_are_dropped_and_a_resumed_run_forgets(tmp_path: Path) -> Non
     for iteration in range(6):
         files.write(iteration, iteration, [record()])
     assert files.iterations() == [3, 4, 5]
+    for left in (".000005.jsonl.gz.partial", ".000005.jsonl.gz.77.partial"):
+        (files.folder / left).write_bytes(b"half")  # of a run that was killed
     files.forget(4)
     assert files.iterations() == [3]
+    assert [p.name for p in files.folder.iterdir()] == ["000003.jsonl.gz"]
     Records(tmp_path / "many", max_bytes=1).write(9, 9, [record()])
     assert files.iterations() == [9]  # the newest stays, however large
     with pytest.raises(ValueError, match="max_megabytes must be positive"):

@@ -129,9 +129,13 @@ def test_what_does_not_fit_is_said(tmp_path: Path, corpus: Path) -> None:
 
 def test_rows_of_a_data_set_become_a_corpus(tmp_path: Path) -> None:
     target = tmp_path / "out" / "c.jsonl"
+    target.parent.mkdir()
+    for left in (".c.jsonl.part", ".c.jsonl.77.partial"):
+        (target.parent / left).touch()  # of one that was killed, in 0.1.0 and now
     rows = [{"title": "Oslo", "text": "A city."}, {"_id": "x", "contents": "y", "other": 3}]
     write_rows(rows, target)
     assert [(p.id, p.contents) for p in Corpus(target)] == [("0", '"Oslo"\nA city.'), ("x", "y")]
+    assert [p.name for p in target.parent.iterdir()] == ["c.jsonl"]
     with pytest.raises(CorpusError, match=r"must have a column contents or text, got \['body'\]"):
         write_rows([{"body": "x"}], tmp_path / "d.jsonl")
     assert not list(tmp_path.glob("*d.jsonl*"))

@@ -111,13 +111,14 @@ def test_what_a_killed_overwrite_leaves_is_removed(
     finish: str, tmp_path: Path, index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".index.old.mine").mkdir()  # of somebody else
+    shutil.copytree(index, tmp_path / ".index.old.123")  # of version 0.1.0
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "research_rl.envs.retrieval.index.build_steps.remove_replaced", lambda target: None
-        )
+        steps = "research_rl.envs.retrieval.index.build_steps.remove_replaced"
+        patch.setattr(steps, lambda _: None)
+        patch.setattr("research_rl.envs.system.files.remove_former", lambda _: None)
         build_index(corpus, index, dim=32, overwrite=True)  # killed before its last act
-    old = f".index.old.{os.getpid()}"
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "index", old, ".index.old.mine"}
+    left = {".index.former", ".index.old.123", ".index.old.mine"}
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "index", *left}
     if finish == "build":
         build_index(corpus, index, dim=64, overwrite=True)
     assert best(index, "capital of Peru") == "lima"

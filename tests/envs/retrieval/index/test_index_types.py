@@ -210,11 +210,15 @@ def test_a_build_of_something_else_starts_anew(corpus: Path, tmp_path: Path) -> 
 def test_a_build_cut_short_at_its_very_end_encodes_nothing_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    replace = Path.replace
+
     def killed(self: Path, target: Path) -> Path:
-        raise OSError("killed")
+        if target == tmp_path / "i":
+            raise OSError("killed")
+        return replace(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tmp_path), "rename", killed)
+        patch.setattr(Path, "replace", killed)
         with pytest.raises(OSError, match="killed"):
             build_index(corpus, tmp_path / "i", encoder=Numbered())
     encoder = Numbered()

@@ -20,7 +20,6 @@ from research_rl.envs.retrieval.web.dialects import DIALECTS, SearchRequest
 from research_rl.envs.retrieval.web.json_checks import WireError
 from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
-from research_rl.envs.web.endpoints import Breaker, Endpoint, Endpoints
 
 FAKE = FakeRetriever()
 
@@ -222,59 +221,6 @@ def test_wrong_arguments_are_refused(settings: dict[str, Any], message: str) -> 
 def test_wrong_searches_are_refused_before_they_are_sent(queries: list[str], k: int) -> None:
     with pytest.raises(ValueError, match="must"):
         RemoteRetriever("http://127.0.0.1:9", retry_window=60).search(queries, k)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_circuit_opens_probes_once_and_closes() -> None:
-    clock = Clock()
-    breaker = Breaker(threshold=2, cooldown=1.0, max_cooldown=3.0, clock=clock)
-    breaker.failed()
-    assert (breaker.state, breaker.wait()) == ("closed", 0.0)
-    breaker.failed()
-    assert (breaker.state, breaker.wait()) == ("open", 1.0)
-    waits = []
-    for _ in range(4):
-        clock.now += breaker.wait()
-        assert (breaker.state, breaker.wait()) == ("half-open", 0.0)
-        breaker.ask()
-        assert breaker.wait() > 0  # the probe is out; nobody else may ask
-        breaker.failed()
-        waits.append(breaker.wait())
-    assert waits == [2.0, 3.0, 3.0, 3.0]
-    clock.now += 3.0
-    breaker.ask()
-    breaker.succeeded()
-    assert (breaker.state, breaker.wait()) == ("closed", 0.0)
-    breaker.failed()
-    assert breaker.state == "closed"
-
-
-def test_the_least_busy_url_is_taken_and_open_circuits_are_not() -> None:
-    clock = Clock()
-    endpoints = Endpoints(["a", "b"], clock)
-
-    def take(*tried: str) -> Endpoint:
-        endpoint = endpoints.acquire(tried)
-        assert isinstance(endpoint, Endpoint)
-        return endpoint
-
-    first, second = take(), take()
-    assert {first.url, second.url} == {"a", "b"}
-    endpoints.succeeded(second)
-    assert take() is second
-    assert take(second.url) is first
-    assert endpoints.acquire(["a", "b"]) == float("inf")
-    for _ in range(3):
-        endpoints.failed(second, "gone")
-    assert take() is first
-    assert endpoints.last_error == f"{second.url}: gone"
-    assert endpoints.acquire([first.url]) == 0.5
 
 
 def test_a_busy_server_is_asked_again_without_opening_its_circuit() -> None:
