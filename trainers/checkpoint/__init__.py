@@ -1,7 +1,7 @@
 """What a run keeps: checkpoints, metrics, its folder, exported weights.
 
 Read first: callback.py
-May import: agents
+May import: agents, envs
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from research_rl.trainers.checkpoint.files import (
     remove_checkpoint,
     why_torn,
 )
-from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics, MetricsError, RunLogger
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
 from research_rl.trainers.checkpoint.stopping import sigterm_noted
 
@@ -35,7 +35,9 @@ __all__ = [
     "CheckpointError",
     "ExportError",
     "KeepMetrics",
+    "MetricsError",
     "RunCheckpoint",
+    "RunLogger",
     "changes",
     "disk_error",
     "export_checkpoint",
