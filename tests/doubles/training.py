@@ -16,6 +16,7 @@ from research_rl.envs.protocols.tags import Segment
 from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question, Reward
+from research_rl.trainers.checkpoint.metrics_file import RunLogger
 from research_rl.trainers.data import QuestionDataModule, Role
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.settings.options import EnvConfig, Updates
@@ -71,7 +72,7 @@ def module(policy: Path | PolicyConfig, **arguments: Any) -> ReSearchModule:
 def trainer(folder: Path, steps: int = 2, **arguments: Any) -> pl.Trainer:
     """A silent trainer on the CPU that logs every step to ``folder``/metrics.csv."""
     defaults: dict[str, Any] = {
-        "logger": pl.loggers.CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
+        "logger": RunLogger(folder, name="", version="", flush_logs_every_n_steps=1),
         "accelerator": "cpu",
         "max_steps": steps,
         "max_epochs": -1,

@@ -150,6 +150,15 @@ def test_looking_at_a_run_leaves_it_alone(
         assert float(metrics(root / command)[-1][f"{prefix}/f1"]) >= 0
 
 
+def test_looking_twice_leaves_the_second_look(
+    run: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("best", "last"):
+        research(monkeypatch, "validate", "--config", config, "--ckpt_path", name)
+    (row,) = metrics(run / "runs/tiny/validate")
+    assert row["step"] == "2"
+
+
 def test_export_is_a_hugging_face_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = run / "runs/tiny/checkpoints/last.ckpt"
     research(monkeypatch, "export", "--ckpt", checkpoint, "--out", "exported")

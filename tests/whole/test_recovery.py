@@ -46,7 +46,6 @@ def fit(
     folder: Path, policy: Path, *extra: pl.Callback, resume: bool = False, every: int | None = None
 ) -> Any:
     """Train five iterations with a validation after every second one; return the module."""
-    keep = KeepMetrics()
     saver = RunCheckpoint(dirpath=str(folder / "checkpoints"), every_n_iterations=every)
     module = training.module(policy)
     trainer = training.trainer(
@@ -54,10 +53,9 @@ def fit(
         5,
         val_check_interval=2,
         enable_checkpointing=True,
-        callbacks=[keep, *extra, RolloutLog(every_n_steps=1), FlightRecorder(), saver],
+        callbacks=[KeepMetrics(), *extra, RolloutLog(every_n_steps=1), FlightRecorder(), saver],
     )
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-    keep.read(trainer)
     last = str(find_checkpoint("last", folder / "checkpoints")) if resume else None
     trainer.fit(module, training.Data(), ckpt_path=last)
     return module

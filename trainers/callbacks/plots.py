@@ -90,7 +90,7 @@ Curves = dict[str, Curve]
 
 
 def read_metrics(path: str | Path) -> Curves:
-    """Read the ``metrics.csv`` of Lightning's CSVLogger: one row an event, blank where silent.
+    """Read the ``metrics.csv`` of a run: one row an event, blank where silent.
 
     Cells that are empty or not a finite number are left out; of two values of a step the later
     one counts, as after a resume.

@@ -25,7 +25,7 @@ from research_rl.trainers.checkpoint.files import (
     remove_checkpoint,
     why_torn,
 )
-from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics, MetricsError, RunLogger
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
 from research_rl.trainers.checkpoint.stopping import sigterm_noted
 
@@ -34,7 +34,9 @@ __all__ = [
     "CheckpointError",
     "ExportError",
     "KeepMetrics",
+    "MetricsError",
     "RunCheckpoint",
+    "RunLogger",
     "changes",
     "disk_error",
     "disk_errors_named",

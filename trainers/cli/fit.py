@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
@@ -44,6 +44,7 @@ from research_rl.trainers import (  # noqa: F401
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     KeepMetrics,
+    RunLogger,
     changes,
     find_checkpoint,
     policy_config,
@@ -66,6 +67,8 @@ from research_rl.trainers.settings import (
 log = logging.getLogger(__name__)
 _CHANGES = 8
 """Options that are named if they are others than before."""
+_CSV_LOGGER = [f"pytorch_lightning.loggers{module}.CSVLogger" for module in ("", ".csv_logs")]
+_RUN_LOGGER = f"{checkpoint.__name__}.{RunLogger.__name__}"
 _BROKEN_REFERENCE = re.compile(
     r"Error trying to access ([\w.]+):.*full_key: (?:fit|validate|test|predict)\.(\S+)", re.DOTALL
 )
@@ -149,6 +152,7 @@ class ResearchCLI(LightningCLI):
         self._check_folder()
         self._say_what_is_overridden()
         self._fix_the_date()
+        self._take_run_logger()
         threads = self._get(self.config, "torch_threads")
         if threads is None:
             return
@@ -162,12 +166,8 @@ class ResearchCLI(LightningCLI):
         """Return the trainer, with atomic checkpoints in a folder known beforehand."""
         wants_none = self._get(self.config, "trainer").get("logger") is False
         if self.subcommand != "fit" and not wants_none:
-            kwargs["logger"] = CSVLogger(self._root(), name="", version=self.subcommand)
+            kwargs["logger"] = RunLogger(self._root(), name="", version=self.subcommand)
         trainer = super().instantiate_trainer(**kwargs)
-        everyone: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in everyone:
-            if isinstance(callback, KeepMetrics) and self.subcommand == "fit":
-                callback.read(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
@@ -236,6 +236,7 @@ class ResearchCLI(LightningCLI):
         if _leads() and not self._is_dry():
             self._hold()
             self._say_what_is_changed()
+            self._say_what_is_deleted()
 
     def _say_what_is_changed(self) -> None:
         """Warn of options that a run which goes on had otherwise before."""
@@ -251,6 +252,28 @@ class ResearchCLI(LightningCLI):
             log.warning("the run goes on with another option than it had: %s", change)
         if len(found) > _CHANGES:
             log.warning("and with %d other ones", len(found) - _CHANGES)
+
+    def _take_run_logger(self) -> None:
+        """Let a RunLogger, with its settings, stand where a config names Lightning's CSVLogger.
+
+        It writes the same file, and a run that is resumed goes on in it.
+        """
+        given = self._get(self.config, "trainer").get("logger")
+        for logger in given if isinstance(given, list) else [given]:
+            named = isinstance(logger, Namespace) and logger.class_path in _CSV_LOGGER
+            if named and "://" not in str(logger.init_args.save_dir):
+                logger.class_path = _RUN_LOGGER
+
+    def _say_what_is_deleted(self) -> None:
+        """Warn of loggers that would not go on in their file."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger) and not isinstance(logger, RunLogger):
+                log.warning(
+                    "%s in %s begins a new metrics.csv, also where a run goes on; RunLogger, in a "
+                    "folder of this machine, appends to it",
+                    type(logger).__name__,
+                    logger.log_dir,
+                )
 
     def _is_dry(self) -> bool:
         return bool(self._get(self.config, "trainer").get("fast_dev_run"))
@@ -337,7 +360,6 @@ def _quiet() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose
         ".*It is recommended to use `self.log.'(val|test)/.*",  # gathered before they are logged
-        ".*Previous log files in this directory will be deleted.*",  # KeepMetrics puts them back
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
     ):
         warnings.filterwarnings("ignore", message)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
 
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
 from research_rl.trainers.checkpoint.files import (
@@ -23,7 +22,7 @@ from research_rl.trainers.checkpoint.files import (
     CheckpointError,
     find_checkpoint,
 )
-from research_rl.trainers.checkpoint.metrics_file import KeepMetrics
+from research_rl.trainers.checkpoint.metrics_file import KeepMetrics, RunLogger
 
 
 def weights(size: int = 1000) -> dict[str, Any]:
@@ -158,7 +157,6 @@ def fit(
     folder: Path, steps: int, resume: bool = False, model: Line | None = None, **settings: Any
 ) -> list[tuple[str, str, str]]:
     """Train to ``steps`` and return the metrics file's (step, train/x, val/x)."""
-    keep = KeepMetrics()
     often = {"val_check_interval": 2, "check_val_every_n_epoch": None}
     trainer = pl.Trainer(
         **(settings or often),
@@ -166,9 +164,9 @@ def fit(
         max_steps=steps,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
+        logger=RunLogger(folder, name="", version="", flush_logs_every_n_steps=1),
         callbacks=[
-            keep,
+            KeepMetrics(),
             RunCheckpoint(monitor="val/x", dirpath=str(folder / "checkpoints")),
         ],
         enable_progress_bar=False,
@@ -176,7 +174,6 @@ def fit(
     )
     loader = torch.utils.data.DataLoader([0] * 100)
     last = str(folder / "checkpoints" / "last.ckpt") if resume else None
-    keep.read(trainer)
     trainer.fit(model or Line(), loader, loader, ckpt_path=last)
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
