@@ -14,6 +14,11 @@ from research_rl.agents import Rollout
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
 ROLLOUT_ROWS = "rollouts.jsonl"
+ROLLOUT_COLUMNS = (
+    *("split", "step", "question_id", "question", "answers", "hops", "turns", "results"),
+    *("queries", "passage_ids", "prediction", "reward", "f1", "em", "format_error", "advantage"),
+    "finish_reason",
+)
 _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 _STYLE = """
@@ -100,10 +105,7 @@ class RolloutFiles:
         _replace(self.folder / f"{name}.html", page)
         texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
         _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
-        rows = [
-            {"split": split, "step": step, **rollout_row(rollout, advantage)}
-            for rollout, advantage in zip(some, each, strict=True)
-        ]
+        rows = [_row(split, step, r, a) for r, a in zip(some, each, strict=True)]
         with (self.folder / ROLLOUT_ROWS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         if rows:
@@ -119,26 +121,11 @@ def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> l
     return [place for place, key in enumerate(keys) if key in chosen]
 
 
-def rollout_row(rollout: Rollout, advantage: float | None = None) -> dict[str, Any]:
-    """Return a rollout as one flat row, ready for JSON."""
-    question, reward = rollout.question, rollout.reward
-    return {
-        "question_id": question.id,
-        "question": question.text,
-        "answers": list(question.answers),
-        "hops": question.metadata.get("hops"),
-        "turns": rollout.turns,
-        "results": rollout.results,
-        "queries": rollout.queries,
-        "passage_ids": rollout.passage_ids,
-        "prediction": reward.prediction,
-        "reward": reward.value,
-        "f1": reward.f1,
-        "em": reward.em,
-        "format_error": reward.format_error,
-        "advantage": advantage,
-        "finish_reason": rollout.finish_reason,
-    }
+def _row(split: str, step: int, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
+    hops = rollout.question.metadata.get("hops")
+    own = {"split": split, "step": step, "hops": hops, "advantage": advantage}
+    row = rollout.to_row() | own
+    return {name: row[name] for name in ROLLOUT_COLUMNS}
 
 
 def _is_past(split: str, at: int, step: int) -> bool:

@@ -144,9 +144,9 @@
       badge("F1", number(rollout.f1)),
       rollout.advantage === null ? null : badge("advantage", signed(rollout.advantage), sign),
       badge(plural(rollout.searches, "search"), null),
-      badge("finished", (rollout.finish || "unknown").replaceAll("_", " ")),
+      badge("finished", (rollout.finish_reason || "unknown").replaceAll("_", " ")),
       badge("tokens", `${rollout.sampled} written, ${rollout.given} given`),
-      rollout.error ? badge(rollout.error, null, "format") : null,
+      rollout.format_error ? badge(rollout.format_error, null, "format") : null,
     );
   }
 

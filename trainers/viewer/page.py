@@ -36,6 +36,7 @@ _COLOURS: dict[Kind, str] = {
     "text": "",
 }
 _RESET = "\x1b[0m"
+_COLUMNS = ("reward", "f1", "prediction", "format_error", "finish_reason")
 _RULE = "-" * 72
 
 
@@ -180,15 +181,10 @@ def _question_row(question: Question) -> dict[str, Any]:
 
 
 def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dict[str, Any]:
-    reward, sequence = rollout.reward, rollout.sequence
-    row: dict[str, Any] = {
+    row, sequence = rollout.to_row(), rollout.sequence
+    shown = {name: row[name] for name in _COLUMNS} | {
         "verdict": verdict(rollout),
-        "reward": float(reward.value),
-        "f1": float(reward.f1),
         "advantage": advantage,
-        "prediction": reward.prediction,
-        "error": reward.format_error,
-        "finish": rollout.finish_reason,
         "searches": rollout.num_searches,
         "sampled": sum(sequence.loss_mask),
         "given": len(sequence.loss_mask) - sum(sequence.loss_mask),
@@ -197,9 +193,9 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
     }
     if tokens:
         masked = zip(sequence.loss_mask, sequence.logprobs, strict=True)
-        row["ids"] = sequence.response_ids
-        row["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
-    return row
+        shown["ids"] = sequence.response_ids
+        shown["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
+    return shown
 
 
 def _found(rollout: Rollout) -> Iterator[list[str]]:
