@@ -1,12 +1,15 @@
-"""What travels between the packages as token ids: sequences, rollouts and the engine's contract."""
+"""Sequences, rollouts and the engine's contract: what travels between the packages as token ids.
+
+``Rollout.to_row`` makes a rollout one row of JSON, from which each file picks its columns.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from research_rl.envs import Question, Reward
 
@@ -76,6 +79,34 @@ class Sequence:
         self.turn_start = len(self.response_ids)
 
 
+_ID_COLUMNS = tuple(column.name for column in fields(Sequence))
+
+
+class TextOnly(Sequence):
+    """What a rollout has in place of token ids where only its text is known.
+
+    A model behind a server returns text, so rows of its rollouts have no ids. Such a rollout can be
+    read and shown; reading one of its ids raises ValueError.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _ID_COLUMNS:
+            raise ValueError(
+                f"a rollout must have token ids for its {name} to be read, got text alone; sample "
+                "it with a local model, or encode its text"
+            )
+        return super().__getattribute__(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextOnly)
+
+    def __repr__(self) -> str:
+        return "TextOnly()"
+
+
 OnStop = Callable[[list[tuple[int, Sequence]]], list[list[int] | None]]
 """Called with the (index, sequence) pairs that just ended a turn (finish is stop or eos); returns
 the ids to append to each, or None where the sequence is over."""
@@ -143,6 +174,93 @@ class Rollout:
     def num_searches(self) -> int:
         """How many retrievals the rollout made."""
         return len(self.queries)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the rollout as one flat row, ready for JSON where the question's metadata are.
+
+        ``from_row`` reads it again. The columns of the token ids are left out where there is text
+        alone.
+        """
+        question, reward, sequence = self.question, self.reward, self.sequence
+        ids = {} if isinstance(sequence, TextOnly) else vars(sequence)
+        return {
+            "question_id": question.id,
+            "question": question.text,
+            "answers": list(question.answers),
+            "metadata": dict(question.metadata),
+            "turns": list(self.turns),
+            "results": list(self.results),
+            "queries": list(self.queries),
+            "passage_ids": [list(found) for found in self.passage_ids],
+            "prediction": reward.prediction,
+            "reward": reward.value,
+            "f1": reward.f1,
+            "em": reward.em,
+            "format_error": reward.format_error,
+            "finish_reason": self.finish_reason,
+            "seed": self.seed,
+            **{name: list(x) if isinstance(x, list) else x for name, x in ids.items()},
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Rollout:
+        """Return the rollout of a row.
+
+        Columns that a rollout does not have are passed over; None is a column that is not there.
+
+        Args:
+            row: what ``to_row`` returned, or text alone: question_id, question, answers, turns,
+                results and reward must be there, ids may be missing.
+
+        Raises:
+            ValueError: a column is missing, or the ids do not fit together.
+        """
+        held = {name: value for name, value in row.items() if value is not None}
+        needed = ("question_id", "question", "answers", "turns", "results", "reward")
+        if missing := [name for name in needed if name not in held]:
+            raise ValueError(
+                f"a row of a rollout must have {', '.join(missing)}; got {', '.join(held)}"
+            )
+        return cls(
+            Question(
+                held["question_id"],
+                held["question"],
+                tuple(held["answers"]),
+                dict(held.get("metadata", {})),
+            ),
+            _ids_of(held),
+            Reward(held["reward"], **_picked(held, "f1", "em", "format_error", "prediction")),
+            list(held["turns"]),
+            list(held["results"]),
+            passage_ids=[list(found) for found in held.get("passage_ids", ())],
+            **_picked(held, "finish_reason", "queries", "seed"),
+        )
+
+
+def _picked(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return copies of those columns that the row has."""
+    found = {name: row[name] for name in names if name in row}
+    return {name: list(x) if isinstance(x, list) else x for name, x in found.items()}
+
+
+def _ids_of(row: Mapping[str, Any]) -> Sequence:
+    """Return the token ids of a row; a row without any is text alone."""
+    ids = _picked(row, *_ID_COLUMNS)
+    if not ids:
+        return TextOnly()
+    arrays = ("response_ids", "loss_mask", "logprobs")
+    if missing := [name for name in ("prompt_ids", *arrays) if name not in ids]:
+        raise ValueError(
+            f"a row of a rollout must have {', '.join(missing)} beside its token ids, got "
+            f"{', '.join(ids)}; leave all of them out where only the text is known"
+        )
+    sizes = [len(ids[name]) for name in arrays]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            "response_ids, loss_mask and logprobs of a row must be of one length, got "
+            f"{sizes[0]}, {sizes[1]} and {sizes[2]}"
+        )
+    return Sequence(**ids)
 
 
 class ModelUnavailable(ConnectionError):

@@ -14,16 +14,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from research_rl.agents import Engine, Rollout
-from research_rl.agents import Sequence as TokenSequence
 from research_rl.agents.policy import LMPolicy
-from research_rl.envs import Question, Reward
+from research_rl.envs import Question
 from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.settings import Updates
@@ -55,6 +54,10 @@ class Collected:
             if not rollout.sequence.versions:
                 rollout.sequence.versions = [version] * len(rollout.turns)
         return self
+
+    def to_row(self) -> dict[str, Any]:
+        """Return it ready for JSON, each rollout as its row."""
+        return {**vars(self), "rollouts": [rollout.to_row() for rollout in self.rollouts]}
 
 
 class Ahead:
@@ -119,7 +122,7 @@ class Ahead:
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint keeps: the rollouts that wait, of all ranks; every rank must ask."""
-        own = None if self._ready is None else asdict(self._ready)
+        own = None if self._ready is None else self._ready.to_row()
         ranks = gather([own])
         if any(one is None for one in ranks):
             return None
@@ -147,13 +150,11 @@ def _ranks(data: Tensor) -> list[Collected]:
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
-    question = row["question"] | {"answers": tuple(row["question"]["answers"])}
-    made = {
-        "question": Question(**question),
-        "sequence": TokenSequence(**row["sequence"]),
-        "reward": Reward(**row["reward"]),
-    }
-    return Rollout(**(row | made))
+    if "question_id" not in row:  # a checkpoint of 0.1.0: question, ids and reward are nested
+        question, reward = row["question"], row["reward"]
+        asked = {"question_id": question["id"], "question": question["text"]}
+        row = row | row["sequence"] | question | asked | reward | {"reward": reward["value"]}
+    return Rollout.from_row(row)
 
 
 def _dealt(ranks: list[Collected], rank: int, world_size: int) -> Collected:

@@ -81,15 +81,12 @@ def prediction_row(rollout: Rollout) -> dict[str, Any]:
     ``id``, ``question``, ``prediction``, ``answers``, ``em``, ``f1``, ``searches``,
     ``finish_reason`` and ``text``, the whole response: turns and results in their order.
     """
+    row = rollout.to_row()
     return {
-        "id": rollout.question.id,
-        "question": rollout.question.text,
-        "prediction": rollout.reward.prediction,
-        "answers": list(rollout.question.answers),
-        "em": rollout.reward.em,
-        "f1": rollout.reward.f1,
+        "id": row["question_id"],
+        **{name: row[name] for name in ("question", "prediction", "answers", "em", "f1")},
         "searches": rollout.num_searches,
-        "finish_reason": rollout.finish_reason,
+        "finish_reason": row["finish_reason"],
         "text": transcript(rollout),
     }
 

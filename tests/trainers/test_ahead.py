@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,10 @@ def test_stale_rollouts_are_left_out() -> None:
     assert stale_rows(rollouts, 3, 0) == [1, 2]
 
 
+@pytest.mark.parametrize("kept", [Collected.to_row, asdict], ids=["now", "0.1.0"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_what_was_made_ahead_is_dealt_to_other_ranks(
-    world_size: int, monkeypatch: pytest.MonkeyPatch
+    world_size: int, kept: Callable[[Collected], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def group(number: int) -> list[Rollout]:
         question = Question(f"q{number}", "Who?", ("é\ud83d",), {"hops": number})
@@ -147,9 +149,7 @@ def test_what_was_made_ahead_is_dealt_to_other_ranks(
     ]
     ahead = Ahead(training.module)
     ahead._ready = ranks[0]
-    from dataclasses import asdict
-
-    monkeypatch.setattr("research_rl.trainers.ahead.gather", lambda own: [*own, asdict(ranks[1])])
+    monkeypatch.setattr("research_rl.trainers.ahead.gather", lambda own: [kept(r) for r in ranks])
     state = ahead.state()
     for rank in range(world_size):
         ahead.load(state, rank, world_size)

@@ -147,5 +147,5 @@ def test_five_thousand_rollouts_stay_usable(browser: Browser, tmp_path: Path) ->
     for _ in range(20):
         browser.press("ArrowRight")
     browser.press("2")
-    assert browser.text(".place").startswith("21 of 5000")
+    assert browser.text(".place").startswith("21 of 5,000")
     assert time.monotonic() - begin < 120  # seconds, of a browser that would hang

@@ -69,7 +69,7 @@ def weights_of(run: Path, iterations: int) -> Path | None:
 def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
     """Return the records with the passages and rewards that their turns get now."""
     env.resize(len(chosen))
-    env.reset(options={"questions": [Question(**_question(r)) for _, r in chosen]})
+    env.reset(options={"questions": [_question(r) for _, r in chosen]})
     episodes = env.episodes
     for turn in range(max(len(record.turns) for _, record in chosen)):
         actions = [_action(record, turn) for _, record in chosen]
@@ -103,8 +103,8 @@ def _action(record: Record, turn: int) -> str | None:
     return None if cut_off else text
 
 
-def _question(record: Record) -> dict[str, Any]:
-    return {**record.question, "answers": tuple(record.question["answers"])}
+def _question(record: Record) -> Question:
+    return Question(**{**record.question, "answers": tuple(record.question["answers"])})
 
 
 def sampled_again(
@@ -121,7 +121,7 @@ def sampled_again(
     policy = LMPolicy.from_config(settings.policy)
     if checkpoint is not None:
         load_weights(policy, checkpoint)
-    questions = [Question(**_question(record)) for _, record in chosen]
+    questions = [_question(record) for _, record in chosen]
     seeds = [record.seed for _, record in chosen]
     if any(seed is None for seed in seeds):
         raise ValueError("every record must have its seed to be sampled again, got one without")

@@ -56,6 +56,17 @@ class Record:
     finish_reason: str
 
 
+_COLUMNS = (
+    "seed",
+    "prompt_ids",
+    "response_ids",
+    "turns",
+    "queries",
+    "passage_ids",
+    "finish_reason",
+)
+"""What a record takes from a rollout's row as it stands."""
+
 Numbered = list[tuple[int, Record]]
 """Records with their places in the iteration."""
 
@@ -80,27 +91,20 @@ class RecordError(ValueError):
 
 
 def record_of(rollout: Rollout, advantage: float | None = None) -> Record:
-    """Return what is kept of a rollout."""
-    sequence, question = rollout.sequence, rollout.question
-    mask = sequence.loss_mask
+    """Return what is kept of a rollout.
+
+    Raises:
+        ValueError: it has no token ids.
+    """
+    row, mask = rollout.to_row(), rollout.sequence.loss_mask
     return Record(
-        question={
-            "id": question.id,
-            "text": question.text,
-            "answers": list(question.answers),
-            "metadata": dict(question.metadata),
-        },
-        seed=rollout.seed,
-        prompt_ids=list(sequence.prompt_ids),
-        response_ids=list(sequence.response_ids),
+        question={"id": row["question_id"], "text": row["question"]}
+        | {name: row[name] for name in ("answers", "metadata")},
         sampled=[int(written) for written in mask],
-        logprobs=[x for x, written in zip(sequence.logprobs, mask, strict=True) if written],
-        turns=list(rollout.turns),
-        queries=list(rollout.queries),
-        passage_ids=[list(found) for found in rollout.passage_ids],
+        logprobs=[x for x, written in zip(row["logprobs"], mask, strict=True) if written],
         reward=asdict(rollout.reward),
         advantage=advantage,
-        finish_reason=rollout.finish_reason,
+        **{name: row[name] for name in _COLUMNS},
     )
 
 

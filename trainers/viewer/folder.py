@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -11,24 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.agents import Rollout
+from research_rl.trainers.viewer.html import html_page
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
 ROLLOUT_ROWS = "rollouts.jsonl"
+ROLLOUT_COLUMNS = (
+    *("split", "step", "question_id", "question", "answers", "hops", "turns", "results"),
+    *("queries", "passage_ids", "prediction", "reward", "f1", "em", "format_error", "advantage"),
+    "finish_reason",
+)
 _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
-_STYLE = """
-:root { color-scheme: light dark; }
-body { max-width: 860px; margin: 48px auto; padding: 0 20px; line-height: 1.6;
-  font: 15px/1.6 ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 19px; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 12px 5px 0; text-align: left;
-  border-bottom: 1px solid rgb(128 128 128 / 0.25); }
-th { font-weight: 500; opacity: 0.65; }
-a { color: light-dark(#1f6feb, #79b0ff); text-decoration: none; }
-a:hover { text-decoration: underline; }
-small, p { opacity: 0.75; }
-"""
 
 
 class RolloutFiles:
@@ -100,10 +92,7 @@ class RolloutFiles:
         _replace(self.folder / f"{name}.html", page)
         texts = (rollout_text(r, a) for r, a in zip(some, each, strict=True))
         _replace(self.folder / f"{name}.txt", "\n\n".join(texts))
-        rows = [
-            {"split": split, "step": step, **rollout_row(rollout, advantage)}
-            for rollout, advantage in zip(some, each, strict=True)
-        ]
+        rows = [_row(split, step, r, a) for r, a in zip(some, each, strict=True)]
         with (self.folder / ROLLOUT_ROWS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         if rows:
@@ -119,26 +108,11 @@ def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> l
     return [place for place, key in enumerate(keys) if key in chosen]
 
 
-def rollout_row(rollout: Rollout, advantage: float | None = None) -> dict[str, Any]:
-    """Return a rollout as one flat row, ready for JSON."""
-    question, reward = rollout.question, rollout.reward
-    return {
-        "question_id": question.id,
-        "question": question.text,
-        "answers": list(question.answers),
-        "hops": question.metadata.get("hops"),
-        "turns": rollout.turns,
-        "results": rollout.results,
-        "queries": rollout.queries,
-        "passage_ids": rollout.passage_ids,
-        "prediction": reward.prediction,
-        "reward": reward.value,
-        "f1": reward.f1,
-        "em": reward.em,
-        "format_error": reward.format_error,
-        "advantage": advantage,
-        "finish_reason": rollout.finish_reason,
-    }
+def _row(split: str, step: int, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
+    hops = rollout.question.metadata.get("hops")
+    own = {"split": split, "step": step, "hops": hops, "advantage": advantage}
+    row = rollout.to_row() | own
+    return {name: row[name] for name in ROLLOUT_COLUMNS}
 
 
 def _is_past(split: str, at: int, step: int) -> bool:
@@ -158,23 +132,14 @@ def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
     for name in names:
         if match := _PAGE.fullmatch(name):
             steps.setdefault(int(match[2]), {})[match[1]] = name
-    splits = [s for s in _TITLES if any(s in pages for pages in steps.values())]
-    heads = "".join(f"<th>{_TITLES[split]}</th>" for split in splits)
-    body = "\n".join(
-        f"<tr><td>{step}</td>"
-        + "".join(_cell(pages.get(split), means.get((split, step))) for split in splits)
-        + "</tr>"
-        for step, pages in sorted(steps.items(), reverse=True)
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Rollouts</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<h1>Rollouts of this run</h1>\n"
-        "<p>Each page shows rollouts token by token, with rewards and searches. A step is the "
-        "number of iterations that the policy had learned from; the newest stands first. Means "
-        "are over the rollouts shown. The same as rows of JSON: "
-        f'<a href="{ROLLOUT_ROWS}">{ROLLOUT_ROWS}</a>'
-        f".</p>\n<table>\n<tr><th>step</th>{heads}</tr>\n{body}\n</table>\n</html>\n"
+    splits = {s: t for s, t in _TITLES.items() if any(s in pages for pages in steps.values())}
+    return html_page(
+        "index.html",
+        title="Rollouts of this run",
+        rows=ROLLOUT_ROWS,
+        splits=splits,
+        steps=sorted(steps.items(), reverse=True),
+        means=means,
     )
 
 
@@ -195,13 +160,6 @@ def _mean(group: list[dict[str, Any]]) -> str:
     reward, f1 = (sum(row[name] for row in group) / number for name in ("reward", "f1"))
     searches = sum(len(row["queries"]) for row in group) / number
     return f"reward {reward:.2f}, F1 {f1:.2f}, {searches:.1f} searches"
-
-
-def _cell(name: str | None, mean: str | None) -> str:
-    if name is None:
-        return "<td></td>"
-    link = f'<a href="{html.escape(name)}">rollouts</a>'
-    return f"<td>{link}" + (f"<br><small>{mean}</small>" if mean else "") + "</td>"
 
 
 def _replace(path: Path, text: str) -> None:

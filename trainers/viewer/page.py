@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
 from research_rl.agents import Rollout
 from research_rl.envs import Question
 from research_rl.envs.protocols import Search, parse_action
+from research_rl.trainers.viewer.html import html_page
 
 Kind = Literal["think", "search", "result", "answer", "text"]
 _Verdict = Literal["right", "wrong", "format"]
@@ -36,6 +34,7 @@ _COLOURS: dict[Kind, str] = {
     "text": "",
 }
 _RESET = "\x1b[0m"
+_COLUMNS = ("reward", "f1", "prediction", "format_error", "finish_reason")
 _RULE = "-" * 72
 
 
@@ -58,15 +57,19 @@ def _loose(text: str) -> list[Part]:
     return [Part("text", text.strip())] if text.strip() else []
 
 
+def result_part(text: str) -> Part:
+    """Return what a result block holds."""
+    inside = _RESULT.match(text)
+    return Part("result", (inside[1] if inside else text).strip())
+
+
 def rollout_parts(rollout: Rollout) -> list[Part]:
     """Return the response in order: the parts of each turn, then the result that followed it."""
     parts: list[Part] = []
     for number, turn in enumerate(rollout.turns):
         parts += turn_parts(turn)
         if number < len(rollout.results):
-            result = rollout.results[number]
-            inside = _RESULT.match(result)
-            parts.append(Part("result", (inside[1] if inside else result).strip()))
+            parts.append(result_part(rollout.results[number]))
     return parts
 
 
@@ -145,15 +148,7 @@ def rollouts_html(
         ids = sorted({i for rollout in rollouts for i in rollout.sequence.response_ids})
         data["vocabulary"] = {i: decode([i, i])[len(decode([i])) :] for i in ids}
     heading = title if step is None else f"{title} \N{MIDDLE DOT} step {step}"
-    assets = files("research_rl.trainers.viewer")
-    slots = {
-        "title": html.escape(heading.encode("utf-8", "replace").decode("utf-8")),
-        "style": assets.joinpath("page.css").read_text("utf-8"),
-        "script": assets.joinpath("page.js").read_text("utf-8"),
-        "data": _json_for_html(data),
-    }
-    page = assets.joinpath("page.html").read_text("utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], page)
+    return html_page("rollouts.html", title=heading, data=_finite(data))
 
 
 def _groups(
@@ -180,15 +175,10 @@ def _question_row(question: Question) -> dict[str, Any]:
 
 
 def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dict[str, Any]:
-    reward, sequence = rollout.reward, rollout.sequence
-    row: dict[str, Any] = {
+    row, sequence = rollout.to_row(), rollout.sequence
+    shown = {name: row[name] for name in _COLUMNS} | {
         "verdict": verdict(rollout),
-        "reward": float(reward.value),
-        "f1": float(reward.f1),
         "advantage": advantage,
-        "prediction": reward.prediction,
-        "error": reward.format_error,
-        "finish": rollout.finish_reason,
         "searches": rollout.num_searches,
         "sampled": sum(sequence.loss_mask),
         "given": len(sequence.loss_mask) - sum(sequence.loss_mask),
@@ -197,9 +187,9 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
     }
     if tokens:
         masked = zip(sequence.loss_mask, sequence.logprobs, strict=True)
-        row["ids"] = sequence.response_ids
-        row["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
-    return row
+        shown["ids"] = sequence.response_ids
+        shown["logprobs"] = [round(float(p), 3) if written else None for written, p in masked]
+    return shown
 
 
 def _found(rollout: Rollout) -> Iterator[list[str]]:
@@ -209,14 +199,6 @@ def _found(rollout: Rollout) -> Iterator[list[str]]:
         action = parse_action(turn)
         asked = isinstance(action, Search) and bool(retrieved) and action.query == retrieved[0][0]
         yield [str(i) for i in retrieved.pop(0)[1]] if asked else []
-
-
-def _json_for_html(value: Any) -> str:
-    """Return JSON that may stand in a ``<script>`` element: ASCII, without ``<``, ``>``, ``&``."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
 
 
 def _finite(value: Any) -> Any:

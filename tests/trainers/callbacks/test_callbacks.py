@@ -148,7 +148,7 @@ def test_a_run_leaves_curve_rollouts_and_policy(
     pages = ["train_000000", "train_000002", "val_000002", "val_000004"]
     expected = [f"{page}.{kind}" for page in pages for kind in ("html", "txt")]
     assert names(tmp_path / "rollouts") == sorted([*expected, "index.html", "rollouts.jsonl"])
-    listed = re.findall(r'href="(.*?)"', (tmp_path / "rollouts/index.html").read_text())
+    listed = re.findall(r'href="(?!data:)(.*?)"', (tmp_path / "rollouts/index.html").read_text())
     assert sorted(listed) == ["rollouts.jsonl", *(f"{page}.html" for page in pages)]
     page = (tmp_path / "rollouts/train_000002.html").read_text()
     assert "step 2" in page

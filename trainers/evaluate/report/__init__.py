@@ -1,7 +1,8 @@
 """The report of an evaluation: card, charts, page.
 
 Read first: summary.py
-May import: envs, trainers.callbacks, trainers.evaluate.judges, trainers.evaluate.measures
+May import: envs, trainers.callbacks, trainers.evaluate.judges, trainers.evaluate.measures,
+    trainers.viewer
 """
 
 from __future__ import annotations

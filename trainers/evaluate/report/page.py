@@ -7,12 +7,9 @@ reaches the page as text only, never as markup.
 from __future__ import annotations
 
 import base64
-import html
 import json
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,12 @@ from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures import Cell, Row
 from research_rl.trainers.evaluate.report.card import Naming, interval_text, percent
 from research_rl.trainers.evaluate.report.summary import Summary
+from research_rl.trainers.viewer import Part, html_page, result_part, turn_parts
 
+_HEADS = (
+    *("data set", "method", "n", "errors", "EM, %", "F1, %", "cover-EM, %", "searches"),
+    *("answer in results, %", "format right, %"),
+)
 _ALT = {"figure1": "Bars: accuracy of each method", "searches": "Accuracy against searches"}
 
 
@@ -55,18 +57,18 @@ def write_page(
         reference: the method that is shown first.
         num_questions: of each data set, the first ones; how many are left out is said.
     """
-    data = page_data(rows, summary.cells, reference, num_questions)
-    assets = files("research_rl.trainers.evaluate.report")
-    slots = {
-        "title": html.escape(_scalar(title)),
-        "viewer": files("research_rl.trainers.viewer").joinpath("page.css").read_text("utf-8"),
-        "style": assets.joinpath("page.css").read_text("utf-8"),
-        "script": assets.joinpath("page.js").read_text("utf-8"),
-        "overview": "\n".join(_overview(summary, _scalar(note), figures, reference)),
-        "data": _packed(data),
-    }
-    page = assets.joinpath("page.html").read_text("utf-8")
-    return write_whole(path, re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], page))
+    page = html_page(
+        "report.html",
+        "research_rl.trainers.evaluate.report",
+        title=title,
+        note=note,
+        heads=_HEADS,
+        scores=_scores(summary),
+        reference=reference,
+        figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures],
+        data=_packed(page_data(rows, summary.cells, reference, num_questions)),
+    )
+    return write_whole(path, page)
 
 
 def page_data(
@@ -124,66 +126,38 @@ def _answer(row: Row) -> dict[str, Any]:
         "x": row["error"],
         "m": [int(m) if m is not None and m == int(m) else m for m in measures],
         "j": {judge: said["verdict"] for judge, said in row["judge"].items()},
-        "s": [["m" if s["role"] == "model" else "e", s["text"]] for s in row["steps"]],
+        "s": [part for step in row["steps"] for part in _parts(step)],
         "t": [[query, [[p["id"], p["title"]] for p in each]] for query, each in found],
     }
+
+
+def _parts(step: Mapping[str, str]) -> list[Part]:
+    text = step["text"]
+    return turn_parts(text) if step["role"] == "model" else [result_part(text)]
 
 
 def _packed(value: Any) -> str:
     """Deflated JSON in base64: letters, digits, plus, slash and equals signs only."""
     text = json.dumps(value, separators=(",", ":"))  # ASCII: a lone surrogate stays an escape
-    return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
+    return _base64(zlib.compress(text.encode("ascii"), 9))
 
 
-def _overview(
-    summary: Summary, note: str, figures: Sequence[Path], reference: str
-) -> Iterator[str]:
-    if note:
-        yield f"<p>{html.escape(note)}</p>"
-    yield '<div class="wide"><table id="scores">'
-    heads = (
-        "data set",
-        "method",
-        "n",
-        "errors",
-        "EM, %",
-        "F1, %",
-        "cover-EM, %",
-        "searches",
-        "answer in results, %",
-        "format right, %",
-    )
-    yield "<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"
-    naming, before = Naming(summary.cells), None
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
+    """The lines of the table, one a cell: what it is called, and its numbers with intervals."""
+    naming = Naming(summary.cells)
     for cell, found in summary.cells.items():
         get = found.measures.get
-        rates = [percent(get(name)) for name in ("em", "f1", "cover_em")]
-        others = [
-            interval_text(get("searches")),
-            *(percent(get(n)) for n in ("answer_in_results", "format")),
-        ]
-        name = _scalar(naming.system(cell.method, cell.model))
-        texts = [_scalar(cell.dataset), name, f"{found.answered:,}", f"{found.errors:,}"]
-        cells = [html.escape(text) for text in texts] + [_small(x) for x in (*rates, *others)]
-        kinds = ["first"] * (cell.dataset != before) + ["reference"] * (cell.method == reference)
-        before = cell.dataset
-        yield f'<tr class="{" ".join(kinds)}">' + "".join(f"<td>{x}</td>" for x in cells) + "</tr>"
-    yield "</table></div>"
-    yield (
-        "<p>In brackets: 95 % bootstrap intervals over questions. Tests, costs and judges are in "
-        "card.md.</p>"
-    )
-    for figure in figures:
-        source = base64.b64encode(figure.read_bytes()).decode("ascii")
-        alt = html.escape(_ALT.get(figure.stem, figure.stem))
-        yield f'<img src="data:image/png;base64,{source}" alt="{alt}">'
-
-
-def _small(text: str) -> str:
-    """The interval behind a number in small print."""
-    value, bracket, rest = html.escape(text).partition(" [")
-    return f"{value} <small>[{rest}</small>" if bracket else value
-
-
-def _scalar(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+        name = naming.system(cell.method, cell.model)
+        yield {
+            **cell._asdict(),
+            "texts": [cell.dataset, name, f"{found.answered:,}", f"{found.errors:,}"],
+            "numbers": [
+                *(percent(get(name)) for name in ("em", "f1", "cover_em")),
+                interval_text(get("searches")),
+                *(percent(get(name)) for name in ("answer_in_results", "format")),
+            ],
+        }

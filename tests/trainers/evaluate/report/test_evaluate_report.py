@@ -192,6 +192,12 @@ def test_the_page_holds_every_answer_of_the_first_questions(tmp_path: Path) -> N
     assert data["systems"] == ["ReSearch", "Guess"]
     assert data["questions"][0]["r"]["0"]["v"] == "wrong"
     assert data["questions"][0]["r"]["1"]["v"] == "right"
+    assert data["questions"][2]["r"]["0"]["s"] == [
+        ["think", "hm"],
+        ["search", "Who owns house 2?"],
+        ["result", "Owner 2"],
+        ["answer", "\\boxed{Owner 2}"],
+    ]
     text = page.read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:)', text), "it loads nothing"
 
