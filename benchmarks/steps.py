@@ -142,14 +142,10 @@ class PlannedModule(ReSearchModule):
             for row, (question, sequence) in enumerate(zip(questions, found, strict=True))
         ]
 
-    def _learner(self) -> Learner:
-        if self._learns is None:
-            learner = _TimedLearner(
-                self.policy, self.algorithm, self.updates, reference=self.reference
-            )
-            learner.stages = self.stages
-            self._learns = learner
-        return self._learns
+    def _make_learner(self) -> Learner:
+        learner = _TimedLearner(self.policy, self.algorithm, self.updates, reference=self.reference)
+        learner.stages = self.stages
+        return learner
 
 
 def our_module(

@@ -17,12 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research_rl.agents.engines import evaluating
 from research_rl.agents.kernels import Packed, PackedForward, pack
-from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference, WorkingWeights
+from research_rl.agents.policy import (
+    LMPolicy,
+    PolicyOutput,
+    Reference,
+    WorkingWeights,
+    evaluating,
+)
 from research_rl.trainers.algorithms import Algorithm, Batch, kl_estimate
 from research_rl.trainers.distributed import is_sharded, most
-from research_rl.trainers.portions import packed_portions
+from research_rl.trainers.portions import Cost, PackedCost, PaddedCost, portions
 from research_rl.trainers.settings import Updates
 
 log = logging.getLogger(__name__)
@@ -83,10 +88,8 @@ class Learner:
 
     def portions(self, rows: Batch) -> list[Tensor]:
         """Row indices of each forward pass, largest first."""
-        size, tokens = self.updates.micro_batch_size, self.updates.micro_batch_tokens
-        if self.packed is None:
-            return rows.micro_batches(size, tokens)
-        return packed_portions(rows, size, tokens)
+        cost: type[Cost] = PaddedCost if self.packed is None else PackedCost
+        return portions(rows, cost, self.updates.micro_batch_size, self.updates.micro_batch_tokens)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> None:

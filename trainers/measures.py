@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.envs.protocols import STOP
+from research_rl.trainers.distributed import gather
 
 Measures = dict[str, float]
 
@@ -73,6 +74,16 @@ def summarize(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None
         ValueError: there is no rollout.
     """
     return average([measure(rollout) for rollout in rollouts], by_hop)
+
+
+def means_of(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None) -> Measures:
+    """Return the same over the rollouts of all ranks; every rank must ask."""
+    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
+
+
+def prefixed(prefix: str, values: Mapping[str, float]) -> Measures:
+    """Return the values with ``prefix/`` before their names, ``val/f1`` for instance."""
+    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def prediction_row(rollout: Rollout) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -12,96 +11,27 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
-from research_rl.agents.engines import CachedEngine, check_trainable, evaluating, seed_of
-from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference
+from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
+from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
-from research_rl.trainers.ahead import Ahead, Collected, check_correction, stale_rows
-from research_rl.trainers.algorithms import GRPO, Algorithm, Batch, constant_group_fraction
+from research_rl.trainers.ahead import Ahead, Collected, check_correction
+from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.collect import Collector
 from research_rl.trainers.credit import Credit
-from research_rl.trainers.distributed import Shards, gather, means_over_ranks
+from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.measures import average, measure, prediction_row
+from research_rl.trainers.measures import means_of, prediction_row, prefixed
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import UpdatingModule
+from research_rl.trainers.updater import Updater
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
-
-
-class EvaluatingModule(pl.LightningModule):
-    """Validation, test and prediction; a subclass answers the questions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.iteration = 0
-        """Batches of questions that the policy has learned from."""
-        self.val_rollouts: list[Rollout] = []
-        self.test_rollouts: list[Rollout] = []
-        """Of the latest evaluation, this rank's share."""
-
-    @abstractmethod
-    def _answer(self, questions: list[Question]) -> list[Rollout]:
-        """Play one episode for each held-out question."""
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the rollouts of the validation before."""
-        self.val_rollouts = []
-
-    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer validation questions."""
-        self.val_rollouts += self._answer(questions)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(prefixed("val", means_of(self.val_rollouts)))
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the rollouts of the test before."""
-        self.test_rollouts = []
-
-    def test_step(self, questions: list[Question], batch_idx: int) -> None:
-        """Answer test questions."""
-        self.test_rollouts += self._answer(questions)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over all questions."""
-        self._log(prefixed("test", means_of(self.test_rollouts)))
-
-    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
-        """Return one row for each question: its prediction, scores and text."""
-        return [prediction_row(rollout) for rollout in self._answer(questions)]
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        """Show metrics in the progress bar and to callbacks, and write them down.
-
-        In training they are written here, at the number of iterations that the policy has learned
-        from: Lightning would put a validation at the iteration before, and would repeat what only
-        some iterations have, such as the F1 of questions with three hops.
-        """
-        trainer: Any = self.trainer
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
-        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
-        if fitting and due and not trainer.sanity_checking:
-            for logger in self.loggers:
-                logger.log_metrics(metrics, self.iteration)
-                logger.save()
-
-
-def means_of(rollouts: list[Rollout], by_hop: Collection[str] | None = None) -> dict[str, float]:
-    """Return the mean measures over the rollouts of all ranks; every rank must ask."""
-    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
-
-
-def prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values with ``prefix/`` before their names."""
-    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 # jsonargparse reads the class and its options from this; it only becomes a GRPO when called
@@ -109,7 +39,7 @@ _GRPO: Algorithm = lazy_instance(GRPO)
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
-class ReSearchModule(EvaluatingModule, UpdatingModule):
+class ReSearchModule(pl.LightningModule):
     """Teach a policy to answer questions by searching.
 
     Every random number is a hash of (seed, iteration, question, sample), so that a resumed run
@@ -165,14 +95,19 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self.seed = seed
         self.env_config = env
         self.reference: Reference | None = None
+        self.updater: Updater | None = None
+        """Takes the optimizer steps of a fit; None before its first training batch."""
+        self.iteration = 0
+        """Batches of questions that the policy has learned from."""
         self.train_rollouts: list[Rollout] = []
         self.train_advantages: list[float] = []
         """Of the latest iteration; one number a rollout, its tokens' mean."""
+        self.val_rollouts: list[Rollout] = []
+        self.test_rollouts: list[Rollout] = []
+        """Of the latest evaluation, this rank's share."""
         self._make_engine = engine
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
-        self._grad_norm = torch.zeros(())
-        self._learns: Learner | None = None
         self._ahead = Ahead(engine) if updates.async_rollouts else None
         self._shards: Shards | None = None
 
@@ -258,7 +193,8 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
 
     def on_fit_start(self) -> None:
-        """Put the reference where the policy is."""
+        """Put the reference where the policy is; an earlier fit's optimizer is out of date."""
+        self.updater = None
         if self.reference is not None:
             self.reference.to(self.device)
 
@@ -280,7 +216,7 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self.train_rollouts = collected.rollouts
         sampled = perf_counter()
         with self._sampling_ahead():
-            metrics = self._learn_from(self.train_rollouts)
+            metrics = self._learn(self.train_rollouts)
         means = means_of(self.train_rollouts, by_hop=("f1", "searches"))
         if self.updates.resample_rounds:
             means["sampled_rollouts"] = float(collected.num_sampled)
@@ -289,23 +225,39 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         self._log(prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1
 
-    def _learn_from(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
-        """Score the rollouts and take all updates; return metrics."""
-        batch = Batch.from_rollouts(rollouts, self.policy.pad_id, self.updates.mask_truncated).to(
-            self.device
-        )
-        batch.leave_out(stale_rows(rollouts, self.iteration, self.updates.max_staleness))
+    def _learn(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
+        """Value the turns, if they are, and take all optimizer steps; return metrics."""
+        if self.updater is None:  # here, where the precision is the one that is learned in
+            self.updater = self._make_updater()
+        turn_rewards = None
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
-                batch.set_turn_rewards(self.credit.turn_rewards(rollouts, self.policy))
-        self._learner().score(batch)
-        self._place_optimizer(self.device)
-        metrics = self._learn(batch)
-        self._place_optimizer(torch.device("cpu"))
-        metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
-        per_rollout = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
-        self.train_advantages = per_rollout.tolist()
+                turn_rewards = self.credit.turn_rewards(rollouts, self.policy)
+        metrics, self.train_advantages = self.updater.learn(rollouts, self.iteration, turn_rewards)
         return metrics
+
+    def _make_learner(self) -> Learner:
+        return Learner(
+            self.policy, self.algorithm, self.updates, self.sampling.temperature, self.reference
+        )
+
+    def _make_updater(self) -> Updater:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        scheduler, backward = self.lr_schedulers(), self.manual_backward
+        return Updater(
+            self._make_learner(), self.trainer, optimizer, scheduler, backward, self.seed
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Have the gradient measured and clipped; see Updater.clip."""
+        assert self.updater is not None
+        self.updater.clip(optimizer)
+
+    def weights_replaced(self) -> None:
+        """Take over weights that something else than the optimizer has changed."""
+        if self.updater is not None:
+            self.updater.learner.moved()
 
     def _collected(self, questions: list[Question]) -> Collected:
         """The rollouts of this iteration: made ahead, or made now."""
@@ -384,3 +336,48 @@ class ReSearchModule(EvaluatingModule, UpdatingModule):
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rollouts of the validation before."""
+        self.val_rollouts = []
+
+    def validation_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer validation questions."""
+        self.val_rollouts += self._answer(questions)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("val", means_of(self.val_rollouts)))
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the rollouts of the test before."""
+        self.test_rollouts = []
+
+    def test_step(self, questions: list[Question], batch_idx: int) -> None:
+        """Answer test questions."""
+        self.test_rollouts += self._answer(questions)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all questions."""
+        self._log(prefixed("test", means_of(self.test_rollouts)))
+
+    def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
+        """Return one row for each question: its prediction, scores and text."""
+        return [prediction_row(rollout) for rollout in self._answer(questions)]
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Show metrics in the progress bar and to callbacks, and write them down.
+
+        In training they are written here, at the number of iterations that the policy has learned
+        from: Lightning would put a validation at the iteration before, and would repeat what only
+        some iterations have, such as the F1 of questions with three hops.
+        """
+        trainer: Any = self.trainer
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
+        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
+        if fitting and due and not trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(metrics, self.iteration)
+                logger.save()

@@ -1,161 +1,195 @@
-"""The part of the Lightning module that learns from a batch of rollouts: its optimizer steps."""
+"""The optimizer steps of an iteration: rollouts in, a policy that has learned from them out.
+
+With two epochs of three minibatches an iteration takes six steps:
+
+    rollouts -> batch -> advantages
+    for each epoch, each minibatch: weights -> portions -> gradients, added up -> optimizer step
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from research_rl.agents import SamplingParams
+from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
-from research_rl.agents.policy import LMPolicy, Reference
-from research_rl.trainers.algorithms import Algorithm, Batch
+from research_rl.trainers.ahead import stale_rows
+from research_rl.trainers.algorithms import Batch, constant_group_fraction
+from research_rl.trainers.credit import TurnRewards
 from research_rl.trainers.distributed import (
-    Shards,
     average_gradients,
     clip_gradients,
+    is_sharded,
     mean_over_ranks,
     means_over_ranks,
     most,
     without_sync,
 )
-from research_rl.trainers.learner import MISMATCH, Learner
-from research_rl.trainers.settings import Updates
+from research_rl.trainers.learner import MISMATCH, Backward, Learner
 
 
-class UpdatingModule(pl.LightningModule):
-    """The updates of an iteration; a subclass makes what is declared here."""
+class Updater:
+    """Takes the optimizer steps of one fit.
 
-    policy: LMPolicy
-    algorithm: Algorithm
-    reference: Reference | None
-    sampling: SamplingParams
-    updates: Updates
-    seed: int
-    iteration: int
-    _make_scheduler: LRSchedulerCallable | None
-    _shards: Shards | None
-    _learns: Learner | None
-    _grad_norm: Tensor
+    Args:
+        learner: computes gradients; its algorithm and its settings are followed here.
+        trainer: joins the ranks.
+        optimizer: of everything trainable, as Lightning wraps it: the trainer counts its steps.
+        scheduler: stepped after each optimizer step; None keeps the learning rate.
+        backward: adds the gradient of a loss up, as ``LightningModule.manual_backward`` does.
+        seed: of the run; it deals rollouts into minibatches.
+    """
 
-    def weights_replaced(self) -> None:
-        """Take over weights that something else than the optimizer has changed."""
-        if self._learns is not None:
-            self._learns.moved()
+    def __init__(
+        self,
+        learner: Learner,
+        trainer: pl.Trainer,
+        optimizer: LightningOptimizer,
+        scheduler: Any,
+        backward: Backward,
+        seed: int,
+    ) -> None:
+        self.learner = learner
+        self.algorithm, self.updates = learner.algorithm, learner.updates
+        self._trainer, self._backward, self._seed = trainer, backward, seed
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self._sharded = is_sharded(learner.policy.model)
+        self._iteration = 0
+        self._grad_norm = torch.zeros(())
 
-    def _learner(self) -> Learner:
-        """What runs the policy over rollouts, made when it is first needed."""
-        if self._learns is None:
-            temperature = self.sampling.temperature
-            self._learns = Learner(
-                self.policy, self.algorithm, self.updates, temperature, self.reference
-            )
-        return self._learns
+    def learn(
+        self, rollouts: Sequence[Rollout], iteration: int, turn_rewards: TurnRewards | None = None
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        """Take all steps of an iteration; every rank must, with its own rollouts.
 
-    def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        """Go through the batch as often as configured; return metrics, means over the updates."""
-        updates, total = self.updates, defaultdict[str, Tensor](lambda: self._zero())
+        Args:
+            rollouts: whole groups.
+            iteration: its number, how many the policy has learned from before.
+            turn_rewards: what each turn is worth, where turns are valued.
+
+        Returns:
+            Metrics, means over the steps, and the advantage of each rollout, its tokens' mean.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; the weights are then those
+                before that step.
+        """
+        self._iteration = iteration
+        policy, updates = self.learner.policy, self.updates
+        batch = Batch.from_rollouts(rollouts, policy.pad_id, updates.mask_truncated)
+        batch = batch.to(policy.device)
+        batch.leave_out(stale_rows(rollouts, iteration, updates.max_staleness))
+        if turn_rewards is not None:
+            batch.set_turn_rewards(turn_rewards)
+        self.learner.score(batch)
+        self._place_optimizer(policy.device)
+        metrics = self._steps(batch)
+        self._place_optimizer(torch.device("cpu"))
+        metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
+        advantages = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
+        return metrics, advantages.tolist()
+
+    def _steps(self, batch: Batch) -> dict[str, Tensor]:
+        """Go through the batch as often as configured; return metrics, means over the steps."""
+        updates, total = self.updates, defaultdict[str, Tensor](self._zero)
         first = True
         for epoch in range(updates.num_epochs):
-            shuffled = seed_of(self.seed, "minibatches", self.iteration, epoch)
+            shuffled = seed_of(self._seed, "minibatches", self._iteration, epoch)
             seed = shuffled if updates.num_minibatches > 1 else None
-            for minibatch in batch.minibatches(updates.num_minibatches, seed):
-                metrics = self._update(minibatch, compare=first)
+            for minibatch in batch.minibatches(updates.num_minibatches, seed, self._mean):
+                metrics = self._step(minibatch, compare=first)
                 for name, value in metrics.items():
-                    single = name.startswith("mismatch_")  # the first update's alone
+                    single = name in MISMATCH  # the first step's alone
                     total[name] = total[name] + (value if single else value / updates.steps)
                 first = False
         return dict(total)
 
-    def _update(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
+    def _step(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
         """Take one optimizer step; return its metrics, the same on every rank.
 
         Args:
             minibatch: what to learn from.
             compare: also measure how far sampled and recomputed log-probs are apart.
         """
-        minibatch.count(lambda value: mean_over_ranks(self.trainer, value))
-        minibatch.weights = self.algorithm.weights(minibatch)
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        optimizer = self._optimizer
         optimizer.zero_grad()
-        sums = means_over_ranks(self.trainer, self._backward(self._active(minibatch), compare))
+        sums = means_over_ranks(self._trainer, self._gradient(minibatch, compare))
         loss, weight = sums.pop("loss"), sums.pop("weight")
         tokens = sums.pop("tokens", weight).clamp(min=1)
         apart = {name: sums.pop(name) / tokens for name in list(sums) if name in MISMATCH}
         self._check_finite("loss", loss)
         rate = self._zero() + optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        optimizer.zero_grad()  # rollouts want the room
-        self._learner().moved()
-        if self._make_scheduler is not None:
-            scheduler: Any = self.lr_schedulers()
-            scheduler.step()
+        optimizer.step()  # on its way Lightning has the gradient clipped, see clip()
+        optimizer.zero_grad()  # the gradients' memory is for the next rollouts
+        self.learner.moved()
+        if self._scheduler is not None:
+            self._scheduler.step()
         metrics = {name: value / weight for name, value in sums.items()}
         self.algorithm.after_update(metrics)
         return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
 
-    def _place_optimizer(self, device: torch.device) -> None:
-        """Move the optimizer's states, if they are to be parked between updates."""
-        if not self.updates.park_optimizer:
-            return
-        if self._shards is not None:
-            raise ValueError("park_optimizer must be off with weights in shards; set it to false")
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        for state in optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.ndim:
-                    state[name] = value.to(device)
-
-    def _active(self, minibatch: Batch) -> Batch:
-        """The rows that have a gradient; one row where none has, so that ranks stay in step."""
+    def _gradient(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
+        """Add up gradients over the portions; return sums of loss, weights and metrics."""
+        minibatch.weights = self.algorithm.weights(minibatch)
         active = self.algorithm.active(minibatch).nonzero()[:, 0]
-        return minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
-
-    def _backward(self, rows: Batch, compare: bool) -> dict[str, Tensor]:
-        """Add up gradients over micro-batches; return sums of loss, weights and metrics."""
-        learner = self._learner()
-        parts = learner.portions(rows)
-        sums = defaultdict[str, Tensor](lambda: self._zero())
+        # where no row has a gradient one is computed all the same: the other ranks wait for it
+        rows = minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
+        parts = self.learner.portions(rows)
+        sums = defaultdict[str, Tensor](self._zero)
         passes = most(len(parts))
         for number in range(passes):
+            # a rank that is done before the others goes on with a row that weighs nothing
             portion = rows[parts[number]] if number < len(parts) else rows.blank()
-            with without_sync(self.trainer, wanted=number < passes - 1):
-                found = learner.backward(portion, self.manual_backward, compare)
+            with without_sync(self._trainer, wanted=number < passes - 1):
+                found = self.learner.backward(portion, self._backward, compare)
             for name, value in found.items():
                 sums[name] = sums[name] + value
         return dict(sums)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Measure the gradient and scale it down to max_grad_norm.
+    def clip(self, optimizer: Optimizer) -> None:
+        """Measure the gradient and scale it down to ``max_grad_norm``.
 
         Raises:
             FloatingPointError: it is not finite. With a gradient scaler (16-mixed) that is usual
                 at times, and the scaler leaves out the step.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._shards is not None:
-            average_gradients(self.trainer, self.algorithm.parameters())
+        if self._sharded:  # FSDP averages the gradients of its own weights alone
+            average_gradients(self._trainer, self.algorithm.parameters())
         self._grad_norm = clip_gradients(parameters, self.updates.max_grad_norm or math.inf)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        if getattr(self._trainer.precision_plugin, "scaler", None) is None:
             self._check_finite("grad_norm", self._grad_norm)
+
+    def _place_optimizer(self, device: torch.device) -> None:
+        """Move the optimizer's states, if they are to be parked between updates."""
+        if not self.updates.park_optimizer:
+            return
+        if self._sharded:
+            raise ValueError("park_optimizer must be off with weights in shards; set it to false")
+        for state in self._optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    state[name] = value.to(device)
 
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not bool(value.isfinite()):
             raise FloatingPointError(
-                f"train/{name} must be finite, got {float(value)} in iteration {self.iteration}; "
+                f"train/{name} must be finite, got {float(value)} in iteration {self._iteration}; "
                 "the weights are those before this update. Look at train/grad_norm, train/kl and "
                 "train/entropy of the iterations before; lower the learning rate or max_grad_norm, "
                 "and resume from a checkpoint before they rose"
             )
 
+    def _mean(self, value: Tensor) -> Tensor:
+        return mean_over_ranks(self._trainer, value)
+
     def _zero(self) -> Tensor:
-        return torch.zeros((), device=self.device)
+        return torch.zeros((), device=self.learner.policy.device)

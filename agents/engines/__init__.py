@@ -7,11 +7,11 @@ May import: agents.kernels, agents.policy, agents.types
 from __future__ import annotations
 
 from research_rl.agents.engines.cached import CachedEngine, prefill_tokens
-from research_rl.agents.engines.reference import ReferenceEngine, evaluating
+from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import check_params, check_trainable, seed_at, seed_of
 from research_rl.agents.engines.slot_run import EngineStats
 from research_rl.agents.engines.streaming import StreamingEngine
-from research_rl.agents.engines.turns import TurnEnd, check_prompts, resume, seed_tensor
+from research_rl.agents.engines.turns import TurnEnd, begin, resume
 
 __all__ = [
     "CachedEngine",
@@ -19,13 +19,11 @@ __all__ = [
     "ReferenceEngine",
     "StreamingEngine",
     "TurnEnd",
+    "begin",
     "check_params",
-    "check_prompts",
     "check_trainable",
-    "evaluating",
     "prefill_tokens",
     "resume",
     "seed_at",
     "seed_of",
-    "seed_tensor",
 ]

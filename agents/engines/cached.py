@@ -15,15 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from research_rl.agents.engines.reference import evaluating
-from research_rl.agents.engines.sampling import check_params, suppress_ends
+from research_rl.agents.engines.sampling import suppress_ends
 from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.engines.slot_run import EngineStats, RunLimits, SlotRun
 from research_rl.agents.engines.stops import Coalescing, DirectStops, OverlappedStops, Stops
-from research_rl.agents.engines.turns import TurnEnd, check_prompts, seed_tensor
+from research_rl.agents.engines.turns import TurnEnd, begin
 from research_rl.agents.kernels import slots_enabled
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
 
@@ -104,15 +103,11 @@ class CachedEngine(Engine):
             NotImplementedError: the model computes something that the cache cannot, e.g. a
                 recurrent state.
         """
-        check_params(params)
-        check_prompts(prompts)
+        sequences, seed = begin(prompts, params, seeds)
         self.stats = EngineStats()
-        if not prompts:
+        if not sequences:
             return []
-        if self.end.stop != tuple(params.stop):
-            self.end = TurnEnd(self._policy, params.stop)
-        sequences = [Sequence(list(p)) for p in prompts]
-        seed = seed_tensor(seeds, len(prompts))
+        self.end = self.end.at(params.stop)
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
             limits = RunLimits(self.max_slots, self.max_prefill_tokens, self.cuda_graphs, self.end)

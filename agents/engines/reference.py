@@ -5,23 +5,15 @@ Slow and plainly right; the cached engine is tested against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from research_rl.agents.engines.sampling import check_params, sample, suppress_ends, uniforms
-from research_rl.agents.engines.turns import (
-    TurnEnd,
-    check_finite,
-    check_prompts,
-    resume,
-    seed_tensor,
-)
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
+from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
+from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
 
@@ -47,12 +39,8 @@ class ReferenceEngine(Engine):
         seeds: Seq[int] | None = None,
     ) -> list[Sequence]:
         """See Engine.run."""
-        check_params(params)
-        check_prompts(prompts)
-        sequences = [Sequence(list(p)) for p in prompts]
-        seed = seed_tensor(seeds, len(prompts))
-        if self._end.stop != tuple(params.stop):
-            self._end = TurnEnd(self._policy, params.stop)
+        sequences, seed = begin(prompts, params, seeds)
+        self._end = self._end.at(params.stop)
         with evaluating(self._policy.model):
             while running := [i for i, s in enumerate(sequences) if s.finish == "running"]:
                 self._sample_one([sequences[i] for i in running], seed[running], params)
@@ -103,15 +91,3 @@ class ReferenceEngine(Engine):
         for _, s in rows:
             if s.finish == "running" and len(s.response_ids) >= params.max_response_tokens:
                 s.finish = "length"
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; every submodule's mode is put back behind."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -9,16 +9,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from research_rl.agents.engines.reference import evaluating
-from research_rl.agents.engines.sampling import check_params, sample, uniforms
-from research_rl.agents.engines.turns import (
-    TurnEnd,
-    check_finite,
-    check_prompts,
-    resume,
-    seed_tensor,
-)
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.engines.sampling import sample, uniforms
+from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
+from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
 OnText: TypeAlias = Callable[[Literal["model", "environment"], str], None]
@@ -46,11 +39,8 @@ class StreamingEngine(Engine):
         seeds: Seq[int] | None = None,
     ) -> list[Sequence]:
         """See Engine.run; prompts are played one after the other."""
-        check_params(params)
-        check_prompts(prompts)
+        sequences, seed = begin(prompts, params, seeds)
         end = TurnEnd(self._policy, params.stop)
-        seed = seed_tensor(seeds, len(prompts))
-        sequences = [Sequence(list(prompt)) for prompt in prompts]
         with evaluating(self._policy.model):
             for row, sequence in enumerate(sequences):
                 self._play(row, sequence, params, on_stop, end, seed[row : row + 1])

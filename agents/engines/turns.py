@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from research_rl.agents.engines.sampling import check_params
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 
@@ -43,6 +44,13 @@ class TurnEnd:
             for s in self.stop
         )
 
+    def at(self, stop: Seq[str]) -> TurnEnd:
+        """Return one for these stop strings: itself, if they are its own.
+
+        Another one decodes the whole vocabulary, which an engine does not want before every run.
+        """
+        return self if self.stop == tuple(stop) else TurnEnd(self._policy, stop)
+
     def of(self, turn: Seq[int]) -> Literal["running", "stop", "eos"]:
         """Judge a turn by its ids; call it after each token, the last one decides."""
         if turn[-1] in self._policy.eos_ids:
@@ -51,6 +59,24 @@ class TurnEnd:
             return "running"
         tail = self._policy.decode(turn[-self._window :])
         return "stop" if any(s in tail for s in self.stop) else "running"
+
+
+def begin(
+    prompts: Seq[Seq[int]], params: SamplingParams, seeds: Seq[int] | None
+) -> tuple[list[Sequence], Tensor]:
+    """Return an empty sequence for each prompt, and their seeds (B,) int64, fresh ones if None.
+
+    What every engine does first; see Engine.run for the arguments.
+
+    Raises:
+        ValueError: the parameters cannot be sampled with, a prompt has no token, or the number of
+            seeds is not the number of prompts.
+    """
+    check_params(params)
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"a prompt must hold at least one token, got none for prompt {i}")
+    return [Sequence(list(prompt)) for prompt in prompts], _seeds(seeds, len(prompts))
 
 
 def resume(sequence: Sequence, given: list[int] | None, params: SamplingParams) -> bool:
@@ -69,29 +95,14 @@ def resume(sequence: Sequence, given: list[int] | None, params: SamplingParams) 
     return True
 
 
-def seed_tensor(seeds: Seq[int] | None, count: int) -> Tensor:
-    """(count,) int64: the given seeds, or fresh ones from torch's global generator.
-
-    Raises:
-        ValueError: the number of seeds is not the number of prompts.
-    """
+def _seeds(seeds: Seq[int] | None, count: int) -> Tensor:
+    """(count,) int64: the given seeds, or fresh ones from torch's global generator."""
     if seeds is None:
         return torch.randint(1 << 62, (count,))
     if len(seeds) != count:
         raise ValueError(f"seeds must be one for each prompt, got {len(seeds)} for {count} prompts")
     wrapped = [(int(s) + (1 << 63)) % (1 << 64) - (1 << 63) for s in seeds]
     return torch.tensor(wrapped, dtype=torch.int64)
-
-
-def check_prompts(prompts: Seq[Seq[int]]) -> None:
-    """Refuse a prompt without tokens.
-
-    Raises:
-        ValueError: a prompt is empty.
-    """
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise ValueError(f"a prompt must hold at least one token, got none for prompt {i}")
 
 
 def check_finite(logprobs: Tensor) -> None:

@@ -15,6 +15,7 @@ from research_rl.agents.policy.loading import (
     load_model,
     load_tokenizer,
 )
+from research_rl.agents.policy.modes import evaluating
 from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.policy.working_weights import WorkingWeights
 
@@ -28,6 +29,7 @@ __all__ = [
     "WorkingWeights",
     "decoder_layers",
     "empty_model",
+    "evaluating",
     "load_model",
     "load_tokenizer",
 ]

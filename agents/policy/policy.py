@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from research_rl.agents.kernels import Packed, PackedForward
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
+from research_rl.agents.policy.modes import evaluating
 from research_rl.envs.protocols import Prompt
 
 _MARK = "\ufdd0"
@@ -250,14 +251,9 @@ class Reference:
     def _frozen(self) -> Iterator[None]:
         """Inside, the model is the starting point: without adapter, dropout and graph."""
         model: Any = self._policy.model
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            model.eval()
-            with torch.no_grad(), model.disable_adapter() if self._shared else nullcontext():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        start = model.disable_adapter() if self._shared else nullcontext()
+        with evaluating(model), torch.no_grad(), start:
+            yield
 
 
 def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:

@@ -19,14 +19,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from research_rl.agents.engines import (
-    TurnEnd,
-    check_params,
-    check_prompts,
-    resume,
-    seed_at,
-    seed_tensor,
-)
+from research_rl.agents.engines import TurnEnd, begin, resume, seed_at
 from research_rl.agents.methods import OPENAI_KEY_VARIABLE
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import Engine, ModelUnavailable, OnStop, SamplingParams, Sequence
@@ -135,16 +128,13 @@ class ServerEngine(Engine):
             ModelUnavailable: no server was left for longer than the retry window.
             ValueError: a server refuses what it is asked.
         """
-        check_params(params)
-        check_prompts(prompts)
-        if not prompts:
+        sequences, seed = begin(prompts, params, seeds)
+        if not sequences:
             return []
         if self.version is None:
             self.sync(0)
-        if self._end.stop != tuple(params.stop):
-            self._end = TurnEnd(self._policy, params.stop)
-        sequences = [Sequence(list(prompt)) for prompt in prompts]
-        rows = seed_tensor(seeds, len(prompts)).tolist()
+        self._end = self._end.at(params.stop)
+        rows = seed.tolist()
         cancelled = threading.Event()
         workers = ThreadPoolExecutor(min(self._concurrency, len(prompts)), "rollout")
 

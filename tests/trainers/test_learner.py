@@ -19,7 +19,6 @@ from research_rl.trainers import algorithms
 from research_rl.trainers.algorithms import GRPO, GSPO, PPO, Algorithm
 from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.learner import MISMATCH, Learner, packed_forward
-from research_rl.trainers.portions import packed_portions
 from research_rl.trainers.settings.options import Updates
 
 RULES = sorted(
@@ -301,26 +300,6 @@ def test_an_update_without_targets_has_a_gradient_of_zero() -> None:
         rows.weights = rule.weights(rows)
         learner.backward(rows, Tensor.backward)
         assert float(gradients(learner.policy, rule).abs().max()) == 0.0
-
-
-@pytest.mark.parametrize(("rows", "tokens"), [(None, None), (2, None), (None, 25), (2, 18), (1, 1)])
-def test_portions_hold_each_row_once_and_fit(rows: int | None, tokens: int | None) -> None:
-    made = batch()
-    parts = packed_portions(made, rows, tokens)
-    assert sorted(torch.cat(parts).tolist()) == list(range(len(made)))
-    costs = [len(pack(made[i].input_ids, made[i].loss_mask).ids) for i in parts]
-    assert costs == sorted(costs, reverse=True)
-    assert rows is None or all(len(index) <= rows for index in parts)
-    assert tokens is None or all(
-        len(i) == 1 or c <= tokens for i, c in zip(parts, costs, strict=True)
-    )
-
-
-def test_groups_stay_together_where_they_fit() -> None:
-    made = batch()
-    largest = max(len(pack(r.input_ids, r.loss_mask).ids) for r in (made[:3], made[3:]))
-    parts = packed_portions(made, None, largest)
-    assert sorted(sorted(part.tolist()) for part in parts) == [[0, 1, 2], [3, 4, 5]]
 
 
 # -- what else is measured, and who is refused

@@ -294,6 +294,14 @@ def test_a_module_that_was_validated_can_be_trained(policy: Path, tmp_path: Path
     assert torch.equal(weights(looked_at), weights(fit(tmp_path / "straight", policy)))
 
 
+def test_a_module_can_be_fitted_again(policy: Path, tmp_path: Path) -> None:
+    trained = fit(tmp_path / "first", policy, steps=1)
+    first, before = trained.updater, weights(trained).clone()
+    trainer(tmp_path / "second", 1, limit_val_batches=0).fit(trained, Data())
+    assert trained.updater is not first, "its optimizer was the first trainer's"
+    assert not torch.equal(weights(trained), before)
+
+
 def test_a_resumed_run_may_have_larger_batches(policy: Path, tmp_path: Path) -> None:
     half = str(tmp_path / "half.ckpt")
     fit(tmp_path / "half", policy, steps=3).trainer.save_checkpoint(half)

@@ -184,12 +184,18 @@ class Batch:
 
         return self._map(cut)
 
-    def minibatches(self, number: int, seed: int | None = None) -> Iterator[Batch]:
-        """Deal the rows into equal parts, one for each optimizer step.
+    def minibatches(
+        self,
+        number: int,
+        seed: int | None = None,
+        mean: Callable[[Tensor], Tensor] = mean_of_one_rank,
+    ) -> Iterator[Batch]:
+        """Deal the rows into equal parts, one for each optimizer step, with counts of their own.
 
         Args:
             number: how many; sizes differ by at most one row.
             seed: shuffle the rows first; None keeps their order.
+            mean: of a scalar over the ranks; see ``count``.
 
         Raises:
             ValueError: there are fewer rows than parts.
@@ -203,30 +209,9 @@ class Batch:
         if seed is not None:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         for index in order.tensor_split(number):
-            yield self[index.to(self.input_ids.device)]
-
-    def micro_batches(self, rows: int | None, tokens: int | None = None) -> list[Tensor]:
-        """Return row indices that fit in memory together when padded, longest rollouts first.
-
-        Args:
-            rows: at most this many rollouts; None is no limit.
-            tokens: at most this many tokens, padding included; a rollout that is longer stands
-                alone. None is no limit.
-        """
-        lengths = self.lengths.tolist()
-        limit = len(self) if rows is None else rows
-        parts: list[list[int]] = []
-        width = 0
-        for row in sorted(range(len(self)), key=lambda row: (-lengths[row], row)):
-            full = bool(parts) and (
-                len(parts[-1]) >= limit
-                or (tokens is not None and (len(parts[-1]) + 1) * width > tokens)
-            )
-            if full or not parts:
-                parts.append([])
-                width = lengths[row]
-            parts[-1].append(row)
-        return [torch.tensor(part, device=self.input_ids.device) for part in parts]
+            part = self[index.to(self.input_ids.device)]
+            part.count(mean)
+            yield part
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         other = object.__new__(Batch)

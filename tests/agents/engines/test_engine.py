@@ -11,6 +11,7 @@ from doubles import tiny
 
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
+from research_rl.agents.engines.streaming import StreamingEngine
 from research_rl.agents.engines.turns import TurnEnd
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Engine, SamplingParams, Sequence
@@ -149,7 +150,11 @@ def test_both_engines_suppress_the_same_ends() -> None:
     assert [s.response_ids for s in ours] == [s.response_ids for s in theirs]
 
 
-@pytest.mark.parametrize("make", ENGINES)
+def streaming(policy: LMPolicy) -> Engine:
+    return StreamingEngine(policy, lambda who, text: None)
+
+
+@pytest.mark.parametrize("make", [*ENGINES, streaming])
 def test_bad_input_is_refused(make: Callable[[LMPolicy], Engine], policy: LMPolicy) -> None:
     engine, params = make(policy), SamplingParams()
     assert engine.run([], params, Searcher(policy)) == []
@@ -187,6 +192,14 @@ def test_modes_are_put_back(make: Callable[[LMPolicy], Engine]) -> None:
     assert policy.model.training
     assert not policy.model.lm_head.training
     assert policy.model.config._attn_implementation == attention
+
+
+def test_the_vocabulary_is_read_anew_for_other_stop_strings_only(policy: LMPolicy) -> None:
+    end = TurnEnd(policy, ("</search>",))
+    assert end.at(["</search>"]) is end
+    other = end.at(("</answer>",))
+    assert other.stop == ("</answer>",)
+    assert torch.equal(other.table, TurnEnd(policy, ("</answer>",)).table)
 
 
 def test_a_stop_string_may_end_inside_a_token() -> None:

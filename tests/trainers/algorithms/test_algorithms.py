@@ -31,6 +31,7 @@ from research_rl.trainers.algorithms import (
     TurnGRPO,
 )
 from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.portions import PaddedCost, portions
 
 
 def batch(mask: list[list[bool]], rewards: list[float], groups: list[int]) -> Batch:
@@ -169,7 +170,7 @@ def policy_gradient(policy: LMPolicy, rule: Algorithm, rows: Batch, size: int) -
     """The gradient of everything trainable, micro-batch by micro-batch."""
     policy.zero_grad()
     rule.zero_grad()
-    for index in rows.micro_batches(size):
+    for index in portions(rows, PaddedCost, size):
         part = rows[index].trim()
         out = policy(part.input_ids, part.attention_mask, hidden=rule.needs_values)
         rule.loss(out, part)[0].backward()

@@ -185,7 +185,7 @@ def test_what_computes_in_bfloat16_goes_back_too(tmp_path: Path, policy: Path) -
     class Look(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *args: Any) -> None:
             if module.iteration:
-                copies = module._learner().working._copies
+                copies = module.updater.learner.working._copies
                 gaps = [(w.detach().bfloat16() - c).abs().max() for w, c in copies.items()]
                 apart[module.iteration] = float(torch.stack(gaps).max())
 

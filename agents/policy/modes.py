@@ -1,0 +1,27 @@
+"""Evaluation mode for a while: a model without dropout, whatever mode its parts are in.
+
+With LoRA the reference is the policy itself, whose adapter has dropout while it is trained; scored
+in training mode, the same text would have another log-prob each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside; afterwards every submodule has its own mode again.
+
+    ``model.train()`` would not do afterwards: a frozen part may have been in evaluation mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
