@@ -320,6 +320,7 @@ def _quiet() -> None:
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose
         ".*It is recommended to use `self.log.'(val|test)/.*",  # gathered before they are logged
         ".*Previous log files in this directory will be deleted.*",  # KeepMetrics puts them back
+        ".*LightningCLI.s args parameter is intended.*",  # research sft gives its own
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
     ):
         warnings.filterwarnings("ignore", message)
@@ -333,8 +334,19 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> ResearchCLI:
+def run(
+    args: ArgsType = None,
+    cli: type[ResearchCLI] = ResearchCLI,
+    module: type[ReSearchModule] = ReSearchModule,
+    data: type[QuestionDataModule] = QuestionDataModule,
+) -> ResearchCLI:
     """Parse, build and run; ``args`` None reads the command line.
+
+    Args:
+        args: of the command line, the subcommand first.
+        cli: builds and runs.
+        module: whose arguments are the section ``model``.
+        data: whose arguments are the section ``data``.
 
     Raises:
         SystemExit: the command line or a config is wrong (status 2, the reason on stderr).
@@ -343,8 +355,8 @@ def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> Research
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
         return cli(
-            ReSearchModule,
-            QuestionDataModule,
+            module,
+            data,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
