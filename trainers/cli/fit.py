@@ -48,6 +48,7 @@ from research_rl.trainers.checkpoint import (
     with_references,
 )
 from research_rl.trainers.data import QuestionDataModule
+from research_rl.trainers.health import SignalCheck
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.recorder import FlightRecorder  # noqa: F401
@@ -178,6 +179,8 @@ class ResearchCLI(LightningCLI):
         wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
         if wanted and not any(isinstance(c, ProgressBar) for c in listed):
             extra = [*extra, RunProgressBar()]
+        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
+            extra = [*extra, SignalCheck()]
         trainer: pl.Trainer = super()._instantiate_trainer(config, extra)
         return trainer
 
