@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         PolicyOutput,
         Reference,
     )
-    from research_rl.agents.rollout import Play, collect_rollouts
+    from research_rl.agents.rollout import Play, collect_rollouts, vector_rows
     from research_rl.agents.types import (
         Engine,
         ModelUnavailable,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Rollout,
         SamplingParams,
         Sequence,
+        TextOnly,
     )
     from research_rl.agents.web import ServerEngine
 
@@ -79,8 +80,10 @@ __all__ = [
     "ServedReSearchAgent",
     "ServerEngine",
     "Template",
+    "TextOnly",
     "collect_rollouts",
     "seed_of",
+    "vector_rows",
 ]
 
 # torch is imported with the first name that needs it
@@ -104,10 +107,19 @@ __getattr__ = lazy(
             "ServedReSearchAgent",
             "Message",
             "Template",
+            "TextOnly",
         ],
         "policy": ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"],
-        "rollout": ["Play", "collect_rollouts"],
-        "types": ["Engine", "ModelUnavailable", "OnStop", "Rollout", "SamplingParams", "Sequence"],
+        "rollout": ["Play", "collect_rollouts", "vector_rows"],
+        "types": [
+            "Engine",
+            "ModelUnavailable",
+            "OnStop",
+            "Rollout",
+            "SamplingParams",
+            "Sequence",
+            "TextOnly",
+        ],
         "web": ["ServerEngine"],
     },
 )

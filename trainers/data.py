@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +25,7 @@ from research_rl.envs.synthetic import Split, SyntheticWorld
 
 log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]
+Served = TypeVar("Served")
 SPLITS: dict[Role, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("validation", "dev", "val"),
@@ -127,7 +128,7 @@ def _check_batches(questions: int, batch_size: int, trains: bool, ranks: int) ->
         )
 
 
-class QuestionLoader:
+class QuestionLoader(Generic[Served]):
     """Batches of questions, with a state that Lightning saves in the checkpoint.
 
     The order within a pass over the questions depends on (seed, pass) only. The state is the pass
@@ -149,7 +150,7 @@ class QuestionLoader:
 
     def __init__(
         self,
-        questions: Sequence[Question],
+        questions: Sequence[Served],
         batch_size: int,
         seed: int | None = None,
         rank: int = 0,
@@ -169,7 +170,7 @@ class QuestionLoader:
         whole, rest = divmod(len(self.questions), self.batch_size)
         return whole + int(self.seed is None and rest > 0)
 
-    def __iter__(self) -> Iterator[list[Question]]:
+    def __iter__(self) -> Iterator[list[Served]]:
         """Serve the rest of the current training pass, or in evaluation every question.
 
         A rank's share of a small batch may be empty.
@@ -187,7 +188,7 @@ class QuestionLoader:
                 self._turn_pass()
             yield [self.questions[row] for row in rows[self.rank :: self.world_size]]
 
-    def upcoming(self) -> list[Question]:
+    def upcoming(self) -> list[Served]:
         """Return this rank's share of the next training batch, without serving it."""
         self._turn_pass()
         rows = self._order()[self.served : self.served + self.batch_size]
@@ -329,22 +330,22 @@ class QuestionDataModule(pl.LightningDataModule):
             raise ValueError(f"{source} must hold at least one question, got an empty file")
         return questions
 
-    def train_dataloader(self) -> QuestionLoader:
+    def train_dataloader(self) -> QuestionLoader[Question]:
         """Return shuffled batches; the last, smaller batch of a pass is dropped."""
         return self._loader("train", self.batch_size, self.seed)
 
-    def val_dataloader(self) -> QuestionLoader | list[QuestionLoader]:
+    def val_dataloader(self) -> QuestionLoader[Question] | list[QuestionLoader[Question]]:
         """Return every validation question in order; an empty list if a fit has none."""
         validating = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
         if not self._has("val") and not validating:
             return []
         return self._loader("val", self.val_batch_size)
 
-    def test_dataloader(self) -> QuestionLoader:
+    def test_dataloader(self) -> QuestionLoader[Question]:
         """Return every test question in order."""
         return self._loader("test", self.val_batch_size)
 
-    def predict_dataloader(self) -> QuestionLoader:
+    def predict_dataloader(self) -> QuestionLoader[Question]:
         """Return every test question in order."""
         return self._loader("test", self.val_batch_size)
 
@@ -357,8 +358,13 @@ class QuestionDataModule(pl.LightningDataModule):
         """
         return batch
 
-    def _loader(self, role: Role, batch_size: int, seed: int | None = None) -> QuestionLoader:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return QuestionLoader(self.questions(role), batch_size, seed, rank, world_size)
+    def _loader(
+        self, role: Role, batch_size: int, seed: int | None = None
+    ) -> QuestionLoader[Question]:
+        return QuestionLoader(self.questions(role), batch_size, seed, *self.place())
+
+    def place(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of ranks."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size

@@ -15,6 +15,8 @@ from research_rl.trainers.distributed import gather
 
 Measures = dict[str, float]
 
+SOLVED = 0.99
+"""F1 from which a rollout counts as right."""
 HOPS = "hops"
 """The entry that groups questions; it is not averaged."""
 

@@ -119,7 +119,8 @@ class ReSearchModule(pl.LightningModule):
         self.val_rollouts: list[Rollout] = []
         self.test_rollouts: list[Rollout] = []
         """Of the latest evaluation on this rank."""
-        self._make_engine = engine
+        self.make_engine = engine
+        """Makes what samples from a policy."""
         self._make_optimizer = optimizer
         self._make_scheduler = lr_scheduler
         self._ahead = Ahead(engine) if updates.async_rollouts else None
@@ -153,7 +154,7 @@ class ReSearchModule(pl.LightningModule):
                     self._shards = Shards(self.device_mesh, self.updates.dtype)
                     self.policy = self._shards.policy(self.policy_config)
                 self.algorithm.bind(self.policy)
-            self.engine = self._make_engine(self.policy)
+            self.engine = self.make_engine(self.policy)
             # with LoRA a checkpoint holds the adapter alone
             self.strict_loading = self.policy_config.lora is None
         fitting = self.trainer.state.fn == TrainerFn.FITTING

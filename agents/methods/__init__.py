@@ -12,6 +12,7 @@ from research_rl.agents.methods.iter_retgen import IterRetGen
 from research_rl.agents.methods.naive import NaiveGeneration, NaiveRAG
 from research_rl.agents.methods.openai_generator import OPENAI_KEY_VARIABLE, OpenAIGenerator
 from research_rl.agents.methods.research import Agent, Message, Prediction, ReSearchAgent
+from research_rl.agents.methods.sentences import split_sentences
 from research_rl.agents.methods.served import ReSearch, ServedReSearchAgent
 from research_rl.agents.methods.templates import Template
 
@@ -33,4 +34,5 @@ __all__ = [
     "ServedReSearchAgent",
     "Template",
     "load_policy",
+    "split_sentences",
 ]

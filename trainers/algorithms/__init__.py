@@ -18,6 +18,7 @@ from research_rl.trainers.algorithms.reinforce import (
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
 )
+from research_rl.trainers.algorithms.sft import SFT
 from research_rl.trainers.algorithms.turns import TurnGRPO
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "SAPO",
+    "SFT",
     "AdaptiveKL",
     "Algorithm",
     "Batch",

@@ -90,6 +90,18 @@ def iteration_of(checkpoint: Path) -> int | None:
     return None if iteration is None else int(iteration)
 
 
+def learned_nothing(checkpoint: Path) -> bool:
+    """Whether a checkpoint's weights are bit for bit those that its run began with.
+
+    A run with a SignalCheck keeps a fingerprint of both; without one it is False.
+    """
+    file = checkpoint / META if checkpoint.is_dir() else checkpoint
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    kept = state.get("callbacks") or {}
+    seen = next((v for k, v in kept.items() if str(k).startswith("SignalCheck")), None) or {}
+    return seen.get("start") is not None and seen["start"] == seen.get("now")
+
+
 def _config_of(checkpoint: Path) -> Path:
     folders = (checkpoint.parent, checkpoint.parent.parent)
     found = next((f / "config.yaml" for f in folders if (f / "config.yaml").is_file()), None)

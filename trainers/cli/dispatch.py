@@ -17,6 +17,8 @@ Train language models to reason with search.
 
 commands:
   fit          train a policy              research fit --config quickstart
+  collect      make demonstrations         research collect --config small_cpu --from gold --out DIR
+  sft          imitate demonstrations      research sft --config small_cpu --data.train FILE
   validate     score held-out questions    research validate --config quickstart --ckpt_path best
   test         score the test questions    research test --config quickstart --ckpt_path best
   predict      answer questions            research predict --config quickstart --ckpt_path best
@@ -39,6 +41,8 @@ COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), "research_rl.trainers.cli.fit"),
     "evaluate": "research_rl.trainers.evaluate.command",
     "ask": "research_rl.trainers.cli.ask",
+    "collect": "research_rl.trainers.demonstrations.command",
+    "sft": "research_rl.trainers.demonstrations.sft",
     "data": "research_rl.envs.questions.cli",
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.cli.export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +28,14 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from transformers.utils.logging import disable_progress_bar
 
-    from research_rl.trainers.checkpoint import export_checkpoint
+    from research_rl.trainers.checkpoint import export_checkpoint, find_checkpoint, learned_nothing
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     export_checkpoint(args.ckpt, args.out, args.config)
     print(f"wrote {args.out}")
+    if learned_nothing(find_checkpoint(str(args.ckpt), args.ckpt.parent)):
+        print(
+            "note: these weights are bit for bit those that the run began with: nothing was "
+            "learned; signal.jsonl in the run's folder says why",
+            file=sys.stderr,
+        )

@@ -52,6 +52,7 @@ from research_rl.trainers.checkpoint import (
     with_references,
 )
 from research_rl.trainers.data import QuestionDataModule
+from research_rl.trainers.health import SignalCheck
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.recorder import FlightRecorder  # noqa: F401
@@ -182,6 +183,8 @@ class ResearchCLI(LightningCLI):
         wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
         if wanted and not any(isinstance(c, ProgressBar) for c in listed):
             extra = [*extra, RunProgressBar()]
+        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
+            extra = [*extra, SignalCheck()]
         trainer: pl.Trainer = super()._instantiate_trainer(config, extra)
         return trainer
 
@@ -360,6 +363,7 @@ def _quiet() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose
         ".*It is recommended to use `self.log.'(val|test)/.*",  # gathered before they are logged
+        ".*LightningCLI.s args parameter is intended.*",  # research sft gives its own
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is after every resume
     ):
         warnings.filterwarnings("ignore", message)
@@ -373,8 +377,19 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> ResearchCLI:
+def run(
+    args: ArgsType = None,
+    cli: type[ResearchCLI] = ResearchCLI,
+    module: type[ReSearchModule] = ReSearchModule,
+    data: type[QuestionDataModule] = QuestionDataModule,
+) -> ResearchCLI:
     """Parse, build and run; ``args`` None reads the command line.
+
+    Args:
+        args: of the command line, the subcommand first.
+        cli: builds and runs.
+        module: whose arguments are the section ``model``.
+        data: whose arguments are the section ``data``.
 
     Raises:
         SystemExit: the command line or a config is wrong (status 2, the reason on stderr).
@@ -383,8 +398,8 @@ def run(args: ArgsType = None, cli: type[ResearchCLI] = ResearchCLI) -> Research
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
         return cli(
-            ReSearchModule,
-            QuestionDataModule,
+            module,
+            data,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},

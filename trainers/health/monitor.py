@@ -25,10 +25,7 @@ from research_rl.trainers.callbacks import (
 )
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.health.signs import broken_tags, forges_result, repetition, thoughts
-from research_rl.trainers.measures import Measures, average
-
-SOLVED = 0.99
-"""F1 from which a rollout counts as right."""
+from research_rl.trainers.measures import SOLVED, Measures, average
 
 
 def measure_health(rollout: Rollout) -> Measures:

@@ -1,0 +1,147 @@
+"""Gold episodes search only for what was named, read what was found, and are paid in full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from research_rl.envs import (
+    Episode,
+    Passage,
+    Question,
+    Retriever,
+    Rules,
+    get_prompt,
+    get_reward,
+    parse_action,
+)
+from research_rl.envs.protocols import Answer, Search
+from research_rl.trainers.demonstrations import gold
+from research_rl.trainers.demonstrations.gold import GoldPlayer, evidence_titles, name_of
+
+PAGES = {
+    "Kiss and Tell (1945 film)": "Kiss and Tell is a 1945 comedy. It stars Shirley Temple.",
+    "Shirley Temple": "Shirley Temple was an actress. She became Chief of Protocol in 1976.",
+    "Bruges": "Bruges is a city in Belgium.",
+    "Ghent": "Ghent is a city in Belgium.",
+}
+
+
+class Titles(Retriever):
+    """Finds pages whose names the query holds, then others; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        self.calls.append(list(queries))
+        pages = [Passage(t, f'"{t}"\n{text}') for t, text in PAGES.items()]
+        return [sorted(pages, key=lambda p: name_of(p.id) not in query)[:k] for query in queries]
+
+
+def question(text: str, answer: str, *titles: str) -> Question:
+    return Question(text, text, (answer,), {"supporting_titles": list(titles)})
+
+
+BRIDGE = question(
+    "What position was held by the woman who starred in Kiss and Tell?",
+    "Chief of Protocol",
+    "Shirley Temple",
+    "Kiss and Tell (1945 film)",
+)
+COMPARED = question("Are Bruges and Ghent both in Belgium?", "yes", "Ghent", "Bruges")
+
+
+def player(quote: bool = True, **rules: Any) -> GoldPlayer:
+    settings = Rules(get_prompt("base"), get_reward("default"), **rules)
+    return GoldPlayer(settings, Titles(), top_k=1, quote=quote)
+
+
+def played(one: Question, **settings: Any) -> Episode:
+    (episode,) = player(**settings).play([one])
+    assert isinstance(episode, Episode), episode
+    return episode
+
+
+def test_a_bridge_is_searched_in_the_order_in_which_names_appear() -> None:
+    episode = played(BRIDGE)
+    assert episode.queries == ["Kiss and Tell", "Shirley Temple"]
+    assert episode.reward is not None
+    assert (episode.reward.value, episode.reward.format_error) == (1.0, None)
+    assert "It says: It stars Shirley Temple. Next I need to know" in episode.turns[1]
+    assert "It says: She became Chief of Protocol in 1976." in episode.turns[2]
+
+
+def test_thoughts_need_not_quote() -> None:
+    assert not any("It says" in turn for turn in played(BRIDGE, quote=False).turns)
+
+
+def test_what_is_compared_is_searched_in_the_question_s_order() -> None:
+    episode = played(COMPARED)
+    assert episode.queries == ["Bruges", "Ghent"]
+    assert parse_action(episode.turns[-1]) == Answer("yes")
+
+
+@pytest.mark.parametrize("one", [BRIDGE, COMPARED], ids=["bridge", "compared"])
+def test_a_query_holds_only_what_was_shown_before(one: Question) -> None:
+    episode = played(one)
+    shown = one.text
+    for turn, result in zip(episode.turns, episode.results, strict=False):
+        action = parse_action(turn)
+        assert isinstance(action, Search)
+        assert action.query in shown
+        shown += result
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (Question("q", "Who?", ("x",)), gold.NO_EVIDENCE),
+        (question("Where is Bruges?", "Belgium", "Bruges", "Ghent"), gold.NOT_NAMED),
+        (question("Where is Antwerp?", "Belgium", "Antwerp"), gold.NOT_FOUND),
+        (question("Where is Bruges?", "Flanders", "Bruges"), gold.NO_ANSWER),
+    ],
+)
+def test_what_cannot_be_played_is_left_out_with_its_reason(one: Question, reason: str) -> None:
+    assert player().play([one]) == [reason]
+
+
+def test_more_passages_than_searches() -> None:
+    assert player(max_searches=1).play([BRIDGE]) == [gold.TOO_MANY]
+
+
+def test_all_questions_search_together() -> None:
+    both = player()
+    both.play([BRIDGE, COMPARED])
+    retriever = both.retriever
+    assert isinstance(retriever, Titles)
+    assert [len(call) for call in retriever.calls] == [2, 2]
+
+
+def test_top_k_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        GoldPlayer(player().rules, Titles(), top_k=0)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"supporting_titles": ["A", "B"]},
+        {"supporting_facts": [["A", 0], ["B", 1]]},
+        {"supporting_facts": {"title": ["A", "B"], "sent_id": [0, 1]}},
+    ],
+)
+def test_evidence_in_every_layout(metadata: dict[str, Any]) -> None:
+    assert evidence_titles(metadata) == ["A", "B"]
+
+
+@given(st.text(min_size=1, max_size=40), st.text(max_size=60), st.text(max_size=60))
+def test_hostile_titles_questions_and_answers_never_raise(
+    title: str, text: str, answer: str
+) -> None:
+    outcome = player().play([question(text, answer, title)])
+    assert isinstance(outcome[0], str | Episode)

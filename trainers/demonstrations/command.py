@@ -1,0 +1,131 @@
+"""``research collect``: plays questions and keeps what is worth imitating."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from research_rl.envs.system import CommandLine
+from research_rl.trainers.settings import UsageError
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``research collect`` with these arguments."""
+    own, rest = _parser().parse_known_args(args)
+    if not any(arg.startswith(("-c", "--config")) for arg in rest):
+        raise UsageError("collect must have a config, got none; try --config small_cpu")
+    from research_rl.envs.questions import read_questions
+    from research_rl.trainers.demonstrations.collect import Collection, card_text, collect
+    from research_rl.trainers.demonstrations.keep import Keep
+
+    keep = Keep(
+        own.min_reward, own.right, own.max_searches, own.min_searches, own.repeats, own.each
+    )
+    how = Collection(keep, own.samples, own.batch_size, own.wanted)
+    run = _built(rest)
+    questions = (
+        read_questions(own.questions) if own.questions else run.datamodule.questions("train")
+    )
+    questions = questions[: own.limit]
+    settings = {
+        "from": own.source,
+        "questions": own.questions or "data.train",
+        "limit": own.limit,
+        "env": _plain(run.config["fit"]["model"]["env"]),
+        "quote": own.quote,
+        **asdict(replace(how, wanted=None)),
+    }
+    if own.source != "gold":
+        settings |= {
+            "sampling": asdict(run.model.sampling),
+            "model": own.served_model or run.model.policy_config.model,
+        }
+    card = collect(_source(own, run), questions, Path(own.out), how, settings)
+    print(card_text(card))
+    print(f"written to {own.out}; research sft --data.train {own.out}/rollouts.jsonl imitates them")
+
+
+def _source(own: argparse.Namespace, run: Any) -> Any:
+    """What plays, by ``--from``."""
+    from research_rl.agents import LMPolicy, vector_rows
+    from research_rl.agents.methods import OpenAIGenerator
+    from research_rl.trainers.demonstrations.gold import GoldPlayer
+    from research_rl.trainers.demonstrations.sources import FromGold, FromPolicy, FromServer
+
+    model = run.model
+    env = model.env_config.make()
+    if own.source == "gold":
+        task = vector_rows(env).task
+        return FromGold(GoldPlayer(task.rules, task.retriever, task.top_k, own.quote))
+    if own.source == "policy":
+        policy = LMPolicy.from_config(model.policy_config)
+        policy.eval()
+        return FromPolicy(policy, model.make_engine(policy), env, model.sampling, model.seed)
+    if not own.url or not own.served_model:
+        raise UsageError("--from served must have --url and --served_model, got not both")
+    generator = OpenAIGenerator(url=own.url, model=own.served_model)
+    return FromServer(generator, env, model.sampling, model.seed)
+
+
+def _built(args: Sequence[str]) -> Any:
+    """The objects that ``research fit`` would have with these arguments; nothing is run."""
+    from research_rl.trainers.cli import ResearchCLI, run
+
+    class Build(ResearchCLI):
+        """Makes what a config names, and stops."""
+
+        def before_instantiate_classes(self) -> None:
+            """Check nothing: no run begins."""
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Run nothing."""
+
+    return run(["fit", *args], cli=Build)
+
+
+def _plain(value: Any) -> Any:
+    """Settings as plain data, whatever jsonargparse holds them in."""
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandLine(
+        prog="research collect",
+        description="Plays questions and keeps the rollouts that are worth imitating. Environment, "
+        "policy and sampling are those of a config of `research fit`, whose options are all taken.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=["gold", "policy", "served"],
+        default="gold",
+        help="gold: the questions' own evidence, no model; policy: the config's model; served: a "
+        "model behind OpenAI's protocol (default: gold)",
+    )
+    parser.add_argument("--out", required=True, help="folder of the demonstrations")
+    parser.add_argument("--questions", help="question file (default: the config's data.train)")
+    parser.add_argument("--limit", type=int, help="ask only so many questions, the first ones")
+    parser.add_argument("--wanted", type=int, help="stop at so many demonstrations")
+    parser.add_argument("--batch_size", type=int, default=64, help="questions played together (64)")
+    parser.add_argument("--samples", type=int, default=1, help="plays of each question (1)")
+    parser.add_argument("--each", type=int, default=1, help="rollouts kept of a question (1)")
+    parser.add_argument("--min_reward", type=float, default=0.5, help="least reward (0.5)")
+    parser.add_argument("--right", action="store_true", help="keep right answers alone")
+    parser.add_argument("--max_searches", type=int, help="most searches of a rollout that is kept")
+    parser.add_argument("--min_searches", type=int, default=0, help="least searches of it (0)")
+    parser.add_argument("--repeats", action="store_true", help="allow a query to be asked twice")
+    parser.add_argument(
+        "--no_quote",
+        dest="quote",
+        action="store_false",
+        help="gold: thoughts do not quote the sentence that they rest on",
+    )
+    parser.add_argument("--url", help="served: address of the server, http://host:port/v1")
+    parser.add_argument("--served_model", help="served: name of the model there")
+    return parser

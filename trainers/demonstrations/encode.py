@@ -1,0 +1,67 @@
+"""Demonstrations as token ids: what a policy would have sampled to write the same text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from research_rl.agents import Rollout, Sequence, TextOnly
+from research_rl.agents.policy import LMPolicy
+from research_rl.envs import Prompt
+
+
+def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
+    """Return a rollout with the ids of this policy's tokenizer and a loss mask on its turns.
+
+    Ids that the same tokenizer gave are kept: what was sampled is never encoded again. Text is
+    encoded piece by piece, as an episode is: the prompt, each turn, each result; the last turn of a
+    finished episode ends in the end of sequence. Turns carry loss_mask True, all else False; the
+    log-probs are 0, for nobody sampled.
+
+    Args:
+        rollout: with ids or with text alone.
+        policy: encodes.
+        prompt: what stands in front of the response.
+
+    Raises:
+        ValueError: the demonstration is longer than the model's positions; names its question.
+    """
+    prompt_ids = policy.encode_prompt(prompt, rollout.question.text)
+    kept = rollout.sequence
+    if isinstance(kept, TextOnly) or not _is_of(kept, rollout, policy, prompt_ids):
+        kept = _encoded(rollout, policy, prompt_ids)
+    length = len(kept.prompt_ids) + len(kept.response_ids)
+    if policy.max_length is not None and length > policy.max_length:
+        raise ValueError(
+            f"a demonstration must fit in the model's {policy.max_length} positions, got {length} "
+            f"tokens of question {rollout.question.id!r}; leave it out (data.max_tokens), or show "
+            "fewer or shorter passages a search"
+        )
+    return replace(rollout, sequence=kept)
+
+
+def _is_of(sequence: Sequence, rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> bool:
+    """Whether ids are this tokenizer's for this prompt and this text."""
+    own = [i for i, mask in zip(sequence.response_ids, sequence.loss_mask, strict=True) if mask]
+    if sequence.prompt_ids != prompt_ids or not own or max(own) >= len(policy.tokenizer):
+        return False
+    return policy.decode(own).startswith(rollout.turns[0])
+
+
+def _encoded(rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> Sequence:
+    sequence = Sequence(list(prompt_ids), finish="eos")
+    last = len(rollout.turns) - 1
+    for number, turn in enumerate(rollout.turns):
+        ids = policy.encode(turn)
+        if number == last and rollout.finish_reason != "length":
+            ids = [*ids, _end(policy)]
+        for token in ids:
+            sequence.append_sampled(token, 0.0)
+        for result in rollout.results[number : number + 1]:
+            sequence.append_given(policy.encode(result))
+    return sequence
+
+
+def _end(policy: LMPolicy) -> int:
+    """The token that ends a response: the tokenizer's own, where the model knows several."""
+    own = policy.tokenizer.eos_token_id
+    return int(own) if own in policy.eos_ids else min(policy.eos_ids)

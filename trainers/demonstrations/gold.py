@@ -1,0 +1,227 @@
+"""Gold demonstrations: episodes played from a question's own evidence, without any language model.
+
+A data set that names the paragraphs behind a question shows how it is answered: search for what
+the question names, read who or what comes next, search for that, answer. Played through the real
+``Episode`` and the real index, that is a rollout of good form::
+
+    <think> I need to know about Kiss and Tell. </think> <search> Kiss and Tell </search>
+    <think> It says: «... starring Shirley Temple as Corliss Archer.» Next I need to know about
+    Shirley Temple. </think> <search> Shirley Temple </search>
+    <think> It says: «... Chief of Protocol of the United States.» </think>
+    <answer> The answer is \\boxed{Chief of Protocol} </answer>
+
+A query holds only words that the question or an earlier result has shown, so that the policy is
+never taught to know what it cannot know. What cannot be played like that is left out, with the
+reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from research_rl.agents.methods import split_sentences
+from research_rl.envs import Episode, Passage, Question, Retriever, Rules
+
+_PARENTHESIS = re.compile(r"\s*\([^)]*\)\s*$")
+_WORDS_QUOTED = 24
+_CLOSED = ("yes", "no")
+
+NO_EVIDENCE = "the question names no evidence (supporting_titles or supporting_facts)"
+NOT_NAMED = "neither the question nor a result names the next passage"
+NOT_FOUND = "the search did not find the passage"
+TOO_MANY = "more passages than searches are allowed"
+NO_ANSWER = "the answer stands in no result"
+REFUSED = "the reward does not pay the played episode in full"
+
+_Script = Generator[str, Sequence[Passage], str]
+"""Yields queries, is sent what they found, and returns why the question is left out, or ""."""
+
+
+class GoldPlayer:
+    """Plays questions from their evidence.
+
+    Args:
+        rules: prompt, reward and limits of the episodes.
+        retriever: what the policy will search, too.
+        top_k: passages a search.
+        quote: let thoughts quote the sentence that they rest on; costs about 30 tokens a turn, and
+            shows a small model how to read.
+
+    Raises:
+        ValueError: ``top_k`` is not positive.
+    """
+
+    def __init__(
+        self, rules: Rules, retriever: Retriever, top_k: int = 5, quote: bool = True
+    ) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self.rules, self.retriever, self.top_k, self.quote = rules, retriever, top_k, quote
+
+    def play(self, questions: Sequence[Question]) -> list[Episode | str]:
+        """Return a finished episode for each question, or why there is none.
+
+        All questions take their searches together, one retrieval call a turn.
+
+        Raises:
+            RetrieverUnavailable: the index does not answer.
+        """
+        episodes = [Episode(question, self.rules) for question in questions]
+        scripts = [self._script(episode) for episode in episodes]
+        outcome: list[Episode | str] = list(episodes)
+        waiting: dict[int, str] = {}
+        for row, script in enumerate(scripts):
+            self._go_on(row, script, None, waiting, outcome)
+        while waiting:
+            rows = list(waiting)
+            found = self.retriever.search([waiting.pop(row) for row in rows], self.top_k)
+            for row, passages in zip(rows, found, strict=True):
+                self._go_on(row, scripts[row], passages, waiting, outcome)
+        return outcome
+
+    @staticmethod
+    def _go_on(
+        row: int,
+        script: _Script,
+        passages: Sequence[Passage] | None,
+        waiting: dict[int, str],
+        outcome: list[Episode | str],
+    ) -> None:
+        try:
+            waiting[row] = next(script) if passages is None else script.send(passages)
+        except StopIteration as over:
+            if over.value:
+                outcome[row] = over.value
+
+    def _script(self, episode: Episode) -> _Script:
+        """Play one episode to its end."""
+        question = episode.question
+        wanted = list(dict.fromkeys(evidence_titles(question.metadata)))
+        if not wanted:
+            return NO_EVIDENCE
+        if self.rules.max_searches is not None and len(wanted) > self.rules.max_searches:
+            return TOO_MANY
+        read = ""
+        while wanted:
+            title = _next_title(wanted, question.text, read)
+            if title is None and episode.turns:
+                return NOT_NAMED
+            query = name_of(title) if title else question.text.rstrip(" ?")
+            thought = self._thought(title, read)
+            episode.begin(_turn(thought, f"<search> {query} </search>", bool(episode.turns)))
+            found = yield query
+            episode.finish(found)
+            shown = episode.passages[-1]  # what is left under the character limit
+            hits = {t for t in wanted if any(title_of(p) == t for p in shown)}
+            if not hits or (title is not None and title not in hits):
+                return NOT_FOUND
+            wanted = [t for t in wanted if t not in hits]
+            read += "".join(f"{p.contents}\n" for p in shown)
+        known = [a for a in question.answers if _holds(read, a)]
+        known += [a for a in question.answers if _chosen(a, question.text)]
+        if not known:
+            return NO_ANSWER
+        answer = known[0]
+        quotation = "" if _chosen(answer, question.text) else self._quotation(answer, read)
+        episode.begin(_turn(f"{quotation}So I know the answer.", _answer(answer), True))
+        episode.finish()
+        assert episode.reward is not None
+        return "" if episode.reward.f1 == 1.0 and not episode.reward.format_error else REFUSED
+
+    def _thought(self, title: str | None, read: str) -> str:
+        if title is None:
+            return "I do not know a name to look for, so I search for the question."
+        name = name_of(title)
+        quoted = self._quotation(name, read)
+        return (
+            f"{quoted}Next I need to know about {name}."
+            if read
+            else f"I need to know about {name}."
+        )
+
+    def _quotation(self, name: str, read: str) -> str:
+        """The sentence of what was read that holds a name, as a part of a thought; "" without."""
+        if not self.quote:
+            return ""
+        for sentence in (s for line in read.splitlines() for s in split_sentences(line)):
+            if _holds(sentence, name) and _folded(sentence.strip('" ')) != _folded(name):
+                return f"It says: {_around(sentence, name)} "
+        return ""
+
+
+def evidence_titles(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the titles of a question's gold paragraphs, as its data set names them."""
+    titles = metadata.get("supporting_titles")
+    facts = metadata.get("supporting_facts")
+    if not titles and isinstance(facts, Mapping):
+        titles = facts.get("title")
+    elif not titles and facts:
+        titles = [fact[0] for fact in facts]
+    return [str(title) for title in titles or ()]
+
+
+def title_of(passage: Passage) -> str:
+    """Return the title of a passage: its first line, without the quotes that FlashRAG sets."""
+    return passage.contents.partition("\n")[0].strip().strip('"')
+
+
+def name_of(title: str) -> str:
+    """Return what a text calls the thing that a page is titled by.
+
+    >>> name_of("Kiss and Tell (1945 film)")
+    'Kiss and Tell'
+    """
+    return _PARENTHESIS.sub("", title) or title
+
+
+def _next_title(wanted: Sequence[str], question: str, read: str) -> str | None:
+    """The wanted title that is named: by a result first, in a question in the order of its text."""
+    for title in wanted:
+        if _holds(read, name_of(title)) and not _holds(question, name_of(title)):
+            return title
+    places = {t: place for t in wanted if (place := _place(question, name_of(t))) >= 0}
+    return min(places, key=places.__getitem__) if places else None
+
+
+def _chosen(answer: str, question: str) -> bool:
+    """Whether the question itself offers the answer: yes, no, or one of the things it compares."""
+    return _folded(answer) in _CLOSED or _holds(question, answer)
+
+
+def _turn(thought: str, rest: str, later: bool) -> str:
+    return f"{chr(10) if later else ''}<think> {thought} </think> {rest}"
+
+
+def _answer(answer: str) -> str:
+    return f"<answer> The answer is \\boxed{{{answer}}} </answer>"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _place(text: str, name: str) -> int:
+    """Where a text holds a name as whole words, -1 if nowhere; letter case does not count."""
+    match = re.search(rf"(?<!\w){re.escape(_folded(name))}(?!\w)", _folded(text))
+    return match.start() if match else -1
+
+
+def _holds(text: str, name: str) -> bool:
+    return bool(name.strip()) and _place(text, name) >= 0
+
+
+def _around(sentence: str, name: str) -> str:
+    """A sentence, cut to some words around a name."""
+    words = sentence.split()
+    if len(words) <= _WORDS_QUOTED:
+        return sentence.strip()
+    before = len(_folded(sentence)[: _place(sentence, name)].split())
+    start = max(0, min(before - _WORDS_QUOTED // 2, len(words) - _WORDS_QUOTED))
+    end = start + _WORDS_QUOTED
+    return (
+        ("... " if start else "")
+        + " ".join(words[start:end])
+        + ("" if end >= len(words) else " ...")
+    )

@@ -1,0 +1,229 @@
+"""The signal check: says when an iteration gave a policy nothing to learn from, and why.
+
+A reward that is the same in every rollout of a group gives no gradient. A run of which all groups
+are like that prints its progress, writes its checkpoints and learns nothing. After each iteration
+this check counts what the rollouts and the update were, and gives a verdict where it is plain::
+
+    nothing to learn from: in none of 8 groups do two rewards differ (64 rollouts, reward 0.00);
+    all 64 have the format error «no <answer> ... </answer>», for example «Paris is the capital».
+
+It compares with fixed limits, not with the run's own past: a run that was ill from its first
+iteration has no healthy past. ``CollapseGuard`` sees the other kind, a run that falls ill.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from research_rl.agents import Rollout
+from research_rl.trainers.measures import SOLVED
+
+_SHARE = 0.95  # of the rollouts, from which «nearly all» is said
+_MISMATCH = 0.10  # share of sampled tokens whose probability is off by more than 5 %
+_CORRECTED = 0.50  # the same where an importance correction weighs them
+_EXAMPLE = 160  # characters of an example
+
+
+@dataclass(frozen=True)
+class SignalVerdict:
+    """One reason why an iteration taught nothing, or nothing right.
+
+    Args:
+        name: ``no_difference``, ``same_format_error``, ``empty_searches``, ``out_of_tokens``,
+            ``mismatch`` or ``zero_gradient``.
+        said: what was seen, with its counts.
+        remedy: what helps.
+    """
+
+    name: str
+    said: str
+    remedy: str
+
+
+@dataclass
+class Tally:
+    """Counts over the rollouts of one rank; those of several ranks can be added."""
+
+    rollouts: int = 0
+    groups: int = 0
+    differing: int = 0
+    """Groups in which two rewards differ."""
+    solved: int = 0
+    """Groups in which every rollout is right."""
+    rewards: Counter[float] = field(default_factory=Counter)
+    """How often each reward was paid."""
+    answered: int = 0
+    out_of_tokens: int = 0
+    searches: int = 0
+    found_nothing: int = 0
+    """Searches with an empty query, or without a passage."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """How often each format error was met."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """A response with each of them, shortened."""
+
+    def __add__(self, other: Tally) -> Tally:
+        numbers = {
+            name: value + getattr(other, name)
+            for name, value in asdict(self).items()
+            if isinstance(value, int | float)
+        }
+        return Tally(
+            **numbers,
+            rewards=self.rewards + other.rewards,
+            errors=self.errors + other.errors,
+            examples={**other.examples, **self.examples},
+        )
+
+
+def tally(rollouts: Iterable[Rollout]) -> Tally:
+    """Return the counts of rollouts; those of one question are a group."""
+    found = Tally()
+    groups: dict[Hashable, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        groups[rollout.question.id, rollout.question.text].append(rollout)
+        found.rollouts += 1
+        found.rewards[rollout.reward.value] += 1
+        found.answered += rollout.finish_reason == "answer"
+        found.out_of_tokens += rollout.finish_reason == "length"
+        found.searches += len(rollout.queries)
+        for query, passages in zip(rollout.queries, rollout.passage_ids, strict=False):
+            found.found_nothing += not query.strip() or not passages
+        if error := rollout.reward.format_error:
+            found.errors[error] += 1
+            found.examples.setdefault(error, shortened(rollout.turns[-1] if rollout.turns else ""))
+    found.groups = len(groups)
+    for group in groups.values():
+        found.differing += len({one.reward.value for one in group}) > 1
+        found.solved += all(one.reward.f1 >= SOLVED for one in group)
+    return found
+
+
+def shortened(text: str, size: int = _EXAMPLE) -> str:
+    """Return a text on one line, its middle left out where it is longer than ``size``."""
+    line = " ".join(text.split())
+    half = size // 2
+    return line if len(line) <= size else f"{line[:half]} … {line[-half:]}"
+
+
+def verdicts(
+    counts: Tally,
+    metrics: Mapping[str, float],
+    causes: Sequence[str] = (),
+    corrected: bool = False,
+) -> list[SignalVerdict]:
+    """Return what keeps a policy from learning, the plainest first; empty where it can learn.
+
+    Args:
+        counts: of the rollouts of all ranks.
+        metrics: of the update: ``grad_norm``, ``mismatch_mean`` (nats), ``mismatch_5pct`` (share),
+            where they are known.
+        causes: what in this run may set sampled and recomputed log-probs apart.
+        corrected: whether the loss weighs sampled tokens by an importance correction.
+    """
+    if not counts.rollouts:
+        return []
+    found = [*_of_rewards(counts), *_of_form(counts), *_of_searches(counts)]
+    limit = _CORRECTED if corrected else _MISMATCH
+    if metrics.get("mismatch_5pct", 0.0) > limit:
+        found.append(_mismatch(metrics, causes, corrected))
+    if metrics.get("grad_norm") == 0.0 and counts.solved < counts.groups:
+        found.append(
+            SignalVerdict(
+                "zero_gradient",
+                "the gradient of the update is 0: the weights stay as they are",
+                "see the other verdicts; if there is none, look at what is frozen "
+                "(policy.freeze_embeddings, policy.lora) and at the algorithm's masks",
+            )
+        )
+    return found
+
+
+def _of_rewards(counts: Tally) -> list[SignalVerdict]:
+    """Equal rewards in every group; not where all is right, which is no illness."""
+    alone = counts.groups == counts.rollouts  # nothing is compared within a group of one
+    if (len(counts.rewards) > 1 if alone else counts.differing) or counts.solved == counts.groups:
+        return []
+    mean = sum(value * times for value, times in counts.rewards.items()) / counts.rollouts
+    return [
+        SignalVerdict(
+            "no_difference",
+            f"in none of {counts.groups} groups do two rewards differ ({counts.rollouts} rollouts, "
+            f"mean reward {mean:.2f}, {counts.answered} answered, {counts.searches} searches)",
+            "a policy that never does it right cannot be rewarded for it: show it the form first "
+            "(research collect, then research sft), ask easier questions, or try another prompt, "
+            "a larger group or a reward that pays parts",
+        )
+    ]
+
+
+def _of_form(counts: Tally) -> list[SignalVerdict]:
+    found = []
+    if counts.out_of_tokens >= _SHARE * counts.rollouts and not counts.answered:
+        found.append(
+            SignalVerdict(
+                "out_of_tokens",
+                f"{counts.out_of_tokens} of {counts.rollouts} rollouts ended because their tokens "
+                "ran out, and none answered",
+                "raise sampling.max_response_tokens, lower env.top_k or max_result_tokens, or show "
+                "the policy how to end (research sft)",
+            )
+        )
+    if not counts.errors:
+        return found
+    error, times = counts.errors.most_common(1)[0]
+    if times == counts.rollouts:
+        found.append(
+            SignalVerdict(
+                "same_format_error",
+                f"all {times} rollouts have the format error «{error}», for example "
+                f"«{counts.examples.get(error, '')}»",
+                "the policy does not know the form, or the prompt asks for another one: look at a "
+                "rollout, compare env.prompt with what the model was trained on, or show it the "
+                "form (research collect, then research sft)",
+            )
+        )
+    return found
+
+
+def _of_searches(counts: Tally) -> list[SignalVerdict]:
+    if not counts.searches or counts.found_nothing < counts.searches:
+        return []
+    return [
+        SignalVerdict(
+            "empty_searches",
+            f"all {counts.searches} searches had an empty query or found no passage",
+            "ask the index by hand (research index search); an index in another language or of "
+            "other documents finds nothing, and a policy that writes empty queries needs to be "
+            "shown searches (research sft)",
+        )
+    ]
+
+
+def _mismatch(
+    metrics: Mapping[str, float], causes: Sequence[str], corrected: bool
+) -> SignalVerdict:
+    likely = f"; likely here: {'; '.join(causes)}" if causes else ""
+    correction = "" if corrected else ", set model.algorithm.correction: truncate"
+    return SignalVerdict(
+        "mismatch",
+        f"{metrics['mismatch_5pct']:.0%} of the sampled tokens have another probability in the "
+        f"learner, by more than 5 % (mean distance {metrics.get('mismatch_mean', 0.0):.3f} nats)",
+        f"sampler and learner must compute the same{likely}. Sample in float32 or float16 "
+        f"(model.engine.dtype){correction}, or compare the two engines (docs/engine.md)",
+    )
+
+
+def message(found: Sequence[SignalVerdict], iteration: int) -> str:
+    """Return verdicts as text for a terminal: what was seen, and what helps, a line each."""
+    head = f"signal check, iteration {iteration}: "
+    lines = [f"{one.said}\n    what helps: {one.remedy}" for one in found]
+    return head + "\n  ".join(["there is little or nothing to learn from", *lines])
+
+
+def as_row(found: Sequence[SignalVerdict], iteration: int) -> dict[str, Any]:
+    """Return verdicts as a row of JSON."""
+    return {"iteration": iteration, "verdicts": [asdict(one) for one in found]}
