@@ -128,6 +128,13 @@ class Engine(ABC):
         """
         return
 
+    def close(self) -> None:
+        """End threads and close connections; a further run begins them anew.
+
+        Engines in this process have none.
+        """
+        return
+
     @abstractmethod
     def run(
         self,

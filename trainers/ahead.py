@@ -97,6 +97,11 @@ class Ahead:
                 kept.copy_(own)
         return self._sampler
 
+    def close(self) -> None:
+        """Close the engine of the copy."""
+        if self._sampler is not None:
+            self._sampler[1].close()
+
     @contextmanager
     def running(self, collect: Callable[[], Collected]) -> Iterator[None]:
         """Run ``collect`` in a thread during the ``with`` block, and wait for it at its end.

@@ -183,6 +183,13 @@ class ReSearchModule(pl.LightningModule):
             )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def teardown(self, stage: str) -> None:
+        """End the engine's threads; another fit or test begins them anew."""
+        if hasattr(self, "engine"):
+            self.engine.close()
+        if self._ahead is not None:
+            self._ahead.close()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
         checkpoint["iteration"] = self.iteration

@@ -61,11 +61,12 @@ _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
 def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> FastAPI:
-    """Return the application that answers from ``queue``."""
+    """Return the application that answers from ``queue``, which it starts and closes."""
     routes = _Routes(queue, api_key)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
+        queue.start()
         yield
         await asyncio.to_thread(queue.close)
 
@@ -325,7 +326,7 @@ class BackgroundRolloutServer(ServerThread):
     """A rollout server in a thread of this process, for tests and notebooks.
 
     Args:
-        queue: what answers; closed with the server.
+        queue: what answers; started and closed with the server.
         port: 0 takes a free one.
         api_key: what clients must send; None lets all in.
     """

@@ -79,6 +79,7 @@ class ServerEngine(Engine):
         self.fleet = Fleet(policy, clients, model, weights, where, retry_window)
         """The servers, how they are, and which weights they have."""
         self._end = TurnEnd(policy, SamplingParams().stop)
+        self._workers: list[ThreadPoolExecutor] = []  # of runs that are not over, or failed
 
     def sync(self, version: int) -> None:
         """Give the servers the policy's weights; see Engine.sync.
@@ -114,6 +115,7 @@ class ServerEngine(Engine):
         rows = seed.tolist()
         cancelled = threading.Event()
         workers = ThreadPoolExecutor(min(self._concurrency, len(prompts)), "rollout")
+        self._workers.append(workers)
 
         def ask(row: int) -> Future[tuple[Sampled, int]]:
             return workers.submit(self._turn, sequences[row], rows[row], params, cancelled)
@@ -123,10 +125,14 @@ class ServerEngine(Engine):
         finally:  # after an error nobody waits for the turns under way
             cancelled.set()
             workers.shutdown(wait=False, cancel_futures=True)
+        workers.shutdown()  # all are idle
+        self._workers.remove(workers)
         return sequences
 
     def close(self) -> None:
-        """See Engine.close."""
+        """See Engine.close; waits for turns that a run left under way, at most ``timeout``."""
+        while self._workers:
+            self._workers.pop().shutdown()
         self.fleet.close()
 
     def _play(

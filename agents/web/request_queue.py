@@ -14,7 +14,7 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -80,6 +80,9 @@ class _Limited(CachedEngine):
 class RequestQueue:
     """Takes requests and changes of weights in their order; thread-safe.
 
+    >>> with RequestQueue(policy, "tiny") as queue:  # doctest: +SKIP
+    ...     queue.submit(completion).result()
+
     Args:
         policy: samples.
         name: under which it is asked for.
@@ -102,6 +105,16 @@ class RequestQueue:
         self.runs = 0
         """Runs of the engine so far."""
         self._thread = threading.Thread(target=self._work, name="request-queue", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin to answer, in a thread that ``close`` ends; once and not again."""
         self._thread.start()
 
     @property
@@ -138,7 +151,8 @@ class RequestQueue:
         with self._arrived:
             self._closing = True
             self._arrived.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _changed(self, change: Callable[[], None]) -> Future[None]:
         job = _Job(change=change)
@@ -146,6 +160,10 @@ class RequestQueue:
         return job.done
 
     def _take(self, job: _Job) -> None:
+        if self._thread.ident is None:
+            raise RuntimeError(
+                "the queue must have been started before it is asked; use it in a with block"
+            )
         with self._arrived:
             if self._closing:
                 raise ValueError("the server must be running, but it is stopping")

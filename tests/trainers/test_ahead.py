@@ -12,7 +12,9 @@ import pytorch_lightning as pl
 import torch
 from doubles import training
 from doubles.sample_rollouts import rollout
+from doubles.threads import Threads
 
+from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Rollout
@@ -103,6 +105,23 @@ def test_a_run_that_was_not_ahead_begins_on_policy(policy: Path, tmp_path: Path)
     assert versions == [{2}, {2}]
 
 
+def test_every_engine_is_closed_behind_a_run(policy: Path, tmp_path: Path) -> None:
+    made: list[CachedEngine] = []
+    closed: list[CachedEngine] = []
+
+    class Watched(CachedEngine):
+        def __init__(self, own: LMPolicy) -> None:
+            super().__init__(own)
+            made.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+
+    run(tmp_path, policy, 2, engine=Watched)
+    assert len(made) == 2, "the run's own, and that of the copy"
+    assert closed == made
+
+
 def test_stale_rollouts_need_a_correction(policy: Path) -> None:
     with pytest.raises(ValueError, match=r"algorithm\.correction must be set"):
         training.module(policy, updates=UPDATES)
@@ -177,14 +196,17 @@ def test_training_on_a_server_is_training_in_process(
     from research_rl.agents.web.engine import ServerEngine
     from research_rl.agents.web.request_queue import RequestQueue
 
+    threads = Threads()
     here, expected = run(tmp_path / "here", policy, 3, updates=updates)
     queue = RequestQueue(LMPolicy.from_config(PolicyConfig(str(policy))), "tiny")
     with BackgroundRolloutServer(queue) as server:
 
         def engine(own: LMPolicy) -> ServerEngine:
-            return ServerEngine(own, server.url, "tiny", folder=str(tmp_path / "weights"))
+            urls = [server.url, "http://127.0.0.1:9"]
+            return ServerEngine(own, urls, "tiny", folder=str(tmp_path / "weights"))
 
         there, found = run(tmp_path / "there", policy, 3, updates=updates, engine=engine)
+    assert threads.running("rollout", "probe") == 0
     assert [ids(r) for r in found.rollouts] == [ids(r) for r in expected.rollouts]
     versions = [{v for r in rollouts for v in r.sequence.versions} for rollouts in found.rollouts]
     assert versions == ([{0}, {0}, {1}] if updates.async_rollouts else [{0}, {1}, {2}])

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from research_rl.envs.retrieval.web.dialects import DIALECTS, Dialect
 from research_rl.envs.retrieval.web.json_checks import (
@@ -42,7 +42,8 @@ class RemoteRetriever(Retriever):
     """Searches by asking one or several retrieval servers.
 
     Thread-safe; pickles to its arguments; connections are opened at the first search, anew in each
-    process. Equal queries of one call are asked once.
+    process, and closed by ``close`` or at the end of a with block. Equal queries of one call are
+    asked once.
 
     Args:
         url: base url of a server, or several.
@@ -113,11 +114,17 @@ class RemoteRetriever(Retriever):
         return [list(found[query]) for query in queries]
 
     def close(self) -> None:
-        """Close the connections; a further search opens new ones."""
+        """Close the connections and end the threads; a further search begins new ones."""
         with self._lock:
             runtime, self._runtime = self._runtime, None
-        if runtime is not None:
+        if runtime is not None and runtime.pid == os.getpid():  # a fork has none of its threads
             runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RemoteRetriever:
         return self
@@ -252,8 +259,8 @@ class _Runtime:
             return self._dialect
 
     def close(self) -> None:
-        """Close connections and threads."""
-        self.workers.shutdown(wait=False, cancel_futures=True)
+        """Close connections, and threads after what they are doing."""
+        self.workers.shutdown(cancel_futures=True)
         self.transport.close()
 
 

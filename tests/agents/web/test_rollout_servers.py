@@ -20,6 +20,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("urllib3")
 
 from doubles.fake_retrieval import StubServer, post
+from doubles.threads import Threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -480,12 +481,49 @@ def test_a_change_of_weights_is_not_overtaken(saved: Path, tmp_path: Path) -> No
     policy = LMPolicy.from_config(PolicyConfig(str(saved)))
     other = moved(copy.deepcopy(policy))
     other.save_pretrained(tmp_path)
-    queue = RequestQueue(policy, "tiny", max_wait=0.05)
     asked = Completion("tiny", tuple(PROMPTS[0]), PARAMS, 5)
-    before, changed, after = queue.submit(asked), queue.reload(str(tmp_path)), queue.submit(asked)
-    changed.result()
-    old, new = before.result(), after.result()
-    queue.close()
+    with RequestQueue(policy, "tiny", max_wait=0.05) as queue:
+        before, changed = queue.submit(asked), queue.reload(str(tmp_path))
+        after = queue.submit(asked)
+        changed.result()
+        old, new = before.result(), after.result()
     expected = CachedEngine(other).run(PROMPTS[:1], PARAMS, lambda rows: [None], [5])
     same([new], expected)
     assert old.response_ids != new.response_ids
+
+
+def test_a_queue_answers_from_its_start_to_its_end(policy: LMPolicy) -> None:
+    asked, threads = Completion("tiny", tuple(PROMPTS[0]), PARAMS, 5), Threads()
+    queue = RequestQueue(policy, "tiny")
+    with pytest.raises(RuntimeError, match="must have been started before it is asked"):
+        queue.submit(asked)
+    assert threads.running("request-queue") == 0
+    with queue:
+        assert threads.running("request-queue") == 1
+        done = queue.submit(asked)
+    assert done.result().finish != "running", "what waited is answered"
+    assert threads.running("request-queue") == 0
+    with pytest.raises(ValueError, match="it is stopping"):
+        queue.submit(asked)
+    RequestQueue(policy, "tiny").close()
+
+
+def test_a_closed_engine_leaves_no_thread_and_can_be_used_again(
+    policy: LMPolicy, server: BackgroundRolloutServer
+) -> None:
+    ours, threads = ("rollout", "probe"), Threads()
+    remote = engine(policy, server.url, "http://127.0.0.1:9")
+
+    def broken(stopped: Any) -> Any:
+        raise RuntimeError("the environment broke")
+
+    sampled = remote.run(PROMPTS, PARAMS, reply, SEEDS)
+    assert threads.running("rollout") == 0
+    with pytest.raises(RuntimeError, match="the environment broke"):
+        remote.run(PROMPTS, PARAMS, broken, SEEDS)
+    assert threads.running("probe") > 0, "nobody looks at the server that is down"
+    remote.close()
+    assert threads.running(*ours) == 0
+    same(remote.run(PROMPTS, PARAMS, reply, SEEDS), sampled)
+    remote.close()
+    assert threads.running(*ours) == 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from doubles.threads import Threads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -272,12 +273,12 @@ def test_a_server_that_cannot_be_readied_says_why() -> None:
 
 
 def test_closing_ends_the_threads(nurse: Nurse) -> None:
-    before = threading.active_count()
+    threads = Threads()
     nurse.endpoints.acquire()
-    assert threading.active_count() == before + 2
+    assert threads.running("probe") == 2
     nurse.well.set()
     nurse.endpoints.close()
-    assert threading.active_count() == before
+    assert threads.running("probe") == 0
 
 
 @pytest.mark.parametrize(

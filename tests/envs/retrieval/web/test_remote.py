@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from doubles.fake_retrieval import FakeRetriever, StubServer
+from doubles.threads import Threads
 from jsonargparse import ArgumentParser
 
 from research_rl.envs.retrieval.web.client import RemoteRetriever
@@ -60,6 +61,18 @@ def test_equal_queries_are_asked_once_and_large_searches_in_parts() -> None:
         assert remote.search(queries, 2) == FAKE.search(queries, 2)
     sizes = [len(body["query"]) for _, body in stub.requests]
     assert sorted(sizes) == [1, 3, 3]
+
+
+def test_a_closed_retriever_leaves_no_thread_and_can_be_used_again() -> None:
+    queries, threads = [f"q{i}" for i in range(5)], Threads()
+    with StubServer(replying()) as stub, RemoteRetriever(stub.url, max_batch=1) as remote:
+        for _ in range(2):
+            assert remote.search(queries, 1) == FAKE.search(queries, 1)
+            assert threads.running("retriever") > 0
+            remote.close()
+            assert threads.running("retriever") == 0
+        remote.search(queries, 1)
+    assert threads.running("retriever") == 0
 
 
 def test_replicas_share_the_work() -> None:
