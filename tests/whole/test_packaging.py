@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_faiss_is_an_extra_and_never_both(metadata: Message) -> None:
     core = {n for n in needs if "extra ==" not in n}
     assert any(n.startswith("pytorch-lightning") for n in core)
     assert not any(n.startswith("lightning") for n in core)
+
+
+def test_all_files_name_one_version() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_run_the_pinned_tools() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    tools = re.findall(r"[\w-]+==[\w.]+", hooks)
+    assert tools
+    assert set(tools) <= set(pins)
 
 
 def test_constraints_serve_cpu_and_gpu() -> None:
