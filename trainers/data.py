@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -330,7 +330,7 @@ class QuestionDataModule(pl.LightningDataModule):
             raise ValueError(f"{source} must hold at least one question, got an empty file")
         return questions
 
-    def train_dataloader(self) -> QuestionLoader[Question]:
+    def train_dataloader(self) -> QuestionLoader[Any]:
         """Return shuffled batches; the last, smaller batch of a pass is dropped."""
         return self._loader("train", self.batch_size, self.seed)
 

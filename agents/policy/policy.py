@@ -83,8 +83,8 @@ class LMPolicy(nn.Module):
         """Numbers in a hidden state."""
         size = getattr(text_config(self.model.config), "hidden_size", None)
         if size is None:  # rare: a model whose config calls it otherwise
-            head: Any = self.model.get_output_embeddings()
-            size = head.in_features
+            model: Any = self.model
+            size = model.get_output_embeddings().in_features
         return int(size)
 
     def encode(self, text: str) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from doubles import tiny
 from doubles.sample_rollouts import rollout
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research_rl.agents.types import TextOnly
@@ -57,7 +57,7 @@ def test_one_that_is_too_long_is_named() -> None:
         as_sampled(long, POLICY, PROMPT)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_masks_are_right_for_any_text(turn: str, result: str) -> None:
     one = replace(TEXT, turns=[turn, "x"], results=[result])

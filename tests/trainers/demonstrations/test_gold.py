@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from doubles.titles import Titles
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research_rl.envs import (
     Episode,
-    Passage,
     Question,
-    Retriever,
     Rules,
     get_prompt,
     get_reward,
@@ -21,26 +19,7 @@ from research_rl.envs import (
 )
 from research_rl.envs.protocols import Answer, Search
 from research_rl.trainers.demonstrations import gold
-from research_rl.trainers.demonstrations.gold import GoldPlayer, evidence_titles, name_of
-
-PAGES = {
-    "Kiss and Tell (1945 film)": "Kiss and Tell is a 1945 comedy. It stars Shirley Temple.",
-    "Shirley Temple": "Shirley Temple was an actress. She became Chief of Protocol in 1976.",
-    "Bruges": "Bruges is a city in Belgium.",
-    "Ghent": "Ghent is a city in Belgium.",
-}
-
-
-class Titles(Retriever):
-    """Finds pages whose names the query holds, then others; counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        self.calls.append(list(queries))
-        pages = [Passage(t, f'"{t}"\n{text}') for t, text in PAGES.items()]
-        return [sorted(pages, key=lambda p: name_of(p.id) not in query)[:k] for query in queries]
+from research_rl.trainers.demonstrations.gold import GoldPlayer, evidence_titles
 
 
 def question(text: str, answer: str, *titles: str) -> Question:
@@ -139,6 +118,7 @@ def test_evidence_in_every_layout(metadata: dict[str, Any]) -> None:
     assert evidence_titles(metadata) == ["A", "B"]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.text(min_size=1, max_size=40), st.text(max_size=60), st.text(max_size=60))
 def test_hostile_titles_questions_and_answers_never_raise(
     title: str, text: str, answer: str
