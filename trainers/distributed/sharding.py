@@ -47,6 +47,7 @@ from research_rl.agents.policy import (
     load_tokenizer,
 )
 from research_rl.trainers.checkpoint import CheckpointError, disk_error, put_folder_in_place
+from research_rl.trainers.lightning_internals import save_in_shards, shard_over
 
 _TIMEOUT = timedelta(hours=2)
 """The slowest rank's rollouts are waited for in a collective."""
@@ -71,17 +72,19 @@ class ShardedStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=_TIMEOUT,
         )
+        self._in_shards = save_distributed_checkpoint
 
     def setup_environment(self) -> None:
         """Count the ranks and connect them."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        shard_over(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def setup(self, trainer: Any) -> None:
         """Place the model; keep adapters in one file."""
         super().setup(trainer)
-        if self._adapter_only and self._save_distributed_checkpoint:
-            self._save_distributed_checkpoint = False
+        if self._adapter_only and self._in_shards:
+            self._in_shards = False
+            save_in_shards(self, False)
             rank_zero_info("a LoRA adapter is small: its checkpoints are single files")
 
     @property
@@ -109,7 +112,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         target = Path(self.broadcast(filepath))
         partial = target.with_name(f".{target.name}.partial")
-        sharded = self._save_distributed_checkpoint
+        sharded = self._in_shards
         if self.is_global_zero and not sharded and target.is_dir():
             shutil.rmtree(target)
         if self.is_global_zero:
@@ -233,9 +236,9 @@ class Shards:
                     full = weight.full_tensor() if isinstance(weight, DTensor) else weight.detach()
                     wanted = dtype if full.is_floating_point() else None
                     made[weight] = nn.Parameter(full.to(wanted or full.dtype), weight.requires_grad)
-                ours._parameters[name] = made[weight]
+                setattr(ours, name, made[weight])
             for name, buffer in theirs.named_buffers(recurse=False):
-                ours._buffers[name] = buffer
+                setattr(ours, name, buffer)
         twin.generation_config = model.generation_config
         return twin
 
