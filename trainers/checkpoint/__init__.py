@@ -1,7 +1,7 @@
 """What a run keeps: checkpoints, metrics, its folder, exported weights.
 
 Read first: callback.py
-May import: agents, envs
+May import: agents, envs, trainers.lightning_internals
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from research_rl.trainers.checkpoint.files import (
     remove_checkpoint,
 )
 from research_rl.trainers.checkpoint.stopping import StopSignal
+from research_rl.trainers.lightning_internals import validates_next
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -68,8 +69,7 @@ class RunCheckpoint(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode=mode,
-            save_last=True,
-            save_on_train_epoch_end=False,  # else last.ckpt, written first, would stand in its way
+            save_on_train_epoch_end=False,  # the monitor is known after a validation alone
             enable_version_counter=False,
         )
         self.every_n_iterations = every_n_iterations
@@ -112,10 +112,8 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Renew ``last.ckpt`` where it is time, and end the run if it was asked to."""
         loop = trainer.fit_loop.epoch_loop
-        last = loop._is_training_done  # then what follows saves, and goes before the end
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None, "training goes on"
-        validates = loop._should_check_val_fx(fetcher)
+        last = _is_over(trainer)  # then what follows saves, and goes before the end
+        validates = validates_next(trainer)
         if self._stop.heard(trainer) and not last:
             self._owes_validation = validates
             self._renew_last(trainer)
@@ -163,7 +161,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self._before_validation = None
         self._renew_last(trainer)
-        goes_on = trainer.global_step > 0 and not trainer.fit_loop.epoch_loop._is_training_done
+        goes_on = trainer.global_step > 0 and not _is_over(trainer)
         if trainer.state.fn == TrainerFn.FITTING and goes_on and self._stop.heard(trainer):
             self._stop.end(trainer)
 
@@ -194,14 +192,25 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _renew_last(self, trainer: pl.Trainer) -> None:
         if trainer.global_step > 0 and not self._should_skip_saving(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            # set before it is written, because it is part of what is written
+            self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
+            trainer.save_checkpoint(self.last_model_path)
             self._saved_after = trainer.global_step
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                logger.after_save_checkpoint(self)
 
     @staticmethod
     def _should_skip_saving(trainer: pl.Trainer) -> bool:
         fitting = trainer.state.fn == TrainerFn.FITTING
         dry: int = trainer.fast_dev_run  # type: ignore[attr-defined]
         return bool(dry) or not fitting or trainer.sanity_checking
+
+
+def _is_over(trainer: pl.Trainer) -> bool:
+    """Whether the batch that has just been trained on is the last one."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    every = progress.is_last_batch or progress.current.ready == trainer.num_training_batches
+    return every or -1 < trainer.max_steps <= trainer.global_step
 
 
 def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:

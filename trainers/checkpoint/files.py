@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from lightning_fabric.utilities.load import _METADATA_FILENAME, _load_distributed_checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from research_rl.envs.system import clear_partial, put_back_former, write_whole
+from research_rl.trainers.lightning_internals import load_shards, sharded_metadata
 
 log = logging.getLogger(__name__)
-META = _METADATA_FILENAME
+META = sharded_metadata()
 """In the folder of a checkpoint in shards: all but weights and states of optimizers."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -88,7 +88,7 @@ def load_state(path: Path) -> dict[str, Any]:
     if path.is_file():
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return state
-    state = _load_distributed_checkpoint(path)
+    state = load_shards(path)
     names = sorted(name for name in state if name.startswith("optimizer_") and name[10:].isdigit())
     if names:
         state["optimizer_states"] = [_numbered(state.pop(name)) for name in names]

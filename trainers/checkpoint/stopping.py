@@ -17,6 +17,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from research_rl.trainers.lightning_internals import cluster_of
+
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             return
         numbers = [signal.SIGTERM]
-        cluster = trainer._accelerator_connector.cluster_environment
+        cluster = cluster_of(trainer)
         if isinstance(cluster, SLURMEnvironment) and cluster.auto_requeue:
             self._requeues = True
             numbers.append(cluster.requeue_signal or signal.SIGUSR1)

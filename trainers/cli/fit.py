@@ -22,7 +22,12 @@ from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
@@ -145,7 +150,10 @@ class ResearchCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone: Lightning would let the checkpoint's override it."""
+        """Leave the configuration alone: Lightning would let the checkpoint's override it.
+
+        The one private method of Lightning that is overridden; see lightning_internals.py.
+        """
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would fail or overwrite a run later; set the number of threads."""
@@ -154,7 +162,7 @@ class ResearchCLI(LightningCLI):
         self._say_what_is_overridden()
         self._fix_the_date()
         self._take_run_logger()
-        threads = self._get(self.config, "torch_threads")
+        threads = self._option("torch_threads")
         if threads is None:
             return
         torch.set_num_threads(threads)
@@ -164,10 +172,24 @@ class ResearchCLI(LightningCLI):
             faiss.omp_set_num_threads(threads)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Return the trainer, with atomic checkpoints in a folder known beforehand."""
-        wants_none = self._get(self.config, "trainer").get("logger") is False
-        if self.subcommand != "fit" and not wants_none:
+        """Return the trainer, with atomic checkpoints in a folder known beforehand.
+
+        It has our progress bar where no other is configured: Lightning's spoils a log file. A fit
+        has a SignalCheck.
+        """
+        settings = self.config_init[self.subcommand]["trainer"]
+        if self.subcommand != "fit" and settings.get("logger") is not False:
             kwargs["logger"] = RunLogger(self._root(), name="", version=self.subcommand)
+        given = settings.get("callbacks") or []
+        listed = given if isinstance(given, list) else [given]
+        shows = settings.get("enable_progress_bar") is not False and not settings.get("barebones")
+        more: list[pl.Callback] = []
+        if shows and not any(isinstance(c, ProgressBar) for c in listed):
+            more.append(RunProgressBar())
+        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
+            more.append(SignalCheck())
+        if more:
+            kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -176,21 +198,9 @@ class ResearchCLI(LightningCLI):
                 callback.dirpath = str(self._root() / "checkpoints")
         return trainer
 
-    def _instantiate_trainer(self, config: dict[str, Any], extra: list[pl.Callback]) -> pl.Trainer:
-        """Take our progress bar where no other is configured: Lightning's spoils a log file."""
-        given = config.get("callbacks") or []
-        listed = given if isinstance(given, list) else [given]
-        wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
-        if wanted and not any(isinstance(c, ProgressBar) for c in listed):
-            extra = [*extra, RunProgressBar()]
-        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
-            extra = [*extra, SignalCheck()]
-        trainer: pl.Trainer = super()._instantiate_trainer(config, extra)
-        return trainer
-
     def _check_trainer_options(self) -> None:
         """Name our own options where Lightning's would be refused without a hint."""
-        trainer = self._get(self.config, "trainer")
+        trainer = self._option("trainer")
         for name, unset, ours in (
             ("gradient_clip_val", None, "model.updates.max_grad_norm"),
             ("accumulate_grad_batches", 1, "model.updates.micro_batch_size"),
@@ -203,7 +213,7 @@ class ResearchCLI(LightningCLI):
 
     def _check_folder(self) -> None:
         """Refuse to fit where another fit is at work, or to begin anew where a run is."""
-        name, root = self._get(self.config, "ckpt_path"), self._root()
+        name, root = self._option("ckpt_path"), self._root()
         if self.subcommand != "fit" or self._is_dry() or not _leads():
             return
         if root.exists():
@@ -211,7 +221,7 @@ class ResearchCLI(LightningCLI):
         if name in ("last", "best") or (name and Path(name).is_relative_to(root)):
             return
         held = run_in(root)
-        if held and not self._get(self.config, "overwrite"):
+        if held and not self._option("overwrite"):
             raise UsageError(
                 f"{root} holds a run already ({held}); to go on with it add --ckpt_path last, to "
                 "replace it add --overwrite, to keep it choose another "
@@ -244,9 +254,11 @@ class ResearchCLI(LightningCLI):
     def _say_what_is_changed(self) -> None:
         """Warn of options that a run which goes on had otherwise before."""
         file = self._root() / "config.yaml"
-        if not self._get(self.config, "ckpt_path") or not file.is_file():
+        if not self._option("ckpt_path") or not file.is_file():
             return
-        now = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
+        now = saver.parser.dump(saver.config, skip_none=False)
         try:
             found = changes(file.read_text(encoding="utf-8"), now)
         except (OSError, ValueError, yaml.YAMLError):
@@ -261,7 +273,7 @@ class ResearchCLI(LightningCLI):
 
         It writes the same file, and a run that is resumed goes on in it.
         """
-        given = self._get(self.config, "trainer").get("logger")
+        given = self._option("trainer").get("logger")
         for logger in given if isinstance(given, list) else [given]:
             named = isinstance(logger, Namespace) and logger.class_path in _CSV_LOGGER
             if named and "://" not in str(logger.init_args.save_dir):
@@ -279,7 +291,7 @@ class ResearchCLI(LightningCLI):
                 )
 
     def _is_dry(self) -> bool:
-        return bool(self._get(self.config, "trainer").get("fast_dev_run"))
+        return bool(self._option("trainer").get("fast_dev_run"))
 
     def _hold(self) -> None:
         if self._holds:
@@ -295,9 +307,13 @@ class ResearchCLI(LightningCLI):
         for variable, text in sorted(os.environ.items()):
             key = variable.removeprefix(prefix).lower().replace("__", ".")
             if variable.startswith(prefix) and key in self.config[self.subcommand]:
-                value = self._get(self.config, key)
+                value = self._option(key)
                 if str(value) != str(yaml.safe_load(text)):
                     log.warning("%s has no effect: a config or an option says %s", variable, value)
+
+    def fit(self, ckpt_path: Any = None, **kwargs: Any) -> None:
+        """Train."""
+        self.trainer.fit(**kwargs, ckpt_path=self._checkpoint(ckpt_path))
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation questions and show the means."""
@@ -308,14 +324,15 @@ class ResearchCLI(LightningCLI):
         self._evaluate(self.trainer.test, kwargs)
 
     def _evaluate(self, evaluate: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-        verbose = kwargs.pop("verbose", True)
-        for metrics in evaluate(**kwargs, verbose=False):
+        verbose, name = kwargs.pop("verbose", True), kwargs.pop("ckpt_path", None)
+        for metrics in evaluate(**kwargs, ckpt_path=self._checkpoint(name), verbose=False):
             if verbose:
                 rank_zero_info("%s", metrics_table(metrics))
 
-    def predict(self, **kwargs: Any) -> None:
+    def predict(self, ckpt_path: Any = None, **kwargs: Any) -> None:
         """Answer the test questions into ``predict/predictions.jsonl``, one row a question."""
-        batches: Any = self.trainer.predict(**kwargs) or []
+        path = self._checkpoint(ckpt_path)
+        batches: Any = self.trainer.predict(**kwargs, ckpt_path=path) or []
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         name = "predictions.jsonl" if ranks == 1 else f"predictions.{rank}.jsonl"
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for batch in batches for row in batch)
@@ -323,28 +340,30 @@ class ResearchCLI(LightningCLI):
         rank_zero_info("wrote %s", file)
 
     def _root(self) -> Path:
-        return Path(self._get(self.config, "trainer").get("default_root_dir") or Path.cwd())
+        return Path(self._option("trainer").get("default_root_dir") or Path.cwd())
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        name = kwargs.get("ckpt_path")
-        if name is None and subcommand != "fit":
+    def _option(self, name: str) -> Any:
+        """Return the value of an option of this subcommand."""
+        return self.config[self.subcommand][name]
+
+    def _checkpoint(self, name: str | None) -> str | None:
+        """Return the path of the checkpoint that ``--ckpt_path`` names, None for none."""
+        if name is None and self.subcommand != "fit":
             log.warning(
                 "no --ckpt_path: %s asks the model that model.policy names, as it was before any "
                 "training here; --ckpt_path last or best asks a run's",
-                subcommand,
+                self.subcommand,
             )
-        if name is None or "://" in str(name):
-            return kwargs
+        if name is None or "://" in name:
+            return name
         try:
-            kwargs["ckpt_path"] = str(find_checkpoint(str(name), self._checkpoint_folder()))
+            return str(find_checkpoint(name, self._checkpoint_folder()))
         except FileNotFoundError as error:
-            if subcommand != "fit" or name != "last":
+            if self.subcommand != "fit" or name != "last":
                 raise
             # A job that is restarted until it is done says `last` from its first start on.
             log.warning("nothing to resume, training starts at its beginning: %s", error)
-            kwargs["ckpt_path"] = None
-        return kwargs
+            return None
 
     def _checkpoint_folder(self) -> Path:
         found = (getattr(c, "dirpath", None) for c in self.trainer.checkpoint_callbacks)

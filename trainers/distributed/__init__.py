@@ -1,7 +1,7 @@
 """Many devices: sums over ranks, and sharded weights.
 
 Read first: ranks.py
-May import: agents, envs, trainers.checkpoint
+May import: agents, envs, trainers.checkpoint, trainers.lightning_internals
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ from research_rl.agents.policy import (
 )
 from research_rl.envs.system import clear_partial, partial_folder, replace_folder
 from research_rl.trainers.checkpoint import CheckpointError, disk_error, remove_checkpoint
+from research_rl.trainers.lightning_internals import save_in_shards, shard_over
 
 _TIMEOUT = timedelta(hours=2)
 """Of a collective. The other ranks wait in one while the slowest rank samples its rollouts."""
@@ -72,17 +73,19 @@ class ShardedStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=_TIMEOUT,
         )
+        self._in_shards = save_distributed_checkpoint
 
     def setup_environment(self) -> None:
         """Count the ranks and connect them."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        shard_over(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def setup(self, trainer: Any) -> None:
         """Place the model, and decide that an adapter is written as one file."""
         super().setup(trainer)
-        if self._adapter_only and self._save_distributed_checkpoint:
-            self._save_distributed_checkpoint = False
+        if self._adapter_only and self._in_shards:
+            self._in_shards = False
+            save_in_shards(self, False)
             rank_zero_info("a LoRA adapter is small: its checkpoints are single files")
 
     @property
@@ -110,7 +113,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         target = Path(self.broadcast(filepath))
         partial = partial_folder(target)
-        sharded = self._save_distributed_checkpoint
+        sharded = self._in_shards
         if self.is_global_zero:
             clear_partial(target.parent, target.name)
             if not sharded and target.is_dir():
@@ -234,9 +237,9 @@ class Shards:
                     full = weight.full_tensor() if isinstance(weight, DTensor) else weight.detach()
                     wanted = dtype if full.is_floating_point() else None
                     made[weight] = nn.Parameter(full.to(wanted or full.dtype), weight.requires_grad)
-                ours._parameters[name] = made[weight]
+                setattr(ours, name, made[weight])
             for name, buffer in theirs.named_buffers(recurse=False):
-                ours._buffers[name] = buffer
+                setattr(ours, name, buffer)
         twin.generation_config = model.generation_config
         return twin
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from doubles.tiny_run import write_config
 from pytorch_lightning.loggers import CSVLogger
@@ -32,14 +33,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(
-    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **trainer: Any
+    tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str, **trainer: Any
 ) -> fit.ResearchCLI:
-    """The command with these settings of the trainer."""
+    """The command with these options and these settings of the trainer."""
     monkeypatch.chdir(folder)
     config = yaml.safe_load(tiny.read_text("utf-8"))
     config["trainer"] |= trainer
     Path("mine.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["research", "fit", "--config", "mine.yaml"])
+    monkeypatch.setattr(sys, "argv", ["research", "fit", "-c", "mine.yaml", *options])
     return fit.run(cli=Built)
 
 
@@ -88,3 +89,12 @@ def test_a_logger_that_would_lose_rows_is_said(
     cli = built(tiny, tmp_path, monkeypatch, logger=csv_logger("mine.Mine"))
     assert type(cli.trainer.logger) is Mine
     assert "Mine in runs/tiny/ begins a new metrics.csv" in caplog.text
+
+
+def test_a_checkpoint_does_not_override_the_command_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "theirs.ckpt"
+    torch.save({"hyper_parameters": {"seed": 99}}, saved)
+    cli = built(tiny, tmp_path, monkeypatch, "--ckpt_path", str(saved))
+    assert cli.config["fit"]["model"]["seed"] == 3
