@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from research_rl.agents.kernels import PACKED, SLOTS
+from research_rl.agents.kernels import PACKED, SLOTS, unsplit_modules
 from research_rl.envs.system import LOADING
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         NotImplementedError: it names none.
     """
-    named = [getattr(module, "_no_split_modules", None) or () for module in model.modules()]
-    names = {name for some in named for name in some}
+    names = unsplit_modules(model)
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
         raise NotImplementedError(
@@ -191,7 +190,7 @@ def _compile(model: nn.Module, backend: str) -> None:
     Raises:
         ValueError: there is no such backend.
     """
-    known = torch._dynamo.list_backends(exclude_tags=())
+    known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(f"compile must be null, {', '.join(known)}, got {backend!r}; choose one")
     compiler = os.environ.get("CXX") or "g++"
