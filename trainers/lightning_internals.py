@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.utilities import load as fabric_load
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-SEEN = "2.6.6"
+SEEN_LIGHTNING = "2.6.6"
 """The version of Lightning with which all of this was seen to work."""
 
 
@@ -85,5 +85,5 @@ def _part(owner: Any, name: str) -> Any:
         installed = version("pytorch-lightning")
         raise LightningChangedError(
             f"{kind} of pytorch-lightning {installed} must have {name}, which {__name__} uses, and "
-            f"has not; install pytorch-lightning=={SEEN}"
+            f"has not; install pytorch-lightning=={SEEN_LIGHTNING}"
         ) from error

@@ -23,11 +23,18 @@ from research_rl.agents.kernels.slot_attention import (
     flat_batch,
     slots_enabled,
 )
+from research_rl.agents.kernels.torch_internals import (
+    PLAIN_KERNELS,
+    parameters_of,
+    plain_kernels,
+    unsplit_modules,
+)
 
 __all__ = [
     "CHUNK_BYTES",
     "ENTRY",
     "PACKED",
+    "PLAIN_KERNELS",
     "SLOTS",
     "Block",
     "Decoder",
@@ -41,7 +48,10 @@ __all__ = [
     "flat_batch",
     "pack",
     "pack_linears",
+    "parameters_of",
+    "plain_kernels",
     "rope_types",
     "slots_enabled",
     "text_config",
+    "unsplit_modules",
 ]

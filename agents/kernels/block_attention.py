@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from research_rl.agents.kernels.torch_internals import plain_kernels, softmax_backward
+
 
 def attend(
     q: Tensor,
@@ -33,7 +35,8 @@ def attend(
     if softcap is not None:
         return _bent(q, k, v, mask, scale, dropout, softcap)
     low = q.dtype == k.dtype == v.dtype == torch.bfloat16
-    if low and q.device.type == "cpu" and not dropout and torch.is_grad_enabled():
+    on_cpu = q.device.type == "cpu" and not plain_kernels()
+    if low and on_cpu and not dropout and torch.is_grad_enabled():
         found: Tensor = _FusedForward.apply(q, k, v, mask, scale)  # type: ignore[no-untyped-call]
         return found
     return _fused(q, k, v, mask, scale, dropout)
@@ -109,7 +112,7 @@ class _FusedForward(torch.autograd.Function):
         scores = (folded @ k.transpose(2, 3)).view(rows, heads, size, width).add_(mask)
         weights = scores.softmax(-1)
         of_weights = (change @ v.transpose(2, 3)).view_as(weights)
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores = softmax_backward(of_weights, weights)
         flat, slope = (x.view(rows, groups, -1, width) for x in (weights, of_scores))
         of_q = (slope @ k).view_as(q) * ctx.scale
         return of_q, slope.transpose(2, 3) @ folded, flat.transpose(2, 3) @ change, None, None

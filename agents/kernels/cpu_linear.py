@@ -7,10 +7,17 @@ results are the same, bit by bit where rows are few.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from research_rl.agents.kernels.torch_internals import (
+    UNCHANGED,
+    can_pack,
+    is_untouched,
+    packed_product,
+    packed_weight,
+)
 
 
 class PackedLinear(nn.Module):
@@ -24,13 +31,12 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._bias = None if layer.bias is None else layer.bias.detach()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-        self._product: Any = torch.ops.mkldnn._linear_pointwise.default
+        self._weight = packed_weight(layer.weight.detach())
+        self._product = packed_product()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) to (..., out_features)."""
-        found: Tensor = self._product(x, self._weight, self._bias, "none", [], "")
-        return found
+        return self._product(x, self._weight, self._bias, *UNCHANGED)
 
 
 def pack_linears(model: nn.Module) -> None:
@@ -42,7 +48,7 @@ def pack_linears(model: nn.Module) -> None:
     Args:
         model: changed in place; it must not be trained.
     """
-    if not _is_possible():
+    if not can_pack():
         return
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
@@ -57,7 +63,7 @@ def joined(layers: Sequence[nn.Linear]) -> list[Callable[[Tensor], Tensor]]:
         layers: whose outputs stand side by side in the one's.
     """
     layer = layers[0] if len(layers) == 1 else _side_by_side(layers)
-    packed = _is_possible() and _is_fit(layer)
+    packed = can_pack() and _is_fit(layer)
     return [PackedLinear(layer).forward if packed else layer.forward]
 
 
@@ -76,21 +82,6 @@ def _side_by_side(layers: Sequence[nn.Linear]) -> nn.Linear:
     return one
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something happens before or behind the module's forward or backward pass."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
-
-
 def _is_fit(layer: nn.Linear) -> bool:
     weight = layer.weight
-    return not has_hooks(layer) and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-
-
-def _is_possible() -> bool:
-    """Whether this build of torch has what torch's own compiler packs weights with."""
-    known = all(
-        hasattr(torch.ops.mkldnn, name)
-        for name in ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    )
-    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return is_untouched(layer) and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"

@@ -15,11 +15,15 @@ from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as global_state
 from transformers.activations import SiLUActivation
 
-from research_rl.agents.kernels.cpu_linear import has_hooks, joined
+from research_rl.agents.kernels.cpu_linear import joined
 from research_rl.agents.kernels.fused_ops import Rotary, Stream, gated, gated_linear, rms_norm
+from research_rl.agents.kernels.torch_internals import (
+    has_global_hooks,
+    is_untouched,
+    plain_kernels,
+)
 
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 """Families whose layers are: norm, attention with rotary positions, norm, gated SiLU."""
@@ -34,7 +38,6 @@ _PARTS = (
     "RotaryEmbedding",
 )
 """Classes that a family has of its own."""
-_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 _COMMON = (nn.Embedding, nn.Linear, nn.ModuleList, SiLUActivation)
 
 Product = Callable[[Tensor], Tensor]
@@ -165,14 +168,14 @@ class Decoder:
 
 
 def decoder_of(model: Any, copied: bool) -> Decoder | None:
-    """The model's layers, None where they are not all of a known kind.
+    """The model's layers, None where they are not all of a known kind or kernels are turned off.
 
     Args:
         model: a causal language model, without dropout or checkpointed activations.
         copied: the model is a copy that does nothing else: its layers are taken out of it, and
             weights that meet the same input are joined.
     """
-    if not _is_known(model):
+    if plain_kernels() or not _is_known(model):
         return None
     body = model.model
     products = joined if copied else _separate
@@ -205,17 +208,15 @@ def _is_known(model: Any) -> bool:
     def is_plain(module: nn.Module) -> bool:
         cls = type(module)
         own = cls.__module__ == place and cls.__name__ in names
-        changed = "forward" in vars(module) or module._compiled_call_impl is not None
-        tensors = module._parameters.values()
+        changed = "forward" in vars(module) or not is_untouched(module)
+        tensors = module.parameters(recurse=False)
         return (
             (own or cls in _COMMON)
-            and not (changed or has_hooks(module))
-            and all(p is None or type(p) in (nn.Parameter, Tensor) for p in tensors)
+            and not changed
+            and all(type(p) in (nn.Parameter, Tensor) for p in tensors)
         )
 
-    if any(getattr(global_state, f"_global_{kind}") for kind in _HOOKS):
-        return False
-    if not all(map(is_plain, model.modules())):
+    if has_global_hooks() or not all(map(is_plain, model.modules())):
         return False
     table = model.model.embed_tokens
     odd = table.max_norm is not None or table.scale_grad_by_freq or table.sparse

@@ -14,6 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from research_rl.agents.kernels.torch_internals import (
+    has_length_kernel,
+    over_lengths,
+    over_lengths_backward,
+    silu_backward,
+)
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv 1910.07467).
@@ -23,7 +30,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         weight: (D,).
         eps: keeps a row of zeros finite.
     """
-    if x.device.type != "cpu" or x.dtype != weight.dtype:
+    if x.device.type != "cpu" or x.dtype != weight.dtype or not has_length_kernel():
         return F.rms_norm(x, weight.shape, weight, eps)
     rows = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -43,7 +50,7 @@ class Stream:
     def __init__(self, x: Tensor, eps: float) -> None:
         self._eps = eps
         self._wide = self._length = None
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and has_length_kernel():
             self._wide, self._length = _widened(x, eps), _unit_length(x)
             x = self._wide[:, :-1]
         self.x = x
@@ -93,7 +100,7 @@ def _normed(wide: Tensor, length: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     """
     if not len(wide):  # the kernel divides by the number of rows as well
         return wide[:, :-1], length
-    unit, lengths = torch._weight_norm_interface(wide, length, 0)
+    unit, lengths = over_lengths(wide, length)
     return _times(unit[:, :-1], weight), lengths
 
 
@@ -190,7 +197,7 @@ class _GatedLinear(torch.autograd.Function):
             return None, None, of_weight, of_bias
         inner = change @ weight  # (n, F)
         of_up = open_.mul_(inner)
-        of_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        of_gate = silu_backward(inner.mul_(up), gate)
         return of_gate, of_up, of_weight, of_bias
 
 
@@ -209,9 +216,7 @@ class _Norm(torch.autograd.Function):
         if not len(wide):
             return change, torch.zeros_like(weight), None
         of_unit = F.pad(_times(change, weight), (0, 1))
-        of_wide, _ = torch.ops.aten._weight_norm_interface_backward(
-            of_unit, wide, _unit_length(change), lengths, 0
-        )
+        of_wide = over_lengths_backward(of_unit, wide, _unit_length(change), lengths)
         of_weight = None
         if ctx.needs_input_grad[1]:
             factor = size**0.5 / lengths  # (n, 1)

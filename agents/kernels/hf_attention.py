@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,29 +21,6 @@ _HARMLESS = frozenset(
     }
 )
 """What a model hands its attention that changes nothing where the batch says who sees whom."""
-
-
-@contextmanager
-def attention_replaced(model: nn.Module, name: str) -> Iterator[None]:
-    """Let the model attend by what is registered under a name; its own is put back behind.
-
-    Args:
-        model: of transformers.
-        name: in ``transformers.AttentionInterface``.
-    """
-    configs: dict[int, Any] = {
-        id(config): config
-        for module in model.modules()
-        if hasattr(config := getattr(module, "config", None), "_attn_implementation")
-    }
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    try:
-        for config, _ in before:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, own in before:
-            config._attn_implementation = own
 
 
 def refuse_unknown(

@@ -18,15 +18,11 @@ from transformers import AttentionInterface
 
 from research_rl.agents.kernels.block_attention import attend
 from research_rl.agents.kernels.decoder import Decoder, decoder_of
-from research_rl.agents.kernels.hf_attention import (
-    attention_replaced,
-    flat_inputs,
-    refuse_unknown,
-    rope_types,
-)
+from research_rl.agents.kernels.hf_attention import flat_inputs, refuse_unknown, rope_types
 from research_rl.agents.kernels.lm_head import LMHead
 from research_rl.agents.kernels.model_config import logit_scale, text_config
 from research_rl.agents.kernels.packing import Packed, pack
+from research_rl.agents.kernels.torch_internals import attention_replaced
 
 PACKED = "research_rl_packed"
 """What the model's config calls this attention."""

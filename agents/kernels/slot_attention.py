@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from research_rl.agents.kernels.block_attention import attend
-from research_rl.agents.kernels.hf_attention import attention_replaced, flat_inputs, refuse_unknown
+from research_rl.agents.kernels.hf_attention import flat_inputs, refuse_unknown
 from research_rl.agents.kernels.kv_cache import SlotCache
+from research_rl.agents.kernels.torch_internals import attention_replaced
 
 SLOTS = "research_rl_slots"
 """What the model's config calls this attention."""

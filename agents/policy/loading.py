@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from research_rl.agents.kernels import PACKED, SLOTS
+from research_rl.agents.kernels import PACKED, SLOTS, unsplit_modules
 from research_rl.agents.policy.chat import ChatTemplateConfig
 from research_rl.agents.policy.dropout import switch_off_dropout
 from research_rl.envs.system import LOADING
@@ -180,8 +180,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         NotImplementedError: it names none.
     """
-    named = [getattr(module, "_no_split_modules", None) or () for module in model.modules()]
-    names = {name for some in named for name in some}
+    names = unsplit_modules(model)
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
         raise NotImplementedError(
@@ -213,7 +212,7 @@ def _compile(model: nn.Module, backend: str) -> None:
     Raises:
         ValueError: there is no such backend.
     """
-    known = torch._dynamo.list_backends(exclude_tags=())
+    known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(f"compile must be null, {', '.join(known)}, got {backend!r}; choose one")
     compiler = os.environ.get("CXX") or "g++"

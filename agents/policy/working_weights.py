@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from research_rl.agents.kernels import parameters_of
+
 
 class WorkingWeights:
     """Low-precision copies of a model's weights.
@@ -52,7 +54,7 @@ class WorkingWeights:
         swapped: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         try:
             for module in self._model.modules():
-                slots: dict[str, Any] = module._parameters
+                slots = parameters_of(module)
                 for name, weight in list(slots.items()):
                     if weight is not None and weight in standing:
                         slots[name] = standing[weight]

@@ -124,5 +124,9 @@ def test_a_part_that_is_gone_is_named_with_the_version_that_had_it() -> None:
     bare: Any = SimpleNamespace(fit_loop=SimpleNamespace())
     with pytest.raises(internals.LightningChangedError) as error:
         internals.validates_next(bare)
-    for part in ("_data_fetcher", pl.__version__, f"install pytorch-lightning=={internals.SEEN}"):
+    for part in (
+        "_data_fetcher",
+        pl.__version__,
+        f"install pytorch-lightning=={internals.SEEN_LIGHTNING}",
+    ):
         assert part in str(error.value)

@@ -9,12 +9,10 @@ import torch
 from doubles import tiny
 from torch import nn
 
-from research_rl.agents.kernels import cpu_linear as packed_linear
 from research_rl.agents.kernels.cpu_linear import PackedLinear, pack_linears
+from research_rl.agents.kernels.torch_internals import can_pack
 
-needs_packing = pytest.mark.skipif(
-    not packed_linear._is_possible(), reason="torch cannot pack bfloat16 weights here"
-)
+needs_packing = pytest.mark.skipif(not can_pack(), reason="torch cannot pack bfloat16 weights here")
 
 
 @needs_packing
@@ -51,7 +49,7 @@ def test_other_dtypes_and_layers_with_hooks_are_left_alone() -> None:
 
 
 def test_a_build_that_cannot_pack_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_is_possible", lambda: False)
+    monkeypatch.setattr("research_rl.agents.kernels.cpu_linear.can_pack", lambda: False)
     model = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16))
     before = list(model)
     pack_linears(model)
