@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from research_rl.envs.system import lazy
 
 if TYPE_CHECKING:
-    from research_rl.agents.engines import CachedEngine, EngineStats, ReferenceEngine, seed_of
+    from research_rl.agents.engines import (
+        CachedEngine,
+        EngineStats,
+        ReferenceEngine,
+        TurnwiseEngine,
+        seed_of,
+    )
     from research_rl.agents.methods import (
         Agent,
         Generation,
@@ -81,6 +87,7 @@ __all__ = [
     "ServerEngine",
     "Template",
     "TextOnly",
+    "TurnwiseEngine",
     "collect_rollouts",
     "seed_of",
     "vector_rows",
@@ -90,7 +97,13 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "engines": ["CachedEngine", "EngineStats", "ReferenceEngine", "seed_of"],
+        "engines": [
+            "CachedEngine",
+            "EngineStats",
+            "ReferenceEngine",
+            "TurnwiseEngine",
+            "seed_of",
+        ],
         "methods": [
             "Agent",
             "Generation",

@@ -12,6 +12,7 @@ from research_rl.agents.engines.sampling import check_params, check_trainable, s
 from research_rl.agents.engines.slot_run import EngineStats
 from research_rl.agents.engines.streaming import StreamingEngine
 from research_rl.agents.engines.turns import TurnEnd, begin, resume
+from research_rl.agents.engines.turnwise import TurnwiseEngine
 
 __all__ = [
     "CachedEngine",
@@ -19,6 +20,7 @@ __all__ = [
     "ReferenceEngine",
     "StreamingEngine",
     "TurnEnd",
+    "TurnwiseEngine",
     "begin",
     "check_params",
     "check_trainable",

@@ -91,12 +91,12 @@ class SlotForward:
         if dynamic:
             raise NotImplementedError(
                 "the cached engine must see positions that do not depend on the batch, got "
-                f"{name} with rope_type {dynamic.pop()!r}; use ReferenceEngine for this model"
+                f"{name} with rope_type {dynamic.pop()!r}; use TurnwiseEngine for this model"
             )
         if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
             raise NotImplementedError(
                 "the cached engine must see which keys a query may look at, got "
-                f"{name}, which attends in chunks; use ReferenceEngine for this model"
+                f"{name}, which attends in chunks; use TurnwiseEngine for this model"
             )
         vocab = self.model.get_input_embeddings().weight.shape[0]
         texts = [[(7 * i + 3 * n) % vocab for i in range(n)] for n in (9, 6)]
@@ -106,7 +106,7 @@ class SlotForward:
         if bool(stock.isfinite().all()) and not worst <= _tolerance(self.model):
             raise NotImplementedError(
                 f"the cached engine must compute what {name} does, got logits that differ by "
-                f"{worst:.2g} of their size; use ReferenceEngine for this model"
+                f"{worst:.2g} of their size; use TurnwiseEngine for this model"
             )
 
     def _stock_logits(self, texts: list[list[int]]) -> Tensor:
@@ -127,7 +127,7 @@ class SlotForward:
             raise NotImplementedError(
                 "the cached engine must call the model with its own attention, got "
                 f"{type(error).__name__} from {type(self.model).__name__}: {error}; "
-                "use ReferenceEngine for this model"
+                "use TurnwiseEngine for this model"
             ) from error
 
     def _slot_logits(self, texts: list[list[int]]) -> Tensor:
@@ -158,7 +158,7 @@ class SlotForward:
             raise NotImplementedError(
                 "the cached engine must be told of sliding windows by each attention layer, got "
                 f"none from {type(self.model).__name__}, whose config has sliding_window = "
-                f"{window}; use ReferenceEngine for this model"
+                f"{window}; use TurnwiseEngine for this model"
             )
 
 

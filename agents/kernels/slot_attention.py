@@ -197,7 +197,7 @@ def slot_attention(
     Raises:
         NotImplementedError: the model asks for something that would be left out.
     """
-    instead = "use ReferenceEngine for this model"
+    instead = "use TurnwiseEngine for this model"
     refuse_unknown("the cached engine", module, attention_mask, flat, kwargs, instead)
     assert flat is not None
     q, k, v, scale = flat_inputs(query, key, value, scaling)

@@ -36,7 +36,7 @@ SIGNAL_JOURNAL = "signal.jsonl"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By the size of a number, the integers that its bits are read as."""
 _READ = ("grad_norm", "mismatch_mean", "mismatch_5pct")
-UNCHANGED = (
+SAME_WEIGHTS = (
     "the policy's weights are bit for bit those that the run began with: nothing was learned"
 )
 
@@ -113,7 +113,7 @@ class SignalCheck(RunCallback):
         """Say if the weights are those of the start."""
         same = self._start is not None and fingerprint(pl_module) == self._start
         if same and trainer.is_global_zero and trainer.global_step:
-            log.warning("%s", UNCHANGED)
+            log.warning("%s", SAME_WEIGHTS)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fingerprints of the start and of now; ``research export`` compares them."""

@@ -180,7 +180,7 @@ def test_it_samples_under_autocast_as_the_policy_scores() -> None:
 
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
     policy = tiny.policy("mamba", state_size=4)
-    with pytest.raises(NotImplementedError, match="use ReferenceEngine"):
+    with pytest.raises(NotImplementedError, match="use TurnwiseEngine"):
         CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), searcher(policy))
 
 
@@ -194,7 +194,7 @@ def test_positions_that_depend_on_the_batch_are_refused() -> None:
 def test_attention_in_chunks_is_refused() -> None:
     layers = ["chunked_attention", "full_attention"]
     policy = tiny.policy("llama4_text", num_local_experts=2, layer_types=layers)
-    with pytest.raises(NotImplementedError, match=r"in chunks.*use ReferenceEngine"):
+    with pytest.raises(NotImplementedError, match=r"in chunks.*use TurnwiseEngine"):
         CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), searcher(policy))
 
 

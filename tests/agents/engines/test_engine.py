@@ -1,4 +1,4 @@
-"""What every engine promises, shown on the plain one; the cached one is held to it as well."""
+"""What every engine promises, shown on the plain one; those with a cache are held to it too."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.streaming import StreamingEngine
 from research_rl.agents.engines.turns import TurnEnd
+from research_rl.agents.engines.turnwise import TurnwiseEngine
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Engine, SamplingParams, Sequence
 
-ENGINES = [ReferenceEngine, CachedEngine]
+ENGINES = [ReferenceEngine, CachedEngine, TurnwiseEngine]
 BIAS = {"</search>": 4.0, "<search>": 4.0, "<eos>": 2.0, "<|im_end|>": 2.0}
 BUDGET = 60
 
@@ -144,10 +145,11 @@ def test_no_turn_ends_before_min_new_tokens(
     assert s.logprobs[0] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_both_engines_suppress_the_same_ends() -> None:
+def test_all_engines_suppress_the_same_ends() -> None:
     policy = tiny.policy(bias={"</search>": 6.0, "<eos>": 4.0})
-    theirs, ours = (play(make, policy, min_new_tokens=7)[0] for make in ENGINES)
-    assert [s.response_ids for s in ours] == [s.response_ids for s in theirs]
+    theirs, *others = (play(make, policy, min_new_tokens=7)[0] for make in ENGINES)
+    for ours in others:
+        assert [s.response_ids for s in ours] == [s.response_ids for s in theirs]
 
 
 def streaming(policy: LMPolicy) -> Engine:

@@ -65,7 +65,7 @@ def test_greedy_tokens_are_those_of_generate(family: str) -> None:
 )
 def test_what_cannot_be_handled_is_refused_by_name(family: str, why: str) -> None:
     policy = tiny.policy(family, **({"state_size": 4} if family == "mamba" else {}))
-    with pytest.raises(NotImplementedError, match=rf"{why}.*use ReferenceEngine for this model"):
+    with pytest.raises(NotImplementedError, match=rf"{why}.*use TurnwiseEngine for this model"):
         CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), never)
 
 

@@ -19,8 +19,8 @@ from research_rl.envs.rewards import DefaultReward
 from research_rl.envs.types import Reward
 from research_rl.trainers.checkpoint.export import learned_nothing
 from research_rl.trainers.health.check import (
+    SAME_WEIGHTS,
     SIGNAL_JOURNAL,
-    UNCHANGED,
     NothingToLearnError,
     SignalCheck,
     fingerprint,
@@ -69,7 +69,7 @@ def test_a_dead_run_is_told_once_and_written_down_each_time(
     rows = [json.loads(line) for line in (tmp_path / SIGNAL_JOURNAL).read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2]
     assert {v["name"] for v in rows[0]["verdicts"]} >= {"no_difference", "zero_gradient"}
-    assert any(UNCHANGED in r.getMessage() for r in caplog.records)
+    assert any(SAME_WEIGHTS in r.getMessage() for r in caplog.records)
     trainer.save_checkpoint(tmp_path / "dead.ckpt")
     assert learned_nothing(tmp_path / "dead.ckpt")
 
@@ -77,7 +77,7 @@ def test_a_dead_run_is_told_once_and_written_down_each_time(
 def test_a_live_run_is_not_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "research_rl"):
         trainer = fit(tmp_path, SignalCheck(), dead=False)
-    assert UNCHANGED not in caplog.text
+    assert SAME_WEIGHTS not in caplog.text
     trainer.save_checkpoint(tmp_path / "live.ckpt")
     assert not learned_nothing(tmp_path / "live.ckpt")
 
