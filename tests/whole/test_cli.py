@@ -310,7 +310,7 @@ def test_help_and_usage_errors_wait_for_neither_torch_nor_lightning(tmp_path: Pa
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["fti"], "did you mean fit?"),
+        (["fitt"], "did you mean fit?"),
         (["fit", "--config", "reserch_7b"], "did you mean research_7b?"),
         (["fit", "--config", "research_7b", "--model.algoritm", "GRPO"], "--model.algorithm?"),
         (["fit", "--config", "research_7b", "--model.seed", "x"], "model.seed: Expected a"),
