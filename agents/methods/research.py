@@ -65,7 +65,7 @@ class Agent(ABC):
         """Return one prediction for each question, in order."""
 
     def close(self) -> None:  # noqa: B027  (most agents hold nothing)
-        """Let go of what the agent has made for itself; it answers no more."""
+        """Close the environment that the agent made for itself; it cannot answer after this."""
 
 
 class ReSearchAgent(Agent):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,23 +49,18 @@ def parsed(args: Sequence[str]) -> dict[str, Any]:
         """Stops before anything is made."""
 
         def _set_seed(self) -> None:
-            """Sow nothing."""
+            """Leave the random numbers of this process alone."""
 
         def before_instantiate_classes(self) -> None:
-            """Look at nothing on the disk."""
+            """Check no folder and no file: nothing is begun."""
 
         def instantiate_classes(self) -> None:
-            """Make nothing."""
+            """Leave model, data and trainer unmade."""
 
         def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
+            """Run no subcommand: the config is all that is wanted."""
 
-    given = sys.argv
-    sys.argv = ["research", "fit", *args]  # Lightning warns of arguments from anywhere else
-    try:
-        cli: Any = run(cli=Parse)
-    finally:
-        sys.argv = given
+    cli: Any = run(["fit", *args], cli=Parse)
     found: dict[str, Any] = cli.config["fit"].as_dict()
     return found
 
