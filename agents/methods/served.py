@@ -92,7 +92,7 @@ class _Row:
     sampled: int = 0
     given: int = 0
     uncounted: bool = False
-    """Whether the last result is not counted yet; without a tokenizer only the server can count it."""
+    """Whether the last result is not counted yet: without a tokenizer only the server can."""
     read: int = 0
     """Tokens the server had read and written after the last turn."""
     error: str | None = None

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class RunCallback(pl.Callback):
-    """A callback that writes into the run's folder; the first one lists all such files at the end."""
+    """A callback that writes into the run's folder; the first one lists the files at the end."""
 
     label = ""
     """What the file is, in the line at the end."""

@@ -229,7 +229,7 @@ def _retriever(index: str) -> Retriever:
 
 
 def _ask(agent: Agent, question: str, screen: Screen) -> None:
-    """Have one question answered; Ctrl-C ends the answer, and the command goes on or ends cleanly."""
+    """Have one question answered; Ctrl-C ends the answer alone."""
     screen.head(f"Question: {question}")
     try:
         screen.end(agent.answer([Question("ask", question, ("",))])[0])
