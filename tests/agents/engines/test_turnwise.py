@@ -233,7 +233,7 @@ def test_caches_of_different_kinds_are_not_joined() -> None:
     policy = make_policy("qwen2")
     parts = [CacheForward(policy.model.eval()).read([1, 2, 3])[1] for _ in range(2)]
     parts[1].cache.layers[0].is_initialized = False
-    with pytest.raises(ValueError, match="must agree in is_initialized to be joined_rows"):
+    with pytest.raises(ValueError, match="must agree in is_initialized to be joined"):
         joined_rows(parts)
 
 

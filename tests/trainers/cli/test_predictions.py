@@ -16,7 +16,10 @@ from research_rl.trainers.cli.fit import ResearchCLI
 def predict(root: Path, rows: list[dict[str, Any]], rank: int = 0, ranks: int = 1) -> None:
     """The command behind its model and its configuration."""
     cli: Any = object.__new__(ResearchCLI)
-    cli.trainer = SimpleNamespace(predict=lambda: [rows], global_rank=rank, world_size=ranks)
+    cli.subcommand = "predict"
+    cli.trainer = SimpleNamespace(
+        predict=lambda ckpt_path: [rows], global_rank=rank, world_size=ranks
+    )
     cli._root = lambda: root
     cli.predict()
 
