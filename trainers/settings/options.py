@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -14,6 +14,22 @@ from research_rl.agents import SamplingParams
 from research_rl.envs import Retriever
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
+
+
+@dataclass
+class ChatPrompt:
+    """A prompt as messages of a chat.
+
+    A class of its own, because a parser that may also take any mapping reads the text
+    ``Question: {prompt}`` as one.
+
+    Args:
+        system: the system message; None for none.
+        user: the user's message with {prompt} where the question goes; None is the question alone.
+    """
+
+    system: str | None = None
+    user: str | None = None
 
 
 @dataclass
@@ -39,7 +55,7 @@ class EnvConfig:
     max_searches: int | None = None
     search_cost: float = 0.0
     reward: str | RewardFunction = "default"
-    prompt: str | dict[str, str | None] = "base"
+    prompt: str | ChatPrompt = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
 
@@ -59,7 +75,7 @@ class EnvConfig:
             max_searches=self.max_searches,
             search_cost=self.search_cost,
             reward=self.reward,
-            prompt=self.prompt,
+            prompt=asdict(self.prompt) if isinstance(self.prompt, ChatPrompt) else self.prompt,
             on_retriever_error=self.on_retriever_error,
             max_chars=self.max_chars,
         )
