@@ -18,6 +18,12 @@ if TYPE_CHECKING:
         TurnwiseEngine,
         seed_of,
     )
+    from research_rl.agents.machine import (
+        chosen_dtype,
+        cpu_abilities,
+        fast_dtype,
+        warn_if_slow,
+    )
     from research_rl.agents.methods import (
         Agent,
         Generation,
@@ -88,9 +94,13 @@ __all__ = [
     "Template",
     "TextOnly",
     "TurnwiseEngine",
+    "chosen_dtype",
     "collect_rollouts",
+    "cpu_abilities",
+    "fast_dtype",
     "seed_of",
     "vector_rows",
+    "warn_if_slow",
 ]
 
 # torch is imported with the first name that needs it
@@ -122,6 +132,7 @@ __getattr__ = lazy(
             "Template",
             "TextOnly",
         ],
+        "machine": ["chosen_dtype", "cpu_abilities", "fast_dtype", "warn_if_slow"],
         "policy": ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"],
         "rollout": ["Play", "collect_rollouts", "vector_rows"],
         "types": [

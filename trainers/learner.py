@@ -66,8 +66,9 @@ class Learner:
         self.packed = packed_forward(policy)
         """Calls the model with flat rows; None if it cannot be called so."""
         self.working: WorkingWeights | None = None
-        if updates.dtype is not None and not is_sharded(policy.model):  # shards are cast on the way
-            self.working = WorkingWeights(policy.model, updates.dtype)
+        dtype = updates.dtype_on(policy.device)
+        if dtype is not None and not is_sharded(policy.model):  # shards are cast on the way
+            self.working = WorkingWeights(policy.model, dtype)
         self.forward_tokens = 0
         """Tokens that the policy has read with a gradient so far, padding included."""
 

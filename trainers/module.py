@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
+from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts, warn_if_slow
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
@@ -151,18 +151,27 @@ class ReSearchModule(pl.LightningModule):
                 if self.device_mesh is None:
                     self.policy = LMPolicy.from_config(self.policy_config)
                 else:
-                    self._shards = Shards(self.device_mesh, self.updates.dtype)
+                    self._shards = Shards(self.device_mesh, self.updates.dtype_on(self.device))
                     self.policy = self._shards.policy(self.policy_config)
                 self.algorithm.bind(self.policy)
+            self._warn_if_slow()
             self.engine = self.make_engine(self.policy)
             # with LoRA a checkpoint holds the adapter alone
             self.strict_loading = self.policy_config.lora is None
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.algorithm.needs_reference and self.reference is None:
             if self._shards is None:
-                self.reference = Reference(self.policy, self.updates.dtype)
+                self.reference = Reference(self.policy, self.updates.dtype_on(self.device))
             else:
                 self.reference = self._shards.reference(self.policy, self.policy_config)
+
+    def _warn_if_slow(self) -> None:
+        """Warn of half precision where this machine is far slower in it."""
+        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        if (dtype := mixed.get(str(self.trainer.precision))) is not None:
+            warn_if_slow(dtype, self.device, "trainer.precision")
+        weights = next(self.policy.model.parameters()).dtype
+        warn_if_slow(weights, self.device, "policy.dtype")
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.

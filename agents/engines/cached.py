@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from research_rl.agents.engines.sampling import suppress_ends
-from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.engines.slot_run import EngineStats, RunLimits, SlotRun
 from research_rl.agents.engines.stops import Coalescing, DirectStops, OverlappedStops, Stops
 from research_rl.agents.engines.turns import TurnEnd, begin
 from research_rl.agents.kernels import slots_enabled
+from research_rl.agents.machine import chosen_dtype, dtype_of
 from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
@@ -44,7 +45,8 @@ class CachedEngine(Engine):
         max_prefill_tokens: tokens of prompts and results in one forward pass; None is 8192, and
             512 on a CPU, so that what is made on the way stays in its cache.
         dtype: sample from a copy of the weights in this dtype, adapters merged; the log-probs of
-            the sequences are the copy's. None samples from the policy's own weights.
+            the sequences are the copy's. auto is the machine's fastest, see ``fast_dtype``. None
+            samples from the policy's own weights.
         overlap_searches: let the other sequences decode while some wait for on_stop, which then
             runs in a thread of its own, for several sequences at once. Worth it where a search
             takes longer than a few decode steps.
@@ -61,7 +63,7 @@ class CachedEngine(Engine):
         policy: LMPolicy,
         max_slots: int = 256,
         max_prefill_tokens: int | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None,
         overlap_searches: bool = False,
         deterministic: bool = True,
         coalescing: Coalescing = Coalescing(),  # noqa: B008  (frozen)
@@ -73,8 +75,9 @@ class CachedEngine(Engine):
                 f"got {max_slots} and {max_prefill_tokens}"
             )
         self._policy = policy
-        self.dtype = None if dtype is None else dtype_of(dtype)
-        """What it samples in; None is the weights' own."""
+        if dtype is not None:
+            dtype_of(dtype)  # refuses a name that is none
+        self._dtype = dtype
         self.cuda_graphs = cuda_graphs
         self._checked = False
         self._overlap = overlap_searches
@@ -83,6 +86,11 @@ class CachedEngine(Engine):
         self._max_prefill_tokens = max_prefill_tokens
         self.end = TurnEnd(policy, SamplingParams().stop)
         self.stats = EngineStats()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What it samples in; None is the weights' own."""
+        return chosen_dtype(self._dtype, self._policy.device, "engine.dtype")
 
     @property
     def max_prefill_tokens(self) -> int:

@@ -13,19 +13,6 @@ import torch
 from torch import nn
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """The floating-point dtype of this name, e.g. bfloat16.
-
-    Raises:
-        ValueError: there is none of this name.
-    """
-    known = ("float32", "bfloat16", "float16")
-    if name not in known:
-        raise ValueError(f"dtype must be {', '.join(known)} or null, got {name!r}; choose one")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 def is_copy_needed(model: nn.Module, dtype: torch.dtype) -> bool:
     """Whether the model's weights have another dtype, or adapters beside them."""
     return any(map(_is_adapted, model.modules())) or any(

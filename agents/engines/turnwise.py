@@ -25,9 +25,10 @@ from research_rl.agents.engines.cache_forward import (
 )
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
-from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
 from research_rl.agents.engines.slot_run import EngineStats
 from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
+from research_rl.agents.machine import chosen_dtype, dtype_of
 from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
@@ -49,24 +50,31 @@ class TurnwiseEngine(Engine):
         policy: whose weights sample. No other thread may use its model during a run.
         max_slots: sequences that are under way together; memory grows with it.
         dtype: sample from a copy of the weights in this dtype, adapters merged; the log-probs of
-            the sequences are the copy's. None samples from the policy's own weights.
+            the sequences are the copy's. auto is the machine's fastest, see ``fast_dtype``. None
+            samples from the policy's own weights.
     """
 
     def __init__(
         self,
         policy: LMPolicy,
         max_slots: int = 256,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None,
     ) -> None:
         if max_slots < 1:
             raise ValueError(f"max_slots must be at least 1, got {max_slots}")
         self._policy, self.max_slots = policy, max_slots
-        self.dtype = None if dtype is None else dtype_of(dtype)
-        """What it samples in; None is the weights' own."""
+        if dtype is not None:
+            dtype_of(dtype)  # refuses a name that is none
+        self._dtype = dtype
         self.end = TurnEnd(policy, SamplingParams().stop)
         self._ways: CacheWays | None = None
         self._untrusted = False
         self.stats = EngineStats()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What it samples in; None is the weights' own."""
+        return chosen_dtype(self._dtype, self._policy.device, "engine.dtype")
 
     @torch.no_grad()
     def run(

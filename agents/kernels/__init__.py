@@ -1,7 +1,7 @@
 """Forward passes written for speed: packed rollouts, slots of a cache, the output head.
 
 Read first: packed_forward.py
-May import: nothing of ours
+May import: agents.machine
 """
 
 from __future__ import annotations

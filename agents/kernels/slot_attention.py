@@ -19,6 +19,7 @@ from research_rl.agents.kernels.block_attention import attend
 from research_rl.agents.kernels.hf_attention import flat_inputs, refuse_unknown
 from research_rl.agents.kernels.kv_cache import SlotCache
 from research_rl.agents.kernels.torch_internals import attention_replaced
+from research_rl.agents.machine import fused_decode
 
 SLOTS = "research_rl_slots"
 """What the model's config calls this attention."""
@@ -26,8 +27,6 @@ _MAX_QUERIES = 256
 """Queries of one segment that attend together; bounds the score matrix of a long prompt."""
 _MAX_SCORES = 1 << 21
 """Scores (rows x queries x keys) of one head in one block."""
-_FEW = 2
-"""Query heads that share a key head, up to which a CPU's fused kernel is quicker in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ def _decoded(
     """Attention (n, H, Dv) of one query (n, H, D) a slot, slots 0..n-1.
 
     The query heads that share a key head are folded into the queries, so that keys and values are
-    read once and never repeated. A CPU's fused kernel is quicker in bfloat16 where few share one.
+    read once and never repeated. Some CPUs are quicker with a fused kernel, see ``fused_decode``.
     """
     rows, heads, dim = q.shape
     groups, width = keys.shape[1], values.shape[3]
@@ -284,7 +283,7 @@ def _decoded(
     mask = block.folded_mask(positions, window, dtype, groups)
     k, v = keys[:rows, :, : block.keys], values[:rows, :, : block.keys]
     low = q.dtype == v.dtype == torch.bfloat16 and q.device.type == "cpu"
-    if low and softcap is None and heads <= _FEW * groups:
+    if low and softcap is None and fused_decode(heads // groups):
         once = mask.view(rows, groups, 1, -1)[:, :1]
         return attend(q[:, :, None], k, v, once, scaling, 0.0, None)[:, :, 0]
     folded = q.reshape(rows * groups, heads // groups, dim)

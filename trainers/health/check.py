@@ -150,9 +150,10 @@ def likely_causes(module: Any) -> list[str]:
         causes.append("servers whose weights are older than the policy's, or were not taken over")
     if (dtype := getattr(engine, "dtype", None)) is not None:
         causes.append(f"rollouts are sampled in {str(dtype).removeprefix('torch.')}")
-    if (dtype := getattr(updates, "compute_dtype", None)) is not None:
-        causes.append(f"the learner computes in {dtype}")
     policy = getattr(module, "policy", None)
+    device = getattr(policy, "device", torch.device("cpu"))
+    if updates is not None and (dtype := updates.dtype_on(device)) is not None:
+        causes.append(f"the learner computes in {str(dtype).removeprefix('torch.')}")
     layers = policy.modules() if isinstance(policy, nn.Module) else ()
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
         causes.append("the model has dropout")

@@ -1,6 +1,7 @@
-"""A guard against collapse: it compares metrics with their own early history, warns and may act.
+"""A guard against collapse: it compares metrics with their early history and with fixed limits.
 
-A rule is broken, for example, if the reward falls below 40 % of its median in the first iterations.
+A rule is broken, for example, if the reward falls below 40 % of its median in the first iterations,
+or if nineteen of twenty rollouts run out of tokens. The guard warns, and acts if asked to.
 Decisions read means over all ranks only, so that every rank decides the same.
 """
 
@@ -32,7 +33,7 @@ _MIN_HISTORY = 2  # values of a metric that are needed before it is judged
 
 @dataclass
 class Rule:
-    """One sign of a collapse: a metric moves too far from what it was early in the run.
+    """One sign of a collapse: a metric is too far from what it was early in the run, or too far.
 
     Args:
         name: of the rule in the log.
@@ -43,6 +44,8 @@ class Rule:
         plus: see factor.
         unless_below: a second metric; the rule counts only while this one is at least what it was
             early. For signs that are bad only while the score does not fall.
+        limit: a fixed limit in place of the one that is made from early values; it is judged from
+            the first iteration on, so that a run that was ill from its start is seen too.
     """
 
     name: str
@@ -51,26 +54,32 @@ class Rule:
     factor: float = 1.0
     plus: float = 0.0
     unless_below: str | None = None
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.sense not in ("above", "below"):
             raise ValueError(f"sense must be above or below, got {self.sense!r}")
+        if self.limit is not None and (self.factor, self.plus) != (1.0, 0.0):
+            raise ValueError(
+                f"a rule must have a limit or factor and plus, got both in {self.name!r}; leave "
+                "one out"
+            )
 
     def broken(self, now: Mapping[str, float], early: Mapping[str, float]) -> str | None:
         """Return the reason if the rule is broken; None if not, or if the metric is not logged."""
-        if self.metric not in now or self.metric not in early:
+        if self.metric not in now or (self.limit is None and self.metric not in early):
             return None
         gate = self.unless_below
         if gate is not None and now.get(gate, 0.0) < early.get(gate, 0.0):
             return None
-        limit = early[self.metric] * self.factor + self.plus
-        value = now[self.metric]
+        before, value = early.get(self.metric), now[self.metric]
+        limit = self.limit
+        if limit is None:
+            limit = early[self.metric] * self.factor + self.plus
         if (value <= limit) if self.sense == "above" else (value >= limit):
             return None
-        return (
-            f"{self.name}: {self.metric} is {value:.3g}, {self.sense} {limit:.3g} "
-            f"(early in the run {early[self.metric]:.3g})"
-        )
+        told = f"{self.name}: {self.metric} is {value:.3g}, {self.sense} {limit:.3g}"
+        return told if before is None else f"{told} (early in the run {before:.3g})"
 
 
 RULES = (
@@ -96,6 +105,10 @@ RULES = (
         plus=-0.2,
         unless_below="train/reward",
     ),
+    Rule("hardly a rollout has good form", "train/format", "below", limit=0.05),
+    Rule("hardly a group has a right answer", "health/all_wrong", "above", limit=0.98),
+    Rule("hardly a rollout is finished", "train/truncated", "above", limit=0.95),
+    Rule("sampler and learner are two policies", "train/mismatch_5pct", "above", limit=0.5),
 )
 """The rules of a guard without rules of its own; docs/guards.md explains each threshold."""
 

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
-from research_rl.agents import SamplingParams
+from research_rl.agents import SamplingParams, chosen_dtype
 from research_rl.envs import Retriever
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
@@ -127,8 +127,8 @@ class Updates:
         resample_rounds: how often groups whose rewards are all equal are replaced by those of
             other training questions, as in DAPO; 0 keeps them.
         compute_dtype: bfloat16 lets learner and reference compute with copies of float32 weights,
-            made once an update; None computes in the weights' own dtype, or as trainer.precision
-            says.
+            made once an update; auto does so where the machine is faster for it; None computes in
+            the weights' own dtype, or as trainer.precision says.
         park_optimizer: keep the optimizer's states in main memory while rollouts are sampled, to
             make room for their cache; not with weights in shards.
         async_rollouts: 1 samples the next iteration's rollouts while this one is learned from, with
@@ -145,7 +145,7 @@ class Updates:
     max_grad_norm: float | None = 1.0
     mask_truncated: bool = False
     resample_rounds: int = 0
-    compute_dtype: Literal["bfloat16"] | None = None
+    compute_dtype: Literal["bfloat16", "auto"] | None = None
     park_optimizer: bool = False
     async_rollouts: Literal[0, 1] = 0
     max_staleness: int | None = None
@@ -181,10 +181,10 @@ class Updates:
                 f"{self.num_minibatches}; lower it, or raise batch_size or group_size"
             )
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """What the learner computes in; None is the weights' own."""
-        return None if self.compute_dtype is None else torch.bfloat16
+    def dtype_on(self, device: torch.device) -> torch.dtype | None:
+        """What the learner computes in on a device; None is the weights' own."""
+        chosen = chosen_dtype(self.compute_dtype, device, "updates.compute_dtype")
+        return None if self.compute_dtype == "auto" and chosen == torch.float32 else chosen
 
     @property
     def steps(self) -> int:

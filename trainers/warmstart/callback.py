@@ -26,6 +26,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 
+from research_rl.agents import cpu_abilities
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs.protocols import get_prompt
 from research_rl.envs.synthetic import SyntheticWorld
@@ -136,7 +137,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
         report = {
             "settings": _settings(config),
             "final_loss": loss,
-            "precision": "bf16-mixed" if _fast_bf16() else "32-true",
+            "precision": "bf16-mixed" if bool(cpu_abilities()) else "32-true",
             "parameters": sum(p.numel() for p in model.parameters()),
             "seconds": round(time.perf_counter() - started, 1),
         }
@@ -216,18 +217,11 @@ def _train(
 
 def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
     """Sum of the negative log-probs of the labels; logits are computed at these positions only."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bool(cpu_abilities())):
         hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != _IGNORED
         logits: Tensor = model.get_output_embeddings()(hidden[wanted])
     return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
-
-
-def _fast_bf16() -> bool:
-    """Return whether this CPU has bf16 instructions; without them bf16 is far slower than fp32."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.13
-    known: dict[str, Any] = ask() if ask else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from doubles import tiny
 from doubles.sampled import assert_same, make_policy, prompts_of, searcher
 
 from research_rl.agents.engines.cached import CachedEngine
-from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import SamplingParams
@@ -106,8 +106,6 @@ def test_sampled_log_probs_are_close_to_a_stock_forward() -> None:
 
 
 def test_what_cannot_be_copied_is_refused() -> None:
-    with pytest.raises(ValueError, match="dtype must be float32, bfloat16, float16 or null"):
-        dtype_of("int8")
     policy = make_policy("qwen2")
     head = policy.model.lm_head
     head.weight = torch.nn.Parameter(head.weight.detach().to(torch.int8), requires_grad=False)

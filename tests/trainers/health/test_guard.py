@@ -53,6 +53,22 @@ def test_a_rule_names_what_broke_it() -> None:
         Rule("x", "y", "over")  # type: ignore[arg-type]
 
 
+def test_a_fixed_limit_sees_a_run_that_was_ill_from_its_start() -> None:
+    rule = Rule("hardly a rollout is finished", "train/truncated", "above", limit=0.95)
+    assert rule.broken({"train/truncated": 1.0}, {}) == (
+        "hardly a rollout is finished: train/truncated is 1, above 0.95"
+    )
+    assert rule.broken({"train/truncated": 0.9}, {}) is None
+    with pytest.raises(ValueError, match="must have a limit or factor and plus, got both in 'x'"):
+        Rule("x", "y", "above", factor=2.0, limit=1.0)
+
+    guard = CollapseGuard()
+    dead = {"train/format": 0.0, "train/truncated": 1.0, "train/mismatch_5pct": 0.94}
+    found = [guard.judge({**dead, "health/all_wrong": 1.0}) for _ in range(2)]
+    assert len(found[0]) == 4, "nothing to compare with, and yet"
+    assert len(guard.new_alarms(found[1])) == 4
+
+
 def test_a_rule_that_counts_only_while_the_reward_holds() -> None:
     rule = next(r for r in RULES if r.metric == "health/right_logprob")
     early = {"health/right_logprob": -0.5, "train/reward": 0.3}

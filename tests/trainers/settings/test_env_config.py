@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+
 from research_rl.trainers.settings import EnvConfig, find_config
 
 
