@@ -196,7 +196,8 @@ def check_correction(updates: Updates, algorithm: Algorithm) -> None:
     Raises:
         ValueError: the algorithm has a correction, and it is off.
     """
-    if updates.async_rollouts and getattr(algorithm, "correction", ...) is None:
+    asked = getattr(algorithm, "correction", ...)
+    if updates.async_rollouts and asked is None and not getattr(algorithm, "corrects_itself", 0):
         raise ValueError(
             "algorithm.correction must be set with updates.async_rollouts, for the rollouts come "
             "from weights that are one update old, got none; add `correction: {kind: truncate}` to "

@@ -32,6 +32,7 @@ from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
+from research_rl.trainers.sampler import sampler_differs
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.updater import Updater
 
@@ -231,10 +232,13 @@ class ReSearchModule(pl.LightningModule):
         return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
 
     def on_fit_start(self) -> None:
-        """Move the reference to the policy's device, and drop the updater of an earlier fit."""
+        """Move the reference, drop an earlier updater, tell the algorithm of its sampler."""
         self.updater = None
         if self.reference is not None:
             self.reference.to(self.device)
+        precision = self.trainer.precision
+        if reason := sampler_differs(self.policy, self.engine, self.updates, precision):
+            self.algorithm.correct(reason)
 
     def on_train_start(self) -> None:
         """Validate once before the first update, so that a learning curve has its start.

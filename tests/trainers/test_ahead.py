@@ -124,7 +124,7 @@ def test_every_engine_is_closed_behind_a_run(policy: Path, tmp_path: Path) -> No
 
 def test_stale_rollouts_need_a_correction(policy: Path) -> None:
     with pytest.raises(ValueError, match=r"algorithm\.correction must be set"):
-        training.module(policy, updates=UPDATES)
+        training.module(policy, updates=UPDATES, algorithm=GRPO(correction=None))
 
 
 @pytest.mark.parametrize("arguments", [{"async_rollouts": 2}, {"max_staleness": 0}])

@@ -58,6 +58,9 @@ class Algorithm(nn.Module):
     def bind(self, policy: LMPolicy) -> None:
         """Build what depends on the policy's size, such as a value head."""
 
+    def correct(self, reason: str) -> None:
+        """Be told, before a fit, why its sampler differs from its learner."""
+
     def values(self, out: PolicyOutput) -> Tensor:
         """Return the critic's values (B, T) from ``out.hidden`` (B, T, D)."""
         raise NotImplementedError(f"{type(self).__name__} needs values and must define values()")

@@ -5,6 +5,7 @@ A rule such as GRPO is then a formula of advantages; GSPO replaces the surrogate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -31,6 +32,8 @@ from research_rl.trainers.algorithms.losses import (
     mismatch_weights,
     token_weights,
 )
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from research_rl.agents.policy import PolicyOutput
@@ -99,7 +102,8 @@ class PolicyGradient(Algorithm):
         entropy_coef: weight of the entropy bonus.
         aggregation: token-mean, sequence-mean, sequence-sum or fixed-length.
         fixed_length: tokens a rollout counts as under fixed-length; usually the token budget.
-        correction: importance weights for a sampler that differs from the learner; None uses none.
+        correction: importance weights for a sampler that differs from the learner. auto takes
+            ``Correction()`` where it does differ, see ``correct``; None uses none.
     """
 
     needs_old_logprobs = True
@@ -116,7 +120,7 @@ class PolicyGradient(Algorithm):
         entropy_coef: float = 0.0,
         aggregation: Aggregation = "token-mean",
         fixed_length: int | None = None,
-        correction: Correction | None = None,
+        correction: Correction | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
         self.clip_low = check_positive("clip_low", clip_low)
@@ -138,7 +142,9 @@ class PolicyGradient(Algorithm):
             raise ValueError("kl_coef must be positive where kl_control adapts it, got 0")
         self.fixed_length = fixed_length
         self.kl_control = kl_control
-        self.correction = correction
+        self.correction = correction if isinstance(correction, Correction) else None
+        """In force now; with auto it is None until ``correct`` is called."""
+        self.corrects_itself = correction == "auto"
         self.needs_reference = kl_coef > 0
         self.entropy_gradient = entropy_coef > 0
         # what kl_control has multiplied kl_coef by; a buffer, so that a resumed run goes on with it
@@ -146,6 +152,17 @@ class PolicyGradient(Algorithm):
         if kl_control is not None:
             del self.kl_scale
             self.register_buffer("kl_scale", torch.ones(()))
+
+    def correct(self, reason: str) -> None:
+        """Take a truncated importance correction, and log it, if the choice is left to the run."""
+        if self.corrects_itself and self.correction is None:
+            self.correction = Correction()
+            log.info(
+                "each token is weighed by its probability under the learner over that under the "
+                "sampler, at most %g, because %s; algorithm.correction: null turns it off",
+                self.correction.high,
+                reason,
+            )
 
     def rewards(self, batch: Batch) -> Tensor:
         """Return each rollout's reward (B,), minus its tokens' KL if kl_in is reward."""

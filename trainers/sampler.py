@@ -1,0 +1,46 @@
+"""Sampler and learner: whether they compute the same probabilities, and why not.
+
+Rollouts that another engine, dtype or older weights sampled are off-policy. Their tokens are then
+weighed by an importance correction (``Algorithm.correct``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from research_rl.agents import Engine, LMPolicy
+from research_rl.trainers.settings import Updates
+
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def sampler_differs(
+    policy: LMPolicy, engine: Engine, updates: Updates, precision: Any = None
+) -> str | None:
+    """Return why sampled log-probs differ from the learner's; None if they should be the same.
+
+    Args:
+        policy: that is trained.
+        engine: that samples from it.
+        updates: what the learner computes in, and whether rollouts are sampled ahead.
+        precision: of the trainer, e.g. bf16-mixed.
+    """
+    if updates.async_rollouts:
+        return "rollouts are sampled one update ahead"
+    if engine.holds_weights:
+        return "rollouts are sampled by servers"
+    mixed = _MIXED.get(str(precision))
+    own = next(policy.model.parameters()).dtype
+    learner = updates.dtype_on(policy.device) or mixed or own
+    sampler = getattr(engine, "dtype", None) or mixed or own
+    if sampler != learner:
+        return f"rollouts are sampled in {_name(sampler)} and learned from in {_name(learner)}"
+    if sampler != torch.float32 and mixed is None and getattr(engine, "dtype", None) is not None:
+        return f"rollouts are sampled from a copy in {_name(sampler)}"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
