@@ -81,8 +81,8 @@ class ReSearchEnv(gym.Env[str, str]):
     * ``search_cost``: see Rewards.
     * ``max_chars``: longest observation, in characters.
     * ``reward``: ``default``, ``paper``, ``paper-code`` or a ``RewardFunction``.
-    * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}``, a chat as ``{system, user}``, a
-      file of one of these, or a ``Prompt``.
+    * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}``, a chat as ``{system, user}``,
+      ``{about}`` (what the documents are), a file of one of these, or a ``Prompt``.
     * ``on_retriever_error``: ``raise`` a ``RetrieverUnavailable``, after which the same step may
       be tried again, or ``observe`` it as a result text (listed in ``Episode.failed_results``).
     * ``render_mode``: None, or ``ansi``: the episode so far in colour.

@@ -12,6 +12,7 @@ from research_rl.envs.protocols.prompts import (
     Prompt,
     PromptChoice,
     get_prompt,
+    prompt_about,
 )
 from research_rl.envs.protocols.tags import (
     BUDGET_USED,
@@ -56,6 +57,7 @@ __all__ = [
     "last_boxed",
     "parse_action",
     "parts",
+    "prompt_about",
     "render_result",
     "result_content",
 ]

@@ -1,7 +1,8 @@
-"""Prompts that tell a model the rules: the two of ReSearch, and prompts of your own.
+"""Prompts that tell a model the rules: the two of ReSearch, one for any corpus, and your own.
 
-The wording is that of ReSearch, kept byte for byte: repository Agent-RL/ReCall, branch re-search,
-src/verl/utils/dataset/template.py, MIT License.
+The wording of ``base`` and ``instruct`` is that of ReSearch, kept byte for byte: repository
+Agent-RL/ReCall, branch re-search, src/verl/utils/dataset/template.py, MIT License. They say that
+Wikipedia is searched; ``prompt_about`` says what your corpus is about.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 _QUESTION = "{prompt}"
 
@@ -36,7 +37,7 @@ class Prompt:
         if _QUESTION not in self.user:
             raise ValueError(
                 f"prompt must contain {_QUESTION} where the question goes, got {self.user[:80]!r}; "
-                "write it there, or use 'base', 'instruct', {system, user} or the path of a file"
+                "write it there, or use 'base', 'instruct', {system, user}, {about} or a file"
             )
 
     def text(self, question: str) -> str:
@@ -85,9 +86,41 @@ INSTRUCT = Prompt(
 """For instruction-tuned models: a system message, the question as the user's."""
 
 
-PromptChoice: TypeAlias = str | Mapping[str, str | None] | Prompt
-"""``base`` or ``instruct``; a text with ``{prompt}``; ``{system, user}`` of a chat; a file of
-either; or a Prompt."""
+_ABOUT = (
+    "Answer the question step by step. You can look things up with a search tool over {about}. "
+    "Write your reasoning inside <think> </think>. To look something up, write a short query "
+    "inside <search> </search>; what the tool finds comes back inside <result> </result>. Read it, "
+    "think again, and search as often as something is missing. When you know the answer, write it "
+    r"inside <answer> </answer>, with nothing but the final answer inside \boxed{}. For example: "
+    "<think> what I need to find first </think> <search> a query </search> <result> what was found "
+    "</result> <think> what follows from it </think> <answer> The answer is "
+    r"\boxed{the final answer} </answer>"
+)
+
+
+def prompt_about(about: str, chat: bool = True) -> Prompt:
+    """Return a prompt that says what is searched.
+
+    >>> "over the manuals of Acme." in prompt_about("the manuals of Acme").system
+    True
+
+    Args:
+        about: what the documents are; it completes ``a search tool over ...``.
+        chat: rules as a system message and the question as the user's; False is one text, for base
+            models.
+
+    Raises:
+        ValueError: ``about`` is empty.
+    """
+    if not about.strip():
+        raise ValueError("about must say what the documents are, got an empty text")
+    rules = _ABOUT.replace("{about}", about.strip())
+    return Prompt(rules, _QUESTION) if chat else Prompt(None, f"{rules}\n\nQuestion: {_QUESTION}\n")
+
+
+PromptChoice: TypeAlias = str | Mapping[str, str | bool | None] | Prompt
+"""``base`` or ``instruct``; a text with ``{prompt}``; ``{system, user}`` of a chat; ``{about}`` or
+``{about, chat}``, see ``prompt_about``; a file of one of these; or a Prompt."""
 
 
 def get_prompt(prompt: PromptChoice) -> Prompt:
@@ -107,15 +140,24 @@ def get_prompt(prompt: PromptChoice) -> Prompt:
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, Mapping):
-        if unknown := sorted(set(prompt) - {"system", "user"}):
-            raise ValueError(
-                f"a chat prompt must have system and user, got {unknown[0]!r}; leave it out"
-            )
-        return Prompt(prompt.get("system"), prompt.get("user") or _QUESTION, chat=True)
+        return _from_mapping({k: v for k, v in prompt.items() if v is not None})
     known = {"base": BASE, "instruct": INSTRUCT}.get(prompt)
     if known is None and _QUESTION not in prompt and _is_file(prompt):
         return get_prompt(_read(Path(prompt)))
     return known or Prompt(None, prompt)
+
+
+def _from_mapping(given: Mapping[str, Any]) -> Prompt:
+    allowed = {"about", "chat"} if "about" in given else {"system", "user"}
+    if unknown := sorted(set(given) - allowed):
+        raise ValueError(
+            "a prompt in parts must have system and user, or about and chat; got "
+            f"{unknown[0]!r} beside {', '.join(sorted(set(given) - {unknown[0]})) or 'nothing'}; "
+            "leave it out"
+        )
+    if "about" in given:
+        return prompt_about(str(given["about"]), bool(given.get("chat", True)))
+    return Prompt(given.get("system"), given.get("user") or _QUESTION, chat=True)
 
 
 def _is_file(name: str) -> bool:
@@ -136,5 +178,7 @@ def _read(file: Path) -> PromptChoice:
     else:
         return Prompt(None, text.rstrip("\n"))
     if not isinstance(found, str | Mapping):
-        raise ValueError(f"{file} must hold a text or {{system, user}}, got {type(found).__name__}")
+        raise ValueError(
+            f"{file} must hold a text, {{system, user}} or {{about}}, got {type(found).__name__}"
+        )
     return found

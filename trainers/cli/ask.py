@@ -17,6 +17,7 @@ from research_rl.trainers.settings import UsageError
 
 if TYPE_CHECKING:
     from research_rl.agents.methods import Agent, Message, Prediction
+    from research_rl.envs.protocols import PromptChoice
 
 QUICKSTART = Path("runs/quickstart")
 _NO_ANSWER = {
@@ -84,7 +85,7 @@ class Asked:
     index: str
     model: str | None = None
     server: str | None = None
-    prompt: str | dict[str, str | None] = "base"
+    prompt: PromptChoice = "base"
     top_k: int = 5
     max_searches: int | None = None
     max_tokens: int = 2048

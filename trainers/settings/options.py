@@ -17,8 +17,8 @@ from research_rl.envs.rewards import RewardFunction
 
 
 @dataclass
-class ChatPrompt:
-    """A prompt as messages of a chat.
+class PromptParts:
+    """A prompt in parts: the messages of a chat, or what the documents are about.
 
     A class of its own, because a parser that may also take any mapping reads the text
     ``Question: {prompt}`` as one.
@@ -26,10 +26,15 @@ class ChatPrompt:
     Args:
         system: the system message; None for none.
         user: the user's message with {prompt} where the question goes; None is the question alone.
+        about: in place of both: what the documents are, e.g. ``the manuals of Acme``; the rules are
+            then told in words that fit any corpus.
+        chat: with about: false is one text, for base models.
     """
 
     system: str | None = None
     user: str | None = None
+    about: str | None = None
+    chat: bool | None = None
 
 
 @dataclass
@@ -43,8 +48,8 @@ class EnvConfig:
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
         reward: default, paper, paper-code or a reward function.
-        prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, or the path
-            of a file with one of these.
+        prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, {about} for
+            a corpus of your own, or the path of a file with one of these.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
         max_chars: longest observation and action in characters.
     """
@@ -55,7 +60,7 @@ class EnvConfig:
     max_searches: int | None = None
     search_cost: float = 0.0
     reward: str | RewardFunction = "default"
-    prompt: str | ChatPrompt = "base"
+    prompt: str | PromptParts = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
 
@@ -75,7 +80,7 @@ class EnvConfig:
             max_searches=self.max_searches,
             search_cost=self.search_cost,
             reward=self.reward,
-            prompt=asdict(self.prompt) if isinstance(self.prompt, ChatPrompt) else self.prompt,
+            prompt=asdict(self.prompt) if isinstance(self.prompt, PromptParts) else self.prompt,
             on_retriever_error=self.on_retriever_error,
             max_chars=self.max_chars,
         )

@@ -10,6 +10,9 @@ import gymnasium as gym
 import pytest
 
 from research_rl.envs import BASE, INSTRUCT, Prompt, get_prompt
+from research_rl.envs.protocols import prompt_about
+
+TAGS = ("think", "search", "result", "answer")
 
 
 def test_both_prompts_are_byte_identical_to_the_published_ones() -> None:
@@ -66,10 +69,27 @@ def test_a_mapping_is_a_chat_also_without_a_system_message(said: dict[str, str |
 
 
 def test_a_mapping_with_other_keys_is_refused() -> None:
-    with pytest.raises(ValueError, match="must have system and user, got 'assistant'"):
+    with pytest.raises(ValueError, match="got 'assistant' beside user; leave it out"):
         get_prompt({"assistant": "x", "user": "{prompt}"})
     with pytest.raises(ValueError, match="prompt must contain"):
         get_prompt({"system": "x", "user": "no place"})
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_for_any_corpus_says_what_is_searched(chat: bool) -> None:
+    prompt = get_prompt({"about": "the manuals of Acme", "chat": chat})
+    text = prompt.text("Which fuse?")
+    assert prompt == prompt_about("the manuals of Acme", chat)
+    assert prompt.chat is chat
+    assert "search tool over the manuals of Acme." in text
+    assert "ikipedia" not in text
+    assert "Which fuse?" in text
+    assert all(text.count(f"<{tag}>") == text.count(f"</{tag}>") for tag in TAGS)
+    assert r"\boxed{" in text
+    with pytest.raises(ValueError, match="about must say what the documents are"):
+        get_prompt({"about": " "})
+    with pytest.raises(ValueError, match="got 'user' beside about"):
+        get_prompt({"about": "x", "user": "{prompt}"})
 
 
 def test_a_prompt_may_stand_in_a_file(tmp_path: Path) -> None:
@@ -83,7 +103,7 @@ def test_a_prompt_may_stand_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Frage: {prompt}\nAntwort:\n", encoding="utf-8")
     assert get_prompt(str(tmp_path / "a.txt")) == Prompt(None, "Frage: {prompt}\nAntwort:")
     (tmp_path / "bad.yaml").write_text("- 1\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"must hold a text or \{system, user\}, got list"):
+    with pytest.raises(ValueError, match=r"\{system, user\} or \{about\}, got list"):
         get_prompt(str(tmp_path / "bad.yaml"))
 
 

@@ -58,6 +58,15 @@ def test_a_chat_is_messages(tmp_path: Path) -> None:
     assert prompt_of(parsed("--env.prompt", "{user: 'Q {prompt}'}")).chat
 
 
+def test_what_the_documents_are_about_is_told() -> None:
+    chat = prompt_of(parsed("--env.prompt.about", "papers on batteries"))
+    text = prompt_of(parsed("--env.prompt", "{about: papers on batteries, chat: false}"))
+
+    assert "over papers on batteries." in chat.system
+    assert text.system is None
+    assert "over papers on batteries." in text.user
+
+
 def test_the_prompt_of_small_cpu_is_its_text() -> None:
     shipped = yaml.safe_load(Path(find_config("small_cpu")).read_text(encoding="utf-8"))
 
