@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -73,6 +74,9 @@ def _source(own: argparse.Namespace, run: Any) -> Any:
 def _built(args: Sequence[str]) -> Any:
     """The objects that ``research fit`` would have with these arguments; nothing is run."""
     from research_rl.trainers.cli import ResearchCLI, run
+
+    for name in ("pytorch_lightning", "lightning_fabric"):  # no run begins, so no word of one
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class Build(ResearchCLI):
         """Makes what a config names, and stops."""
