@@ -19,7 +19,6 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
@@ -27,13 +26,13 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluat
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.collect import Collector, pool_of
+from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import Updater
+from research_rl.trainers.updater import Updater, check_scheduler
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 """Metrics in the progress bar."""
@@ -95,11 +94,7 @@ class ReSearchModule(pl.LightningModule):
         self.automatic_optimization = False
         self.policy_config = policy
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
-        if self.algorithm.needs_groups and updates.group_size < 2:
-            raise ValueError(
-                f"group_size must be at least 2 with {type(self.algorithm).__name__}, got "
-                f"{updates.group_size}; a group compares rollouts of one question"
-            )
+        check_group_size(updates, self.algorithm)
         check_correction(updates, self.algorithm)
         self.credit = credit
         self.sampling = sampling
@@ -168,19 +163,14 @@ class ReSearchModule(pl.LightningModule):
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
 
         Raises:
-            ValueError: the scheduler needs a metric. It is stepped inside an iteration, where
-                there is none yet.
+            ValueError: the scheduler needs a metric.
         """
         parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
         optimizer = self._make_optimizer(parameters)
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "lr_scheduler must depend on the step alone, got ReduceLROnPlateau; choose one of "
-                "torch.optim.lr_scheduler that needs no metric, LinearLR for instance"
-            )
+        check_scheduler(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def teardown(self, stage: str) -> None:
