@@ -19,6 +19,8 @@ from research_rl.agents.types import SamplingParams, Sequence
 ShapeLogits = Callable[[Tensor, Tensor, Tensor, SamplingParams], Tensor]
 """(logits (B, V), rows (B,), positions (B,), params) -> the logits (B, V) that are sampled from."""
 
+MAX_SLOTS = 256
+"""Sequences under way together, where nobody says otherwise."""
 _SPARE = -1
 """Stands for the slot that keeps the prompt of a group of which some still wait."""
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 1 << 28
 """Of the logits that live at a time."""
+GPU_BLOCKS = 4
+"""Parts of a chunk of logits that are made float32 one after another, off the CPU."""
 _CACHE_NUMBERS = 1 << 17
 """Of one pass over some rows on a CPU: what is made on the way stays in its cache."""
 _VOCAB_BLOCK = 1 << 14
@@ -122,7 +124,11 @@ class _Computing:
 
     def _blocks(self, logits: Tensor) -> Iterator[slice]:
         rows, vocab = logits.shape
-        size = max(1, _CACHE_NUMBERS // vocab) if logits.device.type == "cpu" else max(1, rows // 4)
+        size = (
+            max(1, _CACHE_NUMBERS // vocab)
+            if logits.device.type == "cpu"
+            else max(1, rows // GPU_BLOCKS)
+        )
         for begin in range(0, rows, size):
             yield slice(begin, begin + size)
 

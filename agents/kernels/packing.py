@@ -192,10 +192,15 @@ class _Piece(NamedTuple):
     """Its first token, in the segment."""
 
 
+def piece_size(tokens: int) -> int:
+    """Return how many queries attend together, at most, in a segment of so many tokens."""
+    few, many = _QUERIES
+    return min(many, max(few, tokens // _PIECES))
+
+
 def _pieces(number: int, segment: _Segment) -> Iterator[_Piece]:
     """Cut a segment evenly."""
-    few, many = _QUERIES
-    count = -(-segment.size // min(many, max(few, segment.size // _PIECES)))
+    count = -(-segment.size // piece_size(segment.size))
     bounds = [segment.size * i // count for i in range(count + 1)]
     for begin, end in pairwise(bounds):
         yield _Piece(end - begin, len(segment.prefix) + end, number, begin)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from research_rl.agents.engines import CachedEngine, check_params
+from research_rl.agents.engines import MAX_SLOTS, CachedEngine, check_params
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.envs.system import LOADING
@@ -91,7 +91,7 @@ class RequestQueue:
     """
 
     def __init__(
-        self, policy: LMPolicy, name: str, max_slots: int = 256, max_wait: float = 0.005
+        self, policy: LMPolicy, name: str, max_slots: int = MAX_SLOTS, max_wait: float = 0.005
     ) -> None:
         policy.eval()
         self._policy, self.name = policy, name

@@ -1,5 +1,5 @@
 """`research plan`: memory and time of a run before it starts.
 
 Read first: command.py
-May import: agents, envs, trainers.cli, trainers.settings
+May import: agents, envs, trainers.algorithms, trainers.cli, trainers.settings, trainers.warmstart
 """
