@@ -29,6 +29,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "faiss", "pyarrow", "pandas", "datasets", "peft", "matplotlib"}
 NOT_BELOW_TRAINERS = {"pytorch_lightning", "jsonargparse", "omegaconf", "matplotlib", "tensorboard"}
+LOCKS = {"fcntl", "filelock", "msvcrt"}
 LARGEST_ROOM = 12
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 """Lines; docstrings and comments count."""
@@ -112,6 +113,8 @@ def test_packages_look_down_only(module: str) -> None:
     assert not bare, f"{bare}: write research_rl.<package>, and pytorch_lightning for Lightning"
     if package != "trainers":
         assert not outside(iter(names)) & NOT_BELOW_TRAINERS
+    if module != "envs.system.locks":
+        assert not outside(iter(names)) & LOCKS, "envs.system.alone_in is the one lock of files"
 
 
 @pytest.mark.parametrize("module", sorted(m for m in SOURCES if within(m, "envs")))

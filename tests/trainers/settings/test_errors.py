@@ -1,7 +1,7 @@
 """What jsonargparse says of a mistake is still worded as the one-line errors expect it.
 
-Each row makes one mistake before a real parser. A new jsonargparse that says it in other words fails
-here by the name of what is looked for, and not as a long message that a user has to read.
+Each row makes one mistake before a real parser. A new jsonargparse that says it in other words
+fails here, by the name of what is looked for, before a user has to read a long message.
 """
 
 from __future__ import annotations
