@@ -1,4 +1,7 @@
-"""One run of the cached engine: which sequence has which slot, what is read and sampled next."""
+"""One run of the cached engine: which sequence has which slot, and what is read and sampled next.
+
+With 80 sequences and 32 slots, 48 wait; each takes over the slot of one that has ended.
+"""
 
 from __future__ import annotations
 

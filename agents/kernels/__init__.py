@@ -1,5 +1,8 @@
 """Forward passes written for speed: packed rollouts, slots of a cache, the output head.
 
+They use the weights of a Hugging Face model and give its results up to rounding. A model that they
+do not know is left to its own forward pass, or refused with the reason.
+
 Read first: packed_forward.py
 May import: nothing of ours
 """

@@ -1,7 +1,7 @@
-"""Norm, rotation and gate of a layer in few operations, with gradients that keep little.
+"""Parts of a layer in few operations: the norm, the rotary embedding and the gate, with gradients.
 
-An operation on a small tensor costs what it takes to start it, and one on a large tensor what it
-takes to read and write it. The plain modules take eight for a norm and as many for a rotation.
+The plain modules take eight operations for a norm and as many for a rotary embedding. Each costs
+the time to start it on a small tensor, and the time to read and write it on a large one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Putting an attention of our own into a transformers model, and what it must not leave out."""
+"""Checks for an attention function of our own inside a Hugging Face model.
+
+A model may ask its attention for something that ours does not do, a bias for instance. That is
+refused by name, for the result would be wrong without any error.
+"""
 
 from __future__ import annotations
 

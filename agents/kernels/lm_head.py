@@ -1,4 +1,4 @@
-"""Log-probs of chosen tokens straight from hidden states; the logits of a chunk are all there is.
+"""The output head: log-probs of tokens from hidden states, with one chunk of logits at a time.
 
 The logits of a long batch over a large vocabulary are by far the largest tensor of a training step.
 Here they live for one chunk of tokens at a time, and the gradient is written over them. Source of

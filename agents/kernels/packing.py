@@ -1,7 +1,7 @@
-"""Rollouts laid flat: which token stands where, and which queries attend together.
+"""The layout of packed rollouts: where each token stands, and which queries attend together.
 
-The rollouts of one question begin with the same prompt. Here it stands once, each response behind
-it; nothing is padded but the queries of pieces that attend together.
+With a prompt P and two responses A and B the row is ``P A B``: A and B both see P, and B does not
+see A. Nothing is padded but the queries of pieces that attend together.
 """
 
 from __future__ import annotations

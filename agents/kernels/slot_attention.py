@@ -1,4 +1,4 @@
-"""Attention of a flat batch of tokens over the slots of a cache, for any transformers model.
+"""Attention for sampling: a flat batch of tokens over the slots of a cache, for any HF model.
 
 A forward pass carries one token for each sequence that decodes and any number of segments (prompts,
 results) that are read at once. Nothing is padded but the queries of segments that attend together.

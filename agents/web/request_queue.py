@@ -1,4 +1,4 @@
-"""Runs the requests of many callers on one model: those that wait together, in one run.
+"""A queue of requests from many callers to one model; those that wait are run together.
 
 While a run is under way the next requests gather. Rule: a request gets what it would have got
 alone, up to the rounding of another batch.

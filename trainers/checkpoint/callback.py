@@ -1,4 +1,8 @@
-"""The checkpoints of a run: when they are written, and how a run ends between two iterations."""
+"""The callback that writes a run's checkpoints, ``best.ckpt`` and ``last.ckpt``.
+
+Each is written between two iterations. So a resumed run repeats no half-done iteration and gives
+the same losses, rollouts and weights as one that was not stopped.
+"""
 
 from __future__ import annotations
 

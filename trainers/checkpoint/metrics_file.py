@@ -1,4 +1,4 @@
-"""Metrics file of a run, ``metrics.csv``: a stopped run goes on in it, no row lost, none twice.
+"""The file ``metrics.csv`` of a run; a resumed run appends to it and loses or repeats no row.
 
 Lightning's CSVLogger deletes the file whenever a trainer starts. The logger here only appends, and
 its rows travel in the checkpoints: whatever a crash left of the file, a resumed run has exactly the

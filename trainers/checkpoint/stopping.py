@@ -1,4 +1,8 @@
-"""SIGTERM and SLURM's warning: a run ends between two iterations instead of anywhere."""
+"""Requests to stop a run: SIGTERM, and the signal that SLURM sends before a time limit.
+
+The run ends after the iteration that is running. Ended in the middle of one, it would lose the
+rollouts that it has sampled.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-r"""The command ``research ask``: a question is thought about and searched for before your eyes."""
+"""The command ``research ask``: one question, answered in the terminal while you watch.
+
+Thoughts, searches and results are printed as they come. Without options it asks the policy of a
+finished quickstart: ``research ask "Who directed Alien?"``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``research fit | validate | test | predict``: LightningCLI with shipped configs by name."""
+"""The commands ``research fit``, ``validate``, ``test`` and ``predict``, made with Lightning's CLI.
+
+A config is named by its file or, if it ships with the package, by its name:
+``research fit --config quickstart --trainer.max_steps 3``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The start of a run: what is refused, settled and warned of before anything is trained.
+"""The start of a run: checks, settings and warnings that come before training.
 
-For example, ``trainer.gradient_clip_val`` is refused with the name of the option that does it
-here, and a folder that holds a run is not begun anew in.
+For example, ``trainer.gradient_clip_val`` is refused with the name of the option to set instead,
+and a new run is refused in a folder that holds another one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``research plan``: memory and time of a configuration before anything starts."""
+"""The command ``research plan``: arguments in, a table or JSON out.
+
+It takes all options of ``research fit`` and a few of its own, ``--device h100`` for instance.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The memory of a configuration, part by part, in bytes on one device.
+"""The memory of a configuration on one device: bytes of each part, and options that lower the peak.
 
-The learner's activations are counted as the layers of Llama and Qwen save them: norms, attention
-over packed rollouts, gated feed-forward; the output head keeps one chunk of logits.
+Training in float32 with AdamW holds each weight four times: itself, its gradient and two states.
+Activations are counted as the layers of Llama and Qwen save them: norms, attention over packed
+rollouts, gated feed-forward; the output head keeps one chunk of logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The time of an iteration by arithmetic: products against the peak, decoding against bandwidth."""
+"""The seconds of an iteration, computed from operations and bytes; nothing is run.
+
+Learning is limited by a device's operations a second, and decoding by the bytes that it reads a
+second, since each token reads all weights.
+"""
 
 from __future__ import annotations
 

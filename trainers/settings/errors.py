@@ -1,4 +1,8 @@
-"""A user's mistake: which errors are one, and how it is said in one line."""
+"""Errors that a user can mend, each told in one line instead of a traceback.
+
+For example: ``model.seed: Expected a <class 'int'>. Got value: x``. An error from deep inside a
+library is taken for a bug and keeps its traceback.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The configs that ship with the package, found by name, and parsers whose errors are one line.
+"""Configs that ship with the package, found by name, and the parsers that read them.
 
-A config may name the one that it changes: with ``base: research_7b`` on a line of its own, it is
-read as if ``--config research_7b`` stood before it.
+``--config quickstart`` reads configs/quickstart.yaml. A config may name the one that it changes:
+with ``base: research_7b`` on a line of its own, it is read as if ``--config research_7b`` stood
+before it.
 """
 
 from __future__ import annotations
