@@ -204,7 +204,7 @@ class _Gradients:
             self.bias = bias.new_zeros(bias.shape, dtype=single)
 
     def add(self, part: slice, change: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Add what d loss / d logits (n, V) of a chunk comes to."""
+        """Add the gradients that follow from d loss / d logits (n, V) of a chunk."""
         if self.hidden is not None:
             self.hidden[part] = (change @ weight).to(self.hidden.dtype)
         if self.bias is not None:
@@ -325,7 +325,7 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Scale what is known already."""
+        """Scale the gradients that forward has computed."""
         factor = gradients[0]
         sums, ctx.sums = ctx.sums, None  # so that the parameter may take it over as its gradient
         others = (other * factor for other in ctx.others)

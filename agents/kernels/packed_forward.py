@@ -133,7 +133,7 @@ class PackedForward:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Let the model attend in flat batches inside; its own attention is put back behind.
+        """In this block the model attends in flat batches; then its own attention is back.
 
         Backward passes belong inside too: checkpointed activations are computed there again.
         """

@@ -301,6 +301,6 @@ AttentionInterface.register(SLOTS, slot_attention)
 
 @contextmanager
 def slots_enabled(model: nn.Module) -> Iterator[None]:
-    """Let the model attend over slots inside; its own attention is put back behind."""
+    """In this block the model attends over slots; then its own attention is back."""
     with attention_replaced(model, SLOTS):
         yield

@@ -156,7 +156,7 @@ class _Routes(Collector):
         return JSONResponse({"results": [None]})
 
     async def reset_prefix_cache(self) -> Response:
-        """Agree: nothing is kept between two runs."""
+        """Answer that it is done: nothing is kept between two runs."""
         return JSONResponse({"success": True})
 
     async def health(self) -> Response:

@@ -114,7 +114,7 @@ class RequestQueue:
         self.close()
 
     def start(self) -> None:
-        """Begin to answer, in a thread that ``close`` ends; once and not again."""
+        """Begin to answer, in a thread that ``close`` ends; it cannot be begun twice."""
         self._thread.start()
 
     @property

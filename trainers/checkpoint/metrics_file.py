@@ -74,7 +74,7 @@ class MetricsFile(ExperimentWriter):
         self._text, self.metrics = former + added, []
 
     def begin(self, text: str, step: int | None = None) -> None:
-        """Let the file hold a text, and go on behind it.
+        """Replace what the file holds by a text, to which later rows are appended.
 
         Args:
             text: of a metrics file; "" removes the file.

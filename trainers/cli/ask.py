@@ -69,7 +69,7 @@ class Screen:
         )
 
     def head(self, text: str) -> None:
-        """Write a line of our own."""
+        """Write a heading."""
         self._line("heading", text)
 
     def _line(self, style: TextStyle, text: str) -> None:
@@ -175,7 +175,7 @@ def from_run(run: Path) -> dict[str, Any]:
 
 
 def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
-    """Return the agent that answers as it is set up and tells what it writes as it comes."""
+    """Return the agent that the settings describe; it passes its text on while it writes."""
     import gymnasium as gym
 
     from research_rl.agents import SamplingParams
@@ -206,7 +206,7 @@ def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
 
 
 def _served(settings: Asked, env: Any, params: Any, on_text: Callable[[str, str], None]) -> Agent:
-    """The agent whose model is behind HTTP; it tells turn by turn."""
+    """Return an agent whose model is on a server; it prints each turn when it is complete."""
     from research_rl.agents.methods import OpenAIGenerator, ServedReSearchAgent
 
     assert settings.server is not None
@@ -233,7 +233,7 @@ def _retriever(index: str) -> Retriever:
 
 
 def _ask(agent: Agent, question: str, screen: Screen) -> None:
-    """Have one question answered; Ctrl-C ends the answer alone."""
+    """Answer one question; Ctrl-C stops this answer and not the command."""
     screen.head(f"Question: {question}")
     try:
         screen.end(agent.answer([Question("ask", question, ("",))])[0])

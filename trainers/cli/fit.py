@@ -176,7 +176,7 @@ class ResearchCLI(LightningCLI):
         check_nothing_is_lost(root, self._option("ckpt_path"), self._option("overwrite"))
 
     def before_fit(self) -> None:
-        """Keep other fits out of the folder, which is made now at the latest."""
+        """Lock the folder, making it if need be, and warn of options that have changed since."""
         if not leads() or self._is_dry():
             return
         self._hold()
@@ -258,7 +258,7 @@ class ResearchCLI(LightningCLI):
 
 
 def _quiet() -> None:
-    """Drop what Lightning says at every start and no user of ours can act on."""
+    """Hide what Lightning says at every start and a user cannot act on."""
     for message in (
         ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose

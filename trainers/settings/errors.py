@@ -42,7 +42,7 @@ class UsageError(ValueError):
 
 
 def is_users_mistake(error: BaseException) -> bool:
-    """Whether the message is all that the user needs.
+    """Whether an error is the user's to mend, so that one line says enough.
 
     True for files that are missing or do not open, and for errors that this package raises on
     purpose. An error from deep inside a library is a bug of ours and keeps its traceback.

@@ -123,7 +123,7 @@ class OneLineParser(ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Any:
-        """Parse a config; in a file, which has a ``path``, the line of its base is no option."""
+        """Parse a config; from a file, which has a ``path``, the line ``base: ...`` is left out."""
         if path and _BASE.search(content):
             content = _BASE.sub("", content)
             content = content if yaml.safe_load(content) else "{}"
