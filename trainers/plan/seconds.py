@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 TRAIN_SHARE, DECODE_SHARE = 0.45, 0.5
 """Of the peak and of the bandwidth that a good run reaches (a target, not a measurement)."""
 
+PROMPT_TOKENS, SAMPLED_SHARE = 400, 0.4
+"""What is assumed where nothing is said: a prompt's length, and the share of a response that the
+policy writes, the rest being search results."""
+
 
 @dataclass(frozen=True)
 class Device:

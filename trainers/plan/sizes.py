@@ -17,6 +17,7 @@ from research_rl.agents.engines import MAX_SLOTS
 from research_rl.agents.kernels import text_config
 from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
 from research_rl.trainers.algorithms import Algorithm
+from research_rl.trainers.plan.seconds import PROMPT_TOKENS, SAMPLED_SHARE
 from research_rl.trainers.settings import OneLineParser, Updates
 from research_rl.trainers.warmstart import TinyModelConfig, tiny_shape
 
@@ -97,10 +98,10 @@ class Sizes:
     slots: int = MAX_SLOTS
     micro_tokens: int | None = Updates.micro_batch_tokens
     prefill: int | None = None
-    prompt: int = 400
+    prompt: int = PROMPT_TOKENS
     response: int = 512
     mean_response: int = 512
-    sampled: float = 0.4
+    sampled: float = SAMPLED_SHARE
     index: int | None = 0
     ranks: int = 1
     sharded: bool = False
