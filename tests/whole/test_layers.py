@@ -230,7 +230,9 @@ def definitions(tree: ast.Module) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (t.id for t in targets if isinstance(t, ast.Name) and t.id != "log")
+            names = (n for target in targets for n in ast.walk(target))  # a, b = 1, 2
+            stored = (n for n in names if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+            yield from (n.id for n in stored if n.id != "log")
 
 
 def test_a_public_name_is_defined_once() -> None:
