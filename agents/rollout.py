@@ -1,4 +1,4 @@
-"""Where the policy meets the environment: questions in, scored rollouts out.
+"""Rollouts: the policy plays questions in an environment, and each play is scored.
 
 The only place where text becomes ids and ids become text. Each prompt and each result is encoded
 once; what the policy wrote is decoded for the environment and never encoded again.

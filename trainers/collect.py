@@ -13,6 +13,8 @@ from typing import Any
 from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
+from research_rl.trainers.algorithms import Algorithm
+from research_rl.trainers.settings import Updates
 
 PlayFn = Callable[[list[Question], list[int]], list[Rollout]]
 """Plays one episode for each question, each with its own seed."""
@@ -85,6 +87,19 @@ class Collector:
         for rollout, seed in zip(rollouts, seeds, strict=True):
             rollout.seed = seed
         return [rollouts[a : a + size] for a in range(0, len(rollouts), size)]
+
+
+def check_group_size(updates: Updates, algorithm: Algorithm) -> None:
+    """Refuse groups of one where an algorithm compares the rollouts of a question.
+
+    Raises:
+        ValueError: ``updates.group_size`` is 1 and the algorithm needs groups.
+    """
+    if algorithm.needs_groups and updates.group_size < 2:
+        raise ValueError(
+            f"group_size must be at least 2 with {type(algorithm).__name__}, got "
+            f"{updates.group_size}; a group compares rollouts of one question"
+        )
 
 
 def pool_of(loader: Any) -> Sequence[Question]:

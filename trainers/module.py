@@ -19,22 +19,21 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts, warn_if_slow
+from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.collect import Collector, pool_of
+from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
-from research_rl.trainers.sampler import sampler_differs
+from research_rl.trainers.sampler import sampler_differs, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import Updater
+from research_rl.trainers.updater import Updater, check_scheduler
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 """Metrics in the progress bar."""
@@ -96,11 +95,7 @@ class ReSearchModule(pl.LightningModule):
         self.automatic_optimization = False
         self.policy_config = policy
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
-        if self.algorithm.needs_groups and updates.group_size < 2:
-            raise ValueError(
-                f"group_size must be at least 2 with {type(self.algorithm).__name__}, got "
-                f"{updates.group_size}; a group compares rollouts of one question"
-            )
+        check_group_size(updates, self.algorithm)
         check_correction(updates, self.algorithm)
         self.credit = credit
         self.sampling = sampling
@@ -155,7 +150,7 @@ class ReSearchModule(pl.LightningModule):
                     self._shards = Shards(self.device_mesh, self.updates.dtype_on(self.device))
                     self.policy = self._shards.policy(self.policy_config)
                 self.algorithm.bind(self.policy)
-            self._warn_if_slow()
+            warn_of_slow_dtypes(self.policy, self.trainer.precision, self.device)
             self.engine = self.make_engine(self.policy)
             # with LoRA a checkpoint holds the adapter alone
             self.strict_loading = self.policy_config.lora is None
@@ -166,31 +161,18 @@ class ReSearchModule(pl.LightningModule):
             else:
                 self.reference = self._shards.reference(self.policy, self.policy_config)
 
-    def _warn_if_slow(self) -> None:
-        """Warn of half precision where this machine is far slower in it."""
-        mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        if (dtype := mixed.get(str(self.trainer.precision))) is not None:
-            warn_if_slow(dtype, self.device, "trainer.precision")
-        weights = next(self.policy.model.parameters()).dtype
-        warn_if_slow(weights, self.device, "policy.dtype")
-
     def configure_optimizers(self) -> Any:
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
 
         Raises:
-            ValueError: the scheduler needs a metric. It is stepped inside an iteration, where
-                there is none yet.
+            ValueError: the scheduler needs a metric.
         """
         parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
         optimizer = self._make_optimizer(parameters)
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "lr_scheduler must depend on the step alone, got ReduceLROnPlateau; choose one of "
-                "torch.optim.lr_scheduler that needs no metric, LinearLR for instance"
-            )
+        check_scheduler(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def teardown(self, stage: str) -> None:

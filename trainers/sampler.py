@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from research_rl.agents import Engine, LMPolicy
+from research_rl.agents import Engine, LMPolicy, warn_if_slow
 from research_rl.trainers.settings import Updates
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -40,6 +40,19 @@ def sampler_differs(
     if sampler != torch.float32 and mixed is None and getattr(engine, "dtype", None) is not None:
         return f"rollouts are sampled from a copy in {_name(sampler)}"
     return None
+
+
+def warn_of_slow_dtypes(policy: LMPolicy, precision: Any, device: torch.device) -> None:
+    """Warn where a run is in half precision and its machine is far slower in that.
+
+    Args:
+        policy: its weights may be in half precision themselves.
+        precision: of the trainer, e.g. bf16-mixed.
+        device: where it will compute.
+    """
+    if (mixed := _MIXED.get(str(precision))) is not None:
+        warn_if_slow(mixed, device, "trainer.precision")
+    warn_if_slow(next(policy.model.parameters()).dtype, device, "policy.dtype")
 
 
 def _name(dtype: torch.dtype) -> str:

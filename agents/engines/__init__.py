@@ -9,12 +9,13 @@ from __future__ import annotations
 from research_rl.agents.engines.cached import CachedEngine, prefill_tokens
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import check_params, check_trainable, seed_at, seed_of
-from research_rl.agents.engines.slot_run import EngineStats
+from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats
 from research_rl.agents.engines.streaming import StreamingEngine
 from research_rl.agents.engines.turns import TurnEnd, begin, resume
 from research_rl.agents.engines.turnwise import TurnwiseEngine
 
 __all__ = [
+    "MAX_SLOTS",
     "CachedEngine",
     "EngineStats",
     "ReferenceEngine",

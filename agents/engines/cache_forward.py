@@ -1,7 +1,7 @@
-"""A transformers model called with the cache that it makes itself, many rows at once.
+"""A forward pass with the cache that the model itself makes, for many sequences at once.
 
 What a model keeps of the tokens it has read is of many kinds: keys and values, windows of
-convolutions, recurrent states. Padding would pollute all but the first, so none is ever read: each
+convolutions, recurrent states. Padding would spoil all but the first, so none is ever read: each
 row is read alone, and rows are joined behind what they have read. Then only keys and values differ
 in length; those of shorter rows are filled up on the left and masked.
 """

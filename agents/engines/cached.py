@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from research_rl.agents.engines.sampling import suppress_ends
 from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
 from research_rl.agents.engines.slot_forward import SlotForward
-from research_rl.agents.engines.slot_run import EngineStats, RunLimits, SlotRun
+from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats, RunLimits, SlotRun
 from research_rl.agents.engines.stops import Coalescing, DirectStops, OverlappedStops, Stops
 from research_rl.agents.engines.turns import TurnEnd, begin
 from research_rl.agents.kernels import slots_enabled
@@ -61,7 +61,7 @@ class CachedEngine(Engine):
     def __init__(
         self,
         policy: LMPolicy,
-        max_slots: int = 256,
+        max_slots: int = MAX_SLOTS,
         max_prefill_tokens: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None,
         overlap_searches: bool = False,

@@ -1,6 +1,6 @@
-"""One token from each row of logits, drawn with random numbers that belong to the row alone.
+"""Sampling of one token from each row of logits, with random numbers that belong to the row alone.
 
-The uniform of a token is a hash of its sequence's seed and its position, so what a sequence
+The uniform number of a token is a hash of its sequence's seed and its position, so what a sequence
 samples does not depend on what else is in the batch.
 """
 

@@ -1,4 +1,8 @@
-"""A transformers model called with a flat batch, and the proof that it may be."""
+"""The forward pass of the cached engine, and a check that it computes what the model does.
+
+A model may use its cache in a way that is not known here, and would sample wrong tokens without an
+error. So a few tokens are computed in both ways first, and a model that differs is refused.
+"""
 
 from __future__ import annotations
 

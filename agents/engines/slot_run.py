@@ -1,4 +1,7 @@
-"""One run of the cached engine: which sequence has which slot, what is read and sampled next."""
+"""One run of the cached engine: which sequence has which slot, and what is read and sampled next.
+
+With 80 sequences and 32 slots, 48 wait; each takes over the slot of one that has ended.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from research_rl.agents.types import SamplingParams, Sequence
 ShapeLogits = Callable[[Tensor, Tensor, Tensor, SamplingParams], Tensor]
 """(logits (B, V), rows (B,), positions (B,), params) -> the logits (B, V) that are sampled from."""
 
+MAX_SLOTS = 256
+"""Sequences under way together, where nobody says otherwise."""
 _SPARE = -1
 """Stands for the slot that keeps the prompt of a group of which some still wait."""
 

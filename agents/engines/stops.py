@@ -1,4 +1,8 @@
-"""Who asks on_stop what to append, and when: at once, or off the decode thread."""
+"""Calls of ``on_stop`` when sequences end a turn: at once, or in a thread while the others decode.
+
+A search may take as long as many decode steps. In a thread it costs nothing while other sequences
+still have tokens to sample.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling one sequence before the reader's eyes: every token is told as it is drawn."""
+"""The engine of ``research ask``: it samples one sequence and passes on each token when drawn."""
 
 from __future__ import annotations
 

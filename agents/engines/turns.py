@@ -1,4 +1,8 @@
-"""How a turn ends and goes on: what every engine does between sampling and the environment."""
+"""Ends of turns, and how a sequence goes on after one; every engine uses this.
+
+A turn ends at an end-of-sequence token or where its text holds a stop string such as
+``</search>``.
+"""
 
 from __future__ import annotations
 

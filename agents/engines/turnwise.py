@@ -26,7 +26,7 @@ from research_rl.agents.engines.cache_forward import (
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
 from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
-from research_rl.agents.engines.slot_run import EngineStats
+from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats
 from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
 from research_rl.agents.machine import chosen_dtype, dtype_of
 from research_rl.agents.policy import LMPolicy, evaluating
@@ -57,7 +57,7 @@ class TurnwiseEngine(Engine):
     def __init__(
         self,
         policy: LMPolicy,
-        max_slots: int = 256,
+        max_slots: int = MAX_SLOTS,
         dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None,
     ) -> None:
         if max_slots < 1:

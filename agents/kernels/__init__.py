@@ -1,5 +1,8 @@
 """Forward passes written for speed: packed rollouts, slots of a cache, the output head.
 
+They use the weights of a Hugging Face model and give its results up to rounding. A model that they
+do not know is left to its own forward pass, or refused with the reason.
+
 Read first: packed_forward.py
 May import: agents.machine
 """
@@ -10,10 +13,10 @@ from research_rl.agents.kernels.cpu_linear import pack_linears
 from research_rl.agents.kernels.decoder import Decoder, decoder_of
 from research_rl.agents.kernels.hf_attention import rope_types
 from research_rl.agents.kernels.kv_cache import SlotCache
-from research_rl.agents.kernels.lm_head import CHUNK_BYTES
+from research_rl.agents.kernels.lm_head import CHUNK_BYTES, GPU_BLOCKS
 from research_rl.agents.kernels.model_config import text_config
 from research_rl.agents.kernels.packed_forward import ENTRY, PACKED, PackedForward
-from research_rl.agents.kernels.packing import Packed, pack
+from research_rl.agents.kernels.packing import Packed, pack, piece_size
 from research_rl.agents.kernels.slot_attention import (
     SLOTS,
     Block,
@@ -33,6 +36,7 @@ from research_rl.agents.kernels.torch_internals import (
 __all__ = [
     "CHUNK_BYTES",
     "ENTRY",
+    "GPU_BLOCKS",
     "PACKED",
     "PLAIN_KERNELS",
     "SLOTS",
@@ -49,6 +53,7 @@ __all__ = [
     "pack",
     "pack_linears",
     "parameters_of",
+    "piece_size",
     "plain_kernels",
     "rope_types",
     "slots_enabled",

@@ -1,4 +1,8 @@
-"""Attention of a block of queries, with the gradient that is cheapest where it runs."""
+"""Attention of a block of queries over its keys, with a gradient chosen for the device.
+
+On a CPU in bfloat16 the gradient is computed by plain matrix products, which are faster there than
+the kernel that torch would take.
+"""
 
 from __future__ import annotations
 

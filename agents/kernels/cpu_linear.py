@@ -1,4 +1,4 @@
-"""Linear layers whose bfloat16 weights lie as a CPU's matrix unit reads them.
+"""Linear layers for sampling on a CPU: bfloat16 weights, rearranged once for its matrix unit.
 
 A product of few rows spends most of its time rearranging the weight. Here that is done once. The
 results are the same, bit by bit where rows are few.

@@ -1,9 +1,9 @@
-"""The layers of a model of the Llama kind, computed in fewer operations than its modules take.
+"""The layers of Llama-like models, computed with a third of the operations that their modules take.
 
-A decode step of a small model is bound by how many operations it starts, not by how much they
-compute; learning reads and writes what each of them makes. Here a layer takes a third of them. The
-weights are the model's own, which is not changed, or a copy's, which is taken apart. What is not
-recognised is left to the model's own forward pass.
+A decode step of a small model takes as long as its operations take to start, however little each
+computes; learning takes as long as their results take to be written and read. The weights are those
+of the model, which is not changed, or those of a copy, which is taken apart. A model that is not
+recognised is left to its own forward pass.
 """
 
 from __future__ import annotations

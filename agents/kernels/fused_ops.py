@@ -1,7 +1,7 @@
-"""Norm, rotation and gate of a layer in few operations, with gradients that keep little.
+"""Parts of a layer in few operations: the norm, the rotary embedding and the gate, with gradients.
 
-An operation on a small tensor costs what it takes to start it, and one on a large tensor what it
-takes to read and write it. The plain modules take eight for a norm and as many for a rotation.
+The plain modules take eight operations for a norm and as many for a rotary embedding. Each costs
+the time to start it on a small tensor, and the time to read and write it on a large one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stream:
             self.x.add_(change)
 
     def first(self, count: int) -> Stream:
-        """The first rows alone; they stay the same memory."""
+        """The first rows alone, in the same memory."""
         rows = copy.copy(self)
         rows.x = self.x[:count]
         if self._wide is not None and self._length is not None:
@@ -131,7 +131,7 @@ class Rotary:
         self._sin = sin[0, :, None, :half], sin[0, :, None, half:]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (n, H, D), turned."""
+        """x (n, H, D), rotated."""
         if torch.is_grad_enabled() and x.requires_grad:
             turned: Tensor = _Turned.apply(x, self._cos, *self._sin)  # type: ignore[no-untyped-call]
             return turned

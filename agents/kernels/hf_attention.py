@@ -1,4 +1,8 @@
-"""Putting an attention of our own into a transformers model, and what it must not leave out."""
+"""Checks for an attention function of our own inside a Hugging Face model.
+
+A model may ask its attention for something that ours does not do, a bias for instance. That is
+refused by name, for the result would be wrong without any error.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ def refuse_unknown(
     kwargs: dict[str, Any],
     instead: str = "",
 ) -> None:
-    """Refuse what a model asks of its attention and would not get.
+    """Refuse a call in which a model asks its attention for what it does not do.
 
     Args:
         who: must honour it.
@@ -59,7 +63,7 @@ def refuse_unknown(
 def flat_inputs(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """What a model hands its attention, of a flat batch.
+    """Return the arguments of a model's attention in the shapes of a flat batch.
 
     Args:
         query: (1, H, tokens, D).

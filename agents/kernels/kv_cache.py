@@ -1,4 +1,8 @@
-"""Keys and values of the sequences that are being sampled, one slot each."""
+"""The key-value cache of the sequences that are being sampled: one slot for each.
+
+A slot that a finished sequence leaves is taken by the next one, so the cache never grows with the
+number of sequences, only with their length.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probs of chosen tokens straight from hidden states; the logits of a chunk are all there is.
+"""The output head: log-probs of tokens from hidden states, with one chunk of logits at a time.
 
 The logits of a long batch over a large vocabulary are by far the largest tensor of a training step.
 Here they live for one chunk of tokens at a time, and the gradient is written over them. Source of
@@ -18,6 +18,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 1 << 28
 """Of the logits that live at a time."""
+GPU_BLOCKS = 4
+"""Parts of a chunk of logits that are made float32 one after another, off the CPU."""
 _CACHE_NUMBERS = 1 << 17
 """Of one pass over some rows on a CPU: what is made on the way stays in its cache."""
 _VOCAB_BLOCK = 1 << 14
@@ -122,7 +124,11 @@ class _Computing:
 
     def _blocks(self, logits: Tensor) -> Iterator[slice]:
         rows, vocab = logits.shape
-        size = max(1, _CACHE_NUMBERS // vocab) if logits.device.type == "cpu" else max(1, rows // 4)
+        size = (
+            max(1, _CACHE_NUMBERS // vocab)
+            if logits.device.type == "cpu"
+            else max(1, rows // GPU_BLOCKS)
+        )
         for begin in range(0, rows, size):
             yield slice(begin, begin + size)
 
@@ -198,7 +204,7 @@ class _Gradients:
             self.bias = bias.new_zeros(bias.shape, dtype=single)
 
     def add(self, part: slice, change: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Add what d loss / d logits (n, V) of a chunk comes to."""
+        """Add the gradients that follow from d loss / d logits (n, V) of a chunk."""
         if self.hidden is not None:
             self.hidden[part] = (change @ weight).to(self.hidden.dtype)
         if self.bias is not None:
@@ -319,7 +325,7 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Scale what is known already."""
+        """Scale the gradients that forward has computed."""
         factor = gradients[0]
         sums, ctx.sums = ctx.sums, None  # so that the parameter may take it over as its gradient
         others = (other * factor for other in ctx.others)

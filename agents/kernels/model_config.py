@@ -1,4 +1,4 @@
-"""What a transformers config says about the language model in it, wherever it says it.
+"""The language model's part of a transformers config, wherever the config keeps it.
 
 A multimodal wrapper keeps the sizes of its language model one level down: Gemma 3 with images has
 its context length in ``config.text_config``, and nothing of the kind beside that.

@@ -1,4 +1,4 @@
-"""Rollouts laid flat for learning: no padding in the matrix products, a shared prompt read once.
+"""The forward pass for learning: all rollouts in one row, no padding, a shared prompt read once.
 
 The rollouts of one question begin with the same prompt. Here it stands once, each response behind
 it, and the tokens of a response attend to the prompt and to what stands before them in their own
@@ -133,7 +133,7 @@ class PackedForward:
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Let the model attend in flat batches inside; its own attention is put back behind.
+        """In this block the model attends in flat batches; then its own attention is back.
 
         Backward passes belong inside too: checkpointed activations are computed there again.
         """

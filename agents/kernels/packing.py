@@ -1,7 +1,7 @@
-"""Rollouts laid flat: which token stands where, and which queries attend together.
+"""The layout of packed rollouts: where each token stands, and which queries attend together.
 
-The rollouts of one question begin with the same prompt. Here it stands once, each response behind
-it; nothing is padded but the queries of pieces that attend together.
+With a prompt P and two responses A and B the row is ``P A B``: A and B both see P, and B does not
+see A. Nothing is padded but the queries of pieces that attend together.
 """
 
 from __future__ import annotations
@@ -192,10 +192,15 @@ class _Piece(NamedTuple):
     """Its first token, in the segment."""
 
 
+def piece_size(tokens: int) -> int:
+    """Return how many queries attend together, at most, in a segment of so many tokens."""
+    few, many = _QUERIES
+    return min(many, max(few, tokens // _PIECES))
+
+
 def _pieces(number: int, segment: _Segment) -> Iterator[_Piece]:
     """Cut a segment evenly."""
-    few, many = _QUERIES
-    count = -(-segment.size // min(many, max(few, segment.size // _PIECES)))
+    count = -(-segment.size // piece_size(segment.size))
     bounds = [segment.size * i // count for i in range(count + 1)]
     for begin, end in pairwise(bounds):
         yield _Piece(end - begin, len(segment.prefix) + end, number, begin)

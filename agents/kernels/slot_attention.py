@@ -1,4 +1,4 @@
-"""Attention of a flat batch of tokens over the slots of a cache, for any transformers model.
+"""Attention for sampling: a flat batch of tokens over the slots of a cache, for any HF model.
 
 A forward pass carries one token for each sequence that decodes and any number of segments (prompts,
 results) that are read at once. Nothing is padded but the queries of segments that attend together.
@@ -300,6 +300,6 @@ AttentionInterface.register(SLOTS, slot_attention)
 
 @contextmanager
 def slots_enabled(model: nn.Module) -> Iterator[None]:
-    """Let the model attend over slots inside; its own attention is put back behind."""
+    """In this block the model attends over slots; then its own attention is back."""
     with attention_replaced(model, SLOTS):
         yield

@@ -153,7 +153,7 @@ def parameters_of(module: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def attention_replaced(model: nn.Module, name: str) -> Iterator[None]:
-    """Let the model attend by what is registered under a name; its own is put back behind.
+    """In this block the model uses the attention registered under a name; then its own again.
 
     ``set_attn_implementation`` is public, but only warns where a model does not follow it, and
     nothing public says what a model had before.

@@ -1,4 +1,4 @@
-r"""Where the answer stands in a model's text.
+r"""The answer in a model's text: where a method finds what is to be scored.
 
 Rule, first that fits: the last ``\boxed{}``; what the last ``<answer> </answer>`` holds; what
 follows the last ``answer is`` or ``Answer:``, to the end of its sentence; the first line that

@@ -1,4 +1,4 @@
-"""What the baselines share: every question of a batch advances together, round by round.
+"""The base class of the baselines: all questions of a batch advance together, round by round.
 
 A round is one call of the generator for all who write and one call of the retriever for all who
 search, so a method costs as many calls as it has rounds, however many questions there are.

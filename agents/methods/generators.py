@@ -1,4 +1,4 @@
-"""Text in, text out: what a method asks of a language model, wherever the model runs."""
+"""Generators: how a method asks a language model, in this process or on a server, for text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Where a sentence ends: a full stop that is not part of a name, a number or an abbreviation.
+"""Sentences of a text, for methods that search after each one.
 
-Rule: the sentences joined are the text, byte for byte.
+A full stop that is part of a name, a number or an abbreviation ends none: "J. R. Smith paid
+$3.50." is one sentence. The sentences joined are the text, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a method says to a model: a system message, a user's message, and how the answer begins.
+"""Prompts of the methods: a system message, a user's message, and how the answer begins.
 
 The presets are our own wording of what the methods' papers and FlashRAG
 (https://github.com/RUC-NLPIR/FlashRAG, MIT) ask for.

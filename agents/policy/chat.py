@@ -1,4 +1,4 @@
-"""The chat template of a model: what it renders, where it ends a message, what it takes for today.
+"""The chat template of a model: what it renders, where it ends a message, which day it says it is.
 
 What a user sets (a file, arguments such as ``enable_thinking: false``, a date) is written into the
 template's text when the tokenizer is loaded. So it is saved with the tokenizer, and whoever reads

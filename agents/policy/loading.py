@@ -1,4 +1,4 @@
-"""How a policy is configured and loaded: any Hugging Face causal LM, optionally with LoRA."""
+"""Loading of a policy: any Hugging Face causal language model, with LoRA if wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while: a model without dropout, whatever mode its parts are in.
+"""Evaluation mode for the length of a ``with`` block: no dropout, whatever mode the parts are in.
 
 With LoRA the reference is the policy itself, whose adapter has dropout while it is trained; scored
 in training mode, the same text would have another log-prob each time.

@@ -1,4 +1,4 @@
-"""Token ids that a model and its tokenizer must agree on: how many there are, and which end a text.
+"""Checks that a model and its tokenizer agree: how many token ids there are, and which end a text.
 
 A tokenizer with tags added to it, over a model that was not resized, writes ids that the model has
 no row for; it shows as an IndexError in the middle of the first rollout.

@@ -1,4 +1,4 @@
-"""Compute in bfloat16 on float32 weights: the copies that do the work, made once for an update.
+"""Copies of float32 weights in bfloat16, with which a model computes; made once for each update.
 
 Autocast casts every weight anew in every forward pass. Here a low-precision copy of each weight
 stands in for it while the model computes, and is refreshed when the optimizer has moved the weight.

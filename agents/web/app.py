@@ -1,7 +1,7 @@
-"""Serves a policy over the part of vLLM's protocol that rollouts need; see docs/rollout-servers.md.
+"""The server of ``research serve-policy``: the part of vLLM's protocol that rollouts need.
 
 FastAPI and uvicorn come with the extra ``serve``; this module imports them at once, so it is
-imported where a server starts and nowhere else.
+imported where a server starts and nowhere else. See docs/rollout-servers.md.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class _Routes(Collector):
         return JSONResponse({"results": [None]})
 
     async def reset_prefix_cache(self) -> Response:
-        """Agree: nothing is kept between two runs."""
+        """Answer that it is done: nothing is kept between two runs."""
         return JSONResponse({"success": True})
 
     async def health(self) -> Response:

@@ -1,4 +1,4 @@
-"""Rollout servers of one model, and the weights that they have.
+"""A pool of rollout servers that hold one model, and the version of the weights that each one has.
 
 A server is asked only when it has been given the weights of now. One that fails is taken out; it is
 looked at again and again in a thread of its own, and comes back once it is well and has been given

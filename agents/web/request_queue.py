@@ -1,4 +1,4 @@
-"""Runs the requests of many callers on one model: those that wait together, in one run.
+"""A queue of requests from many callers to one model; those that wait are run together.
 
 While a run is under way the next requests gather. Rule: a request gets what it would have got
 alone, up to the rounding of another batch.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from research_rl.agents.engines import CachedEngine, check_params
+from research_rl.agents.engines import MAX_SLOTS, CachedEngine, check_params
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.envs.system import LOADING
@@ -91,7 +91,7 @@ class RequestQueue:
     """
 
     def __init__(
-        self, policy: LMPolicy, name: str, max_slots: int = 256, max_wait: float = 0.005
+        self, policy: LMPolicy, name: str, max_slots: int = MAX_SLOTS, max_wait: float = 0.005
     ) -> None:
         policy.eval()
         self._policy, self.name = policy, name
@@ -114,7 +114,7 @@ class RequestQueue:
         self.close()
 
     def start(self) -> None:
-        """Begin to answer, in a thread that ``close`` ends; once and not again."""
+        """Begin to answer, in a thread that ``close`` ends; it cannot be begun twice."""
         self._thread.start()
 
     @property

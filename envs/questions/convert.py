@@ -22,7 +22,7 @@ from research_rl.envs.questions.read import SameTexts, question_from_dict
 from research_rl.envs.system import alone_in, clear_partial, partial_file, sha256_of, write_whole
 
 log = logging.getLogger(__name__)
-QUESTIONS, CORPUS, MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
+QUESTIONS, CORPUS, _MANIFEST = "questions.jsonl", "corpus.jsonl", "manifest.json"
 DATA_FORMAT = 1
 
 
@@ -115,7 +115,7 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> DataManife
 
 def _write_files(job: Job, manifest: DataManifest, advance: Callable[[], object] | None) -> None:
     problems = _check_hash(job, manifest.source_sha256)
-    for name in (QUESTIONS, CORPUS, MANIFEST):
+    for name in (QUESTIONS, CORPUS, _MANIFEST):
         clear_partial(job.out, name)
         (job.out / f"{name}.part").unlink(missing_ok=True)  # of a killed 0.1.0
     with partial_file(job.out / QUESTIONS) as questions, partial_file(job.out / CORPUS) as corpus:
@@ -134,7 +134,7 @@ def _write_files(job: Job, manifest: DataManifest, advance: Callable[[], object]
 def read_data_manifest(folder: Path) -> DataManifest | None:
     """Return the manifest of a folder, None if it has none or one of another format."""
     try:
-        row = json.loads((folder / MANIFEST).read_text("utf-8"))
+        row = json.loads((folder / _MANIFEST).read_text("utf-8"))
         manifest = DataManifest(**row)
     except (OSError, ValueError, TypeError):
         return None
@@ -283,11 +283,11 @@ def _publish(folder: Path, manifest: DataManifest, questions: Path, corpus: Path
     has_corpus = manifest.passages > 0
     manifest.questions_sha256 = sha256_of(questions)
     manifest.corpus_sha256 = sha256_of(corpus) if has_corpus else None
-    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
     questions.replace(folder / QUESTIONS)
     if has_corpus:
         corpus.replace(folder / CORPUS)
     else:
         (folder / CORPUS).unlink(missing_ok=True)
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / MANIFEST, text)
+    write_whole(folder / _MANIFEST, text)

@@ -20,12 +20,13 @@ from research_rl.envs.system.files import (
     sha256_of,
     write_whole,
 )
-from research_rl.envs.system.locks import LOADING, alone_in
+from research_rl.envs.system.locks import LOADING, LOCK, alone_in
 from research_rl.envs.system.progress import progress_bar
 
 __all__ = [
     "FAILED",
     "LOADING",
+    "LOCK",
     "CommandLine",
     "LineError",
     "alone_in",

@@ -1,4 +1,4 @@
-"""The house: packages look down only, rooms stay small and form no circle, others use the door.
+"""The house: packages look down only, rooms and files stay small, others use the door.
 
 A *room* is a folder of the packages; its *door* is its ``__init__.py``, whose docstring, the
 door-plate, says what the room is, what to read first and what it may import. Modules that lie
@@ -29,7 +29,11 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "faiss", "pyarrow", "pandas", "datasets", "peft", "matplotlib"}
 NOT_BELOW_TRAINERS = {"pytorch_lightning", "jsonargparse", "omegaconf", "matplotlib", "tensorboard"}
+LOCKS = {"fcntl", "filelock", "msvcrt"}
 LARGEST_ROOM = 12
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+"""Lines; docstrings and comments count."""
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 SAME_NAME = {
     "main": "each command's module has the function that runs it",
 }
@@ -90,7 +94,7 @@ def at_import_time(tree: ast.Module) -> Iterator[str]:
         node = stack.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from imports(ast.Module([node], []))
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif not isinstance(node, FUNCTIONS | ast.Lambda):
             stack += [] if is_type_checking(node) else ast.iter_child_nodes(node)
 
 
@@ -109,6 +113,8 @@ def test_packages_look_down_only(module: str) -> None:
     assert not bare, f"{bare}: write research_rl.<package>, and pytorch_lightning for Lightning"
     if package != "trainers":
         assert not outside(iter(names)) & NOT_BELOW_TRAINERS
+    if module != "envs.system.locks":
+        assert not outside(iter(names)) & LOCKS, "envs.system.alone_in is the one lock of files"
 
 
 @pytest.mark.parametrize("module", sorted(m for m in SOURCES if within(m, "envs")))
@@ -120,6 +126,16 @@ def test_envs_import_nothing_heavy(module: str) -> None:
 def test_a_room_is_small(room: str) -> None:
     held = sorted(m for m in MODULES if room_of(m) == room and not m.endswith("__main__"))
     assert len(held) <= LARGEST_ROOM, f"{room} holds {len(held)} modules: {', '.join(held)}"
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_files_and_functions_are_short(module: str) -> None:
+    lines = len(SOURCES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE, f"{module} has {lines} lines; split it by meaning"
+    made = (n for n in ast.walk(TREES[module]) if isinstance(n, FUNCTIONS))
+    lengths = [(n.name, (n.end_lineno or n.lineno) - n.lineno + 1) for n in made]
+    long = [f"{name}, {length}" for name, length in lengths if length > LONGEST_FUNCTION]
+    assert not long, f"{module} has functions that are too long, in lines: {long}"
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))
@@ -210,11 +226,13 @@ def test_every_folder_is_packaged() -> None:
 def definitions(tree: ast.Module) -> Iterator[str]:
     """Public functions, classes and constants of a module; loggers are no constants."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, FUNCTIONS | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (t.id for t in targets if isinstance(t, ast.Name) and t.id != "log")
+            names = (n for target in targets for n in ast.walk(target))  # a, b = 1, 2
+            stored = (n for n in names if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+            yield from (n.id for n in stored if n.id != "log")
 
 
 def test_a_public_name_is_defined_once() -> None:

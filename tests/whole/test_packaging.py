@@ -9,9 +9,11 @@ import sys
 from configparser import ConfigParser
 from email.message import Message
 from email.parser import Parser
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from doubles.places import ROOT
 
 PACKAGES = ("envs", "agents", "trainers", "configs")
@@ -87,6 +89,25 @@ def test_hooks_run_the_pinned_tools() -> None:
     tools = re.findall(r"[\w-]+==[\w.]+", hooks)
     assert tools
     assert set(tools) <= set(pins)
+
+
+AUTOMATION = [
+    ROOT / ".pre-commit-config.yaml",
+    *sorted((ROOT / ".github/workflows").glob("*.yml")),
+    *sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")),
+]
+
+
+@pytest.mark.parametrize("file", AUTOMATION, ids=lambda file: file.name)
+def test_automation_is_yaml_and_names_what_is_there(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    named = re.findall(r"(?<![\w./-])\.?[\w/-]+\.(?:txt|cfg|md|py)\b|\.ci/\w+", text)
+    missing = [name for name in named if not (ROOT / name).is_file()]
+    assert not missing
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    assert set(re.findall(r"\bmake (check|docs|setup|slow|test)\b", text)) <= targets
 
 
 def test_constraints_serve_cpu_and_gpu() -> None:

@@ -1,5 +1,7 @@
 """Callbacks that leave something to look at: curve, rollouts, exported policy.
 
+A config lists them under `trainer.callbacks`, `LearningCurve` for instance.
+
 Read first: base.py
 May import: agents, envs, trainers.checkpoint, trainers.progress, trainers.viewer
 """

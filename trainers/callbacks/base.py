@@ -1,7 +1,7 @@
-"""The base of callbacks that write into the run's folder.
+"""The base class of callbacks that write into the run's folder, beside ``metrics.csv``.
 
-Everything lands in the run's folder, beside ``metrics.csv``. A picture or a page that cannot be
-written is a warning and never ends a training; only rank zero writes.
+A picture or a page that cannot be written is a warning and never ends a training. Only the first
+rank writes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The learning curve of a run, drawn while it trains."""
+"""The callback that draws the learning curve of a run while it trains, as one PNG.
+
+It draws from ``metrics.csv``, so a resumed run has its whole curve.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The trained policy as a Hugging Face folder, written at the end of a fit."""
+"""The callback that writes the trained policy as a Hugging Face folder at the end of a fit.
+
+The quickstart uses it: ``research ask`` then finds the policy in ``runs/quickstart/policy``.
+"""
 
 from __future__ import annotations
 

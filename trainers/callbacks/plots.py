@@ -1,4 +1,7 @@
-"""The learning curve of a run, or of several seeds of it, and its health, each as one PNG."""
+"""Pictures made from ``metrics.csv``: the learning curve of one or more runs, and a run's health.
+
+``learning_curves`` draws several seeds over each other, with their mean.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rollouts of a run as pages to look at."""
+"""The callback that writes rollouts as pages to read, every few iterations.
+
+A score says that a policy got better; ``rollouts/index.html`` shows what it writes now.
+"""
 
 from __future__ import annotations
 

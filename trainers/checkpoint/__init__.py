@@ -1,5 +1,7 @@
 """What a run keeps: checkpoints, metrics, its folder, exported weights.
 
+`research fit --ckpt_path last` goes on from what is kept here, as if the run had not been stopped.
+
 Read first: callback.py
 May import: agents, envs, trainers.lightning_internals
 """

@@ -1,4 +1,8 @@
-"""The checkpoints of a run: when they are written, and how a run ends between two iterations."""
+"""The callback that writes a run's checkpoints, ``best.ckpt`` and ``last.ckpt``.
+
+Each is written between two iterations. So a resumed run repeats no half-done iteration and gives
+the same losses, rollouts and weights as one that was not stopped.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +131,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """End a validation that was asked to, in the state before it."""
+        """End the run inside a validation if it was asked to; the validation is made again."""
         if self._before_validation is not None and self._stop.heard(trainer):
             self._owes_validation = True
             self._renew_last(trainer)
@@ -136,12 +140,12 @@ class RunCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Of a validation that was cut off, keep the state of the loops before it."""
+        """Save the state of the loops before a validation that was cut off."""
         if self._owes_validation and self._before_validation is not None:
             checkpoint["loops"]["fit_loop"] = self._before_validation
 
     def state_dict(self) -> dict[str, Any]:
-        """Return Lightning's state, and whether a validation is to be made up for."""
+        """Return Lightning's state, and whether a validation that was cut off must be made."""
         return {**super().state_dict(), "owes_validation": self._owes_validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -157,7 +161,7 @@ class RunCheckpoint(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(tie)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write ``best.ckpt`` if it is, and ``last.ckpt`` in any case."""
+        """Write ``best.ckpt`` if no policy was better, and ``last.ckpt`` in any case."""
         super().on_validation_end(trainer, pl_module)
         self._before_validation = None
         self._renew_last(trainer)
@@ -186,7 +190,7 @@ class RunCheckpoint(ModelCheckpoint):
                 )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers that were there before."""
         super().teardown(trainer, pl_module, stage)
         self._stop.forget()
 

@@ -1,4 +1,8 @@
-"""A Lightning checkpoint becomes a plain Hugging Face folder."""
+"""Export of a checkpoint as a plain Hugging Face folder; a LoRA adapter is merged.
+
+This is what ``research export`` runs. The model's name and its tokenizer come from the run's
+``config.yaml``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Checkpoint files that are either whole or not there, and how they are found by name."""
+"""Checkpoint files: written whole or not at all, and found by ``last``, ``best`` or their path.
+
+A full disk in the middle of ``torch.save`` would otherwise leave a file that looks like a
+checkpoint and does not load.
+"""
 
 from __future__ import annotations
 

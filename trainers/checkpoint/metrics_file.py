@@ -1,4 +1,4 @@
-"""Metrics file of a run, ``metrics.csv``: a stopped run goes on in it, no row lost, none twice.
+"""The file ``metrics.csv`` of a run; a resumed run appends to it and loses or repeats no row.
 
 Lightning's CSVLogger deletes the file whenever a trainer starts. The logger here only appends, and
 its rows travel in the checkpoints: whatever a crash left of the file, a resumed run has exactly the
@@ -74,7 +74,7 @@ class MetricsFile(ExperimentWriter):
         self._text, self.metrics = former + added, []
 
     def begin(self, text: str, step: int | None = None) -> None:
-        """Let the file hold a text, and go on behind it.
+        """Replace what the file holds by a text, to which later rows are appended.
 
         Args:
             text: of a metrics file; "" removes the file.

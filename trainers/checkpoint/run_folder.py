@@ -1,4 +1,8 @@
-"""The folder of a run: what it holds already, and a saved config that can be moved with it."""
+"""The folder of a run: what of an earlier run is in it, and the config that is saved there.
+
+A saved config keeps references such as ``${trainer.default_root_dir}/world``, so that it still
+works after the folder is renamed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""SIGTERM and SLURM's warning: a run ends between two iterations instead of anywhere."""
+"""Requests to stop a run: SIGTERM, and the signal that SLURM sends before a time limit.
+
+The run ends after the iteration that is running. Ended in the middle of one, it would lose the
+rollouts that it has sampled.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[str], None]]:
-    """Yield a function that ends the run if SIGTERM has come inside; nothing else does.
+    """Yield a function that ends the run if SIGTERM came in this block; SIGTERM alone does not.
 
     It takes what is said of the place where it ends.
 
@@ -61,7 +65,7 @@ class StopSignal:
         self._requeues = False
 
     def listen(self, trainer: pl.Trainer) -> None:
-        """Take the signals over; one that came before counts, too."""
+        """Replace the signal handlers; a signal that came before is not lost."""
         if trainer.received_sigterm:
             self._number = signal.SIGTERM
         if threading.current_thread() is not threading.main_thread():
@@ -82,7 +86,7 @@ class StopSignal:
         return trainer.strategy.reduce_boolean_decision(self._number is not None, all=False)
 
     def end(self, trainer: pl.Trainer) -> NoReturn:
-        """Leave, and have SLURM queue the job again if that was its warning.
+        """End the run; where the signal was SLURM's warning, have the job queued again.
 
         Raises:
             SIGTERMException: always; the exit status is 128 and the signal's number.
@@ -97,7 +101,7 @@ class StopSignal:
         raise SIGTERMException(128 + number)
 
     def forget(self) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers that were there before."""
         for number, handler in self._former.items():
             if signal.getsignal(number) == self._hear:
                 signal.signal(number, handler)

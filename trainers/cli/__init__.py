@@ -1,5 +1,8 @@
 """The command `research`, and the subcommands that have no room of their own.
 
+`research fit` is in fit.py. Larger commands, such as `research evaluate`, have rooms of their own;
+dispatch.py lists where each one is.
+
 Read first: dispatch.py
 May import: agents, envs, trainers.algorithms, trainers.callbacks, trainers.checkpoint,
     trainers.credit, trainers.data, trainers.distributed, trainers.health, trainers.module,

@@ -1,4 +1,8 @@
-r"""The command ``research ask``: a question is thought about and searched for before your eyes."""
+"""The command ``research ask``: one question, answered in the terminal while you watch.
+
+Thoughts, searches and results are printed as they come. Without options it asks the policy of a
+finished quickstart: ``research ask "Who directed Alien?"``.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +70,7 @@ class Screen:
         )
 
     def head(self, text: str) -> None:
-        """Write a line of our own."""
+        """Write a heading."""
         self._line("heading", text)
 
     def _line(self, style: TextStyle, text: str) -> None:
@@ -172,7 +176,7 @@ def from_run(run: Path) -> dict[str, Any]:
 
 
 def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
-    """Return the agent that answers as it is set up and tells what it writes as it comes."""
+    """Return the agent that the settings describe; it passes its text on while it writes."""
     import gymnasium as gym
 
     from research_rl.agents import SamplingParams
@@ -203,7 +207,7 @@ def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
 
 
 def _served(settings: Asked, env: Any, params: Any, on_text: Callable[[str, str], None]) -> Agent:
-    """The agent whose model is behind HTTP; it tells turn by turn."""
+    """Return an agent whose model is on a server; it prints each turn when it is complete."""
     from research_rl.agents.methods import OpenAIGenerator, ServedReSearchAgent
 
     assert settings.server is not None
@@ -230,7 +234,7 @@ def _retriever(index: str) -> Retriever:
 
 
 def _ask(agent: Agent, question: str, screen: Screen) -> None:
-    """Have one question answered; Ctrl-C ends the answer alone."""
+    """Answer one question; Ctrl-C stops this answer and not the command."""
     screen.head(f"Question: {question}")
     try:
         screen.end(agent.answer([Question("ask", question, ("",))])[0])

@@ -1,4 +1,8 @@
-"""The command ``research``: finds the subcommand, and ends a user's mistake with one line."""
+"""The command ``research``: it finds the subcommand and runs it; a user's mistake ends in one line.
+
+``research index --help`` must not wait for Lightning, so each subcommand is imported only when it
+is named.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``research export``: write a checkpoint as a plain Hugging Face folder."""
+"""The command ``research export``: a checkpoint of a run, written as a plain Hugging Face folder.
+
+``research export --ckpt runs/mine/checkpoints/best.ckpt --out mine`` makes a folder that
+``AutoModelForCausalLM.from_pretrained("mine")`` loads.
+"""
 
 from __future__ import annotations
 

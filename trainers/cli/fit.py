@@ -1,24 +1,23 @@
-"""``research fit | validate | test | predict``: LightningCLI with shipped configs by name."""
+"""The commands ``research fit``, ``validate``, ``test`` and ``predict``, made with Lightning's CLI.
+
+A config is named by its file or, if it ships with the package, by its name:
+``research fit --config quickstart --trainer.max_steps 3``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from datetime import date
-from importlib.util import find_spec
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytorch_lightning as pl
-import torch
-import yaml  # type: ignore[import-untyped]
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
@@ -28,9 +27,8 @@ from pytorch_lightning.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
@@ -50,11 +48,19 @@ from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     KeepMetrics,
     RunLogger,
-    changes,
     find_checkpoint,
-    policy_config,
-    run_in,
-    with_references,
+)
+from research_rl.trainers.cli.parser import ResearchParser, Unresolved
+from research_rl.trainers.cli.start import (
+    check_nothing_is_lost,
+    check_trainer_options,
+    date_to_write,
+    leads,
+    set_threads,
+    take_run_logger,
+    warn_of_changes,
+    warn_of_lost_rows,
+    warn_of_overridden,
 )
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.health import SignalCheck
@@ -63,7 +69,6 @@ from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.recorder import FlightRecorder  # noqa: F401
 from research_rl.trainers.settings import (
     CONFIGS,
-    OneLineParser,
     ShippedConfigFile,
     UsageError,
     find_config,
@@ -71,44 +76,9 @@ from research_rl.trainers.settings import (
 )
 
 log = logging.getLogger(__name__)
-_CHANGES = 8
-"""Options that are named if they are others than before."""
-_CSV_LOGGER = [f"pytorch_lightning.loggers{module}.CSVLogger" for module in ("", ".csv_logs")]
-_RUN_LOGGER = f"{checkpoint.__name__}.{RunLogger.__name__}"
 _BROKEN_REFERENCE = re.compile(
     r"Error trying to access ([\w.]+):.*full_key: (?:fit|validate|test|predict)\.(\S+)", re.DOTALL
 )
-
-
-class ResearchParser(OneLineParser, LightningArgumentParser):
-    """Lightning's parser with errors of one line and configs that keep their references."""
-
-    _unresolved = ""
-    """The config of this process before its references were resolved."""
-
-    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
-        """Return the config as YAML; ``${...}`` stands where the user wrote it.
-
-        jsonargparse dumps a config to resolve it, which is where the references are seen.
-        """
-        saves = "trainer.default_root_dir" in cfg and "subcommand" not in cfg
-        if saves and "overwrite" in cfg:
-            cfg = cfg.clone()
-            cfg["overwrite"] = False  # said for one start alone
-        text: str = super().dump(cfg, *args, **kwargs)
-        if "subcommand" in cfg and "${" in text:
-            section = yaml.safe_load(text).get(cfg["subcommand"], {})
-            ResearchParser._unresolved = yaml.safe_dump(section)
-        elif saves and ResearchParser._unresolved:
-            return with_references(text, ResearchParser._unresolved)
-        return text
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with the reason; somebody who named no config is shown where to begin."""
-        named = any(arg.startswith(("-c", "--config")) for arg in sys.argv)
-        if "required" in message and not named:
-            message += "; a config has it all: research fit --config quickstart"
-        super().error(message, ex)
 
 
 class ResearchCLI(LightningCLI):
@@ -121,12 +91,14 @@ class ResearchCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._holds = False
+        self._unresolved = Unresolved()
         with ExitStack() as self._held:
             super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the shipped names."""
-        parser = self.parser_class(**kwargs)
+        parser: Any = self.parser_class(**kwargs)
+        parser.unresolved = self._unresolved
         parser.add_argument(
             "-c",
             "--config",
@@ -157,19 +129,15 @@ class ResearchCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would fail or overwrite a run later; set the number of threads."""
-        self._check_trainer_options()
+        trainer = self._option("trainer")
+        check_trainer_options(trainer)
         self._check_folder()
-        self._say_what_is_overridden()
-        self._fix_the_date()
-        self._take_run_logger()
-        threads = self._option("torch_threads")
-        if threads is None:
-            return
-        torch.set_num_threads(threads)
-        if find_spec("faiss"):
-            import faiss
-
-            faiss.omp_set_num_threads(threads)
+        warn_of_overridden(str(self.subcommand), self.config[self.subcommand])
+        chat = self._option("model").policy.chat_template
+        if chat.date is None:
+            chat.date = date_to_write(self._root(), self._option("ckpt_path"))
+        take_run_logger(trainer)
+        set_threads(self._option("torch_threads"))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Return the trainer, with atomic checkpoints in a folder known beforehand.
@@ -198,97 +166,26 @@ class ResearchCLI(LightningCLI):
                 callback.dirpath = str(self._root() / "checkpoints")
         return trainer
 
-    def _check_trainer_options(self) -> None:
-        """Name our own options where Lightning's would be refused without a hint."""
-        trainer = self._option("trainer")
-        for name, unset, ours in (
-            ("gradient_clip_val", None, "model.updates.max_grad_norm"),
-            ("accumulate_grad_batches", 1, "model.updates.micro_batch_size"),
-        ):
-            if (value := trainer.get(name)) not in (None, unset):
-                raise UsageError(
-                    f"trainer.{name} must be left out, got {value}; an iteration makes its updates "
-                    f"itself: set {ours}"
-                )
-
     def _check_folder(self) -> None:
         """Refuse to fit where another fit is at work, or to begin anew where a run is."""
-        name, root = self._option("ckpt_path"), self._root()
-        if self.subcommand != "fit" or self._is_dry() or not _leads():
+        if self.subcommand != "fit" or self._is_dry() or not leads():
             return
+        root = self._root()
         if root.exists():
             self._hold()
-        if name in ("last", "best") or (name and Path(name).is_relative_to(root)):
-            return
-        held = run_in(root)
-        if held and not self._option("overwrite"):
-            raise UsageError(
-                f"{root} holds a run already ({held}); to go on with it add --ckpt_path last, to "
-                "replace it add --overwrite, to keep it choose another "
-                "--trainer.default_root_dir"
-            )
-
-    def _fix_the_date(self) -> None:
-        """Write down the day that a chat template takes for today; a run that goes on keeps its."""
-        chat = self._get(self.config, "model").policy.chat_template
-        if chat.date is None:
-            chat.date = self._date_of_the_run() or date.today().isoformat()
-
-    def _date_of_the_run(self) -> str | None:
-        """The day that stands in the config beside the checkpoint, if there is one."""
-        name = self._get(self.config, "ckpt_path")
-        if not name:
-            return None
-        run = self._root() if name in ("last", "best") else Path(name).parent.parent
-        with suppress(OSError, ValueError, TypeError, yaml.YAMLError):  # named where it is read
-            return policy_config(run / "config.yaml", run).chat_template.date
-        return None
+        check_nothing_is_lost(root, self._option("ckpt_path"), self._option("overwrite"))
 
     def before_fit(self) -> None:
-        """Keep other fits out of the folder, which is made now at the latest."""
-        if _leads() and not self._is_dry():
-            self._hold()
-            self._say_what_is_changed()
-            self._say_what_is_deleted()
-
-    def _say_what_is_changed(self) -> None:
-        """Warn of options that a run which goes on had otherwise before."""
+        """Lock the folder, making it if need be, and warn of options that have changed since."""
+        if not leads() or self._is_dry():
+            return
+        self._hold()
         file = self._root() / "config.yaml"
-        if not self._option("ckpt_path") or not file.is_file():
-            return
-        everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
-        now = saver.parser.dump(saver.config, skip_none=False)
-        try:
-            found = changes(file.read_text(encoding="utf-8"), now)
-        except (OSError, ValueError, yaml.YAMLError):
-            return
-        for change in found[:_CHANGES]:
-            log.warning("the run goes on with another option than it had: %s", change)
-        if len(found) > _CHANGES:
-            log.warning("and with %d other ones", len(found) - _CHANGES)
-
-    def _take_run_logger(self) -> None:
-        """Let a RunLogger, with its settings, stand where a config names Lightning's CSVLogger.
-
-        It writes the same file, and a run that is resumed goes on in it.
-        """
-        given = self._option("trainer").get("logger")
-        for logger in given if isinstance(given, list) else [given]:
-            named = isinstance(logger, Namespace) and logger.class_path in _CSV_LOGGER
-            if named and "://" not in str(logger.init_args.save_dir):
-                logger.class_path = _RUN_LOGGER
-
-    def _say_what_is_deleted(self) -> None:
-        """Warn of loggers that would not go on in their file."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, CSVLogger) and not isinstance(logger, RunLogger):
-                log.warning(
-                    "%s in %s begins a new metrics.csv, also where a run goes on; RunLogger, in a "
-                    "folder of this machine, appends to it",
-                    type(logger).__name__,
-                    logger.log_dir,
-                )
+        if self._option("ckpt_path") and file.is_file():
+            everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
+            warn_of_changes(file, saver.parser.dump(saver.config, skip_none=False))
+        warn_of_lost_rows(self.trainer.loggers)
 
     def _is_dry(self) -> bool:
         return bool(self._option("trainer").get("fast_dev_run"))
@@ -300,16 +197,6 @@ class ResearchCLI(LightningCLI):
         instead = "choose another --trainer.default_root_dir"
         self._held.enter_context(alone_in(self._root(), said, instead))
         self._holds = True
-
-    def _say_what_is_overridden(self) -> None:
-        """Warn of environment variables that a config or the command line overrides."""
-        prefix = f"RESEARCH_{str(self.subcommand).upper()}__"
-        for variable, text in sorted(os.environ.items()):
-            key = variable.removeprefix(prefix).lower().replace("__", ".")
-            if variable.startswith(prefix) and key in self.config[self.subcommand]:
-                value = self._option(key)
-                if str(value) != str(yaml.safe_load(text)):
-                    log.warning("%s has no effect: a config or an option says %s", variable, value)
 
     def fit(self, ckpt_path: Any = None, **kwargs: Any) -> None:
         """Train."""
@@ -370,14 +257,8 @@ class ResearchCLI(LightningCLI):
         return Path(next((d for d in found if d), self._root() / "checkpoints"))
 
 
-def _leads() -> bool:
-    """Whether this is the first of the processes of a run, before Lightning has counted them."""
-    first_node = os.environ.get("NODE_RANK", "0") == "0"  # each node's launcher is started by hand
-    return first_node and getattr(rank_zero_only, "rank", 0) == 0
-
-
 def _quiet() -> None:
-    """Drop what Lightning says at every start and no user of ours can act on."""
+    """Hide what Lightning says at every start and a user cannot act on."""
     for message in (
         ".*isinstance.treespec, LeafSpec.*",  # its own use of a deprecated function
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # on purpose

@@ -1,4 +1,7 @@
-"""``research serve-policy``: rollouts and answers of a model over HTTP, in vLLM's protocol."""
+"""The command ``research serve-policy``: a model behind HTTP, in the protocol of ``vllm serve``.
+
+It is for machines that cannot run vLLM: training samples its rollouts from either server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collecting demonstrations: questions in, a rollout file and a card of what was thrown away out.
+"""The collection of demonstrations: questions are played, and what is worth imitating is kept.
 
 The folder holds ``rollouts.jsonl`` (the demonstrations), ``asked.jsonl`` (what became of each
 question) and, at the end, ``card.json`` and ``card.md``. A killed run goes on where it stopped.

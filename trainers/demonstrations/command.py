@@ -1,4 +1,4 @@
-"""``research collect``: plays questions and keeps what is worth imitating."""
+"""The command ``research collect``: it plays questions and keeps the rollouts worth imitating."""
 
 from __future__ import annotations
 

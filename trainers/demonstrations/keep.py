@@ -1,4 +1,4 @@
-"""Which rollouts are worth imitating: limits on reward, searches and form, the best of several."""
+"""Rules for which demonstrations are kept: limits on reward, searches and form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``research sft``: the fit command over demonstrations instead of sampled rollouts."""
+"""The command ``research sft``: ``research fit`` over demonstrations, not sampled rollouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where demonstrations come from: gold evidence, a local policy, or a served teacher."""
+"""Sources of demonstrations: a question's gold evidence, a local policy, or a served teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SignalCheck: gives the signal check's verdicts of a run in the terminal, the log and its folder.
+"""The callback SignalCheck: it says why an iteration taught nothing, in the log and in a file.
 
 ``research fit`` adds it to every run. A config that lists one chooses what it does::
 

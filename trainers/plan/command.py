@@ -1,4 +1,7 @@
-"""``research plan``: memory and time of a configuration before anything starts."""
+"""The command ``research plan``: arguments in, a table or JSON out.
+
+It takes all options of ``research fit`` and a few of its own, ``--device h100`` for instance.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from typing import Any
 
 from research_rl.envs.retrieval.index import parse_size
 from research_rl.envs.system import CommandLine
-from research_rl.trainers.plan.seconds import DEVICES, Device, this_cpu
+from research_rl.trainers.plan.seconds import (
+    DEVICES,
+    PROMPT_TOKENS,
+    SAMPLED_SHARE,
+    Device,
+    this_cpu,
+)
 from research_rl.trainers.settings import UsageError
 
 
@@ -75,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", type=_positive, help="of each node; default trainer.devices")
     parser.add_argument("--nodes", type=_positive, default=1, help="default 1")
     parser.add_argument("--device-memory", type=parse_size, help="of one device, 80GB for instance")
-    parser.add_argument("--prompt-tokens", type=_positive, default=400, help="default 400")
+    parser.add_argument(
+        "--prompt-tokens", type=_positive, default=PROMPT_TOKENS, help="default %(default)s"
+    )
     parser.add_argument(
         "--longest-tokens",
         type=_positive,
@@ -87,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sampled-share",
         type=float,
-        default=0.4,
-        help="of a response that is not search results; default 0.4",
+        default=SAMPLED_SHARE,
+        help="of a response that is not search results; default %(default)s",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -1,20 +1,21 @@
-"""The memory of a configuration, part by part, in bytes on one device.
+"""The memory of a configuration on one device: bytes of each part, and options that lower the peak.
 
-The learner's activations are counted as the layers of Llama and Qwen save them: norms, attention
-over packed rollouts, gated feed-forward; the output head keeps one chunk of logits.
+Training in float32 with AdamW holds each weight four times: itself, its gradient and two states.
+Activations are counted as the layers of Llama and Qwen save them: norms, attention over packed
+rollouts, gated feed-forward; the output head keeps one chunk of logits.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from research_rl.agents.engines import prefill_tokens
-from research_rl.agents.kernels import CHUNK_BYTES
+from research_rl.agents.kernels import CHUNK_BYTES, GPU_BLOCKS, piece_size
+from research_rl.agents.policy import LoraConfig
 from research_rl.trainers.plan.sizes import Sizes, with_lora
 
-_PIECE = 256
-"""Queries that attend together in the packed forward pass."""
+_FLOAT = 4
+"""Bytes of a float32."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,9 @@ def _rollout(sizes: Sizes, on_cpu: bool) -> dict[str, int]:
         parts["sampling copy"] = sizes.weights * sizes.samples
     slots = min(sizes.slots, sizes.rollouts)
     longest = sizes.prompt + sizes.response
-    capacity = min(longest, math.ceil(longest / 256) * 256)
-    layer = 2 * (slots + 1) * capacity * sizes.kv_heads * sizes.head_dim * sizes.samples
+    layer = 2 * (slots + 1) * longest * sizes.kv_heads * sizes.head_dim * sizes.samples
     parts["KV cache"] = layer * sizes.layers
-    parts["logits"] = slots * sizes.vocabulary * (sizes.samples + 3 * 4)
+    parts["logits"] = slots * sizes.vocabulary * (sizes.samples + 3 * _FLOAT)
     limit = sizes.prefill or prefill_tokens("cpu" if on_cpu else "cuda")
     read = min(max(limit, sizes.prompt), slots * max(sizes.prompt, 256))
     parts["prefill"] = read * (6 * sizes.hidden + 3 * sizes.intermediate) * sizes.samples
@@ -100,7 +100,7 @@ def _pass(sizes: Sizes, on_cpu: bool) -> dict[str, int]:
     parts = {"activations": kept + 6 * tokens * sizes.hidden * sizes.computes}
     predicted = min(tokens, max(1, int(tokens * sizes.sampled)) * 2)
     chunk = min(CHUNK_BYTES, predicted * sizes.vocabulary * sizes.computes)
-    blocks = 0 if on_cpu else 3 * chunk * 4 // sizes.computes // 4
+    blocks = 0 if on_cpu else 3 * chunk * _FLOAT // sizes.computes // GPU_BLOCKS
     gradient = 4 * sizes.head if sizes.head_trains else 0
     parts["output head"] = chunk + blocks + gradient
     if sizes.sharded:  # two layers are gathered at a time
@@ -120,8 +120,9 @@ def layer_activations(sizes: Sizes, tokens: int) -> int:
     """Bytes that one layer saves for its backward pass."""
     keys = sizes.kv_heads * sizes.head_dim
     queries = sizes.heads * sizes.head_dim
-    seen = sizes.prompt + min(sizes.response, tokens) / 2 + _PIECE / 2
-    gathered = max(1.0, seen / min(_PIECE, max(1, sizes.response)))
+    piece = piece_size(sizes.response)
+    seen = sizes.prompt + min(sizes.response, tokens) / 2 + piece / 2
+    gathered = max(1.0, seen / min(piece, max(1, sizes.response)))
     norms = 4 * sizes.hidden  # two norms: what is normed and what comes out
     gate = 2  # what it is made of; it is computed again
     if sizes.lora or sizes.checkpointing or sizes.sharded:  # the model's own modules run
@@ -163,7 +164,8 @@ def remedies(sizes: Sizes, room: int, on_cpu: bool = False) -> list[Remedy]:
     if sizes.slots > 32 and sizes.rollouts > 32:
         tried.append(("model.engine.init_args.max_slots: 32", replace(sizes, slots=32)))
     if not sizes.lora:
-        lora, adapted = "model.policy.lora.r: 16, model.policy.dtype: bfloat16", with_lora(sizes)
+        lora = f"model.policy.lora.r: {LoraConfig.r}, model.policy.dtype: bfloat16"
+        adapted = with_lora(sizes)
         small = replace(adapted, slots=min(sizes.slots, 32), checkpointing=True)
         tried += [(lora, adapted), (f"{lora}, gradient_checkpointing, max_slots: 32", small)]
     if sizes.states and sizes.state_bytes is None and not sizes.lora:

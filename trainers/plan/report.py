@@ -1,4 +1,7 @@
-"""A plan, as a table for people and as JSON for programs."""
+"""The report of a plan: a table for people, or JSON for programs.
+
+A plan that does not fit lists the options that lower its peak, those that are enough first.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The time of an iteration by arithmetic: products against the peak, decoding against bandwidth."""
+"""The seconds of an iteration, computed from operations and bytes; nothing is run.
+
+Learning is limited by a device's operations a second, and decoding by the bytes that it reads a
+second, since each token reads all weights.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ if TYPE_CHECKING:
 
 TRAIN_SHARE, DECODE_SHARE = 0.45, 0.5
 """Of the peak and of the bandwidth that a good run reaches (a target, not a measurement)."""
+
+PROMPT_TOKENS, SAMPLED_SHARE = 400, 0.4
+"""What is assumed where nothing is said: a prompt's length, and the share of a response that the
+policy writes, the rest being search results."""
 
 
 @dataclass(frozen=True)

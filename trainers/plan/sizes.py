@@ -1,4 +1,8 @@
-"""What a plan starts from: the shape of a model and the settings that cost memory and time."""
+"""The numbers that a plan starts from: a model's shape and the settings that cost memory or time.
+
+They come from the parsed config of ``research fit``. The shape of ``Qwen/Qwen2.5-7B``, for
+instance, is built in, so that nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,13 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
+from research_rl.agents.engines import MAX_SLOTS
 from research_rl.agents.kernels import text_config
-from research_rl.agents.policy import PolicyConfig, empty_model
+from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
+from research_rl.trainers.algorithms import Algorithm
+from research_rl.trainers.plan.seconds import PROMPT_TOKENS, SAMPLED_SHARE
+from research_rl.trainers.settings import OneLineParser, Updates
+from research_rl.trainers.warmstart import TinyModelConfig, tiny_shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -84,15 +93,15 @@ class Sizes:
     state_bytes: float | None = None
     parked: bool = False
     questions: int = 16
-    group: int = 5
-    epochs: int = 1
-    slots: int = 256
-    micro_tokens: int | None = 8192
+    group: int = Updates.group_size
+    epochs: int = Updates.num_epochs
+    slots: int = MAX_SLOTS
+    micro_tokens: int | None = Updates.micro_batch_tokens
     prefill: int | None = None
-    prompt: int = 400
+    prompt: int = PROMPT_TOKENS
     response: int = 512
     mean_response: int = 512
-    sampled: float = 0.4
+    sampled: float = SAMPLED_SHARE
     index: int | None = 0
     ranks: int = 1
     sharded: bool = False
@@ -119,7 +128,7 @@ class Sizes:
         return BYTES[self.sampling or own]
 
 
-def with_lora(sizes: Sizes, rank: int = 16) -> Sizes:
+def with_lora(sizes: Sizes, rank: int = LoraConfig.r) -> Sizes:
     """Return the sizes with bf16 weights and adapters on the linear layers of each layer."""
     kv, q = sizes.kv_heads * sizes.head_dim, sizes.heads * sizes.head_dim
     d, wide = sizes.hidden, sizes.intermediate
@@ -185,19 +194,7 @@ def _warm_start(name: str, trainer: Mapping[str, Any]) -> LlamaConfig | None:
         settings = callback.get("init_args") or {}
         if "WarmStart" in callback.get("class_path", "") and settings.get("folder") == name:
             tiny = (settings.get("config") or {}).get("model") or {}
-            hidden = int(tiny.get("hidden_size", 128))
-            heads = int(tiny.get("num_heads", 4))
-            return LlamaConfig(
-                vocab_size=_WARM_START_WORDS,
-                hidden_size=hidden,
-                intermediate_size=3 * hidden,
-                num_hidden_layers=int(tiny.get("num_layers", 2)),
-                num_attention_heads=heads,
-                num_key_value_heads=heads,
-                max_position_embeddings=int(tiny.get("max_length", 512)),
-                attention_bias=True,
-                tie_word_embeddings=True,
-            )
+            return tiny_shape(TinyModelConfig(**tiny), _WARM_START_WORDS)
     return None
 
 
@@ -253,14 +250,14 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
         base,
         compute=compute if compute != base.dtype else None,
         sampling=engine.get("dtype"),
-        has_reference=float(_arguments(model.get("algorithm")).get("kl_coef", 0.001) or 0) > 0,
+        has_reference=algorithm_of(model["algorithm"]).needs_reference,
         states=states,
         state_bytes=state_bytes,
         parked=bool(updates.get("park_optimizer")),
         questions=int(config["data"].get("batch_size") or 1),
         group=int(updates["group_size"]),
         epochs=int(updates["num_epochs"]),
-        slots=int(engine.get("max_slots", 256)),
+        slots=int(engine.get("max_slots", MAX_SLOTS)),
         micro_tokens=updates.get("micro_batch_tokens"),
         prefill=engine.get("max_prefill_tokens"),
         response=response,
@@ -270,6 +267,15 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
         sharded="Sharded" in str(trainer.get("strategy"))
         or "ModelParallel" in str(trainer.get("strategy")),
     )
+
+
+def algorithm_of(section: Any) -> Algorithm:
+    """Return the learning rule that a parsed config names, made as the run makes it."""
+    parser = OneLineParser(prog="research plan")
+    parser.add_subclass_arguments(Algorithm, "algorithm", required=True)
+    made = parser.instantiate_classes(parser.parse_object({"algorithm": section}))
+    algorithm: Algorithm = made["algorithm"]
+    return algorithm
 
 
 def _arguments(chosen: Any) -> dict[str, Any]:

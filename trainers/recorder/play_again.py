@@ -1,4 +1,4 @@
-"""Recorded rollouts made again, from their turns or from their seeds.
+"""Recorded rollouts, played again from their turns or from their seeds.
 
 The turns go through the environment, which must give the same passages and rewards. The seeds are
 sampled from, which must give the same tokens.

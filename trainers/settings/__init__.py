@@ -1,5 +1,8 @@
 """Settings: the sections of a config, the shipped configs, and errors of one line.
 
+``--config quickstart`` is found by shipped.py, and its section ``model.updates`` is the class
+`Updates` in options.py.
+
 Read first: options.py
 May import: agents, envs
 """

@@ -44,7 +44,7 @@ MOVED = {
 
 
 class _Forward(Loader):
-    """Makes a module that asks the door for each name."""
+    """Makes a module that takes each name from the door of the room it moved to."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         old, door = spec.name, MOVED[spec.name]

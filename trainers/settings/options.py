@@ -1,4 +1,7 @@
-"""Settings of the trainer that are not a class of their own: the environment and the updates."""
+"""Sections of a config as dataclasses: ``model.env``, ``model.updates`` and validation sampling.
+
+Each field is an option of the command line: ``--model.updates.group_size 8``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The configs that ship with the package, found by name, and parsers whose errors are one line.
+"""Configs that ship with the package, found by name, and the parsers that read them.
 
-A config may name the one that it changes: with ``base: research_7b`` on a line of its own, it is
-read as if ``--config research_7b`` stood before it.
+``--config quickstart`` reads configs/quickstart.yaml. A config may name the one that it changes:
+with ``base: research_7b`` on a line of its own, it is read as if ``--config research_7b`` stood
+before it.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class OneLineParser(ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Any:
-        """Parse a config; in a file, which has a ``path``, the line of its base is no option."""
+        """Parse a config; from a file, which has a ``path``, the line ``base: ...`` is left out."""
         if path and _BASE.search(content):
             content = _BASE.sub("", content)
             content = content if yaml.safe_load(content) else "{}"

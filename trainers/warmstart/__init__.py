@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from research_rl.trainers.warmstart.callback import WarmStart
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS
-from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart.tiny_model import (
+    TinyModelConfig,
+    tiny_model,
+    tiny_shape,
+    word_tokenizer,
+)
 
 __all__ = [
     "TAGS",
@@ -16,5 +21,6 @@ __all__ = [
     "TinyModelConfig",
     "WarmStart",
     "tiny_model",
+    "tiny_shape",
     "word_tokenizer",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -58,12 +59,16 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(
-    tokenizer: PreTrainedTokenizerFast, config: TinyModelConfig, seed: int
-) -> LlamaForCausalLM:
-    """Return a Llama model with random weights and tied embeddings over the vocabulary."""
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
+def tiny_shape(config: TinyModelConfig, words: int, **special_tokens: Any) -> LlamaConfig:
+    """Return the shape of the tiny model, which `research plan` asks for before there is one.
+
+    Args:
+        config: its settings.
+        words: size of the vocabulary.
+        special_tokens: ids of Llama's config, ``pad_token_id`` for instance.
+    """
+    return LlamaConfig(
+        vocab_size=words,
         hidden_size=config.hidden_size,
         intermediate_size=3 * config.hidden_size,
         num_hidden_layers=config.num_layers,
@@ -73,6 +78,17 @@ def tiny_model(
         attention_bias=True,
         tie_word_embeddings=True,
         initializer_range=0.05,  # with the usual 0.02 so narrow a model learns to copy much later
+        **special_tokens,
+    )
+
+
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast, config: TinyModelConfig, seed: int
+) -> LlamaForCausalLM:
+    """Return a Llama model with random weights and tied embeddings over the vocabulary."""
+    shape = tiny_shape(
+        config,
+        len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -73,11 +73,7 @@ def adopt_index(
     Raises:
         IndexFolderError: the index cannot be read, or count or dimension differ.
     """
-    if encoder == SKETCH:
-        raise ValueError(
-            f"encoder must be the one that made the index, got {SKETCH!r}, which learns from a "
-            "corpus when an index is built and so made no index of others; name a model"
-        )
+    _check_encoder(encoder)
     file, source, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
     check_target(target, overwrite)
     if not source.is_file():
@@ -97,19 +93,31 @@ def adopt_index(
             "kind": "dense",
             "corpus": corpus_manifest(source, target, len(passages), sha256),
             "encoder": made.manifest(),
-            "index": {
-                "type": type(index).__name__.removeprefix("Index"),
-                "metric": "ip" if is_inner(index) else "l2",
-                "dimension": index.d,
-                "file": near_path(file, target),
-            }
-            | width,
+            "index": _described(index) | {"file": near_path(file, target)} | width,
             "versions": versions(),
         }
         check_unchanged(source, before)
         write_json(folder / MANIFEST, manifest)
         move_into_place(folder, target)
     return target
+
+
+def _check_encoder(encoder: str | Encoder) -> None:
+    """Refuse the offline encoder, which cannot have made somebody else's index."""
+    if encoder == SKETCH:
+        raise ValueError(
+            f"encoder must be the one that made the index, got {SKETCH!r}, which learns from a "
+            "corpus when an index is built and so made no index of others; name a model"
+        )
+
+
+def _described(index: Any) -> dict[str, Any]:
+    """What the manifest says of a FAISS index."""
+    return {
+        "type": type(index).__name__.removeprefix("Index"),
+        "metric": "ip" if is_inner(index) else "l2",
+        "dimension": index.d,
+    }
 
 
 def _check_outside(target: Path, *files: Path) -> None:

@@ -96,25 +96,8 @@ def build_index(
     known_kind(kind)
     storage = storage or Storage(metric=metric)
     source, target = Path(corpus).resolve(), Path(out).resolve()
-    part = parse_shard(shard) if shard is not None else None
-    if part and kind != "dense":
-        raise ValueError(f"kind must be dense to be built in shards, got {kind!r}")
-    made = None
-    counting = DEFAULTS | {k: v for k, v in options.items() if kind != "dense" and k in DEFAULTS}
-    if kind != "bm25":
-        others = DEFAULTS if kind == "hybrid" and encoder != SKETCH else {}
-        own = {name: value for name, value in options.items() if name not in others}
-        made = make_encoder(encoder, **own) if isinstance(encoder, str) else encoder
-        storage.check(made.dim)
-    elif unknown := sorted(options.keys() - DEFAULTS):
-        raise ValueError(f"BM25 has the options {', '.join(DEFAULTS)}, got {unknown[0]}")
-    elif encoder != SKETCH or storage != Storage(memory=storage.memory):
-        raise ValueError(
-            "kind bm25 keeps no vectors, so encoder, type, metric, fp16, nprobe, ef_search and "
-            "recall must be left out; take kind hybrid for words and vectors"
-        )
-    if kind != "dense":
-        import_bm25s()
+    part = _part(kind, shard)
+    counting, made = _encoder_for(kind, encoder, storage, options)
     check_target(target, overwrite)
     if not source.is_file():
         raise CorpusError(source, None, "there is no such corpus file")
@@ -130,6 +113,43 @@ def build_index(
             job.make(folder, passages, sha256, counting)
         move_into_place(folder, target)
     return target
+
+
+def _part(kind: str, shard: str | None) -> tuple[int, int] | None:
+    """Return which part of how many is built, None for the whole."""
+    if shard is None:
+        return None
+    part = parse_shard(shard)
+    if kind != "dense":
+        raise ValueError(f"kind must be dense to be built in shards, got {kind!r}")
+    return part
+
+
+def _encoder_for(
+    kind: str, encoder: str | Encoder, storage: Storage, options: dict[str, Any]
+) -> tuple[dict[str, Any], Encoder | None]:
+    """Return the options of BM25 and the encoder of a kind of index, None where it has none.
+
+    Raises:
+        ValueError: an option does not go with the kind, or a vector type with the encoder.
+    """
+    if kind != "dense":
+        import_bm25s()  # a kind that needs it is refused before any work where it is missing
+    counting = DEFAULTS | {k: v for k, v in options.items() if kind != "dense" and k in DEFAULTS}
+    if kind != "bm25":
+        others = DEFAULTS if kind == "hybrid" and encoder != SKETCH else {}
+        own = {name: value for name, value in options.items() if name not in others}
+        made = make_encoder(encoder, **own) if isinstance(encoder, str) else encoder
+        storage.check(made.dim)
+        return counting, made
+    if unknown := sorted(options.keys() - DEFAULTS):
+        raise ValueError(f"BM25 has the options {', '.join(DEFAULTS)}, got {unknown[0]}")
+    if encoder != SKETCH or storage != Storage(memory=storage.memory):
+        raise ValueError(
+            "kind bm25 keeps no vectors, so encoder, type, metric, fp16, nprobe, ef_search and "
+            "recall must be left out; take kind hybrid for words and vectors"
+        )
+    return counting, None
 
 
 def merge_shards(

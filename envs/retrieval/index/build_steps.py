@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,8 @@ from research_rl.envs.retrieval.vectors import (
     streamed_header,
 )
 from research_rl.envs.system import (
+    LOCK,
+    alone_in,
     clear_partial,
     progress_bar,
     remove_former,
@@ -36,7 +37,7 @@ from research_rl.envs.system import (
     sha256_of,
 )
 
-RAW, PLAN, HASH, FITTED, LOCK = "vectors.raw", "plan.json", "corpus.json", "fitted", "lock"
+RAW, PLAN, HASH, FITTED = "vectors.raw", "plan.json", "corpus.json", "fitted"
 Advance = Callable[[int], object]
 
 
@@ -55,10 +56,8 @@ def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
         FileExistsError: another process is building there.
     """
     folder = target.with_name(f".{target.name}.building")
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = json.loads(json.dumps(plan))
-    with (folder / LOCK).open("w") as lock:
-        _lock(lock, folder)
+    with alone_in(folder, "is the place of another build"):
         if _read(folder / PLAN) != wanted:
             for old in folder.iterdir():
                 if old.name != LOCK:
@@ -71,19 +70,6 @@ def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
             sizes = [p.stat().st_size for name in names if (p := folder / name).is_file()]
             if folder.is_dir() and max(sizes, default=0) < 4096:
                 shutil.rmtree(folder)
-
-
-def _lock(file: Any, folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FileExistsError(
-            f"out must not be under way, got {folder} of another build"
-        ) from error
 
 
 def _read(path: Path) -> Any:
@@ -234,7 +220,7 @@ def move_into_place(folder: Path, target: Path) -> None:
     """
     clear_partial(folder)
     replace_folder(folder, target)
-    for name in (PLAN, HASH, FITTED, LOCK):
+    for name in (PLAN, HASH, FITTED, LOCK, "lock"):  # the last one of a build that 0.1.0 began
         (target / name).unlink(missing_ok=True)
     remove_replaced(target)
 

@@ -15,7 +15,7 @@ from doubles.tiny_run import write_config
 from research_rl.envs.system import commands as command_line
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
 from research_rl.trainers.cli import dispatch as cli
-from research_rl.trainers.cli import fit as lightning_cli
+from research_rl.trainers.cli import start
 
 
 def research(monkeypatch: pytest.MonkeyPatch, *args: Any) -> Any:
@@ -85,11 +85,11 @@ def test_two_fits_at_once_in_a_folder_are_refused(
             assert "--trainer.default_root_dir" in line
             # the other processes of the run that holds it share the folder
             monkeypatch.setenv("NODE_RANK", "1")
-            assert not lightning_cli._leads()
+            assert not start.leads()
             monkeypatch.delenv("NODE_RANK")
-            monkeypatch.setattr(lightning_cli.rank_zero_only, "rank", 1)
-            assert not lightning_cli._leads()
-            monkeypatch.setattr(lightning_cli.rank_zero_only, "rank", 0)
+            monkeypatch.setattr(start.rank_zero_only, "rank", 1)
+            assert not start.leads()
+            monkeypatch.setattr(start.rank_zero_only, "rank", 0)
         finally:
             other.kill()
     for _ in range(2):  # after a kill, and after a run that has ended in this process
@@ -154,3 +154,12 @@ def test_a_run_that_goes_on_with_another_algorithm_says_so(
         cli.main()
         told = "model.algorithm.class_path" in caplog.text
         assert told is ("RLOO" in extra), caplog.text
+
+
+def test_a_former_config_that_cannot_be_read_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: [1\nb: }", encoding="utf-8")
+    start.warn_of_changes(file, "model: {}")
+    assert f"{file} is not compared" in caplog.text

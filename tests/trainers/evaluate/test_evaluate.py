@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 from doubles.evaluated import Fails, Oracle, Says, arguments, question, question_file
-from doubles.places import TESTS
 
 from research_rl.agents.methods.research import Prediction
 from research_rl.agents.types import ModelUnavailable
@@ -134,7 +133,7 @@ def test_a_kill_at_any_time_leads_to_the_same_card(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     main(arguments(whole, questions))
     torn = tmp_path / "torn"
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = [
         "from research_rl.trainers.evaluate.command import main",
         f"main({arguments(torn, questions)!r})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import torch
 from doubles import tiny
 from doubles.training import checkpoint, fit, weights
 
+from research_rl.agents.kernels import packing
 from research_rl.agents.policy.loading import PolicyConfig, empty_model, load_model
-from research_rl.trainers.plan.command import main
+from research_rl.trainers.algorithms import PolicyGradient
+from research_rl.trainers.plan import memory, sizes
+from research_rl.trainers.plan.command import main, parsed
 from research_rl.trainers.plan.memory import memory_of, portion
 from research_rl.trainers.plan.report import as_json, as_table, make_plan
 from research_rl.trainers.plan.seconds import DEVICES, phase_seconds
-from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, with_lora
+from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, sizes_of, with_lora
 from research_rl.trainers.settings.options import Updates
+from research_rl.trainers.warmstart import TinyModelConfig, tiny_model, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,72 @@ def test_parked_states_learn_the_same(tmp_path: Path) -> None:
         updates = Updates(group_size=4, micro_batch_size=3, park_optimizer=park)
         seen.append(weights(fit(tmp_path / str(park), folder, updates=updates)))
     assert torch.equal(*seen)
+
+
+class Plain(PolicyGradient):
+    """A user's rule, which compares with no reference and takes no kl_coef."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "needs"),
+    [
+        (["GRPO"], True),
+        (["GRPO", "--model.algorithm.kl_coef", "0"], False),
+        (["RLOO", "--model.algorithm.kl_control.target", "0.1"], True),
+        (["mine.Plain"], False),
+    ],
+)
+def test_the_algorithm_says_whether_it_needs_a_reference(
+    chosen: list[str], needs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    config = parsed(["--config", "quickstart", "--model.algorithm", *chosen])
+    sizes = sizes_of(config, ranks=1)
+    assert sizes.has_reference is needs
+    assert ("reference" in memory_of(sizes).held) is needs
+    assert ("reference" in phase_seconds(sizes, DEVICES["h100"])) is needs
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "part"),
+    [
+        (packing, "_QUERIES", (16, 16), "activations"),
+        (memory, "CHUNK_BYTES", 1 << 20, "output head"),
+        (memory, "GPU_BLOCKS", 1, "output head"),
+    ],
+)
+def test_the_plan_counts_with_the_constants_of_what_it_predicts(
+    where: Any, name: str, value: Any, part: str, seven: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = memory_of(seven).update[part]
+    monkeypatch.setattr(where, name, value)
+    assert memory_of(seven).update[part] != before
+
+
+def test_constants_are_those_of_what_is_planned() -> None:
+    from research_rl.agents.engines import CachedEngine, TurnwiseEngine, slot_run
+    from research_rl.agents.kernels import lm_head
+
+    assert memory.CHUNK_BYTES is lm_head.CHUNK_BYTES
+    assert memory.GPU_BLOCKS is lm_head.GPU_BLOCKS
+    for engine in (CachedEngine, TurnwiseEngine):
+        assert signature(engine).parameters["max_slots"].default is sizes.MAX_SLOTS
+    assert sizes.MAX_SLOTS is slot_run.MAX_SLOTS
+
+
+def test_a_model_that_the_run_will_make_has_the_shape_that_is_planned() -> None:
+    settings = {"folder": "nowhere", "config": {"model": {"hidden_size": 32, "num_layers": 1}}}
+    callback = {"class_path": "WarmStart", "init_args": settings}
+    shape = shape_of({"model": "nowhere"}, {"callbacks": [callback]})
+    made = tiny_model(word_tokenizer([*map(str, range(20))]), TinyModelConfig(32, 1), 0).config
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        assert getattr(shape, name) == getattr(made, name)
+    one, other = (counted(PolicyConfig("tiny"), s) for s in (shape, made))
+    assert one.weights - one.head == other.weights - other.head
 
 
 @pytest.mark.slow
