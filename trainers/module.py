@@ -30,8 +30,9 @@ from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
+from research_rl.trainers.loss_scale import LossScale
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
-from research_rl.trainers.sampler import sampler_differs, warn_of_slow_dtypes
+from research_rl.trainers.sampler import correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.updater import Updater, check_scheduler
 
@@ -100,8 +101,8 @@ class ReSearchModule(pl.LightningModule):
         self.credit = credit
         self.sampling = sampling
         self.validation_sampling = (validation_sampling or ValidationSampling()).over(sampling)
-        self.updates = updates
-        self.seed = seed
+        self.updates, self.seed = updates, seed
+        self.loss_scale = LossScale(updates.compute_dtype)
         self.env_config = env
         # no submodule, so that checkpoints do not hold it: it is made of the model's folder
         self.reference: Reference | None = None
@@ -184,7 +185,7 @@ class ReSearchModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
-        checkpoint["iteration"] = self.iteration
+        checkpoint |= {"iteration": self.iteration, "loss_scale": self.loss_scale.state_dict()}
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
@@ -199,6 +200,7 @@ class ReSearchModule(pl.LightningModule):
             ValueError: the checkpoint lacks weights that are trained here.
         """
         self.iteration = checkpoint.get("iteration", 0)
+        self.loss_scale.load_state_dict(checkpoint.get("loss_scale", {}))
         if self._ahead is not None:
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
         if "state_dict" not in checkpoint:  # the strategy has read the weights itself
@@ -219,8 +221,7 @@ class ReSearchModule(pl.LightningModule):
         if self.reference is not None:
             self.reference.to(self.device)
         precision = self.trainer.precision
-        if reason := sampler_differs(self.policy, self.engine, self.updates, precision):
-            self.algorithm.correct(reason)
+        correct_for_sampler(self.algorithm, self.policy, self.engine, self.updates, precision)
 
     def on_train_start(self) -> None:
         """Validate once before the first update, so that a learning curve has its start.
@@ -275,9 +276,8 @@ class ReSearchModule(pl.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         scheduler, backward = self.lr_schedulers(), self.manual_backward
-        return Updater(
-            self._make_learner(), self.trainer, optimizer, scheduler, backward, self.seed
-        )
+        learner, scale = self._make_learner(), self.loss_scale
+        return Updater(learner, self.trainer, optimizer, scheduler, backward, self.seed, scale)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient; see Updater.clip. Lightning calls this within ``optimizer.step()``."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from research_rl.agents import Engine, LMPolicy, warn_if_slow
+from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.settings import Updates
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -40,6 +41,14 @@ def sampler_differs(
     if sampler != torch.float32 and mixed is None and getattr(engine, "dtype", None) is not None:
         return f"rollouts are sampled from a copy in {_name(sampler)}"
     return None
+
+
+def correct_for_sampler(
+    algorithm: Algorithm, policy: LMPolicy, engine: Engine, updates: Updates, precision: Any
+) -> None:
+    """Tell an algorithm why its sampler differs from its learner, if it does."""
+    if reason := sampler_differs(policy, engine, updates, precision):
+        algorithm.correct(reason)
 
 
 def warn_of_slow_dtypes(policy: LMPolicy, precision: Any, device: torch.device) -> None:

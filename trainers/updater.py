@@ -35,6 +35,7 @@ from research_rl.trainers.distributed import (
     without_sync,
 )
 from research_rl.trainers.learner import MISMATCH, Backward, Learner
+from research_rl.trainers.loss_scale import LossScale
 
 
 class Updater:
@@ -48,6 +49,7 @@ class Updater:
         backward: computes the gradient of a loss and adds it to that of the portions before,
             ``LightningModule.manual_backward``.
         seed: of the run; shuffles rollouts into minibatches.
+        scale: of the loss, for float16; None scales nothing.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Updater:
         scheduler: Any,
         backward: Backward,
         seed: int,
+        scale: LossScale | None = None,
     ) -> None:
         self.learner = learner
         self.algorithm, self.updates = learner.algorithm, learner.updates
         self._trainer, self._backward, self._seed = trainer, backward, seed
         self._optimizer, self._scheduler = optimizer, scheduler
         self._sharded = is_sharded(learner.policy.model)
+        self._scale = LossScale() if scale is None else scale
         self._iteration = 0
         self._grad_norm = torch.zeros(())
 
@@ -125,7 +129,8 @@ class Updater:
         optimizer = self._optimizer
         optimizer.zero_grad()
         sums = means_over_ranks(self._trainer, self._gradient(minibatch, compare))
-        loss, weight = sums.pop("loss"), sums.pop("weight")
+        scale, weight = self._scale.value, sums.pop("weight")  # metrics are scaled as weight is
+        loss = sums.pop("loss") / scale
         tokens = sums.pop("tokens", weight).clamp(min=1)
         apart = {name: sums.pop(name) / tokens for name in list(sums) if name in MISMATCH}
         self._check_finite("loss", loss)
@@ -137,11 +142,13 @@ class Updater:
             self._scheduler.step()
         metrics = {name: value / weight for name, value in sums.items()}
         self.algorithm.after_update(metrics)
-        return metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
+        found = metrics | apart | {"loss": loss, "grad_norm": self._grad_norm, "lr": rate}
+        return found if scale == 1 else found | {"loss_scale": self._zero() + scale}
 
     def _gradient(self, minibatch: Batch, compare: bool) -> dict[str, Tensor]:
         """Add up the gradients of all portions; return sums of loss, weights and metrics."""
-        minibatch.weights = self.algorithm.weights(minibatch)
+        # scaled before the gradient of the logits is computed, so that it does not round to 0
+        minibatch.weights = self.algorithm.weights(minibatch) * self._scale.value
         active = self.algorithm.active(minibatch).nonzero()[:, 0]
         # one row is computed even if none has a gradient: the other ranks wait for this one
         rows = minibatch[active if len(active) else torch.zeros_like(minibatch.groups[:1])]
@@ -162,14 +169,19 @@ class Updater:
         """Measure the norm of the gradient and scale it down to ``max_grad_norm``.
 
         Raises:
-            FloatingPointError: it is not finite. Not raised with a gradient scaler (16-mixed),
-                with which that happens now and then: the scaler skips the step.
+            FloatingPointError: it is not finite. Not raised where a gradient is scaled (16-mixed,
+                or compute_dtype float16), with which that happens now and then: the step is
+                skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self._sharded:  # FSDP averages the gradients of the policy; a critic is outside of it
             average_gradients(self._trainer, self.algorithm.parameters())
-        self._grad_norm = clip_gradients(parameters, self.updates.max_grad_norm or math.inf)
-        if getattr(self._trainer.precision_plugin, "scaler", None) is None:
+        scale = self._scale.value
+        limit = scale * (self.updates.max_grad_norm or math.inf)
+        scaled = clip_gradients(parameters, limit)
+        self._grad_norm = scaled / scale
+        taken = self._scale.unscale(parameters, scaled)
+        if taken and getattr(self._trainer.precision_plugin, "scaler", None) is None:
             self._check_finite("grad_norm", self._grad_norm)
 
     def _place_optimizer(self, device: torch.device) -> None:

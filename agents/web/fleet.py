@@ -22,11 +22,14 @@ from research_rl.agents.web.client import RefusedRequestError, RolloutClient
 from research_rl.envs.system import clear_partial, folder_in_place
 from research_rl.envs.web import Endpoint, Endpoints, NoAnswerError, TransientError
 
-ADAPTER = "policy"
-"""The name under which the servers know the LoRA adapter."""
 _ATTEMPTS = 10
 """After so many failures of one request it is at fault, or every server is."""
 _T = TypeVar("_T")
+
+
+def adapter_name(model: str) -> str:
+    """Return the name under which servers know the LoRA adapter: never that of the model itself."""
+    return f"{model}-adapter"
 
 
 class Fleet:
@@ -56,7 +59,7 @@ class Fleet:
         self._retry_window = retry_window
         self._giving = threading.Lock()
         self._started: dict[str, str | None] = {}  # by url, when a server got the weights
-        self.model = ADAPTER if weights == "lora" else model
+        self.model = adapter_name(model) if weights == "lora" else model
         """The name of what is asked for."""
         self.version: int | None = None
         """Of the weights that the servers have; None before the first ``sync``."""
@@ -171,7 +174,7 @@ class Fleet:
         client, where = self._clients[url], self._where()
         if self._weights == "lora":
             assert where is not None
-            client.load_adapter(ADAPTER, where)
+            client.load_adapter(self.model, where)
         if self.model not in (known := client.models()):
             raise RefusedRequestError(
                 f"{url} must serve the model {self.model!r}, but serves "

@@ -69,6 +69,7 @@ class SignalCheck(RunCallback):
         self._said: tuple[str, ...] = ()
         self._since = 0
         self._start: int | None = None
+        self._first: float | None = None
         self._module: pl.LightningModule | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,9 +89,20 @@ class SignalCheck(RunCallback):
         counts = reduce(add, gather([tally(rollouts_of(pl_module, "train_rollouts"))]), Tally())
         logged = trainer.callback_metrics
         metrics = {n: float(logged[f"train/{n}"]) for n in _READ if f"train/{n}" in logged}
-        found = verdicts(counts, metrics, likely_causes(pl_module), is_corrected(pl_module))
+        causes, corrected = likely_causes(pl_module), is_corrected(pl_module)
+        found = verdicts(counts, metrics, causes, corrected, self._before(pl_module, metrics))
         iteration = int(getattr(pl_module, "iteration", trainer.global_step))
         self._tell(trainer, found, iteration)
+
+    def _before(self, module: Any, metrics: dict[str, float]) -> float | None:
+        """The mismatch of this run's first iteration, where servers sample with newest weights."""
+        ahead = getattr(getattr(module, "updates", None), "async_rollouts", 0)
+        if ahead or not getattr(getattr(module, "engine", None), "holds_weights", False):
+            return None
+        if self._first is None:
+            self._first = metrics.get("mismatch_mean")
+            return None
+        return self._first
 
     def _tell(self, trainer: pl.Trainer, found: list[SignalVerdict], iteration: int) -> None:
         names = tuple(one.name for one in found)
@@ -116,13 +128,13 @@ class SignalCheck(RunCallback):
             log.warning("%s", SAME_WEIGHTS)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the fingerprints of the start and of now; ``research export`` compares them."""
+        """Return fingerprints of the start and of now, which ``research export`` compares."""
         now = None if self._module is None else fingerprint(self._module)
-        return {"start": self._start, "now": now}
+        return {"start": self._start, "now": now, "first_mismatch": self._first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the fingerprint of the run's beginning."""
-        self._start = state_dict.get("start")
+        self._start, self._first = state_dict.get("start"), state_dict.get("first_mismatch")
 
 
 @torch.no_grad()

@@ -24,6 +24,8 @@ from research_rl.trainers.measures import SOLVED
 _SHARE = 0.95  # of the rollouts, from which «nearly all» is said
 _MISMATCH = 0.10  # share of sampled tokens whose probability is off by more than 5 %
 _CORRECTED = 0.50  # the same where an importance correction weighs them
+_STALE = 1e-3  # nats between sampler and learner from which servers may have old weights
+_JUMP = 20.0  # times what the distance was before they were given new ones
 _EXAMPLE = 160  # characters of an example
 
 
@@ -114,6 +116,7 @@ def verdicts(
     metrics: Mapping[str, float],
     causes: Sequence[str] = (),
     corrected: bool = False,
+    before: float | None = None,
 ) -> list[SignalVerdict]:
     """Return what keeps a policy from learning, the plainest first; empty where it can learn.
 
@@ -123,6 +126,7 @@ def verdicts(
             where they are known.
         causes: what in this run may set sampled and recomputed log-probs apart.
         corrected: whether the loss weighs sampled tokens by an importance correction.
+        before: where servers sample: their ``mismatch_mean`` before they were given new weights.
     """
     if not counts.rollouts:
         return []
@@ -130,6 +134,7 @@ def verdicts(
     limit = _CORRECTED if corrected else _MISMATCH
     if metrics.get("mismatch_5pct", 0.0) > limit:
         found.append(_mismatch(metrics, causes, corrected))
+    found += _of_servers(metrics.get("mismatch_mean", 0.0), before)
     if metrics.get("grad_norm") == 0.0 and counts.solved < counts.groups:
         found.append(
             SignalVerdict(
@@ -215,6 +220,23 @@ def _mismatch(
         f"sampler and learner must compute the same{likely}. Sample in float32 or float16 "
         f"(model.engine.dtype){correction}, or compare the two engines (docs/engine.md)",
     )
+
+
+def _of_servers(now: float, before: float | None) -> list[SignalVerdict]:
+    """A server that answered 200 to a reload and kept old weights, or a part of them."""
+    if before is None or now <= max(_STALE, _JUMP * before):
+        return []
+    return [
+        SignalVerdict(
+            "stale_servers",
+            f"since the servers were given new weights, a sampled token is {now:.2g} nats from the "
+            f"learner's, before that it was {before:.2g}",
+            "a server kept a part of its old weights, though it said otherwise: one that packs its "
+            "output head (vLLM on a CPU, with tied embeddings) keeps the old head. Serve another "
+            "build, send adapters (engine.weights: lora), or sample in this process; an importance "
+            "correction only bounds the harm",
+        )
+    ]
 
 
 def message(found: Sequence[SignalVerdict], iteration: int) -> str:

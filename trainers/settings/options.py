@@ -135,8 +135,9 @@ class Updates:
         resample_rounds: how often groups whose rewards are all equal are replaced by those of
             other training questions, as in DAPO; 0 keeps them.
         compute_dtype: bfloat16 lets learner and reference compute with copies of float32 weights,
-            made once an update; auto does so where the machine is faster for it; None computes in
-            the weights' own dtype, or as trainer.precision says.
+            made once an update; float16 too, with a scaled loss, and is nearer to float32 where a
+            model's logits are large; auto takes bfloat16 where the machine is faster for it; None
+            computes in the weights' own dtype, or as trainer.precision says.
         park_optimizer: keep the optimizer's states in main memory while rollouts are sampled, to
             make room for their cache; not with weights in shards.
         async_rollouts: 1 samples the next iteration's rollouts while this one is learned from, with
@@ -153,7 +154,7 @@ class Updates:
     max_grad_norm: float | None = 1.0
     mask_truncated: bool = False
     resample_rounds: int = 0
-    compute_dtype: Literal["bfloat16", "auto"] | None = None
+    compute_dtype: Literal["bfloat16", "float16", "auto"] | None = None
     park_optimizer: bool = False
     async_rollouts: Literal[0, 1] = 0
     max_staleness: int | None = None

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from doubles import tiny
+from doubles.places import ROOT
 
 pytest.importorskip("fastapi")
 pytest.importorskip("urllib3")
@@ -37,8 +39,10 @@ from research_rl.agents.web.client import (
     parse_completion,
 )
 from research_rl.agents.web.engine import ServerEngine
+from research_rl.agents.web.fleet import adapter_name
 from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web.client import TransientError
+from research_rl.trainers.settings import find_config
 
 PARAMS = SamplingParams(max_response_tokens=30)
 OFTEN = {"<eos>": 3.0, "</search>": 4.0}
@@ -527,3 +531,13 @@ def test_a_closed_engine_leaves_no_thread_and_can_be_used_again(
     same(remote.run(PROMPTS, PARAMS, reply, SEEDS), sampled)
     remote.close()
     assert threads.running(*ours) == 0
+
+
+def test_the_shipped_config_and_the_page_name_model_and_adapter_apart() -> None:
+    config = yaml.safe_load(Path(find_config("engine/servers_lora")).read_text(encoding="utf-8"))
+    model = config["model"]["engine"]["init_args"]["model"]
+    page = (ROOT / "docs" / "rollout-servers.md").read_text(encoding="utf-8")
+    served = set(re.findall(r"--served-model-name (\S+)", page))
+
+    assert served == {model}, "what the page serves is what the config asks for"
+    assert adapter_name(model) not in served

@@ -97,6 +97,18 @@ def test_log_probs_apart(share: float, corrected: bool, told: bool) -> None:
         assert ("correction" in found[0].remedy) is not corrected
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [(9.5e-6, 1.8e-2, True), (None, 0.5, False), (9.5e-6, 2e-5, False), (4e-3, 6e-3, False)],
+)
+def test_servers_that_kept_old_weights(before: float | None, now: float, told: bool) -> None:
+    metrics = {"mismatch_5pct": 0.01, "mismatch_mean": now, "grad_norm": 1.0}
+    found = verdicts(tally(rollouts()), metrics, corrected=True, before=before)
+    assert [one.name for one in found] == (["stale_servers"] if told else [])
+    if told:
+        assert "0.018 nats from the learner's, before that it was 9.5e-06" in found[0].said
+
+
 def test_nothing_is_said_of_nothing() -> None:
     assert verdicts(Tally(), {}) == []
 
