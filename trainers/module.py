@@ -6,6 +6,7 @@ it is one batch to Lightning, checkpoints fall between iterations and never insi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -19,7 +20,6 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
@@ -27,6 +27,7 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluat
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
+from research_rl.trainers.checkpoint import ResumedOptimizer
 from research_rl.trainers.collect import Collector, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
@@ -43,6 +44,9 @@ _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward"
 _GRPO: Algorithm = lazy_instance(GRPO)
 # the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class ReSearchModule(pl.LightningModule):
@@ -121,9 +125,9 @@ class ReSearchModule(pl.LightningModule):
         """Of the latest evaluation on this rank."""
         self.make_engine = engine
         """Makes what samples from a policy."""
-        self._make_optimizer = optimizer
-        self._make_scheduler = lr_scheduler
-        self._ahead = Ahead(engine) if updates.async_rollouts else None
+        self._optimizing = ResumedOptimizer(optimizer, lr_scheduler)
+        sampled_by = repr((sampling, env, updates.group_size, updates.resample_rounds, seed))
+        self._ahead = Ahead(engine, _ADDRESS.sub("", sampled_by)) if updates.async_rollouts else None
         self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
@@ -168,19 +172,14 @@ class ReSearchModule(pl.LightningModule):
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
 
         Raises:
-            ValueError: the scheduler needs a metric. It is stepped inside an iteration, where
-                there is none yet.
+            ValueError: the scheduler needs a metric, or the optimizer is of another class than
+                that of the checkpoint.
         """
-        parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
-        optimizer = self._make_optimizer(parameters)
-        if self._make_scheduler is None:
+        optimizer, scheduler = self._optimizing.make(
+            [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
+        )
+        if scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "lr_scheduler must depend on the step alone, got ReduceLROnPlateau; choose one of "
-                "torch.optim.lr_scheduler that needs no metric, LinearLR for instance"
-            )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def teardown(self, stage: str) -> None:
@@ -193,6 +192,7 @@ class ReSearchModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
         checkpoint["iteration"] = self.iteration
+        self._optimizing.save(checkpoint)
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
@@ -207,6 +207,7 @@ class ReSearchModule(pl.LightningModule):
             ValueError: the checkpoint lacks weights that are trained here.
         """
         self.iteration = checkpoint.get("iteration", 0)
+        self._optimizing.load(checkpoint)
         if self._ahead is not None:
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
         if "state_dict" not in checkpoint:  # the strategy has read the weights itself
@@ -228,11 +229,13 @@ class ReSearchModule(pl.LightningModule):
             self.reference.to(self.device)
 
     def on_train_start(self) -> None:
-        """Validate once before the first update, so that a learning curve has its start.
+        """Put changed options of the optimizer in force; validate once before the first update.
 
-        Lightning's sanity check would not do: it asks some of the questions and logs nothing.
+        So a learning curve has its start. Lightning's sanity check would not do: it asks some of
+        the questions and logs nothing.
         """
         trainer = self.trainer
+        self._optimizing.put_in_force(trainer)
         if self.iteration or not trainer.enable_validation:
             return
         trainer.validating = True

@@ -253,15 +253,24 @@ class ResearchCLI(LightningCLI):
 
     def _say_what_is_changed(self) -> None:
         """Warn of options that a run which goes on had otherwise before."""
-        file = self._root() / "config.yaml"
-        if not self._option("ckpt_path") or not file.is_file():
+        name = self._option("ckpt_path")
+        if not name or "://" in name:
             return
+        here = name in ("last", "best")
+        if here and not run_in(self._root()):
+            return  # nothing to go on with; fit says so
+        file = (self._root() if here else Path(name).parent.parent) / "config.yaml"
         everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
         now = saver.parser.dump(saver.config, skip_none=False)
         try:
             found = changes(file.read_text(encoding="utf-8"), now)
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            log.warning(
+                "%s cannot be compared with this run's options (%s): a changed one is not told",
+                file,
+                getattr(error, "strerror", None) or error,
+            )
             return
         for change in found[:_CHANGES]:
             log.warning("the run goes on with another option than it had: %s", change)
