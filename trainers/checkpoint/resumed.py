@@ -1,4 +1,4 @@
-"""Options of optimizer and scheduler in a run that goes on: what the config changed is put in force.
+"""Options of optimizer and scheduler in a run that goes on: those of the config are put in force.
 
 A restored optimizer has the options of its checkpoint, for torch keeps them with its moments: a run
 that was begun with ``lr: 1e-3`` and goes on with ``lr: 1e-6`` would train with 1e-3. So every
@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 log = logging.getLogger(__name__)
 KEY = "optimizer_options"
 """In a checkpoint: the record of what the config had asked for."""
-Record: TypeAlias = dict[str, Any]
+OptimizerNote: TypeAlias = dict[str, Any]
 """What a config asked for: classes and options of optimizer and scheduler, as plain values."""
 Scheduler: TypeAlias = Any
 MakeScheduler: TypeAlias = Callable[[Optimizer], Scheduler]
@@ -49,7 +49,7 @@ class ResumedOptimizer:
         make_scheduler: MakeScheduler | None,
     ) -> None:
         self._make_optimizer, self._make_scheduler = make_optimizer, make_scheduler
-        self._now: Record | None = None
+        self._now: OptimizerNote | None = None
         self._loaded: dict[str, Any] | None = None
 
     def make(self, parameters: list[Parameter]) -> tuple[Optimizer, Scheduler]:
@@ -129,11 +129,11 @@ def _is_guarded(checkpoint: dict[str, Any]) -> bool:
     return any(isinstance(state, dict) and state.get("actions") for state in states)
 
 
-def _class_of(record: Record) -> str | None:
+def _class_of(record: OptimizerNote) -> str | None:
     return record["scheduler"] and record["scheduler"]["class"]
 
 
-def _options_of(optimizer: Optimizer) -> Record:
+def _options_of(optimizer: Optimizer) -> OptimizerNote:
     """Return the record of an optimizer that was just made, before a scheduler is made for it.
 
     Its class, and the options of each parameter group as plain values.
@@ -145,7 +145,7 @@ def _options_of(optimizer: Optimizer) -> Record:
     return {"class": _name(type(optimizer)), "groups": groups, "scheduler": None, "begun": groups}
 
 
-def _with_scheduler(record: Record, scheduler: Scheduler) -> Record:
+def _with_scheduler(record: OptimizerNote, scheduler: Scheduler) -> OptimizerNote:
     """Return the record with a scheduler that was just made for the optimizer."""
     return {
         **record,
@@ -154,7 +154,7 @@ def _with_scheduler(record: Record, scheduler: Scheduler) -> Record:
     }
 
 
-def _check_class(now: Record, before: Record | None) -> None:
+def _check_class(now: OptimizerNote, before: OptimizerNote | None) -> None:
     """Refuse an optimizer of another class than the one whose moments a checkpoint holds.
 
     Args:
@@ -176,8 +176,8 @@ def _check_class(now: Record, before: Record | None) -> None:
 def _put_over(
     optimizer: Optimizer,
     make_scheduler: MakeScheduler | None,
-    now: Record,
-    before: Record,
+    now: OptimizerNote,
+    before: OptimizerNote,
     steps: int,
 ) -> tuple[list[str], Scheduler]:
     """Give a restored optimizer the options that the config has changed; its moments stay.
@@ -215,7 +215,7 @@ def _put_over(
 
 
 def _former_options(
-    optimizer: Optimizer, scheduler: Scheduler, now: Record, keeps_rate: bool
+    optimizer: Optimizer, scheduler: Scheduler, now: OptimizerNote, keeps_rate: bool
 ) -> dict[str, Any]:
     """Return what a checkpoint without a record was made with, as far as its state tells.
 
@@ -244,7 +244,7 @@ def _former_options(
 
 
 def _former_scheduler(
-    optimizer: Optimizer, scheduler: Scheduler, now: Record | None, keeps_rate: bool
+    optimizer: Optimizer, scheduler: Scheduler, now: OptimizerNote | None, keeps_rate: bool
 ) -> dict[str, Any] | None:
     """The record of the scheduler of a checkpoint without one; settings that are not told: now's.
 
@@ -277,7 +277,7 @@ def _changed_options(
     return list(said), names
 
 
-def _changed_schedule(now: Record, before: Record) -> list[str]:
+def _changed_schedule(now: OptimizerNote, before: OptimizerNote) -> list[str]:
     new, old = now["scheduler"], before["scheduler"]
     if new is None or old is None or new["class"] != old["class"]:
         names = ["none" if one is None else one["class"] for one in (old, new)]
@@ -299,7 +299,7 @@ def _changed_schedule(now: Record, before: Record) -> list[str]:
     return found
 
 
-def _touched(record: Record) -> set[str]:
+def _touched(record: OptimizerNote) -> set[str]:
     """Options of the optimizer that its scheduler changes, such as the betas of OneCycleLR."""
     if record["begun"] is None:
         return set()
