@@ -6,12 +6,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research_rl.envs.retrieval.index import parse_size
 from research_rl.envs.system import CommandLine
 from research_rl.trainers.plan.seconds import DEVICES, Device, this_cpu
 from research_rl.trainers.settings import UsageError
+
+if TYPE_CHECKING:
+    from research_rl.trainers.plan.sizes import Sizes
 
 
 def main(args: Sequence[str]) -> None:
@@ -33,7 +36,8 @@ def main(args: Sequence[str]) -> None:
         mean_response=min(response, sizes.response),
         sampled=own.sampled_share,
     )
-    plan = make_plan(sizes, _device(own.device, own.device_memory, config["trainer"]))
+    device = _device(own.device, own.device_memory, config, sizes)
+    plan = make_plan(sizes, device)
     print(as_json(plan) if own.json else as_table(plan))
 
 
@@ -113,16 +117,16 @@ def _ranks(trainer: dict[str, Any]) -> int:
     return nodes * max(1, torch.cuda.device_count())
 
 
-def _device(name: str | None, memory: int | None, trainer: dict[str, Any]) -> Device:
+def _device(name: str | None, memory: int | None, config: dict[str, Any], sizes: Sizes) -> Device:
     import torch
 
-    here = torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
+    here = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
     if name is None and here:
         properties = torch.cuda.get_device_properties(0)
         name = next((n for n in DEVICES if n in properties.name.lower()), "h100")
         memory = memory or properties.total_memory
     if name is None or name == "cpu":
-        return this_cpu(memory or _main_memory())
+        return this_cpu(memory or _main_memory(), sizes, config.get("torch_threads"))
     return replace(DEVICES[name], memory=memory) if memory else DEVICES[name]
 
 

@@ -113,10 +113,15 @@ class Sizes:
         return BYTES[self.compute or self.dtype]
 
     @property
+    def samples_in(self) -> str:
+        """Dtype that the engine computes in."""
+        own = self.compute if self.sharded and self.compute else self.dtype
+        return self.sampling or own
+
+    @property
     def samples(self) -> int:
         """Bytes of a number that the engine computes."""
-        own = self.compute if self.sharded and self.compute else self.dtype
-        return BYTES[self.sampling or own]
+        return BYTES[self.samples_in]
 
 
 def with_lora(sizes: Sizes, rank: int = 16) -> Sizes:
