@@ -127,7 +127,9 @@ class ReSearchModule(pl.LightningModule):
         """Makes what samples from a policy."""
         self._optimizing = ResumedOptimizer(optimizer, lr_scheduler)
         sampled_by = repr((sampling, env, updates.group_size, updates.resample_rounds, seed))
-        self._ahead = Ahead(engine, _ADDRESS.sub("", sampled_by)) if updates.async_rollouts else None
+        self._ahead = (
+            Ahead(engine, _ADDRESS.sub("", sampled_by)) if updates.async_rollouts else None
+        )
         self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:

@@ -182,8 +182,8 @@ def _of_form(counts: Tally) -> list[SignalVerdict]:
                 f"all {times} rollouts have the format error «{error}», for example "
                 f"«{counts.examples.get(error, '')}»",
                 "the policy does not know the form, or the prompt asks for another one: look at a "
-                "rollout, compare model.env.prompt with what the model was trained on, or show it the "
-                "form (research collect, then research sft)",
+                "rollout, compare model.env.prompt with what the model was trained on, or show it "
+                "the form (research collect, then research sft)",
             )
         )
     return found

@@ -75,7 +75,15 @@ def test_an_option_that_is_advised_is_taken(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = VALUES[name]
-    found = option(printed(monkeypatch, capsys, f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)), name)
+    found = option(
+        printed(
+            monkeypatch,
+            capsys,
+            f"--{name}",
+            json.dumps(value) if isinstance(value, dict) else str(value),
+        ),
+        name,
+    )
     assert found["r"] == 4 if name.endswith("lora") else found == value
 
 
