@@ -51,7 +51,8 @@ def collect_rollouts(
     env.reset(options={"questions": list(questions)})
     texts = dict.fromkeys(q.text for q in questions)
     prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
-    _check_length(policy, max(map(len, prompts.values())), params.max_response_tokens)
+    longest = max(questions, key=lambda q: len(prompts[q.text]))
+    _check_length(policy, longest, len(prompts[longest.text]), params.max_response_tokens)
     play = Play(env, rows.episodes, policy, params.max_result_tokens)
     sequences = engine.run([prompts[q.text] for q in questions], params, play.on_stop, seeds)
     return [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
@@ -127,13 +128,15 @@ class Play:
         )
 
 
-def _check_length(policy: LMPolicy, prompt: int, budget: int) -> None:
+def _check_length(policy: LMPolicy, question: Question, prompt: int, budget: int) -> None:
     """Refuse rollouts that could outgrow the model's positions, where it would write nonsense."""
     if policy.max_length is not None and prompt + budget > policy.max_length:
+        room = policy.max_length - prompt
+        ways = f"lower max_response_tokens to {room} or less" if room > 0 else "leave it out"
         raise ValueError(
             f"prompt and max_response_tokens must fit in the model's {policy.max_length} positions "
-            f"together, got {prompt} + {budget}; lower max_response_tokens to "
-            f"{policy.max_length - prompt} or less, or use a model with a longer context"
+            f"together, got {prompt} + {budget} with question {question.id!r}; {ways}, or use a "
+            "model with a longer context"
         )
 
 

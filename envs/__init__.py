@@ -32,7 +32,14 @@ from research_rl.envs.rewards import (
     get_reward,
 )
 from research_rl.envs.spaces import UnicodeText
-from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable, Reward
+from research_rl.envs.types import (
+    Passage,
+    Question,
+    Retriever,
+    RetrieverUnavailable,
+    Reward,
+    search_checked,
+)
 from research_rl.envs.vector import ReSearchVectorEnv
 from research_rl.envs.wrappers import Transcript, fork
 
@@ -67,6 +74,7 @@ __all__ = [
     "paint",
     "parse_action",
     "printable",
+    "search_checked",
     "shows_colour",
 ]
 

@@ -7,9 +7,11 @@ episodes can share one search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 from research_rl.envs.protocols import (
@@ -213,7 +215,7 @@ class Episode:
 
     def _end(self, reason: str) -> None:
         """Judge the response; split the reward into what pays the answer and what pays its form."""
-        verdict = self.rules.reward(self.segments, self.question)
+        verdict = _judged(self.rules.reward, self.segments, self.question)
         self.finish_reason = reason
         if verdict.f1 > 0:
             floor = min(verdict.value, FORMAT_REWARD)
@@ -248,6 +250,36 @@ class Episode:
         }
         truncated = self.finish_reason == "search_budget"
         return Transition("", float(self.reward.value), not truncated, truncated, info)
+
+
+def _judged(reward: RewardFunction, segments: list[Segment], question: Question) -> Reward:
+    """Return the verdict of a reward function if it is one that a policy can be paid by.
+
+    Raises:
+        ValueError: it raised, did not return a Reward, or a number in it is not finite.
+    """
+    name = f"the reward {type(reward).__module__}.{type(reward).__qualname__}"
+    asked = f"for question {question.id!r}"
+    try:
+        verdict: Any = reward(segments, question)
+    except Exception as error:
+        raise ValueError(
+            f"{name} must not raise on any text, got {type(error).__name__}: {error} {asked}; "
+            "`research lint-reward` tries it on many texts"
+        ) from error
+    if not isinstance(verdict, Reward):
+        raise ValueError(
+            f"{name} must return a Reward, got {verdict!r} of type {type(verdict).__name__} "
+            f"{asked}; return Reward(value, f1=..., em=...)"
+        )
+    for field in ("value", "f1", "em"):
+        number = getattr(verdict, field)
+        if not isinstance(number, Real) or not math.isfinite(number):
+            raise ValueError(
+                f"{name} must return a Reward whose {field} is a finite number, got {number!r} "
+                f"{asked}"
+            )
+    return verdict
 
 
 def _halved(passage: Passage) -> Passage:

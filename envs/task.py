@@ -11,7 +11,13 @@ import numpy as np
 from research_rl.envs.episode import Episode, Rules
 from research_rl.envs.protocols import PromptChoice, get_prompt
 from research_rl.envs.rewards import RewardFunction, get_reward
-from research_rl.envs.types import Passage, Question, Retriever, RetrieverUnavailable
+from research_rl.envs.types import (
+    Passage,
+    Question,
+    Retriever,
+    RetrieverUnavailable,
+    search_checked,
+)
 
 QuestionLike = Question | Mapping[str, Any]
 _FAILURES = ("raise", "observe")
@@ -133,17 +139,16 @@ class Task:
         Raises:
             RetrieverUnavailable: unless on_retriever_error is "observe"; then it is returned for
                 each of the queries.
+            ValueError: the retriever breaks its contract, see ``search_checked``.
         """
         if not queries:
             return []
         try:
-            found = self.retriever.search(queries, self.top_k)
+            return search_checked(self.retriever, queries, self.top_k)
         except RetrieverUnavailable as error:
             if self.on_retriever_error == "raise":
                 raise
             return [error] * len(queries)
-        assert len(found) == len(queries), "a retriever returns one list for each query"
-        return found
 
 
 def as_question(item: QuestionLike) -> Question:

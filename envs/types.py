@@ -76,5 +76,43 @@ class Retriever(ABC):
         """
 
 
+def search_checked(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
+    """Search, and return what was found if it is what a retriever must return.
+
+    Every search of an episode, a baseline or a server goes through here, so that a retriever of
+    one's own that breaks the contract is told of, and is never taken for one that found nothing.
+
+    Raises:
+        ValueError: not one list for each query, more than ``k`` passages, or something else than
+            passages.
+        RetrieverUnavailable: see ``Retriever.search``.
+    """
+    found: Any = retriever.search(queries, k)
+    name = f"{type(retriever).__module__}.{type(retriever).__qualname__}.search"
+    many = f"one list of passages for each of {len(queries)} queries"
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise ValueError(f"{name} must return {many}, got {_kind(found)}; [] is a query without")
+    if len(found) != len(queries):
+        raise ValueError(f"{name} must return {many}, got {len(found)}")
+    for query, row in zip(queries, found, strict=True):
+        if not isinstance(row, Sequence) or isinstance(row, str):
+            got = _kind(row)
+        elif len(row) > k:
+            got = f"{len(row)} passages"
+        elif wrong := [one for one in row if not isinstance(one, Passage)]:
+            got = _kind(wrong[0])
+        else:
+            continue
+        raise ValueError(
+            f"{name} must return a list of at most {k} passages for each query, got {got} for the "
+            f"query {query[:80]!r}"
+        )
+    return list(found)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
 class RetrieverUnavailable(RuntimeError):
     """A retriever does not answer, even after retries; says where and how often it was asked."""

@@ -11,6 +11,7 @@ import copy
 import gzip
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,10 +69,13 @@ class Ahead:
 
     Args:
         make_engine: makes the engine that samples from the copy.
+        options: what decides how rollouts are sampled, as text. Waiting rollouts of a checkpoint
+            with other ones are dropped.
     """
 
-    def __init__(self, make_engine: Callable[[LMPolicy], Engine]) -> None:
+    def __init__(self, make_engine: Callable[[LMPolicy], Engine], options: str = "") -> None:
         self._make_engine = make_engine
+        self._options = options
         self._sampler: tuple[LMPolicy, Engine] | None = None
         self._ready: Collected | None = None
         self._kept: Any = None
@@ -132,11 +136,23 @@ class Ahead:
         if any(one is None for one in ranks):
             return None
         data = gzip.compress(json.dumps(ranks).encode(), mtime=0)
-        return {"rollouts": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+        kept = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return {"rollouts": kept, "options": self._options}
 
     def load(self, state: dict[str, Any] | None, rank: int, world_size: int) -> None:
-        """Take over the rollouts of a checkpoint; the number of ranks may have changed."""
+        """Take over the rollouts of a checkpoint; the number of ranks may have changed.
+
+        Those that were sampled with other options than this run has are dropped, with a warning.
+        """
         self._kept = None if state is None else (state["rollouts"], rank, world_size)
+        if state is not None and state.get("options", self._options) != self._options:
+            self._kept = None
+            if not rank:
+                log.warning(
+                    "the rollouts that the checkpoint holds for the next iteration were sampled "
+                    "with other options of model.sampling, env, updates or seed: they are dropped, "
+                    "and the iteration is sampled anew"
+                )
 
     def _unpack(self) -> None:
         if self._kept is None:
@@ -190,6 +206,11 @@ def upcoming(loader: Any) -> list[Question]:
     return questions
 
 
+def description(*settings: Any) -> str:
+    """Return settings as a text that is the same in another process: no object's address in it."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(settings))
+
+
 def check_correction(updates: Updates, algorithm: Algorithm) -> None:
     """Refuse asynchronous rollouts without a correction for the weights that sampled them.
 
@@ -219,4 +240,4 @@ def stale_rows(rollouts: Sequence[Rollout], version: int, limit: int | None) -> 
     return [row for row, one in enumerate(oldest) if version - one > limit]
 
 
-__all__ = ["Ahead", "Collected", "check_correction", "stale_rows", "upcoming"]
+__all__ = ["Ahead", "Collected", "check_correction", "description", "stale_rows", "upcoming"]

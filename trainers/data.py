@@ -22,6 +22,7 @@ from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
 from research_rl.envs.questions import find_split, read_questions
 from research_rl.envs.synthetic import Split, SyntheticWorld
+from research_rl.trainers.prompts import prompts_that_fit
 
 log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]
@@ -231,6 +232,9 @@ class QuestionDataModule(pl.LightningDataModule):
         limit_train: use only the first so many training questions.
         limit_val: use only the first so many validation questions.
         limit_test: use only the first so many test questions.
+        max_prompt_tokens: leave out questions whose prompt has more tokens, and say how many. None
+            leaves out none: a prompt that the model has no room for is an error before the first
+            step.
     """
 
     def __init__(
@@ -245,8 +249,14 @@ class QuestionDataModule(pl.LightningDataModule):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         super().__init__()
+        if max_prompt_tokens is not None and max_prompt_tokens < 1:
+            raise ValueError(
+                f"data.max_prompt_tokens must be at least 1 or null, got {max_prompt_tokens}"
+            )
+        self.max_prompt_tokens = max_prompt_tokens
         for name, size in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if size < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {size}; set --data.{name}")
@@ -361,7 +371,11 @@ class QuestionDataModule(pl.LightningDataModule):
     def _loader(
         self, role: Role, batch_size: int, seed: int | None = None
     ) -> QuestionLoader[Question]:
-        return QuestionLoader(self.questions(role), batch_size, seed, *self.place())
+        questions = self.questions(role)
+        module = getattr(self.trainer, "lightning_module", None)
+        if hasattr(module, "policy"):
+            questions = prompts_that_fit(questions, role, module, self.max_prompt_tokens)
+        return QuestionLoader(questions, batch_size, seed, *self.place())
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of ranks."""

@@ -24,17 +24,18 @@ from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
-from research_rl.trainers.ahead import Ahead, Collected, check_correction, upcoming
+from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
+from research_rl.trainers.checkpoint import ResumedOptimizer
 from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.loss_scale import LossScale
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
-from research_rl.trainers.sampler import correct_for_sampler, warn_of_slow_dtypes
+from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import Updater, check_scheduler
+from research_rl.trainers.updater import Updater
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 """Metrics in the progress bar."""
@@ -42,8 +43,6 @@ _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward"
 # jsonargparse reads the class and its options from a lazy instance, so that a YAML may change one
 # option of the default; a plain GRPO() here would also be shared by all modules of a process
 _GRPO: Algorithm = lazy_instance(GRPO)
-# the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
-_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 class ReSearchModule(pl.LightningModule):
@@ -118,9 +117,9 @@ class ReSearchModule(pl.LightningModule):
         """Of the latest evaluation on this rank."""
         self.make_engine = engine
         """Makes what samples from a policy."""
-        self._make_optimizer = optimizer
-        self._make_scheduler = lr_scheduler
-        self._ahead = Ahead(engine) if updates.async_rollouts else None
+        self._optimizing = ResumedOptimizer(optimizer, lr_scheduler)
+        how = description(sampling, env, updates.group_size, updates.resample_rounds, seed)
+        self._ahead = Ahead(engine, how) if updates.async_rollouts else None
         self._shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
@@ -132,11 +131,7 @@ class ReSearchModule(pl.LightningModule):
         Raises:
             ValueError: the precision would cast the batches, and questions cannot be cast.
         """
-        if self.trainer.precision not in _PRECISIONS:
-            raise ValueError(
-                f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got "
-                f"{self.trainer.precision}; for half-precision weights set model.policy.dtype"
-            )
+        check_precision(self.trainer.precision)
         self.env = self.env_config.make()
 
     def configure_model(self) -> None:
@@ -166,14 +161,14 @@ class ReSearchModule(pl.LightningModule):
         """Return the optimizer of policy and algorithm, and its scheduler if there is one.
 
         Raises:
-            ValueError: the scheduler needs a metric.
+            ValueError: the scheduler needs a metric, or the optimizer is of another class than
+                that of the checkpoint.
         """
-        parameters = [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
-        optimizer = self._make_optimizer(parameters)
-        if self._make_scheduler is None:
+        optimizer, scheduler = self._optimizing.make(
+            [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
+        )
+        if scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer)
-        check_scheduler(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def teardown(self, stage: str) -> None:
@@ -186,6 +181,7 @@ class ReSearchModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
         checkpoint |= {"iteration": self.iteration, "loss_scale": self.loss_scale.state_dict()}
+        self._optimizing.save(checkpoint)
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
@@ -201,6 +197,7 @@ class ReSearchModule(pl.LightningModule):
         """
         self.iteration = checkpoint.get("iteration", 0)
         self.loss_scale.load_state_dict(checkpoint.get("loss_scale", {}))
+        self._optimizing.load(checkpoint)
         if self._ahead is not None:
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
         if "state_dict" not in checkpoint:  # the strategy has read the weights itself
@@ -224,11 +221,13 @@ class ReSearchModule(pl.LightningModule):
         correct_for_sampler(self.algorithm, self.policy, self.engine, self.updates, precision)
 
     def on_train_start(self) -> None:
-        """Validate once before the first update, so that a learning curve has its start.
+        """Put changed options of the optimizer in force; validate once before the first update.
 
-        Lightning's sanity check would not do: it asks some of the questions and logs nothing.
+        So a learning curve has its start. Lightning's sanity check would not do: it asks some of
+        the questions and logs nothing.
         """
         trainer = self.trainer
+        self._optimizing.put_in_force(trainer)
         if self.iteration or not trainer.enable_validation:
             return
         trainer.validating = True

@@ -14,6 +14,8 @@ from research_rl.agents import Engine, LMPolicy, warn_if_slow
 from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.settings import Updates
 
+# the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -41,6 +43,19 @@ def sampler_differs(
     if sampler != torch.float32 and mixed is None and getattr(engine, "dtype", None) is not None:
         return f"rollouts are sampled from a copy in {_name(sampler)}"
     return None
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse a precision of the trainer that would cast questions.
+
+    Raises:
+        ValueError: names those that can be.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got "
+            f"{precision}; for half-precision weights set model.policy.dtype"
+        )
 
 
 def correct_for_sampler(

@@ -18,7 +18,6 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
@@ -209,16 +208,3 @@ class Updater:
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.learner.policy.device)
-
-
-def check_scheduler(scheduler: object) -> None:
-    """Refuse a scheduler that needs a metric: none is there yet when a step is taken.
-
-    Raises:
-        ValueError: it is a ReduceLROnPlateau.
-    """
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(
-            "lr_scheduler must depend on the step alone, got ReduceLROnPlateau; choose one of "
-            "torch.optim.lr_scheduler that needs no metric, LinearLR for instance"
-        )

@@ -14,10 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 import research_rl.envs  # noqa: F401  registers ReSearch-v0
-from research_rl.agents.engines import CachedEngine
+from research_rl.agents.engines import engine_for
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts, vector_rows
-from research_rl.agents.types import Rollout, SamplingParams
+from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs import Question
 
 _UNSUPPORTED: Mapping[str, Any] = {"min_p": None, "repetition_penalty": 1.0}
@@ -44,7 +44,7 @@ class TRLRollouts:
         env: ``gym.make_vec("ReSearch-v0", 1, autoreset_mode="Disabled", ...)``; the built-in world
             if None.
         max_result_tokens: cap of a result, see SamplingParams.
-        max_slots: sequences sampled together, see CachedEngine.
+        max_slots: sequences sampled together, see ``engine_for``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TRLRollouts:
         self._env = env or gym.make_vec("ReSearch-v0", 1, autoreset_mode="Disabled")
         vector_rows(self._env)  # refuses another environment before the model is loaded
         self._max_result_tokens, self._max_slots = max_result_tokens, max_slots
-        self._sampler: tuple[LMPolicy, CachedEngine] | None = None
+        self._sampler: tuple[LMPolicy, Engine] | None = None
         self._calls = 0
 
     def rows(self) -> list[dict[str, str]]:
@@ -96,13 +96,13 @@ class TRLRollouts:
             )
         return self._questions[prompt]
 
-    def _policy_of(self, trainer: Any) -> tuple[LMPolicy, CachedEngine]:
+    def _policy_of(self, trainer: Any) -> tuple[LMPolicy, Engine]:
         """The trainer's model as a policy, wrapped anew only where it is another object."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         if self._sampler is None or self._sampler[0].model is not model:
             processor = trainer.processing_class
             policy = LMPolicy(model, getattr(processor, "tokenizer", processor))
-            self._sampler = policy, CachedEngine(policy, max_slots=self._max_slots)
+            self._sampler = policy, engine_for(policy, self._max_slots)
         return self._sampler
 
     def _seeds(self, trainer: Any, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from research_rl.agents.engines.sampling import check_params, check_trainable, s
 from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats
 from research_rl.agents.engines.streaming import StreamingEngine
 from research_rl.agents.engines.turns import TurnEnd, begin, resume
-from research_rl.agents.engines.turnwise import TurnwiseEngine
+from research_rl.agents.engines.turnwise import TurnwiseEngine, engine_for
 
 __all__ = [
     "MAX_SLOTS",
@@ -25,6 +25,7 @@ __all__ = [
     "begin",
     "check_params",
     "check_trainable",
+    "engine_for",
     "prefill_tokens",
     "resume",
     "seed_at",

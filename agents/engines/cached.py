@@ -128,6 +128,21 @@ class CachedEngine(Engine):
                     pass
         return sequences
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Find out whether the model can be sampled from; the first run does so too.
+
+        Raises:
+            NotImplementedError: it cannot; see ``run``.
+        """
+        with evaluating(self._policy.model):
+            self._check(SlotForward(self._policy.model))
+
+    def _check(self, forward: SlotForward) -> None:
+        if not self._checked:
+            forward.check()
+            self._checked = True
+
     def shape_logits(
         self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
     ) -> Tensor:
@@ -150,9 +165,7 @@ class CachedEngine(Engine):
         """The model to sample from, as the weights are now."""
         policy: Any = self._policy.model
         own = SlotForward(policy)
-        if not self._checked:
-            own.check()
-            self._checked = True
+        self._check(own)
         model: nn.Module = own.model
         if self.dtype is None or not is_copy_needed(model, self.dtype):
             return own

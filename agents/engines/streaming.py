@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any, Literal, TypeAlias
@@ -9,11 +10,15 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from research_rl.agents.engines.cache_forward import CachedRows, CacheForward, CacheWays
 from research_rl.agents.engines.sampling import sample, uniforms
 from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
 from research_rl.agents.policy import LMPolicy, evaluating
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 
+log = logging.getLogger(__name__)
+Held: TypeAlias = CachedRows | list[int]
+"""What was read of a sequence: the model's own cache, or the ids where none is to be trusted."""
 OnText: TypeAlias = Callable[[Literal["model", "environment"], str], None]
 """Hears a piece of text as soon as it is whole, and who wrote it."""
 
@@ -29,6 +34,8 @@ class StreamingEngine(Engine):
 
     def __init__(self, policy: LMPolicy, on_text: OnText) -> None:
         self._policy, self._on_text = policy, on_text
+        self._ways: CacheWays | None = None
+        self._forward: CacheForward | None = None
 
     @torch.no_grad()
     def run(
@@ -42,6 +49,7 @@ class StreamingEngine(Engine):
         sequences, seed = begin(prompts, params, seeds)
         end = TurnEnd(self._policy, params.stop)
         with evaluating(self._policy.model):
+            self._forward = self._forward_of(self._policy.model)
             for row, sequence in enumerate(sequences):
                 self._play(row, sequence, params, on_stop, end, seed[row : row + 1])
         return sequences
@@ -56,9 +64,9 @@ class StreamingEngine(Engine):
         seed: Tensor,
     ) -> None:
         """Sample one sequence to its end."""
-        unread, cache, told = list(sequence.prompt_ids), None, 0
+        unread, held, told = list(sequence.prompt_ids), None, 0
         while sequence.finish == "running":
-            logits, cache = self._read(unread, cache)
+            logits, held = self._read(unread, held)
             position = torch.tensor([len(sequence.response_ids)])
             uniform = uniforms(seed, position).to(logits.device)
             tokens, logprobs = sample(logits, params, uniform)
@@ -77,11 +85,30 @@ class StreamingEngine(Engine):
             elif over:
                 sequence.finish = "length"
 
-    def _read(self, ids: list[int], cache: Any) -> tuple[Tensor, Any]:
-        """Read ids behind what the cache holds; logits (1, V) of the next token, and the cache."""
-        batch = torch.tensor([ids], device=self._policy.device)
-        out = self._policy.model(input_ids=batch, past_key_values=cache, use_cache=True)
-        return out.logits[:, -1], out.past_key_values
+    def _forward_of(self, model: Any) -> CacheForward | None:
+        """How the model is called; None where its cache is not to be trusted."""
+        forward = CacheForward(model, self._ways)
+        try:
+            self._ways = self._ways or forward.check()
+        except NotImplementedError as error:
+            log.warning("everything is read again for each token: %s", error)
+            return None
+        return forward
+
+    def _read(self, ids: list[int], held: Held | None) -> tuple[Tensor, Held]:
+        """Read ids behind what is held; logits (1, V) of the next token, and what is held then."""
+        forward = self._forward
+        if forward is None:
+            before = held if isinstance(held, list) else []
+            every = [*before, *ids]
+            batch = torch.tensor([every], device=self._policy.device)
+            return self._policy.model(input_ids=batch, use_cache=False).logits[:, -1], every
+        rows = held if isinstance(held, CachedRows) else None
+        if rows is None or forward.ways.reads_on:
+            return forward.read(ids, rows)
+        for token in ids:  # a cache that takes one token at a time
+            logits, rows = forward.read([token], rows)
+        return logits, rows
 
     def _tell(self, sequence: Sequence, told: int, last: bool) -> int:
         """Tell what the turn holds beyond ``told`` characters; return how many are told now.

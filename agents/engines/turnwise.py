@@ -23,6 +23,7 @@ from research_rl.agents.engines.cache_forward import (
     chosen,
     joined_rows,
 )
+from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
 from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
@@ -133,6 +134,33 @@ class TurnwiseEngine(Engine):
         if self._ways is not None:
             _say(forward)
         return forward
+
+
+def engine_for(
+    policy: LMPolicy,
+    max_slots: int = 256,
+    cached: type[CachedEngine] = CachedEngine,
+    turnwise: type[TurnwiseEngine] = TurnwiseEngine,
+) -> CachedEngine | TurnwiseEngine:
+    """Return the quickest engine that fits a model: what is taken where none is configured.
+
+    The cached engine is tried with two short texts. Where it refuses the model, the turnwise one is
+    taken, and the log says so with the reason.
+
+    Args:
+        policy: whose weights sample.
+        max_slots: sequences that are under way together.
+        cached: a subclass of CachedEngine, to sample in a way of one's own.
+        turnwise: a subclass of TurnwiseEngine that samples in the same way.
+    """
+    first = cached(policy, max_slots)
+    try:
+        first.check()
+    except NotImplementedError as error:
+        log.warning("sampling with TurnwiseEngine, turn by turn: %s", error)
+        return turnwise(policy, max_slots)
+    log.info("sampling with CachedEngine, which fits %s", type(policy.model).__name__)
+    return first
 
 
 def _say(forward: CacheForward) -> None:

@@ -16,7 +16,7 @@ from research_rl.agents.methods.generators import Generation, Generator, ModelIn
 from research_rl.agents.methods.research import Agent, Message, Prediction
 from research_rl.agents.methods.templates import show
 from research_rl.agents.types import SamplingParams
-from research_rl.envs import Passage, Question, Retriever
+from research_rl.envs import Passage, Question, Retriever, search_checked
 
 
 @dataclass
@@ -111,7 +111,9 @@ class Baseline(Agent):
         if not work:
             return
         distinct = list(dict.fromkeys(queries))
-        found = dict(zip(distinct, self.retriever.search(distinct, self.top_k), strict=True))
+        found = dict(
+            zip(distinct, search_checked(self.retriever, distinct, self.top_k), strict=True)
+        )
         for one, query in zip(work, queries, strict=True):
             one.queries.append(query)
             one.passages.append(tuple(found[query]))

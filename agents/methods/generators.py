@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from research_rl.agents.engines import CachedEngine
+from research_rl.agents.engines import engine_for
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.agents.types import Engine, SamplingParams, Sequence
 from research_rl.envs.protocols import Prompt
@@ -118,7 +118,7 @@ class LocalGenerator(Generator):
 
     Args:
         policy: the model: a policy, how to load one, or a Hugging Face id or folder.
-        engine: samples from it; a CachedEngine when None.
+        engine: samples from it; what ``engine_for`` returns when None.
         device: where a model that is loaded here goes; None is a GPU if there is one.
     """
 
@@ -129,7 +129,7 @@ class LocalGenerator(Generator):
         device: str | None = None,
     ) -> None:
         self.policy = policy if isinstance(policy, LMPolicy) else load_policy(policy, device)
-        self.engine = engine or CachedEngine(self.policy)
+        self.engine = engine or engine_for(self.policy)
 
     def generate(
         self,

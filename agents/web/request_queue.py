@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from research_rl.agents.engines import MAX_SLOTS, CachedEngine, check_params
+from research_rl.agents.engines import (
+    MAX_SLOTS,
+    CachedEngine,
+    TurnwiseEngine,
+    check_params,
+    engine_for,
+)
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.envs.system import LOADING
@@ -57,17 +63,14 @@ class _Job:
         return self.completion.model, replace(self.completion.params, max_response_tokens=1 << 30)
 
 
-class _Limited(CachedEngine):
+class _Budgets:
     """Gives each row a budget of its own: past it, nothing but an end of sequence is sampled."""
 
     budgets = torch.zeros(0, dtype=torch.int64)  # (rows,)
     eos = 0
 
-    def shape_logits(
-        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
-    ) -> Tensor:
-        """See CachedEngine."""
-        logits = super().shape_logits(logits, rows, positions, params)
+    def within_budgets(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """Logits (B, V) that are sampled from."""
         over = positions >= self.budgets[rows]
         if bool(over.any()):
             logits = logits.clone()
@@ -75,6 +78,24 @@ class _Limited(CachedEngine):
             logits[where] = -torch.inf
             logits[where, self.eos] = 0.0
         return logits
+
+
+class _Cached(_Budgets, CachedEngine):
+    def shape_logits(
+        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
+    ) -> Tensor:
+        """See CachedEngine."""
+        logits = super().shape_logits(logits, rows, positions, params)
+        return self.within_budgets(logits, rows, positions)
+
+
+class _Turnwise(_Budgets, TurnwiseEngine):
+    def shape_logits(
+        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
+    ) -> Tensor:
+        """See TurnwiseEngine."""
+        logits = super().shape_logits(logits, rows, positions, params)
+        return self.within_budgets(logits, rows, positions)
 
 
 class RequestQueue:
@@ -95,7 +116,7 @@ class RequestQueue:
     ) -> None:
         policy.eval()
         self._policy, self.name = policy, name
-        self._engine = _Limited(policy, max_slots)
+        self._engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
         self._engine.eos = min(policy.eos_ids)
         self._max_wait = max_wait
         self._adapters: list[str] = []

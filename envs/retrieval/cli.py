@@ -32,6 +32,7 @@ from research_rl.envs.retrieval.index import (
     tune_folder,
 )
 from research_rl.envs.system import CommandLine, did_you_mean
+from research_rl.envs.types import search_checked
 
 _COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
 _EXAMPLES = """examples:
@@ -142,7 +143,7 @@ def _search(args: argparse.Namespace) -> None:
     if not all(query.strip() for query in args.query):
         _fail("a query must hold a word, got an empty one")
     retriever = load_retriever(args.folder, args.corpus, args.mmap)
-    found = retriever.search(args.query, args.top_k)
+    found = search_checked(retriever, args.query, args.top_k)
     for query, passages in zip(args.query, found, strict=True):
         if args.json:
             rows = [{"id": p.id, "contents": p.contents, "score": p.score} for p in passages]

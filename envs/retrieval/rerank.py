@@ -9,7 +9,7 @@ from typing import Any
 from research_rl.envs.retrieval.index import open_retriever
 from research_rl.envs.retrieval.search import CACHED_RESULTS, CachedRetriever
 from research_rl.envs.system import LOADING
-from research_rl.envs.types import Passage, Retriever
+from research_rl.envs.types import Passage, Retriever, search_checked
 
 
 class RerankRetriever(CachedRetriever):
@@ -64,7 +64,7 @@ class RerankRetriever(CachedRetriever):
         return type(self), (self.retriever, self.model, *sizes, *where)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        found = self.retriever.search(queries, max(k, self.candidates))
+        found = search_checked(self.retriever, queries, max(k, self.candidates))
         pairs = [
             (query, p.contents) for query, row in zip(queries, found, strict=True) for p in row
         ]

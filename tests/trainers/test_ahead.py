@@ -17,7 +17,7 @@ from doubles.threads import Threads
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
-from research_rl.agents.types import Rollout
+from research_rl.agents.types import Rollout, SamplingParams
 from research_rl.envs.types import Question
 from research_rl.trainers.ahead import Ahead, Collected, stale_rows
 from research_rl.trainers.algorithms import GRPO
@@ -211,3 +211,18 @@ def test_training_on_a_server_is_training_in_process(
     versions = [{v for r in rollouts for v in r.sequence.versions} for rollouts in found.rollouts]
     assert versions == ([{0}, {0}, {1}] if updates.async_rollouts else [{0}, {1}, {2}])
     assert torch.allclose(training.weights(there), training.weights(here), atol=1e-5)
+
+
+def test_rollouts_of_other_options_are_not_learned_from(
+    policy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, policy, 4, stop_after=2)
+    stopped = str(tmp_path / "stopped.ckpt")
+    caplog.clear()
+    _, same = run(tmp_path, policy, 3, stopped)
+    assert "were sampled with other options" not in caplog.text
+    assert {v for r in same.rollouts[0] for v in r.sequence.versions} == {1}
+    fewer = SamplingParams(max_response_tokens=5)
+    _, other = run(tmp_path, policy, 3, stopped, sampling=fewer)
+    assert "were sampled with other options" in caplog.text
+    assert max(len(r.sequence.response_ids) for r in other.rollouts[0]) <= 5

@@ -29,6 +29,7 @@ from research_rl.trainers.checkpoint.files import (
     why_torn,
 )
 from research_rl.trainers.checkpoint.metrics_file import KeepMetrics, MetricsError, RunLogger
+from research_rl.trainers.checkpoint.resumed import ResumedOptimizer
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
 from research_rl.trainers.checkpoint.stopping import sigterm_noted
 
@@ -38,6 +39,7 @@ __all__ = [
     "ExportError",
     "KeepMetrics",
     "MetricsError",
+    "ResumedOptimizer",
     "RunCheckpoint",
     "RunLogger",
     "changes",

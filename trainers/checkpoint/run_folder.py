@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _REFERENCE = re.compile(r"\$\{(\.+)([^}.][^}]*)\}")
+_OF_OPTIMIZER = ("model.optimizer", "model.lr_scheduler")
 Place = tuple[str | int, ...]
 
 
@@ -36,15 +37,40 @@ def run_in(folder: Path) -> str:
 
 
 def changes(before: str, now: str) -> list[str]:
-    """Return what two configs say differently of model and data, as "option: before -> now".
+    """Return with what other options of model and data a run goes on, as "option: before -> now".
+
+    Each is in force as it is said: where the checkpoint has a part in it, the line says which.
+    Options of optimizer and scheduler are not among them; ``ResumedOptimizer`` speaks of those.
 
     Args:
         before: YAML of a run's config.
         now: YAML of the config with which it would go on.
     """
     old, new = (dict(_options(_resolved(text), "")) for text in (before, now))
-    names = [n for n in {**old, **new} if n.startswith(("model.", "data."))]
-    return [f"{n}: {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
+    names = [
+        name
+        for name in {**old, **new}
+        if name.startswith(("model.", "data.")) and not name.startswith(_OF_OPTIMIZER)
+    ]
+    return [
+        f"{n}: {old.get(n)} -> {new.get(n)}{_part_of_checkpoint(n, new)}"
+        for n in names
+        if old.get(n) != new.get(n)
+    ]
+
+
+def _part_of_checkpoint(name: str, new: dict[str, Any]) -> str:
+    """What a checkpoint keeps of an option that is another one now; "" for nothing."""
+    if name in ("model.policy.model", "model.policy.revision"):
+        frozen = any(n.startswith("model.policy.lora.") for n in new)
+        first = "the adapter is" if frozen else "the trained weights are"
+        return f" ({first} the checkpoint's; all else of the model comes from there)"
+    control = f"{name.removesuffix('kl_coef')}kl_control."
+    if name.endswith(".kl_coef") and any(n.startswith(control) for n in new):
+        return " (times what kl_control has made of it so far)"
+    if name.startswith("data.") and not name.startswith(("data.world", "data.val", "data.test")):
+        return " (the run goes on behind the questions that it has asked)"
+    return ""
 
 
 def _resolved(text: str) -> Any:

@@ -180,11 +180,11 @@ class ResearchCLI(LightningCLI):
         if not leads() or self._is_dry():
             return
         self._hold()
-        file = self._root() / "config.yaml"
-        if self._option("ckpt_path") and file.is_file():
+        if name := self._option("ckpt_path"):
             everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
             (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
-            warn_of_changes(file, saver.parser.dump(saver.config, skip_none=False))
+            now = saver.parser.dump(saver.config, skip_none=False)
+            warn_of_changes(self._root(), name, now)
         warn_of_lost_rows(self.trainer.loggers)
 
     def _is_dry(self) -> bool:

@@ -131,18 +131,26 @@ def warn_of_overridden(subcommand: str, options: Namespace) -> None:
                 log.warning("%s has no effect: a config or an option says %s", variable, value)
 
 
-def warn_of_changes(file: Path, now: str) -> None:
+def warn_of_changes(root: Path, ckpt_path: str, now: str) -> None:
     """Warn of options that a run which goes on had otherwise before.
 
     Args:
-        file: the config that the run has saved; it need not be there.
+        root: the run's folder.
+        ckpt_path: the checkpoint; the config of its run is compared.
         now: YAML of the config with which it goes on.
     """
+    here = ckpt_path in _IN_THE_RUN
+    if "://" in ckpt_path or (here and not run_in(root)):
+        return  # a folder elsewhere; or nothing to go on with, which fit says
+    file = (root if here else Path(ckpt_path).parent.parent) / "config.yaml"
     try:
         found = changes(file.read_text(encoding="utf-8"), now)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        log.warning("%s is not compared with the options of now: it must be YAML: %s", file, why)
+        log.warning(
+            "%s cannot be compared with this run's options (%s): a changed one is not told",
+            file,
+            " ".join(str(getattr(error, "strerror", None) or error).split()),
+        )
         return
     for change in found[:_CHANGES]:
         log.warning("the run goes on with another option than it had: %s", change)

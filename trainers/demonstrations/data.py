@@ -51,6 +51,8 @@ class DemonstrationDataModule(QuestionDataModule):
         limit_train: use only so many demonstrations, the first ones.
         limit_val: use only so many validation questions, the first ones.
         limit_test: use only so many test questions, the first ones.
+        max_prompt_tokens: leave out validation and test questions with a longer prompt; see
+            QuestionDataModule.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DemonstrationDataModule(QuestionDataModule):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         super().__init__(
             train,
@@ -77,6 +80,7 @@ class DemonstrationDataModule(QuestionDataModule):
             limit_train,
             limit_val,
             limit_test,
+            max_prompt_tokens,
         )
 
     def demonstrations(self) -> list[Rollout]:

@@ -22,7 +22,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from research_rl.agents.methods import split_sentences
-from research_rl.envs import Episode, Passage, Question, Retriever, Rules
+from research_rl.envs import Episode, Passage, Question, Retriever, Rules, search_checked
 
 _PARENTHESIS = re.compile(r"\s*\([^)]*\)\s*$")
 _WORDS_QUOTED = 24
@@ -76,7 +76,7 @@ class GoldPlayer:
             self._go_on(row, script, None, waiting, outcome)
         while waiting:
             rows = list(waiting)
-            found = self.retriever.search([waiting.pop(row) for row in rows], self.top_k)
+            found = search_checked(self.retriever, [waiting.pop(row) for row in rows], self.top_k)
             for row, passages in zip(rows, found, strict=True):
                 self._go_on(row, scripts[row], passages, waiting, outcome)
         return outcome

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from research_rl.agents.engines import CachedEngine
+from research_rl.agents.engines import engine_for
 from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
 from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
@@ -68,7 +68,7 @@ class LoadedModel:
             self.provided["generator"] = config.generator
         else:
             policy = _policy(config)
-            engine = CachedEngine(policy, max_slots=config.max_slots)
+            engine = engine_for(policy, config.max_slots)
             generator = LocalGenerator(policy, engine)
             self.provided |= {"policy": policy, "engine": engine, "generator": generator}
 

@@ -163,6 +163,7 @@ class CollapseGuard(RunCallback):
         self._actions = 0
         self._quiet_until = 0
         self._kl_coef: float | None = None
+        self._kl_configured: float | None = None
         self._snapshots = Snapshots()
 
     @property
@@ -195,14 +196,32 @@ class CollapseGuard(RunCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue the journal of a resumed run or begin one; take a snapshot of the start."""
         module: Any = pl_module
-        if self._kl_coef is not None:
-            scale_kl(module.algorithm, self._kl_coef / (kl_coef(module.algorithm) or 1.0))
+        self._resume_kl(module.algorithm)
         if trainer.is_global_zero:
             _begin_journal(run_folder(trainer) / JOURNAL, module.iteration)
         if self.roll_back:
             self._snapshots.begin(run_folder(trainer) / "guard")
             if not self._snapshots.kept:
                 self._snapshots.take_if_due(trainer, module.iteration, 0)
+
+    def _resume_kl(self, algorithm: Any) -> None:
+        """Put back what the guard has made of kl_coef, unless the config gives another one now."""
+        if isinstance(getattr(algorithm, "kl_coef", None), Tensor):
+            return  # a buffer, which the checkpoint has put back itself
+        configured, former = kl_coef(algorithm), self._kl_configured
+        known = (None, configured) if configured != self._kl_coef else (former,)
+        if self._kl_coef is not None and former not in known:
+            log.warning(
+                "kl_coef is now %s, as the config says; the %.3g that the guard had made of %s no "
+                "longer holds",
+                configured,
+                self._kl_coef,
+                former,
+            )
+            self._kl_coef = None
+        self._kl_configured = configured
+        if self._kl_coef is not None:
+            scale_kl(algorithm, self._kl_coef / (configured or 1.0))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -296,6 +315,7 @@ class CollapseGuard(RunCallback):
             "actions": self._actions,
             "quiet_until": self._quiet_until,
             "kl_coef": self._kl_coef,
+            "kl_configured": self._kl_configured,
             "snapshots": self._snapshots.state(),
         }
 
@@ -306,6 +326,7 @@ class CollapseGuard(RunCallback):
         self._actions = state_dict["actions"]
         self._quiet_until = state_dict["quiet_until"]
         self._kl_coef = state_dict["kl_coef"]
+        self._kl_configured = state_dict.get("kl_configured")
         self._snapshots.load(state_dict["snapshots"])
 
 

@@ -63,8 +63,8 @@ class Snapshots:
     def restore(self, trainer: pl.Trainer, at_most: int) -> int:
         """Load weights and optimizer of a snapshot, on every rank; return its iteration.
 
-        The learning rate stays as it is, because a scheduler may have changed it since. Later
-        snapshots are forgotten.
+        Options such as the learning rate stay as they are: a scheduler, or a config with which the
+        run was resumed, may have changed them since. Later snapshots are forgotten.
 
         Args:
             trainer: in a fit.
@@ -72,14 +72,14 @@ class Snapshots:
                 loaded.
         """
         chosen = max((step for step in self.kept if step <= at_most), default=min(self.kept))
-        rates = [[_rates(group) for group in o.param_groups] for o in trainer.optimizers]
+        held = [[_options(group) for group in o.param_groups] for o in trainer.optimizers]
         strategy = trainer.strategy
         state = strategy.load_checkpoint(Path(self.kept[chosen]), weights_only=False)
         module: Any = trainer.lightning_module
         strategy.load_model_state_dict(state, strict=module.strict_loading)
         strategy.load_optimizer_state_dict(state)
         module.weights_replaced()
-        for optimizer, former in zip(trainer.optimizers, rates, strict=True):
+        for optimizer, former in zip(trainer.optimizers, held, strict=True):
             for group, values in zip(optimizer.param_groups, former, strict=True):
                 group.update(values)
         self.kept = {step: path for step, path in self.kept.items() if step <= chosen}
@@ -113,6 +113,10 @@ def scale_learning_rate(trainer: pl.Trainer, factor: float) -> float:
     for config in trainer.lr_scheduler_configs:
         _scale_scheduler(config.scheduler, factor)
     return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _rates(group: dict[str, Any]) -> dict[str, Any]:

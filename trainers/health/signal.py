@@ -141,7 +141,7 @@ def verdicts(
                 "zero_gradient",
                 "the gradient of the update is 0: the weights stay as they are",
                 "see the other verdicts; if there is none, look at what is frozen "
-                "(policy.freeze_embeddings, policy.lora) and at the algorithm's masks",
+                "(model.policy.freeze_embeddings, model.policy.lora) and at the algorithm's masks",
             )
         )
     return found
@@ -173,8 +173,8 @@ def _of_form(counts: Tally) -> list[SignalVerdict]:
                 "out_of_tokens",
                 f"{counts.out_of_tokens} of {counts.rollouts} rollouts ended because their tokens "
                 "ran out, and none answered",
-                "raise sampling.max_response_tokens, lower env.top_k or max_result_tokens, or show "
-                "the policy how to end (research sft)",
+                "raise model.sampling.max_response_tokens, lower model.env.top_k or "
+                "model.sampling.max_result_tokens, or show the policy how to end (research sft)",
             )
         )
     if not counts.errors:
@@ -187,8 +187,8 @@ def _of_form(counts: Tally) -> list[SignalVerdict]:
                 f"all {times} rollouts have the format error «{error}», for example "
                 f"«{counts.examples.get(error, '')}»",
                 "the policy does not know the form, or the prompt asks for another one: look at a "
-                "rollout, compare env.prompt with what the model was trained on, or show it the "
-                "form (research collect, then research sft)",
+                "rollout, compare model.env.prompt with what the model was trained on, or show it "
+                "the form (research collect, then research sft)",
             )
         )
     return found
@@ -212,7 +212,7 @@ def _mismatch(
     metrics: Mapping[str, float], causes: Sequence[str], corrected: bool
 ) -> SignalVerdict:
     likely = f"; likely here: {'; '.join(causes)}" if causes else ""
-    correction = "" if corrected else ", set model.algorithm.correction: truncate"
+    correction = "" if corrected else ", set model.algorithm.correction.kind: truncate"
     return SignalVerdict(
         "mismatch",
         f"{metrics['mismatch_5pct']:.0%} of the sampled tokens have another probability in the "

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research_rl.envs.retrieval.index import parse_size
 from research_rl.envs.system import CommandLine
@@ -22,6 +22,9 @@ from research_rl.trainers.plan.seconds import (
 )
 from research_rl.trainers.settings import UsageError
 
+if TYPE_CHECKING:
+    from research_rl.trainers.plan.sizes import Sizes
+
 
 def main(args: Sequence[str]) -> None:
     """Run ``research plan`` with these arguments."""
@@ -33,7 +36,7 @@ def main(args: Sequence[str]) -> None:
 
     config = parsed(rest)
     ranks = own.devices * own.nodes if own.devices else _ranks(config["trainer"])
-    sizes = sizes_of(config, ranks)
+    sizes = sizes_of(config, ranks, _on_cpu(own.device, config))
     response = own.response_tokens or sizes.response
     sizes = replace(
         sizes,
@@ -42,7 +45,8 @@ def main(args: Sequence[str]) -> None:
         mean_response=min(response, sizes.response),
         sampled=own.sampled_share,
     )
-    plan = make_plan(sizes, _device(own.device, own.device_memory, config["trainer"]))
+    device = _device(own.device, own.device_memory, config, sizes)
+    plan = make_plan(sizes, device)
     print(as_json(plan) if own.json else as_table(plan))
 
 
@@ -124,17 +128,24 @@ def _ranks(trainer: dict[str, Any]) -> int:
     return nodes * max(1, torch.cuda.device_count())
 
 
-def _device(name: str | None, memory: int | None, trainer: dict[str, Any]) -> Device:
-    import torch
+def _device(name: str | None, memory: int | None, config: dict[str, Any], sizes: Sizes) -> Device:
+    if name is None and not _on_cpu(name, config):
+        import torch
 
-    here = torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
-    if name is None and here:
         properties = torch.cuda.get_device_properties(0)
         name = next((n for n in DEVICES if n in properties.name.lower()), "h100")
         memory = memory or properties.total_memory
     if name is None or name == "cpu":
-        return this_cpu(memory or _main_memory())
+        return this_cpu(memory or _main_memory(), sizes, config.get("torch_threads"))
     return replace(DEVICES[name], memory=memory) if memory else DEVICES[name]
+
+
+def _on_cpu(name: str | None, config: dict[str, Any]) -> bool:
+    """Whether this machine's processor is planned for, and no GPU that is named or here."""
+    import torch
+
+    here = torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
+    return name == "cpu" if name is not None else not here
 
 
 def _main_memory() -> int:

@@ -54,7 +54,7 @@ def memory_of(sizes: Sizes, on_cpu: bool = False) -> Memory:
     learns: dict[str, int] = {}
     if sizes.has_reference and not sizes.lora:
         held["reference"] = sizes.weights * _reference_width(sizes) // share
-    if sizes.compute == "bfloat16" and not sizes.sharded:
+    if sizes.compute in ("bfloat16", "float16") and not sizes.sharded:
         held["working copies"] = sizes.weights * sizes.computes
     state = sizes.state_bytes or sizes.width
     states = int(sizes.trainable * sizes.states * state) // share
@@ -149,9 +149,26 @@ class Remedy:
     fits: bool
 
 
+def smaller_iterations(sizes: Sizes) -> list[tuple[str, Sizes]]:
+    """Return options that make an iteration smaller by half, each with the sizes it leads to."""
+    found = []
+    half = sizes.response // 2
+    if half >= 1:
+        shorter = replace(sizes, response=half, mean_response=max(1, sizes.mean_response // 2))
+        found.append((f"model.sampling.max_response_tokens: {half}", shorter))
+    if (fewer := sizes.questions // 2) >= sizes.ranks:
+        found.append((f"data.batch_size: {fewer}", replace(sizes, questions=fewer)))
+    if (group := sizes.group // 2) >= 2:
+        found.append((f"model.updates.group_size: {group}", replace(sizes, group=group)))
+    return found
+
+
 def remedies(sizes: Sizes, room: int, on_cpu: bool = False) -> list[Remedy]:
-    """Return what would lower the peak, what fits first, cheapest change first."""
-    tried: list[tuple[str, Sizes]] = []
+    """Return what would lower the peak, what fits first, cheapest change first.
+
+    Shorter responses and fewer rollouts come before options that change what is computed.
+    """
+    tried = smaller_iterations(sizes)
     if not sizes.checkpointing:
         tried.append(
             ("model.policy.gradient_checkpointing: true", replace(sizes, checkpointing=True))

@@ -9,13 +9,21 @@ import json
 from dataclasses import asdict, dataclass
 
 from research_rl.envs.retrieval.index import duration, size
-from research_rl.trainers.plan.memory import Memory, Remedy, memory_of, remedies
+from research_rl.trainers.plan.memory import (
+    Memory,
+    Remedy,
+    memory_of,
+    remedies,
+    smaller_iterations,
+)
 from research_rl.trainers.plan.seconds import DEVICES, Device, phase_seconds
 from research_rl.trainers.plan.sizes import Sizes
 
 _SPARE = {"cpu": 0.0, "gpu": 0.08}
 """Share of a device's memory that is kept free: CUDA's own, and what allocation splits up."""
 
+_LONG = 60.0
+"""Seconds of an iteration on a processor from which on the plan says what would shorten it."""
 _USELESS = 2 * 86400.0
 """Seconds of an iteration from which on nobody would wait for it."""
 
@@ -96,6 +104,10 @@ def as_table(plan: Plan) -> str:
     index = "not built yet, not counted" if sizes.index is None else size(sizes.index)
     lines += ["", f"main memory, besides: search index {index}"]
     lines.append(f"an iteration, by arithmetic: {_time(plan)}")
+    if device.said:
+        lines.append(f"  {device.said}")
+    if shorter := _shorter(plan):
+        lines.append(f"  shorter: {shorter}")
     return "\n".join(lines)
 
 
@@ -108,6 +120,19 @@ def _time(plan: Plan) -> str:
         )
     parts = ", ".join(f"{name} {duration(value)}" for name, value in plan.seconds.items())
     return f"{duration(total)} ({parts}); searches not counted"
+
+
+def _shorter(plan: Plan) -> str:
+    """What would make a long iteration on a processor shorter, each alone, and how short."""
+    total = sum(plan.seconds.values())
+    if plan.device.decode_flops is None or total < _LONG:
+        return ""
+    found = []
+    for option, other in smaller_iterations(plan.sizes):
+        less = sum(phase_seconds(other, plan.device).values())
+        if less < total:
+            found.append(f"{option} ({duration(less)})")
+    return ", ".join(found)
 
 
 def _verdict(plan: Plan) -> str:

@@ -1,12 +1,14 @@
-"""The seconds of an iteration, computed from operations and bytes; nothing is run.
+"""The time of an iteration by arithmetic: products against the peak, decoding against bandwidth.
 
-Learning is limited by a device's operations a second, and decoding by the bytes that it reads a
-second, since each token reads all weights.
+A GPU's speed stands in a table. A processor's is measured for a moment, with products of the
+model's own shapes in the dtypes that the run computes in: there bfloat16 may be three times as fast
+as float32, or ten times slower.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,13 @@ if TYPE_CHECKING:
     from research_rl.trainers.plan.sizes import Sizes
 
 TRAIN_SHARE, DECODE_SHARE = 0.45, 0.5
-"""Of the peak and of the bandwidth that a good run reaches (a target, not a measurement)."""
+"""Of a GPU's peak and bandwidth that a good run reaches (a target, not a measurement)."""
+CPU_SHARE = 0.8
+"""Of the products that were measured, what a pass over rollouts reaches on a processor."""
+_ROWS = 512
+"""Tokens of a product of the learner, as measured."""
+_PASSES = 6
+"""Times that sampling goes through float32 logits."""
 
 PROMPT_TOKENS, SAMPLED_SHARE = 400, 0.4
 """What is assumed where nothing is said: a prompt's length, and the share of a response that the
@@ -28,14 +36,20 @@ class Device:
     Args:
         name: as on the command line.
         memory: bytes.
-        flops: matrix products a second in bf16, multiply and add counted as two.
+        flops: of matrix products a second, multiply and add counted as two; in bf16 on a GPU, on a
+            processor in the dtype of the learner.
         bandwidth: bytes a second.
+        decode_flops: of the products of a decode step, the reading of the weights included; None on
+            a GPU, where the bandwidth tells.
+        said: how the numbers were measured, "" where they stand in the table.
     """
 
     name: str
     memory: int
     flops: float
     bandwidth: float
+    decode_flops: float | None = None
+    said: str = ""
 
 
 DEVICES = {
@@ -47,26 +61,68 @@ DEVICES = {
 """The H200's speed was measured; the H100's compute is taken to be the same; else data sheets."""
 
 
-def this_cpu(memory: int) -> Device:
-    """Return this machine's processor, measured for a moment with the threads that torch has."""
+def this_cpu(memory: int, sizes: Sizes, threads: int | None = None) -> Device:
+    """Return this machine's processor, measured for a moment with products of a model's shapes.
+
+    Args:
+        memory: of it, in bytes.
+        sizes: the model's shape, and the dtypes of learner and sampler.
+        threads: that the run will have; None are those that torch takes.
+    """
     import torch
 
-    a = torch.randn(384, 384)
-    a @ a
-    start, rounds = time.perf_counter(), 0
-    while time.perf_counter() - start < 0.1:
-        a @ a
-        rounds += 1
-    flops = rounds * 2 * 384**3 / (time.perf_counter() - start)
-    block = torch.zeros(1 << 24)
-    start = time.perf_counter()
-    block.clone()
-    bandwidth = 8 * block.numel() / (time.perf_counter() - start)
-    return Device("cpu", memory, flops, bandwidth)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        learner, sampler = sizes.compute or sizes.dtype, sizes.samples_in
+        rows = min(sizes.slots, sizes.rollouts)
+        flops = _products(sizes, _ROWS, learner)
+        decode = _products(sizes, rows, sampler)
+        block = torch.zeros(1 << 23)
+        bandwidth = 8 * block.numel() / _best(block.clone)
+        used = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    said = (
+        f"measured now with {used} thread{'s' * (used > 1)}: {flops / 1e9:.0f} GFLOP/s in "
+        f"{learner} products of {_ROWS} tokens, {decode / 1e9:.0f} in {sampler} ones of {rows}, "
+        f"{bandwidth / 1e9:.1f} GB/s of memory"
+    )
+    return Device("cpu", memory, flops, bandwidth, decode, said)
+
+
+def _products(sizes: Sizes, rows: int, dtype: str) -> float:
+    """Operations a second of a layer's largest product, over weights that no cache holds."""
+    import torch
+    import torch.nn.functional as F
+
+    kind = getattr(torch, dtype)
+    wide, deep = min(sizes.intermediate, 8192), min(sizes.hidden, 4096)
+    weights = [torch.zeros(wide, deep, dtype=kind) for _ in range(8)]
+    tokens = torch.zeros(rows, deep, dtype=kind)
+
+    def products() -> None:
+        for weight in weights:
+            F.linear(tokens, weight)
+
+    return len(weights) * 2 * rows * wide * deep / _best(products)
+
+
+def _best(work: Callable[[], object], least: float = 0.1) -> float:
+    """The shortest of several times, in seconds: what else the machine does only adds to it."""
+    work()
+    end, best = time.perf_counter() + least, float("inf")
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def phase_seconds(sizes: Sizes, device: Device) -> dict[str, float]:
     """Return the seconds of each phase of one iteration on one rank, searches not counted."""
+    if device.decode_flops is not None:
+        return _cpu_seconds(sizes, device, device.decode_flops)
     rollouts, context = sizes.rollouts, sizes.prompt + sizes.mean_response / 2
     prompts = max(1, rollouts // sizes.group) * sizes.prompt
     sampled = rollouts * sizes.mean_response * sizes.sampled
@@ -90,4 +146,33 @@ def phase_seconds(sizes: Sizes, device: Device) -> dict[str, float]:
     }
     if sizes.has_reference:
         found["reference"] = 2 * sizes.weights * tokens / speed
+    return found
+
+
+def _cpu_seconds(sizes: Sizes, device: Device, decode_flops: float) -> dict[str, float]:
+    """The same on a processor, where nothing overlaps: times are added up.
+
+    A token goes through the layers, but only one that the policy writes through the output head.
+    """
+    rollouts, context = sizes.rollouts, sizes.prompt + sizes.mean_response / 2
+    prompts = max(1, rollouts // sizes.group) * sizes.prompt
+    sampled = rollouts * sizes.mean_response * sizes.sampled
+    tokens = prompts + rollouts * sizes.mean_response
+    layers, speed = sizes.weights - sizes.head, device.flops * CPU_SHARE
+    forward = 2 * (layers * tokens + sizes.head * sampled)
+    backward = 2 * forward - 2 * sizes.head * sampled * (not sizes.head_trains)
+    if sizes.lora:
+        backward -= 2 * layers * tokens
+    if sizes.checkpointing:
+        backward += 2 * layers * tokens
+    keys = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * sizes.samples * context
+    logits = _PASSES * 4 * sizes.vocabulary
+    found = {
+        "prefill": 2 * layers * (tokens - sampled) / speed,
+        "decode": sampled
+        * (2 * sizes.weights / decode_flops + (keys + logits) / (device.bandwidth * DECODE_SHARE)),
+        "update": sizes.epochs * (forward + backward) / speed,
+    }
+    if sizes.has_reference:
+        found["reference"] = forward / speed
     return found

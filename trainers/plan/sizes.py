@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
+from research_rl.agents import fast_dtype
 from research_rl.agents.engines import MAX_SLOTS
 from research_rl.agents.kernels import text_config
 from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
@@ -122,10 +124,15 @@ class Sizes:
         return BYTES[self.compute or self.dtype]
 
     @property
+    def samples_in(self) -> str:
+        """Dtype that the engine computes in."""
+        own = self.compute if self.sharded and self.compute else self.dtype
+        return self.sampling or own
+
+    @property
     def samples(self) -> int:
         """Bytes of a number that the engine computes."""
-        own = self.compute if self.sharded and self.compute else self.dtype
-        return BYTES[self.sampling or own]
+        return BYTES[self.samples_in]
 
 
 def with_lora(sizes: Sizes, rank: int = LoraConfig.r) -> Sizes:
@@ -227,8 +234,13 @@ def counted(policy: PolicyConfig, shape: Any) -> Sizes:
     )
 
 
-def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
+def sizes_of(config: Mapping[str, Any], ranks: int, on_cpu: bool = False) -> Sizes:
     """Return the sizes of a parsed config of ``research fit``.
+
+    Args:
+        config: of the run.
+        ranks: processes that train together.
+        on_cpu: whether this machine's processor is planned for; it decides what ``dtype: auto`` is.
 
     Raises:
         FileNotFoundError: the shape of its model is not known here.
@@ -240,16 +252,18 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
     updates, sampling = model["updates"], model["sampling"]
     engine = _arguments(model.get("engine"))
     precision = trainer.get("precision")
+    quickest = quickest_dtype(on_cpu)
     compute = updates.get("compute_dtype") or (
         {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(precision))
     )
+    compute = quickest if compute == "auto" else compute
     base = counted(policy, shape)
     response = int(sampling["max_response_tokens"])
     states, state_bytes = _states(model.get("optimizer"))
     return replace(
         base,
         compute=compute if compute != base.dtype else None,
-        sampling=engine.get("dtype"),
+        sampling=quickest if engine.get("dtype") == "auto" else engine.get("dtype"),
         has_reference=algorithm_of(model["algorithm"]).needs_reference,
         states=states,
         state_bytes=state_bytes,
@@ -267,6 +281,12 @@ def sizes_of(config: Mapping[str, Any], ranks: int) -> Sizes:
         sharded="Sharded" in str(trainer.get("strategy"))
         or "ModelParallel" in str(trainer.get("strategy")),
     )
+
+
+def quickest_dtype(on_cpu: bool) -> str:
+    """Return what ``dtype: auto`` is: on a CPU as the processor can, on a GPU bfloat16."""
+    dtype = fast_dtype(torch.device("cpu")) if on_cpu else torch.bfloat16
+    return str(dtype).removeprefix("torch.")
 
 
 def algorithm_of(section: Any) -> Algorithm:

@@ -54,7 +54,7 @@ def is_users_mistake(error: BaseException) -> bool:
         return True
     if type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
         return True
-    ours = (ValueError, TypeError, ImportError, FloatingPointError)
+    ours = (ValueError, TypeError, ImportError, FloatingPointError, NotImplementedError)
     return isinstance(error, ours) and _raised_in(error).startswith("research_rl.")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from research_rl.envs.retrieval.search.bm25 import BM25Retriever
 from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, CachedRetriever
 from research_rl.envs.retrieval.search.dense import DenseRetriever
-from research_rl.envs.types import Passage, Retriever
+from research_rl.envs.types import Passage, Retriever, search_checked
 
 
 class RankFusion(CachedRetriever):
@@ -65,7 +65,7 @@ class RankFusion(CachedRetriever):
         found = []
         for one in self.retrievers:
             known = isinstance(one, (BM25Retriever, DenseRetriever))
-            found.append([_count_found(row, known) for row in one.search(queries, depth)])
+            found.append([_count_found(row, known) for row in search_checked(one, queries, depth)])
         rows = zip(*found, strict=True)
         return [self._fuse(rankings)[:k] for rankings in rows]
 

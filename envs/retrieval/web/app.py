@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +27,7 @@ from research_rl.envs.retrieval.web.dialects import (
 )
 from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_json
 from research_rl.envs.retrieval.web.metrics import ServerMetrics
-from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
+from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable, search_checked
 from research_rl.envs.web import Refused, check_key, json_body, make_app, refusal, within
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Service:
         self.config = config
         self.metrics = ServerMetrics()
         self.coalescer = Coalescer(
-            retriever.search,
+            partial(search_checked, retriever),
             max_batch=config.max_batch,
             max_wait=config.max_wait_ms / 1000,
             max_pending=config.max_pending,

@@ -173,10 +173,6 @@ class Coalescer:
         self.searching = True
         try:
             results = await self._thread.call(lambda: self._search(queries, batch[0].k))
-            if len(results) != len(queries):
-                raise RetrieverUnavailable(
-                    f"the retriever must return {len(queries)} lists, got {len(results)}"
-                )
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             raise

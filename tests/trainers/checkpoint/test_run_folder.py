@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,54 @@ def test_what_a_run_goes_on_with_otherwise_is_found() -> None:
     assert changes(before, before) == []
     # a reference is what it refers to, and a longer run is fine
     assert changes(before, now) == ["model.algorithm: A -> B", "model.lr: None -> 2"]
+
+
+def test_what_the_checkpoint_keeps_of_a_changed_option_is_said() -> None:
+    before = (
+        "{model: {policy: {model: a, lora: {r: 4}}, algorithm: {init_args: {kl_coef: 1, "
+        "kl_control: {target: 2}}}, optimizer: {init_args: {lr: 1}}}, data: {train: x, val: x}}"
+    )
+    now = (
+        "{model: {policy: {model: b, lora: {r: 4}}, algorithm: {init_args: {kl_coef: 2, "
+        "kl_control: {target: 2}}}, optimizer: {init_args: {lr: 2}}}, data: {train: y, val: y}}"
+    )
+    assert changes(before, now) == [
+        "model.policy.model: a -> b (the adapter is the checkpoint's; all else of the model comes "
+        "from there)",
+        "model.algorithm.init_args.kl_coef: 1 -> 2 (times what kl_control has made of it so far)",
+        "data.train: x -> y (the run goes on behind the questions that it has asked)",
+        "data.val: x -> y",
+    ]
+
+
+def test_a_new_learning_rate_on_the_command_line_is_the_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--config", write_config(tmp_path), "--ckpt_path", "last"]
+    new = ["--trainer.max_steps", "3", "--model.optimizer.init_args.lr", "1e-6"]
+    for extra in ([], new):
+        caplog.clear()
+        monkeypatch.setattr(sys, "argv", ["research", *map(str, [*fit, *extra])])
+        cli.main()
+    said = [m for m in caplog.messages if "goes on with" in m]
+    assert len(said) == 1, said
+    assert "lr: 0.001 -> 1e-06" in said[0]
+    with Path("runs/tiny/metrics.csv").open(newline="") as file:
+        rates = [row["train/lr"] for row in csv.DictReader(file) if row["train/lr"]]
+    assert [float(rate) for rate in rates] == pytest.approx([1e-3, 1e-3, 1e-6])
+
+
+def test_a_run_without_its_config_says_that_nothing_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--config", write_config(tmp_path), "--ckpt_path", "last"]
+    for extra in ([], ["--trainer.max_steps", "3"]):
+        monkeypatch.setattr(sys, "argv", ["research", *map(str, [*fit, *extra])])
+        cli.main()
+        Path("runs/tiny/config.yaml").unlink()
+    assert "runs/tiny/config.yaml cannot be compared" in caplog.text
 
 
 def test_a_run_that_goes_on_with_another_algorithm_says_so(

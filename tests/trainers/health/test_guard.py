@@ -194,6 +194,43 @@ def test_it_goes_back_learns_slower_and_holds_the_policy(tmp_path: Path, policy:
     assert module.iteration == 5, "the data go on"
 
 
+def test_going_back_brings_no_former_option_of_the_optimizer(tmp_path: Path, policy: Path) -> None:
+    guard = CollapseGuard(True, None, None, ALARM, patience=1, max_actions=1, snapshot_every=1)
+
+    class Change(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, *args: Any) -> None:
+            if module.iteration == 2:  # as a resumed run with another option does
+                trainer.optimizers[0].param_groups[0]["momentum"] = 0.25
+
+    trainer, _ = run(tmp_path, policy, 4, HealthMonitor(0), guard, Change())
+    assert [row["back_to"] for row in journal(tmp_path) if row["kind"] == "act"] == [1]
+    assert trainer.optimizers[0].param_groups[0]["momentum"] == 0.25
+
+
+@pytest.mark.parametrize(("configured", "in_force"), [(0.01, 0.04), (0.5, 0.5)])
+def test_a_resumed_run_has_the_kl_coef_of_the_guard_or_a_new_one_of_the_config(
+    tmp_path: Path,
+    policy: Path,
+    configured: float,
+    in_force: float,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def guard() -> CollapseGuard:
+        return CollapseGuard(False, None, 4.0, ALARM, patience=1, max_actions=1)
+
+    trainer, _ = run(tmp_path, policy, 4, HealthMonitor(0), guard())
+    trainer.save_checkpoint(tmp_path / "cut.ckpt", weights_only=False)
+    again = training.module(
+        policy, algorithm=GRPO(kl_coef=configured), updates=Updates(group_size=4)
+    )
+    resumed = training.trainer(
+        tmp_path, 5, limit_val_batches=0, callbacks=[HealthMonitor(0), guard()]
+    )
+    resumed.fit(again, training.Data(), ckpt_path=tmp_path / "cut.ckpt", weights_only=False)
+    assert kl_coef(again.algorithm) == pytest.approx(in_force)
+    assert ("no longer holds" in caplog.text) is (configured == 0.5)
+
+
 def test_what_computes_in_bfloat16_goes_back_too(tmp_path: Path, policy: Path) -> None:
     guard = CollapseGuard(True, None, None, ALARM, patience=1, max_actions=1, snapshot_every=1)
     apart: dict[int, float] = {}

@@ -21,7 +21,7 @@ from research_rl.trainers.plan import memory, sizes
 from research_rl.trainers.plan.command import main, parsed
 from research_rl.trainers.plan.memory import memory_of, portion
 from research_rl.trainers.plan.report import as_json, as_table, make_plan
-from research_rl.trainers.plan.seconds import DEVICES, phase_seconds
+from research_rl.trainers.plan.seconds import DEVICES, Device, phase_seconds, this_cpu
 from research_rl.trainers.plan.sizes import Sizes, counted, qwen25, shape_of, sizes_of, with_lora
 from research_rl.trainers.settings.options import Updates
 from research_rl.trainers.warmstart import TinyModelConfig, tiny_model, word_tokenizer
@@ -123,6 +123,64 @@ def test_an_iteration_that_nobody_waits_for_is_called_so(seven: Sizes) -> None:
     usual = as_table(make_plan(seven, DEVICES["h200"])).splitlines()[-1]
     assert "searches not counted" in usual
     assert "too slow" not in usual
+
+
+def small(**settings: Any) -> Sizes:
+    """A Llama of 135 million weights with frozen embeddings, sampled and learned in bfloat16."""
+    shape = {"hidden": 576, "intermediate": 1536, "layers": 30, "heads": 9, "kv_heads": 3}
+    shape |= {
+        "weights": 134_515_008,
+        "trainable": 106_203_456,
+        "head": 28_311_552,
+        "tensor": 884_736,
+    }
+    run = {"dtype": "float32", "compute": "bfloat16", "sampling": "bfloat16", "prompt": 40}
+    run |= {"head_dim": 64, "vocabulary": 49_152, "head_trains": False, "response": 420}
+    run |= {"questions": 8, "group": 4, "mean_response": 280, "sampled": 1 / 3}
+    return Sizes(**{**shape, **run, "has_reference": False, **settings})
+
+
+SERVER = Device("cpu", 16 * 10**9, 190e9, 10e9, 60e9, "measured")
+"""One thread of a server's processor with avx512_bf16, products as measured there."""
+
+
+def test_an_iteration_on_a_processor_takes_what_it_took() -> None:
+    found = phase_seconds(small(), SERVER)
+    rollouts, update = found["prefill"] + found["decode"], found["update"]
+    assert 20 < rollouts < 80, "40 s were measured for 32 rollouts of 280 tokens, on one core"
+    assert 32 < update < 130, "and 65 s for learning from them"
+    again = phase_seconds(small(has_reference=True, checkpointing=True), SERVER)
+    assert again["update"] > update
+    assert again["reference"] == pytest.approx(update / 3, rel=0.2)
+
+
+def test_the_processor_is_measured_in_the_dtypes_and_threads_of_the_run() -> None:
+    before = torch.get_num_threads()
+    device = this_cpu(10**9, small(hidden=64, intermediate=64), threads=1)
+    assert torch.get_num_threads() == before
+    assert device.decode_flops is not None
+    assert min(device.flops, device.decode_flops, device.bandwidth) > 0
+    assert "with 1 thread: " in device.said
+    assert "GFLOP/s in bfloat16 products of 512 tokens" in device.said
+    assert "bfloat16 ones of 32" in device.said
+
+
+def test_a_long_iteration_on_a_processor_is_told_what_shortens_it_first() -> None:
+    plan = make_plan(small(), SERVER)
+    (line,) = (x for x in as_table(plan).splitlines() if x.startswith("  shorter: "))
+    options = ["model.sampling.max_response_tokens: 210", "data.batch_size: 4", "group_size: 2"]
+    places = [line.index(option) for option in options]
+    assert places == sorted(places)
+    assert "shorter" not in as_table(make_plan(small(questions=1, group=2), SERVER))
+    assert "shorter" not in as_table(make_plan(small(), DEVICES["h200"]))
+
+
+def test_less_memory_is_sought_in_shorter_and_fewer_rollouts_first(seven: Sizes) -> None:
+    many = replace(seven, checkpointing=False, micro_tokens=None, questions=8)
+    remedies = make_plan(many, DEVICES["h100"]).remedies
+    in_vain = [remedy.option for remedy in remedies if not remedy.fits]
+    assert in_vain[0] == "model.sampling.max_response_tokens: 1024"
+    assert in_vain[1] == "data.batch_size: 4"
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
@@ -248,3 +306,20 @@ def test_an_unknown_compiler_is_refused(tmp_path: Path) -> None:
     config = PolicyConfig(str(checkpoint(tmp_path / "policy")), compile="fastest")
     with pytest.raises(ValueError, match=r"inductor.*'fastest'"):
         empty_model(config)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "device", "dtype"),
+    [("none", "cpu", "float32"), ("avx512_bf16", "cpu", "bfloat16"), ("none", "h200", "bfloat16")],
+)
+def test_auto_is_planned_as_it_runs(
+    abilities: str, device: str, dtype: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RESEARCH_CPU", abilities)
+    policy = checkpoint(tmp_path / "policy")
+    config = parsed(["--config", "small_cpu", "--model.policy.model", str(policy)])
+
+    found = sizes_of(config, 1, on_cpu=device == "cpu")
+
+    assert found.sampling == dtype
+    assert (found.compute or "float32") == dtype

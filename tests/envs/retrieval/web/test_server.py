@@ -130,23 +130,25 @@ def test_a_failing_retriever_is_503_and_unhealthy_until_it_works_again() -> None
 class WrongRetriever(Retriever):
     """Breaks the promise of ``search`` in the way it is told."""
 
-    def __init__(self, results: list[list[Any]]) -> None:
+    def __init__(self, results: Any) -> None:
         self.results = results
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        return self.results
+        return self.results  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([], "must return 1 lists, got 0"),
+        ([], "one list of passages for each of 1 queries, got 0"),
+        (None, "got None"),
+        ([None], "got None for the query 'a'"),
         ([[Passage("1", "a", float("nan"))]], "finite"),
         ([[Passage(1, "a")]], "strings as id"),  # type: ignore[arg-type]
         ([[Passage("1", "a")] * 11], "at most 10 passages"),
     ],
 )
-def test_a_wrong_result_of_the_index_is_not_sent(results: list[list[Any]], message: str) -> None:
+def test_a_wrong_result_of_the_index_is_not_sent(results: Any, message: str) -> None:
     with BackgroundServer(WrongRetriever(results)) as server:
         status, reply = post(server.url + "/search", {"query": "a", "return_score": True})
         assert status == 503
