@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from research_rl.agents.engines.sampling import suppress_ends
-from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import SamplingCopies, dtype_of, is_copy_needed
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.engines.slot_run import EngineStats, RunLimits, SlotRun
 from research_rl.agents.engines.stops import Coalescing, DirectStops, OverlappedStops, Stops
@@ -75,6 +75,7 @@ class CachedEngine(Engine):
         self._policy = policy
         self.dtype = None if dtype is None else dtype_of(dtype)
         """What it samples in; None is the weights' own."""
+        self._copies = None if self.dtype is None else SamplingCopies(self.dtype)
         self.cuda_graphs = cuda_graphs
         self._checked = False
         self._overlap = overlap_searches
@@ -146,11 +147,11 @@ class CachedEngine(Engine):
             own.check()
             self._checked = True
         model: nn.Module = own.model
-        if self.dtype is None or not is_copy_needed(model, self.dtype):
+        if self._copies is None or not is_copy_needed(model, self._copies.dtype):
             return own
         shared = any(weight.dtype == self.dtype for weight in model.parameters())
         on_cpu = own.device.type == "cpu"  # where products are packed, which copies them anyway
-        copy = sampling_copy(model, self.dtype)
+        copy = self._copies.made(model)
         return SlotForward(copy, own=False, keeps=shared and not on_cpu)
 
     @contextmanager

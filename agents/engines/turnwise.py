@@ -25,7 +25,7 @@ from research_rl.agents.engines.cache_forward import (
 )
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
-from research_rl.agents.engines.sampling_copy import dtype_of, is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import SamplingCopies, dtype_of, is_copy_needed
 from research_rl.agents.engines.slot_run import EngineStats
 from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
 from research_rl.agents.policy import LMPolicy, evaluating
@@ -63,6 +63,7 @@ class TurnwiseEngine(Engine):
         self._policy, self.max_slots = policy, max_slots
         self.dtype = None if dtype is None else dtype_of(dtype)
         """What it samples in; None is the weights' own."""
+        self._copies = None if self.dtype is None else SamplingCopies(self.dtype)
         self.end = TurnEnd(policy, SamplingParams().stop)
         self._ways: CacheWays | None = None
         self._untrusted = False
@@ -105,9 +106,9 @@ class TurnwiseEngine(Engine):
         """The model to sample from, as the weights are now: the policy's, or a copy of it."""
         whole: Any = self._policy.model
         model: Any = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-        if self.dtype is None or not is_copy_needed(model, self.dtype):
+        if self._copies is None or not is_copy_needed(model, self._copies.dtype):
             return whole
-        return sampling_copy(model, self.dtype)
+        return self._copies.made(model)
 
     def _forward(self, model: Any) -> CacheForward | None:
         """How the model is called; None where its cache is not to be trusted."""
