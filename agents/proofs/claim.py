@@ -70,8 +70,7 @@ class Claim:
         except (AttributeError, TypeError, LookupError, ValueError, RuntimeError) as error:
             got = f"got {type(error).__name__} from {type(self.model).__name__}: {error}"
             raise NotImplementedError(
-                f"{self.who} must call the model with an attention of its own, {got}"
-                + self._behind
+                f"{self.who} must call the model with an attention of its own, {got}" + self._behind
             ) from error
 
     @property

@@ -110,9 +110,7 @@ class _Texts:
         """Hidden states (N, D) of the model's own forward pass, of the targets."""
         return stock.states[self.rows, self.columns]
 
-    def calls_of(
-        self, calls: list[tuple[Seen, Tensor | None]]
-    ) -> list[tuple[Seen, Tensor | None]]:
+    def calls_of(self, calls: list[tuple[Seen, Tensor | None]]) -> list[tuple[Seen, Tensor | None]]:
         """Its calls of the attention, of the targets."""
         places = self.rows * self.ids.shape[1] + self.columns
         return [

@@ -122,7 +122,9 @@ class _Texts:
         cache.reserve(width)
         begin = [Span(row[:_FIRST], 0, [slot]) for slot, row in enumerate(rows)]
         rest = [Span(row[_FIRST:-1], _FIRST, [slot]) for slot, row in enumerate(rows)]
-        slots = [torch.tensor([s.slots[0] for s in spans for _ in s.ids]) for spans in (begin, rest)]
+        slots = [
+            torch.tensor([s.slots[0] for s in spans for _ in s.ids]) for spans in (begin, rest)
+        ]
         slots[1] = torch.cat((torch.arange(len(rows)), slots[1]))
         first = flat_batch(cache, last[:0], sizes[:0], 0, begin)
         second = flat_batch(cache, last, sizes - 1, width, rest)

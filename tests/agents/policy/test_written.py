@@ -26,7 +26,9 @@ TARGETS: dict[str, list[str] | None] = {
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
-def adapted(folder: Path, targets: list[str] | None, family: str = "qwen2", **more: Any) -> LMPolicy:
+def adapted(
+    folder: Path, targets: list[str] | None, family: str = "qwen2", **more: Any
+) -> LMPolicy:
     """A policy whose adapters add much."""
     pytest.importorskip("peft")
     path = tiny.checkpoint(folder / "base", family, **more)
