@@ -25,6 +25,7 @@ from research_rl.agents.policy import (
     WorkingWeights,
     evaluating,
 )
+from research_rl.agents.proofs import prove_packed, prove_padded
 from research_rl.trainers.algorithms import Algorithm, Batch, kl_estimate
 from research_rl.trainers.distributed import is_sharded, most
 from research_rl.trainers.portions import Cost, PackedCost, PaddedCost, portions
@@ -63,7 +64,7 @@ class Learner:
     ) -> None:
         self.policy, self.algorithm, self.updates = policy, algorithm, updates
         self.temperature, self.reference = temperature, reference
-        self.packed = packed_forward(policy)
+        self.packed = packed_forward(policy, updates.micro_batch_size == 1)
         """Calls the model with flat rows; None if it cannot be called so."""
         self.working: WorkingWeights | None = None
         dtype = updates.dtype_on(policy.device)
@@ -222,19 +223,26 @@ class Learner:
         return out
 
 
-def packed_forward(policy: LMPolicy) -> PackedForward | None:
+def packed_forward(policy: LMPolicy, alone: bool = False) -> PackedForward | None:
     """Return what calls the policy's model with flat rows, or None if the model does not allow it.
 
-    A few short texts are computed both ways; a model whose log-probs then differ is one that does
-    not allow it.
+    A model that prove_packed refuses learns from padded rows if prove_padded allows them.
+
+    Args:
+        policy: the model that is trained.
+        alone: padded rows would be computed one by one.
+
+    Raises:
+        NotImplementedError: the model does not allow padded rows either.
     """
     forward = PackedForward(policy.model)
-    try:
-        with evaluating(policy.model):
-            forward.check()
-    except (NotImplementedError, TypeError, AttributeError) as error:
-        log.warning("learning from padded rollouts, which costs more: %s", error)
-        return None
+    with evaluating(policy.model):
+        try:
+            prove_packed(forward)
+        except (NotImplementedError, TypeError, AttributeError) as error:
+            log.warning("learning from padded rollouts, which costs more: %s", error)
+            prove_padded(forward.model, alone)
+            return None
     return forward
 
 

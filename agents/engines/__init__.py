@@ -1,7 +1,7 @@
 """Engines: where tokens are sampled, turn by turn.
 
 Read first: reference.py, then cached.py
-May import: agents.kernels, agents.machine, agents.policy, agents.types
+May import: agents.kernels, agents.machine, agents.policy, agents.proofs, agents.types
 """
 
 from __future__ import annotations

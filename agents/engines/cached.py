@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from research_rl.agents.engines.sampling import suppress_ends
-from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import SamplingCopies, is_copy_needed
 from research_rl.agents.engines.slot_forward import SlotForward
 from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats, RunLimits, SlotRun
 from research_rl.agents.engines.stops import Coalescing, DirectStops, OverlappedStops, Stops
@@ -78,6 +78,7 @@ class CachedEngine(Engine):
         if dtype is not None:
             dtype_of(dtype)  # refuses a name that is none
         self._dtype = dtype
+        self._copies = SamplingCopies()
         self.cuda_graphs = cuda_graphs
         self._checked = False
         self._overlap = overlap_searches
@@ -167,11 +168,12 @@ class CachedEngine(Engine):
         own = SlotForward(policy)
         self._check(own)
         model: nn.Module = own.model
-        if self.dtype is None or not is_copy_needed(model, self.dtype):
+        dtype = self.dtype
+        if dtype is None or not is_copy_needed(model, dtype):
             return own
-        shared = any(weight.dtype == self.dtype for weight in model.parameters())
+        shared = any(weight.dtype == dtype for weight in model.parameters())
         on_cpu = own.device.type == "cpu"  # where products are packed, which copies them anyway
-        copy = sampling_copy(model, self.dtype)
+        copy = self._copies.made(model, dtype)
         return SlotForward(copy, own=False, keeps=shared and not on_cpu)
 
     @contextmanager

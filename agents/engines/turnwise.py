@@ -26,7 +26,7 @@ from research_rl.agents.engines.cache_forward import (
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.engines.sampling import sample, suppress_ends, uniforms
-from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import SamplingCopies, is_copy_needed
 from research_rl.agents.engines.slot_run import MAX_SLOTS, EngineStats
 from research_rl.agents.engines.turns import TurnEnd, begin, check_finite, resume
 from research_rl.agents.machine import chosen_dtype, dtype_of
@@ -67,6 +67,7 @@ class TurnwiseEngine(Engine):
         if dtype is not None:
             dtype_of(dtype)  # refuses a name that is none
         self._dtype = dtype
+        self._copies = SamplingCopies()
         self.end = TurnEnd(policy, SamplingParams().stop)
         self._ways: CacheWays | None = None
         self._untrusted = False
@@ -114,9 +115,10 @@ class TurnwiseEngine(Engine):
         """The model to sample from, as the weights are now: the policy's, or a copy of it."""
         whole: Any = self._policy.model
         model: Any = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-        if self.dtype is None or not is_copy_needed(model, self.dtype):
+        dtype = self.dtype
+        if dtype is None or not is_copy_needed(model, dtype):
             return whole
-        return sampling_copy(model, self.dtype)
+        return self._copies.made(model, dtype)
 
     def _forward(self, model: Any) -> CacheForward | None:
         """How the model is called; None where its cache is not to be trusted."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from research_rl.agents.kernels.cpu_linear import pack_linears
 from research_rl.agents.kernels.decoder import Decoder, decoder_of
-from research_rl.agents.kernels.hf_attention import rope_types
+from research_rl.agents.kernels.hf_attention import Seen, rope_types
 from research_rl.agents.kernels.kv_cache import SlotCache
-from research_rl.agents.kernels.lm_head import CHUNK_BYTES, GPU_BLOCKS
+from research_rl.agents.kernels.lm_head import CHUNK_BYTES, GPU_BLOCKS, LMHead
 from research_rl.agents.kernels.model_config import text_config
 from research_rl.agents.kernels.packed_forward import ENTRY, PACKED, PackedForward
 from research_rl.agents.kernels.packing import Packed, pack, piece_size
@@ -28,6 +28,7 @@ from research_rl.agents.kernels.slot_attention import (
 )
 from research_rl.agents.kernels.torch_internals import (
     PLAIN_KERNELS,
+    attention_replaced,
     parameters_of,
     plain_kernels,
     unsplit_modules,
@@ -43,11 +44,14 @@ __all__ = [
     "Block",
     "Decoder",
     "FlatBatch",
+    "LMHead",
     "Packed",
     "PackedForward",
+    "Seen",
     "SlotCache",
     "Span",
     "attend_slots",
+    "attention_replaced",
     "decoder_of",
     "flat_batch",
     "pack",

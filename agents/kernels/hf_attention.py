@@ -6,6 +6,7 @@ refused by name, for the result would be wrong without any error.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +26,20 @@ _HARMLESS = frozenset(
     }
 )
 """What a model hands its attention that changes nothing where the batch says who sees whom."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one call of an attention was given and what it returned, kept for a proof."""
+
+    q: Tensor  # (n, H, D)
+    k: Tensor  # (tokens, Hk, D)
+    v: Tensor  # (tokens, Hk, Dv)
+    out: Tensor  # (n, H, Dv)
+    scaling: float
+    window: int | None
+    """Keys a query sees, itself included; None for all."""
+    softcap: float | None
 
 
 def refuse_unknown(

@@ -3,7 +3,7 @@
 The rollouts of one question begin with the same prompt. Here it stands once, each response behind
 it, and the tokens of a response attend to the prompt and to what stands before them in their own
 response. Gradients of all responses meet in the prompt. Works with any transformers model whose
-attention goes through ``AttentionInterface``; ``PackedForward.check`` refuses the others.
+attention goes through ``AttentionInterface``; ``agents/proofs`` refuses the others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from transformers import AttentionInterface
 
 from research_rl.agents.kernels.block_attention import attend
 from research_rl.agents.kernels.decoder import Decoder, decoder_of
-from research_rl.agents.kernels.hf_attention import flat_inputs, refuse_unknown, rope_types
+from research_rl.agents.kernels.hf_attention import Seen, flat_inputs, refuse_unknown
 from research_rl.agents.kernels.lm_head import LMHead
 from research_rl.agents.kernels.model_config import logit_scale, text_config
-from research_rl.agents.kernels.packing import Packed, pack
+from research_rl.agents.kernels.packing import Packed
 from research_rl.agents.kernels.torch_internals import attention_replaced
 
 PACKED = "research_rl_packed"
@@ -94,6 +94,7 @@ def attend_packed(
         dropout: of the attention weights.
     """
     # one gather for all blocks: its backward is one pass over the tokens, not one for each block
+    given = None if packed.seen is None else (q, k, v)
     q, k, v = (
         x.index_select(0, index)
         for x, index in ((q, packed.queries), (k, packed.keys), (v, packed.keys))
@@ -114,7 +115,10 @@ def attend_packed(
         mask = block.mask(window, q.dtype)
         mixed = attend(rows[0], rows[1], rows[2], mask, scaling, dropout, softcap)
         out.append(mixed.transpose(1, 2).reshape(-1, mixed.shape[1], mixed.shape[3]))
-    return torch.cat(out).index_select(0, packed.places)
+    found = torch.cat(out).index_select(0, packed.places)
+    if packed.seen is not None and given is not None:
+        packed.seen.append(Seen(*given, found, scaling, window, softcap))
+    return found
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -186,38 +190,3 @@ class PackedForward:
         cap = getattr(text_config(self.model.config), "final_logit_softcapping", None)
         scale = logit_scale(self.model.config)
         return LMHead(layer.weight, layer.bias, cap, temperature, scale)
-
-    @torch.no_grad()
-    def check(self) -> None:
-        """Compare the log-probs of three short texts with the stock forward pass.
-
-        Raises:
-            NotImplementedError: they differ, or the model's attention cannot be replaced.
-        """
-        name, config = type(self.model).__name__, text_config(self.model.config)
-        if dynamic := rope_types(config) & {"dynamic", "longrope"}:
-            raise NotImplementedError(
-                "packed learning must see positions that do not depend on the batch, got "
-                f"{name} with rope_type {dynamic.pop()!r}"
-            )
-        if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-            raise NotImplementedError(f"packed learning got {name}, which attends in chunks")
-        weight = self.model.get_output_embeddings().weight
-        ids = torch.arange(36, device=weight.device).view(3, 12) * 7 % weight.shape[0]
-        ids[1, :5] = ids[0, :5]
-        wanted = torch.ones(3, 11, dtype=torch.bool, device=weight.device)
-        wanted[:, :4] = False
-        with torch.autocast(weight.device.type, enabled=False):
-            logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
-            stock = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0][wanted]
-            packed = pack(ids, wanted)
-            with self.enabled():
-                hidden = self.hidden(packed)
-                ours = self.head().logprobs(hidden, packed.targets)[0]
-        worst = float((ours - stock).abs().max() / stock.abs().max().clamp(min=1.0))
-        full = logits.dtype in (torch.float32, torch.float64)
-        if bool(stock.isfinite().all()) and not worst <= (0.01 if full else 0.1):
-            raise NotImplementedError(
-                f"packed learning must compute what {name} does, got log-probs that differ by "
-                f"{worst:.2g} of their size"
-            )

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from research_rl.agents.kernels.hf_attention import Seen
+
 _QUERIES = (128, 256)
 """Queries of one segment that attend together; the keys behind them are not looked at. More in a
 long segment, since each piece has a copy of the keys that it sees."""
@@ -79,6 +81,8 @@ class Packed:
     queries: Tensor  # all blocks' queries, flattened
     keys: Tensor  # all blocks' keys, flattened
     places: Tensor  # (tokens,) into queries: where each token's attention is found
+    seen: list[Seen] | None = None
+    """Each call of an attention is added to it where it is a list."""
 
     def padded(self, values: Tensor) -> Tensor:
         """Return (B, T, ...) with the targets' values (N, ...) and 0 elsewhere, with gradient."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from research_rl.agents.kernels.block_attention import attend
-from research_rl.agents.kernels.hf_attention import flat_inputs, refuse_unknown
+from research_rl.agents.kernels.hf_attention import Seen, flat_inputs, refuse_unknown
 from research_rl.agents.kernels.kv_cache import SlotCache
 from research_rl.agents.kernels.torch_internals import attention_replaced
 from research_rl.agents.machine import fused_decode
@@ -88,6 +88,8 @@ class FlatBatch:
     """(writes,) into the flat batch, as a shared prompt is written many times; None: each once."""
     write_slots: Tensor  # (writes,)
     write_positions: Tensor  # (writes,)
+    seen: list[Seen] | None = None
+    """Each call of an attention is added to it where it is a list."""
 
 
 def flat_batch(
@@ -230,6 +232,22 @@ def attend_slots(
     Returns:
         (n, H, Dv).
     """
+    out = _attended(flat, layer, q, k, v, scaling, window, softcap)
+    if flat.seen is not None:
+        flat.seen.append(Seen(q, k, v, out, scaling, window, softcap))
+    return out
+
+
+def _attended(
+    flat: FlatBatch,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
     keys, values = flat.cache.layer(layer, k, v)
     new_k, new_v = (
         (k, v) if flat.write_tokens is None else (k[flat.write_tokens], v[flat.write_tokens])

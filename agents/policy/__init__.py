@@ -1,7 +1,7 @@
 """The policy: a causal language model and its tokenizer, loaded and encoded with care.
 
 Read first: policy.py
-May import: agents.kernels, envs
+May import: agents.kernels, agents.proofs, envs
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from research_rl.agents.policy.loading import (
 from research_rl.agents.policy.modes import evaluating
 from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.policy.working_weights import WorkingWeights
+from research_rl.agents.policy.written import is_untied_by_adapter
 
 __all__ = [
     "ChatTemplateConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "decoder_layers",
     "empty_model",
     "evaluating",
+    "is_untied_by_adapter",
     "load_model",
     "load_tokenizer",
 ]

@@ -20,6 +20,7 @@ from research_rl.agents.policy.dropout import dropout_as_loaded
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.agents.policy.modes import evaluating
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
+from research_rl.agents.policy.written import check_written, merged_copy
 from research_rl.envs.protocols import Prompt
 
 _MARK = "\ufdd0"
@@ -199,13 +200,25 @@ class LMPolicy(nn.Module):
         return (p for p in self.model.parameters() if p.requires_grad)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a plain Hugging Face folder; a LoRA adapter is merged into the written copy."""
+        """Write a plain Hugging Face folder; a LoRA adapter is merged into the written copy.
+
+        Embeddings that are tied in the model are not in the copy if one of them has an adapter.
+        """
         model: Any = self.model
         if _has_adapter(model):
-            model = copy.deepcopy(model).merge_and_unload()
+            model = merged_copy(model)
         with dropout_as_loaded(model):
             model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+
+    def check_written(self, folder: str | Path) -> None:
+        """Read back what ``save_pretrained`` wrote and compare it with the policy as it is.
+
+        Raises:
+            CopyError: it is another model.
+        """
+        with evaluating(self.model):
+            check_written(self.model, Path(folder))
 
 
 class Reference:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from research_rl.agents.engines import TurnEnd, begin, resume, seed_at
 from research_rl.agents.methods import OPENAI_KEY_VARIABLE
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.policy import LMPolicy, is_untied_by_adapter
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
 from research_rl.agents.web.client import (
     RefusedRequestError,
@@ -219,6 +219,14 @@ def _check(
             "weights: lora must meet a policy with an adapter, got one without; set "
             "model.policy.lora, or weights: reload"
         )
+    if weights != "fixed" and hasattr(policy.model, "peft_config"):
+        base: Any = policy.model
+        if is_untied_by_adapter(base.get_base_model()):
+            raise ValueError(
+                "rollout servers must be able to hold the policy, but they tie input and output "
+                "embeddings, and one of them has an adapter here; take lm_head and embed_tokens "
+                "out of model.policy.lora.target_modules, or sample with CachedEngine"
+            )
     if concurrency < 1 or timeout <= 0 or retry_window < 0:
         raise ValueError(
             "concurrency must be at least 1, timeout positive and retry_window not negative, "

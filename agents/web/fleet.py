@@ -58,6 +58,7 @@ class Fleet:
         self._endpoints = Endpoints(list(self._clients), revive=self._revive)
         self._retry_window = retry_window
         self._giving = threading.Lock()
+        self._proved = False  # the first folder of weights was read back
         self._started: dict[str, str | None] = {}  # by url, when a server got the weights
         self.model = adapter_name(model) if weights == "lora" else model
         """The name of what is asked for."""
@@ -215,6 +216,9 @@ class Fleet:
                 model.save_pretrained(str(partial))  # the adapter alone
             else:
                 self._policy.save_pretrained(partial)
+                if not self._proved:  # what is written later is written alike
+                    self._policy.check_written(partial)
+                    self._proved = True
         for old in self._folder.glob("weights-*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)

@@ -39,6 +39,7 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
         FileNotFoundError: the checkpoint, the config or the model it names is missing.
         ValueError: the checkpoint does not hold this policy, or ``out`` holds something already.
         ExportError: the disk does not take it; ``out`` is as it was.
+        CopyError: what was written is not the policy; ``out`` is as it was.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out must be an empty or a new folder, got {out}; name another one")
@@ -52,11 +53,15 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
 def save_policy(policy: LMPolicy, target: Path) -> None:
     """Write the policy as a Hugging Face folder, whole or not at all; replace what is there.
 
+    What has been written is read back and compared with the policy.
+
     Raises:
         ExportError: the disk does not take it; what was there is untouched.
+        CopyError: what was written is not the policy; what was there is untouched.
     """
     with disk_errors_named(f"export the policy to {target}"), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
+        policy.check_written(partial)
         readable(partial)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from doubles import tiny
+from doubles.families import MIXING
 
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.types import SamplingParams, Sequence
@@ -58,13 +59,15 @@ def test_greedy_tokens_are_those_of_generate(family: str) -> None:
     ("family", "why"),
     [
         ("mpt", "got AttributeError from MptForCausalLM"),
-        ("bloom", "got logits that differ"),
+        ("bloom", "got BloomForCausalLM, which attends by code of its own"),
         ("stablelm", "got a forward pass of its own"),
-        ("mamba", "MambaForCausalLM"),
+        ("mamba", "got MambaForCausalLM, which attends by code of its own"),
+        ("recurrent_gemma", "got RecurrentGemmaForCausalLM, in which sequences change each other"),
+        ("lfm2", "got Lfm2ForCausalLM, in which sequences change each other"),
     ],
 )
 def test_what_cannot_be_handled_is_refused_by_name(family: str, why: str) -> None:
-    policy = tiny.policy(family, **({"state_size": 4} if family == "mamba" else {}))
+    policy = tiny.policy(family, **MIXING[family])
     with pytest.raises(NotImplementedError, match=rf"{why}.*use TurnwiseEngine for this model"):
         CachedEngine(policy).run([[1, 2, 3]], SamplingParams(), never)
 

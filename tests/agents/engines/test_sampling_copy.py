@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -11,9 +12,15 @@ from doubles import tiny
 from doubles.sampled import assert_same, make_policy, prompts_of, searcher
 
 from research_rl.agents.engines.cached import CachedEngine
-from research_rl.agents.engines.sampling_copy import is_copy_needed, sampling_copy
+from research_rl.agents.engines.sampling_copy import (
+    SamplingCopies,
+    is_copy_needed,
+    sampling_copy,
+)
+from research_rl.agents.engines.turnwise import TurnwiseEngine
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
+from research_rl.agents.proofs import CopyError
 from research_rl.agents.types import SamplingParams
 
 PARAMS = SamplingParams(max_response_tokens=60)
@@ -139,3 +146,83 @@ def test_no_graph_is_kept_of_a_run(dtype: Any) -> None:
 
     Watched(policy, dtype=dtype).run(prompts_of(policy, 2, 2), PARAMS, searcher(policy), range(4))
     assert set(seen) == {(False, False)}
+
+
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def test_adapters_around_each_other_are_all_merged(tmp_path: Any) -> None:
+    policy = lora_policy(tmp_path, family="qwen3_moe", **MIXTURE)
+    change(policy)
+    model: Any = policy.model.eval()
+    nested = [name for name, _ in model.named_modules() if name.endswith("experts.base_layer")]
+    assert nested, "peft no longer puts two adapters around fused experts"
+    merged = sampling_copy(model.get_base_model(), torch.float32)
+    ids = torch.tensor([[1, 5, 9, 7]])
+    with torch.no_grad():
+        ours, theirs = merged(input_ids=ids).logits, model(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def outermost_only(layer: Any, dtype: torch.dtype) -> Any:
+    """A merge that forgets an adapter inside another one."""
+    twin = copy.deepcopy(layer)
+    twin.merge()
+    return twin.get_base_layer().to(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("engine", [CachedEngine, TurnwiseEngine])
+def test_a_copy_that_lacks_adapters_does_not_sample(
+    engine: Any, dtype: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = lora_policy(tmp_path, family="qwen3_moe", **MIXTURE)  # adapters that add nothing yet
+    monkeypatch.setattr("research_rl.agents.engines.sampling_copy._merged", outermost_only)
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    with pytest.raises(CopyError, match=r"got 2 of 12 where they are not: \S*layers.0.mlp.experts"):
+        engine(policy, dtype=dtype).run([[1, 2]], PARAMS, searcher(policy), [0])
+    assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
+
+
+def test_a_copy_that_is_another_model_does_not_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny.policy(tie_word_embeddings=True)
+
+    def untied(model: Any, dtype: torch.dtype) -> Any:
+        twin = copy.deepcopy(model).to(dtype)
+        twin.lm_head.weight = torch.nn.Parameter(twin.lm_head.weight.flip(0))
+        return twin
+
+    monkeypatch.setattr("research_rl.agents.engines.sampling_copy.sampling_copy", untied)
+    with pytest.raises(CopyError, match=r"nats on average .* leave the engine's dtype empty"):
+        CachedEngine(policy, dtype="bfloat16").run([[1, 2]], PARAMS, searcher(policy), [0])
+
+
+def test_copies_are_compared_once_and_again_when_adapters_change(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, compared = lora_policy(tmp_path), list[str]()
+    module = "research_rl.agents.engines.sampling_copy"
+    for name in ("prove_copy", "prove_merge"):
+        monkeypatch.setattr(f"{module}.{name}", lambda *args, name=name: compared.append(name))
+    copies, model = SamplingCopies(), policy.model.get_base_model()
+    copies.made(model, torch.bfloat16)
+    change(policy)
+    copies.made(model, torch.bfloat16)
+    assert compared == ["prove_merge", "prove_copy"]
+    with policy.model.disable_adapter():
+        copies.made(model, torch.bfloat16)
+    assert compared == ["prove_merge", "prove_copy", "prove_copy"]
+    copies.made(model, torch.bfloat16)
+    assert compared[3:] == ["prove_merge", "prove_copy"]
+
+
+def test_a_head_that_is_tied_may_have_an_adapter(tmp_path: Any) -> None:
+    pytest.importorskip("peft")
+    folder = str(tiny.checkpoint(tmp_path, tie_word_embeddings=True))
+    lora = LoraConfig(r=4, target_modules=["lm_head", "q_proj"])
+    policy = LMPolicy.from_config(PolicyConfig(folder, lora=lora))
+    change(policy)
+    prompts = prompts_of(policy, 2, 1)
+    plain = CachedEngine(policy).run(prompts, PARAMS, searcher(policy), range(3))
+    copied = CachedEngine(policy, dtype="float32").run(prompts, PARAMS, searcher(policy), range(3))
+    assert_same(copied, plain, atol=1e-4)

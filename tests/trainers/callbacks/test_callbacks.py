@@ -43,6 +43,9 @@ class Policy(nn.Linear):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
 
+    def check_written(self, folder: Path) -> None:
+        assert (folder / "config.json").is_file()
+
 
 class Pretender(pl.LightningModule):
     """Logs and keeps what ReSearchModule does, with ``updates`` optimizer steps an iteration."""
