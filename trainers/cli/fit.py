@@ -97,8 +97,9 @@ class ResearchCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the shipped names."""
-        parser: Any = self.parser_class(**kwargs)
-        parser.unresolved = self._unresolved
+        parser = self.parser_class(**kwargs)
+        if isinstance(parser, ResearchParser):
+            parser.unresolved = self._unresolved
         parser.add_argument(
             "-c",
             "--config",
