@@ -90,7 +90,8 @@ class ReSearchEnv(gym.Env[str, str]):
     ## Info
     * reset: ``question_id``, ``question``.
     * step: ``action_type`` (``search``, ``answer``, ``malformed``), ``query``, ``num_searches``,
-      ``invalid`` (``""``, ``empty_query`` or ``retriever_unavailable``).
+      ``num_passages`` (shown by this search), ``invalid`` (``""``, ``empty_query`` or
+      ``retriever_unavailable``).
     * the last step, besides: ``finish_reason``, ``prediction``, ``f1``, ``em``, ``format``,
       ``format_error``, ``reward_answer``, ``reward_format``.
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from research_rl.envs.protocols import (
     BUDGET_USED,
+    NOTHING_FOUND,
     NOTHING_TO_SEARCH,
     Action,
     Answer,
@@ -93,6 +94,7 @@ class Episode:
         self.finish_reason = ""
         self._pending: tuple[str, Action] | None = None
         self._has_passages = False
+        self._found_nothing = False
 
     @property
     def prompt(self) -> str:
@@ -146,7 +148,7 @@ class Episode:
         if found is None:
             self._append(render_result([Passage("", NOTHING_TO_SEARCH)]))
         else:
-            self._has_passages = True
+            self._has_passages, self._found_nothing = True, not found
             self.queries.append(action.query)
             self.passages.append(list(found))
             self._append_passages()
@@ -201,7 +203,8 @@ class Episode:
 
     def _append_passages(self) -> None:
         """Append the result of the last search, noting which of its passages are shown."""
-        text, self.passages[-1] = self._fit(self.passages[-1], BUDGET_USED * self._budget_used)
+        notes = [NOTHING_FOUND] * self._found_nothing + [BUDGET_USED] * self._budget_used
+        text, self.passages[-1] = self._fit(self.passages[-1], "\n\n".join(notes))
         self._append(text)
 
     def _fit(self, shown: list[Passage], note: str = "") -> tuple[str, list[Passage]]:
@@ -231,6 +234,7 @@ class Episode:
             "action_type": action_type,
             "query": query,
             "num_searches": self.num_searches,
+            "num_passages": len(self.passages[-1]) if self._has_passages else 0,
             "invalid": invalid,
         }
         if self.reward is None:

@@ -76,6 +76,25 @@ class Retriever(ABC):
         """
 
 
+def check_search(queries: Sequence[str], k: int) -> None:
+    """Refuse what cannot be searched for.
+
+    Raises:
+        TypeError: ``queries`` is one text, whose letters would be taken for queries, or holds
+            something else than texts; or ``k`` is no integer.
+        ValueError: ``k`` is less than 1.
+    """
+    if isinstance(queries, (str, bytes)) or not isinstance(queries, Sequence):
+        got = f"{queries!r:.80}" if isinstance(queries, (str, bytes)) else _kind(queries)
+        raise TypeError(f"queries must be a list of texts, got {got}; search([query], k) asks one")
+    if wrong := [one for one in queries if not isinstance(one, str)]:
+        raise TypeError(f"queries must be texts, got {_kind(wrong[0])}")
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise TypeError(f"k must be an integer, got {_kind(k)}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+
 def search_checked(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
     """Search, and return what was found if it is what a retriever must return.
 

@@ -25,8 +25,9 @@ def measure(rollout: Rollout) -> Measures:
     """Return the numbers of one rollout.
 
     ``reward``, ``f1``, ``em``; ``format`` (1 if the text has no format error); ``searches``
-    (retrievals made); ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results
-    included); ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
+    (retrievals made); ``found_nothing`` (those that no passage matched);
+    ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results included);
+    ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
     that were not searched, because a later ``<search>`` of the same turn replaced them); ``chain``
     (1 if the queries are exactly the question's gold chain) and ``hops``, each only if the
     question's metadata hold it.
@@ -38,6 +39,7 @@ def measure(rollout: Rollout) -> Measures:
         "em": reward.em,
         "format": float(reward.format_error is None),
         "searches": float(rollout.num_searches),
+        "found_nothing": float(sum(not found for found in rollout.passage_ids)),
         "sampled_tokens": float(sum(sequence.loss_mask)),
         "response_tokens": float(len(sequence.response_ids)),
         "truncated": float(rollout.finish_reason == "length"),

@@ -16,6 +16,7 @@ from research_rl.envs.protocols.prompts import (
 )
 from research_rl.envs.protocols.tags import (
     BUDGET_USED,
+    NOTHING_FOUND,
     NOTHING_TO_SEARCH,
     STOP,
     Action,
@@ -39,6 +40,7 @@ __all__ = [
     "BASE",
     "BUDGET_USED",
     "INSTRUCT",
+    "NOTHING_FOUND",
     "NOTHING_TO_SEARCH",
     "STOP",
     "Action",

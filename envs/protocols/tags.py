@@ -18,6 +18,8 @@ STOP = "</search>"
 """The stop string of a turn."""
 NOTHING_TO_SEARCH = "nothing to search"
 """The text of the result of an empty query."""
+NOTHING_FOUND = "no passage found"
+"""What a search is answered that no passage matches."""
 BUDGET_USED = "The search budget is used: answer now."
 """The end of the last result that an episode with ``max_searches`` gets."""
 

@@ -1,12 +1,15 @@
 """A corpus of passages on disk: JSONL, memory-mapped, any line in constant time.
 
 Each line is ``{"id": ..., "contents": ...}`` with contents = title, newline, body (the layout of
-FlashRAG, Search-R1 and ReSearch); ``{"id", "title", "text"}`` is read as the same thing.
+FlashRAG, Search-R1 and ReSearch); ``{"id", "title", "text"}`` is read as the same thing, and a
+title beside contents that do not begin with it stands in front. A passage may be empty: it is kept,
+so that no row moves, and never found.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,10 @@ import numpy.typing as npt
 
 from research_rl.envs.system import LineError
 from research_rl.envs.types import Passage
+
+log = logging.getLogger(__name__)
+_SHOWN = 3
+"""Bad lines whose reasons are told."""
 
 Offsets = npt.NDArray[np.int64]
 
@@ -43,12 +50,15 @@ def parse_passage(line: bytes) -> Passage:
     identity = row.get("id", row.get("_id"))
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id must be a string or an integer, got {identity!r}")
-    contents = row.get("contents")
-    if contents is None and isinstance(row.get("text"), str):
-        title = row.get("title")
-        contents = f'"{title}"\n{row["text"]}' if title else row["text"]
-    if not isinstance(contents, str) or not contents.strip():
+    contents, title = row.get("contents"), row.get("title")
+    if contents is None:
+        contents = row.get("text")
+    if not isinstance(contents, str):
         raise ValueError(f"contents must be text, got {contents!r}; fields: {sorted(row)}")
+    if isinstance(title, str) and title.strip():
+        name, begins = title.strip().strip('"'), contents.lstrip().lstrip('"')
+        has_it = begins.startswith(name) and not begins[len(name) : len(name) + 1].isalnum()
+        contents = contents if has_it else f'"{title}"\n{contents}'
     return Passage(id=str(identity), contents=contents)
 
 
@@ -76,31 +86,45 @@ class Corpus(Sequence[Passage]):
     def scan(path: str | Path, advance: Callable[[int], object] | None = None) -> Offsets:
         """Check every line of a corpus and return where they lie: (n, 2) int64, start and end.
 
-        Blank lines are passed over. Takes 24 bytes of memory a passage.
+        Blank lines are passed over, passages without text are counted in a warning. Takes 24 bytes
+        of memory a passage.
 
         Args:
             path: the JSONL file.
             advance: called with the number of bytes of each line, to drive a progress bar.
 
         Raises:
-            CorpusError: no such file, no passages, a bad line or an id used twice.
+            CorpusError: no such file, no passages, bad lines (all are counted, the first ones
+                named) or an id used twice.
         """
         if not Path(path).is_file():
             raise CorpusError(path, None, "there is no such corpus file")
         spans, ids = array("q"), array("q")
-        start = 0
+        start, empty = 0, 0
+        bad: list[tuple[int, str]] = []
         with Path(path).open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
                         passage = parse_passage(line)
                     except ValueError as error:
-                        raise CorpusError(path, number, str(error)) from error
-                    ids.append(hash(passage.id))
-                    spans.extend((start, start + len(line)))
+                        bad.append((number, str(error) if len(bad) < _SHOWN else ""))
+                    else:
+                        ids.append(hash(passage.id))
+                        spans.extend((start, start + len(line)))
+                        empty += not passage.contents.strip()
                 start += len(line)
                 if advance is not None:
                     advance(len(line))
+        if bad:
+            _refuse_lines(path, bad)
+        if empty:
+            log.warning(
+                "%d of %d passages of %s are empty: they are kept and never found",
+                empty,
+                len(ids),
+                path,
+            )
         if not spans:
             raise CorpusError(path, None, "holds no passages")
         if np.any(np.diff(np.sort(np.frombuffer(ids, np.int64))) == 0):
@@ -133,6 +157,14 @@ class Corpus(Sequence[Passage]):
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[Path, Offsets]]:
         return Corpus, (self.path, self.offsets)
+
+
+def _refuse_lines(path: str | Path, bad: Sequence[tuple[int, str]]) -> None:
+    """Raise for lines that cannot be read, the first ones with their reasons."""
+    (number, reason), *others = bad
+    shown = "".join(f"; line {n}: {why}" for n, why in others[: _SHOWN - 1])
+    more = f"; and {len(bad) - _SHOWN} more lines" if len(bad) > _SHOWN else ""
+    raise CorpusError(path, number, f"{reason}{shown}{more}")
 
 
 def _refuse_twice(path: str | Path) -> None:

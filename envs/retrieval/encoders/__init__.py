@@ -9,15 +9,19 @@ from __future__ import annotations
 from research_rl.envs.retrieval.encoders.base import Encoder, Floats, Vectors
 from research_rl.envs.retrieval.encoders.huggingface import HFEncoder
 from research_rl.envs.retrieval.encoders.make import make_encoder
-from research_rl.envs.retrieval.encoders.sketch import SKETCH, BM25SketchEncoder, words
+from research_rl.envs.retrieval.encoders.sketch import SKETCH, BM25SketchEncoder
+from research_rl.envs.retrieval.encoders.words import NEWEST_RULE, WordRule, folded, words
 
 __all__ = [
+    "NEWEST_RULE",
     "SKETCH",
     "BM25SketchEncoder",
     "Encoder",
     "Floats",
     "HFEncoder",
     "Vectors",
+    "WordRule",
+    "folded",
     "make_encoder",
     "words",
 ]

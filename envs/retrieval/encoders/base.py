@@ -19,6 +19,8 @@ class Encoder(ABC):
     """Queries and passages as vectors: the better the match, the larger the inner product."""
 
     name: str
+    zero_finds_nothing = False
+    """Whether an inner product of 0 means that a passage has nothing of the query."""
 
     @property
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,21 +12,9 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.retrieval.encoders.base import Encoder, Floats, Ints, Vectors
+from research_rl.envs.retrieval.encoders.words import NEWEST_RULE, WordRule, words
 
 SKETCH = "bm25-sketch"
-_WORD = re.compile(r"\w+")
-
-
-def fold_plural(word: str) -> str:
-    """Return the word without an English plural ending: cities -> city, films -> film."""
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    return word[:-3] + "y" if word.endswith("ies") and len(word) > 4 else word[:-1]
-
-
-def words(text: str) -> list[str]:
-    """Return the terms of a text: lower-case runs of word characters, plurals folded."""
-    return [fold_plural(word) for word in _WORD.findall(text.lower())]
 
 
 class BM25SketchEncoder(Encoder):
@@ -50,6 +37,7 @@ class BM25SketchEncoder(Encoder):
     """
 
     name = SKETCH
+    zero_finds_nothing = True
 
     def __init__(
         self,
@@ -70,6 +58,8 @@ class BM25SketchEncoder(Encoder):
             )
         self._dim, self.k1, self.b = dim, k1, b
         self.title_weight, self.num_hashes = title_weight, num_hashes
+        self.rule: WordRule = NEWEST_RULE
+        """What a word is; an index that an older version built keeps its own."""
         self._terms: dict[str, int] = {}
         self._df: Ints = np.zeros(0, np.int64)
         self._count, self._mean_length = 0, 0.0
@@ -103,17 +93,18 @@ class BM25SketchEncoder(Encoder):
     def save(self, folder: Path) -> None:
         terms = list(self._terms)
         state = {"terms": terms, "df": self._df.tolist(), "count": self._count}
-        text = json.dumps(state | {"mean_length": self._mean_length})
+        text = json.dumps(state | {"mean_length": self._mean_length, "words": self.rule})
         (folder / "sketch.json").write_text(text, encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         state = json.loads((folder / "sketch.json").read_text(encoding="utf-8"))
-        self._count = state["count"]
+        self._count, self.rule = state["count"], state.get("words", 1)
+        words("", self.rule)  # refuses a rule of a later version
         self._set_state(dict(zip(state["terms"], state["df"], strict=True)), state["mean_length"])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         self._need_fit()
-        row, term, tf = self._counts([words(text) for text in texts])
+        row, term, tf = self._counts([words(text, self.rule) for text in texts])
         return self._project(len(texts), row, term, tf * self._query_weight[term])
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
@@ -127,8 +118,8 @@ class BM25SketchEncoder(Encoder):
 
     def _passage_words(self, text: str) -> list[str]:
         title, newline, _ = text.partition("\n")
-        extra = words(title) * (self.title_weight - 1) if newline else []
-        return words(text) + extra
+        extra = words(title, self.rule) * (self.title_weight - 1) if newline else []
+        return words(text, self.rule) + extra
 
     def _set_state(self, df: Mapping[str, int], mean_length: float) -> None:
         """Keep the statistics and lay out the sketch: cells and signs, (V, hashes)."""

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 WordRule = Literal[1, 2]
@@ -34,9 +35,9 @@ def words(text: str, rule: WordRule = NEWEST_RULE) -> list[str]:
     """Return the terms of a text, English plurals folded.
 
     Rule 2: compatibility forms and letter case are folded (Unicode's NFKC and case folding), marks
-    such as accents and vowel signs belong to their letter, and where a script sets no spaces between
-    words each two neighbouring letters are a term. Rule 1, of former versions: runs of letters and
-    digits in lower case. For texts in ASCII they are the same.
+    such as accents and vowel signs belong to their letter, and where a script sets no spaces
+    between words each two neighbouring letters are a term. Rule 1, of former versions: runs of
+    letters and digits in lower case. For texts in ASCII they are the same.
 
     Args:
         text: any text.
@@ -77,7 +78,7 @@ def _terms(text: str) -> Iterator[str]:
             yield run.group()
             continue
         each = letters(run.group())
-        yield from map("".join, zip(each, each[1:], strict=False)) if len(each) > 1 else each
+        yield from map("".join, pairwise(each)) if len(each) > 1 else each
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
-from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
+from research_rl.envs.retrieval.encoders import NEWEST_RULE, SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     RAW,
     bar,
@@ -248,7 +248,7 @@ class _Job:
             with bar("counting", len(passages), " passages", self.progress) as advance:
                 model = fit_bm25(contents_of(passages, advance), **bm25_settings)
             save_bm25(model, folder / BM25)
-            kept["bm25"] = bm25_settings
+            kept |= {"bm25": bm25_settings, "words": NEWEST_RULE}
         self.finish(folder, len(passages), sha256, kept)
 
     def make_shard(

@@ -94,10 +94,11 @@ def _open(folder: Path, manifest: dict[str, Any], file: Path, again: tuple[Any, 
     if kind == "dense":
         return _open_dense(folder, manifest, passages, source, mmap, cache_size)
     model = _open_bm25(folder, manifest, passages)
+    rule = manifest.get("words", 1)  # an index of before there were rules has the first
     if kind == "bm25":
-        return BM25Retriever(model, passages, source, cache_size)
+        return BM25Retriever(model, passages, source, cache_size, rule)
     dense = _open_dense(folder, manifest, passages, None, mmap, 0)
-    lexical = BM25Retriever(model, passages)
+    lexical = BM25Retriever(model, passages, rule=rule)
     both = RankFusion([dense, lexical], cache_size=cache_size)
     both.source = source
     return both

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from research_rl.envs.retrieval.encoders import words
+from research_rl.envs.retrieval.encoders import NEWEST_RULE, WordRule, words
 from research_rl.envs.retrieval.search.cache import CachedRetriever
 from research_rl.envs.types import Passage, Retriever
 
@@ -36,7 +36,7 @@ def fit_bm25(
 ) -> Any:
     """Return a ``bm25s.BM25`` that has counted the words of all passages.
 
-    Words are those of the offline encoder: lower case, plurals folded. All word numbers are in
+    Words are those of ``encoders.words``. All word numbers are in
     memory meanwhile, about 8 bytes for each word of the corpus and as much again for the scores.
 
     Args:
@@ -76,13 +76,14 @@ def load_bm25(folder: Path) -> Any:
 class BM25Retriever(CachedRetriever):
     """The passages that share the most telling words with the query.
 
-    Equal scores keep the order of the corpus; a query with no known word gives the first passages.
+    Only passages that share a word are found; equal scores keep the order of the corpus.
 
     Args:
         model: a ``bm25s.BM25``, as ``fit_bm25`` returns it.
         passages: the corpus, in the order the model has seen it.
         source: a function and its arguments that open the same retriever again, for pickles.
         cache_size: results that are kept for queries that come again; 0 keeps none.
+        rule: what a word is, the one that the model has counted by.
     """
 
     def __init__(
@@ -91,13 +92,15 @@ class BM25Retriever(CachedRetriever):
         passages: Sequence[Passage],
         source: tuple[Callable[..., Retriever], tuple[Any, ...]] | None = None,
         cache_size: int = 0,
+        rule: WordRule = NEWEST_RULE,
     ) -> None:
+        words("", rule)  # refuses a rule of a later version
         if model.scores["num_docs"] != len(passages):
             raise ValueError(
                 f"model must know each passage, got {model.scores['num_docs']} known and "
                 f"{len(passages)} passages; build the index again"
             )
-        self.model, self.passages, self._source = model, passages, source
+        self.model, self.passages, self._source, self.rule = model, passages, source, rule
         super().__init__(cache_size)
 
     @classmethod
@@ -109,7 +112,7 @@ class BM25Retriever(CachedRetriever):
         return len(self.passages)
 
     def __reduce__(self) -> tuple[Callable[..., Retriever], tuple[Any, ...]]:
-        own = (self.model, self.passages, None, self._cache.size)
+        own = (self.model, self.passages, None, self._cache.size, self.rule)
         return self._source or (type(self), own)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
@@ -117,12 +120,12 @@ class BM25Retriever(CachedRetriever):
 
     def _best(self, query: str, k: int) -> list[Passage]:
         known = self.model.vocab_dict
-        terms = [known[word] for word in words(query) if word in known]
-        if terms:
-            scores = self.model.get_scores_from_ids(terms)
-            places = largest(scores, k)
-        else:
-            scores, places = np.zeros(k, np.float32), np.arange(k)
+        terms = [known[word] for word in words(query, self.rule) if word in known]
+        if not terms:
+            return []
+        scores = self.model.get_scores_from_ids(terms)
+        places = largest(scores, k)
+        places = places[scores[places] > 0]
         found = [self.passages[place] for place in places.tolist()]
         best = scores[places].tolist()
         return [Passage(p.id, p.contents, s) for p, s in zip(found, best, strict=True)]

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from research_rl.envs.types import Passage, Results, Retriever
+from research_rl.envs.types import Passage, Results, Retriever, check_search
 
 CACHED_RESULTS = 4096
 """How many queries' results a retriever of an index folder keeps, unless told otherwise."""
@@ -80,11 +80,11 @@ class CachedRetriever(Retriever):
         """Return the ``k`` best passages of each query, or all where there are fewer.
 
         Raises:
+            TypeError: ``queries`` is one text, whose letters would be searched for.
             ValueError: ``k`` is less than 1, or a search fails; see the class.
             RetrieverUnavailable: another retriever is asked, and it does not answer.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        check_search(queries, k)
         return self._cache.answer(queries, k, self._find)
 
     @abstractmethod

@@ -108,13 +108,16 @@ class DenseRetriever(CachedRetriever):
                 "the encoder and its dtype"
             )
         scores, ids = self._nearest(vectors, min(k, len(self)))
+        if self._inner and self.encoder.zero_finds_nothing:
+            ids = np.where(scores > 0, ids, -1)
         rows = zip(ids.tolist(), scores.tolist(), strict=True)
         return [
             [
                 Passage(passage.id, passage.contents, score)
                 for place, score in zip(row, best, strict=True)
-                if place >= 0  # a graph may reach fewer than k
+                if place >= 0  # a graph may reach fewer than k, and others fill up
                 for passage in [self.passages[place]]
+                if passage.contents.strip()  # an empty passage is never found
             ]
             for row, best in rows
         ]

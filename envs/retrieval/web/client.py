@@ -21,7 +21,7 @@ from research_rl.envs.retrieval.web.json_checks import (
     parse_json,
 )
 from research_rl.envs.retrieval.web.probe import detect_dialect
-from research_rl.envs.types import Passage, Results, Retriever, RetrieverUnavailable
+from research_rl.envs.types import Passage, Results, Retriever, RetrieverUnavailable, check_search
 from research_rl.envs.web import (
     KEY_VARIABLE,
     Endpoints,
@@ -96,11 +96,11 @@ class RemoteRetriever(Retriever):
         """Return the ``k`` best passages of each query, best first.
 
         Raises:
+            TypeError: ``queries`` is one text, or ``k`` no integer.
             ValueError: an empty query, or ``k`` below 1.
             RetrieverUnavailable: no full and right answer within the retry window.
         """
-        if k < 1:
-            raise ValueError(f"k must be positive, got {k}")
+        check_search(queries, k)
         check_queries(queries)
         distinct = list(dict.fromkeys(queries))
         if not distinct:

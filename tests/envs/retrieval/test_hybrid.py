@@ -23,7 +23,7 @@ from research_rl.envs.retrieval import (
     build_index,
     load_retriever,
 )
-from research_rl.envs.retrieval.encoders.sketch import words
+from research_rl.envs.retrieval.encoders.words import words
 from research_rl.envs.retrieval.index.manifest import read_manifest
 from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError
+from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError, parse_passage
+from research_rl.envs.retrieval.encoders import BM25SketchEncoder
+from research_rl.envs.retrieval.search import DenseRetriever
 from research_rl.envs.system.files import sha256_of
 from research_rl.envs.types import Passage
 
@@ -50,7 +53,6 @@ def test_title_and_text_become_contents(tmp_path: Path) -> None:
         (b'["id"]', "JSON object, got list"),
         (b'{"contents": "x"}', "id must be a string or an integer, got None"),
         (b'{"id": "b", "contents": 3}', "contents must be text, got 3"),
-        (b'{"id": "b", "contents": " "}', "contents must be text"),
         (b'{"id": "b", "body": "x"}', "fields: ['body', 'id']"),
         (b'{"id": "a", "contents": "x"}', "id 'a' is already used in line 1"),
         (b'{"id": "b", "contents": "\xff"}', "UTF-8, got byte 0xff"),
@@ -64,6 +66,45 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     assert (caught.value.file, caught.value.line) == (str(path), 3)
     assert words in caught.value.reason
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("title", "contents", "read"),
+    [
+        ("Oslo", "A city.", '"Oslo"\nA city.'),
+        ("Oslo", '"Oslo"\nA city.', '"Oslo"\nA city.'),
+        ("Oslo", "Oslo is a city.", "Oslo is a city."),
+        ("Oslo", "Oslofjord lies there.", '"Oslo"\nOslofjord lies there.'),
+        ("", "A city.", "A city."),
+        (None, "A city.", "A city."),
+    ],
+)
+def test_a_title_beside_contents_is_not_dropped(title: Any, contents: str, read: str) -> None:
+    row = json.dumps({"id": "a", "title": title, "contents": contents})
+    assert parse_passage(row.encode()).contents == read
+
+
+def test_empty_passages_are_kept_counted_and_never_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "c.jsonl"
+    rows = [{"id": "a", "text": "a city"}, {"id": "b", "text": ""}, {"id": "c", "contents": " "}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    corpus = Corpus(path)
+
+    assert [p.contents for p in corpus] == ["a city", "", " "]
+    assert "2 of 3 passages" in caplog.text
+    dense = DenseRetriever.from_passages(list(corpus), BM25SketchEncoder())
+    assert [p.id for p in dense.search(["city"], 3)[0]] == ["a"]
+
+
+def test_bad_lines_are_counted_and_the_first_three_shown(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"id": "a", "contents": "x"}\n' + "[]\n" * 5)
+    with pytest.raises(CorpusError, match=r"line 3: .*line 4: .*and 2 more lines") as caught:
+        Corpus(path)
+    assert caught.value.line == 2
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])

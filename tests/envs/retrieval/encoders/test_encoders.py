@@ -23,7 +23,8 @@ from research_rl.envs.retrieval import IndexFolderError, build_index, load_retri
 from research_rl.envs.retrieval.encoders.huggingface import HFEncoder, known_settings
 from research_rl.envs.retrieval.encoders.make import make_encoder
 from research_rl.envs.retrieval.encoders.model_card import digest_of
-from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder, fold_plural, words
+from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder
+from research_rl.envs.retrieval.encoders.words import fold_plural, words
 
 DOCS = [
     '"Oslo"\nOslo is the capital of Norway; cities of the north.',
