@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from research_rl.envs.protocols import Answer, Segment, format_error, parse_action
 from research_rl.envs.rewards.answers import exact_match, f1_score, normalize_answer, plain_latex
+from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.paper_code import extract_prediction
 from research_rl.envs.system import did_you_mean
 from research_rl.envs.types import Question, Reward
@@ -37,8 +38,9 @@ class RewardFunction(ABC):
 class DefaultReward(RewardFunction):
     """``max(F1, 0.1)`` if the format is right, else 0: monotone in F1, blind to retrieved text.
 
-    The prediction is the last box of the answer in plain words (:func:`plain_latex`). A gold
-    answer that normalises to nothing ("The The", "!!!") must be met literally, case aside.
+    The prediction is the last box of the answer in plain words (:func:`plain_latex`). It is
+    compared as a reader does, numbers as numbers, in any script: see :func:`fair_scores`. A gold
+    answer without a word ("The The", "!!!") must be met literally, case aside.
     """
 
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
@@ -47,16 +49,27 @@ class DefaultReward(RewardFunction):
         turns = [segment.text for segment in segments if segment.kind == "policy"]
         action = parse_action(turns[-1]) if turns else None
         prediction = plain_latex(action.text) if isinstance(action, Answer) else ""
-        f1, em = self._compare(prediction, question.answers) if prediction else (0.0, 0.0)
+        f1, em = self.compare(prediction, question.answers) if prediction else (0.0, 0.0)
         return Reward(self.value(f1, error), f1, em, error, prediction)
 
     def value(self, f1: float, error: str | None) -> float:
         """Return what an answer of this F1 in this form is paid."""
         return max(f1, FORMAT_REWARD) if error is None else 0.0
 
-    @staticmethod
-    def _compare(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
+    def compare(self, prediction: str, answers: Sequence[str]) -> tuple[float, float]:
         """Return F1 and exact match."""
+        return fair_scores(prediction, answers)
+
+
+class PaperReward(DefaultReward):
+    """F1 if it is above 0, else 0.1 if the format is right, else 0; format does not gate F1."""
+
+    def value(self, f1: float, error: str | None) -> float:
+        """Return equation 2 of arXiv 2503.19470."""
+        return f1 or (FORMAT_REWARD if error is None else 0.0)
+
+    def compare(self, prediction: str, answers: Sequence[str]) -> tuple[float, float]:
+        """Return F1 and exact match by the published formula."""
         wordy = [answer for answer in answers if normalize_answer(answer)]
         literal = {_fold(answer) for answer in answers if not normalize_answer(answer)}
         if _fold(prediction) in literal:
@@ -66,14 +79,6 @@ class DefaultReward(RewardFunction):
 
 def _fold(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-class PaperReward(DefaultReward):
-    """F1 if it is above 0, else 0.1 if the format is right, else 0; format does not gate F1."""
-
-    def value(self, f1: float, error: str | None) -> float:
-        """Return equation 2 of arXiv 2503.19470."""
-        return f1 or (FORMAT_REWARD if error is None else 0.0)
 
 
 class PaperCodeReward(RewardFunction):

@@ -20,6 +20,7 @@ from research_rl.envs.system.files import (
     sha256_of,
     write_whole,
 )
+from research_rl.envs.system.letters import UNSPACED, folded, marks
 from research_rl.envs.system.locks import LOADING, LOCK, alone_in
 from research_rl.envs.system.progress import progress_bar
 
@@ -27,13 +28,16 @@ __all__ = [
     "FAILED",
     "LOADING",
     "LOCK",
+    "UNSPACED",
     "CommandLine",
     "LineError",
     "alone_in",
     "clear_partial",
     "did_you_mean",
+    "folded",
     "folder_in_place",
     "lazy",
+    "marks",
     "partial_file",
     "partial_folder",
     "progress_bar",

@@ -24,7 +24,13 @@ from research_rl.envs import INSTRUCT, Question, ReSearchEnv, RetrieverUnavailab
 from research_rl.envs.protocols.tags import BUDGET_USED
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()), max_size=60)
-STEP_KEYS = {"action_type": str, "query": str, "num_searches": int, "invalid": str}
+STEP_KEYS = {
+    "action_type": str,
+    "query": str,
+    "num_searches": int,
+    "num_passages": int,
+    "invalid": str,
+}
 END_KEYS = {
     **STEP_KEYS,
     "finish_reason": str,
@@ -54,7 +60,8 @@ def test_a_question_is_answered_after_a_search() -> None:
     found = "house\nfound house 3 (0)\n\nhouse\nfound house 3 (1)"
     assert text == f" <result>\n{found}\n</result>"
     assert (reward, terminated, truncated) == (0.0, False, False)
-    assert info == {"action_type": "search", "query": "house 3", "num_searches": 1, "invalid": ""}
+    counts = {"num_searches": 1, "num_passages": 2}
+    assert info == {"action_type": "search", "query": "house 3", "invalid": "", **counts}
     text, reward, terminated, truncated, info = env.step(answer("Owner 3"))
     assert (text, reward, terminated, truncated) == ("", 1.0, True, False)
     assert (info["finish_reason"], info["prediction"], info["em"]) == ("answer", "Owner 3", 1.0)

@@ -109,7 +109,8 @@ class DenseRetriever(CachedRetriever):
             )
         scores, ids = self._nearest(vectors, min(k, len(self)))
         if self._inner and self.encoder.zero_finds_nothing:
-            ids = np.where(scores > 0, ids, -1)
+            least = _TIE * np.maximum(scores.max(axis=1, keepdims=True), 0)  # rounding is nothing
+            ids = np.where(scores > least, ids, -1)
         rows = zip(ids.tolist(), scores.tolist(), strict=True)
         return [
             [

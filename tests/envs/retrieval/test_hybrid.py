@@ -80,8 +80,9 @@ def test_bm25_is_the_formula(query: str, settings: tuple[float, float, int]) -> 
     retriever = BM25Retriever.from_passages(PASSAGES, k1=k1, b=b, title_weight=title_weight)
     wanted = by_formula(query, *settings)
     found = retriever.search([query], 4)[0]
-    assert [p.id for p in found] == [str(i) for i in np.argsort(-np.array(wanted), kind="stable")]
-    np.testing.assert_allclose([p.score for p in found], sorted(wanted, reverse=True), rtol=1e-5)
+    order = [i for i in np.argsort(-np.array(wanted), kind="stable") if wanted[i] > 0]
+    assert [p.id for p in found] == [str(i) for i in order], "and none that shares no word"
+    np.testing.assert_allclose([p.score for p in found], [wanted[i] for i in order], rtol=1e-5)
 
 
 def test_the_largest_come_in_order_and_ties_by_place() -> None:
@@ -150,7 +151,7 @@ def test_what_only_fills_up_a_ranking_is_ranked_by_nobody() -> None:
     nothing = HybridRetriever([words_of, near], depth=40).search(["zebra"], 31)[0]
     assert [p.id for p in nothing] == [*(str(i) for i in range(29, -1, -1)), "oslo"]
     alone = HybridRetriever([words_of, words_of]).search(["zebra"], 3)[0]
-    assert [p.id for p in alone] == ["0", "1", "2"]
+    assert alone == []
 
 
 def test_retrievers_of_different_corpora_are_refused() -> None:
@@ -240,7 +241,7 @@ def test_the_cross_encoder_sorts_the_candidates(cross_encoder: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
     for query, found in zip(queries, retriever.search(queries, 2), strict=True):
         scores = {}
-        for passage in PASSAGES:
+        for passage in behind.search([query], 4)[0]:
             ids = tokenizer(
                 query, passage.contents, return_tensors="pt", truncation=True, max_length=40
             )

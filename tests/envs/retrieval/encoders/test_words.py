@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research_rl.envs import Passage
-from research_rl.envs.retrieval.encoders import BM25SketchEncoder, folded, words
+from research_rl.envs.retrieval.encoders import BM25SketchEncoder, words
 from research_rl.envs.retrieval.search import BM25Retriever, DenseRetriever
+from research_rl.envs.system import folded
 
 pytest.importorskip("bm25s")
 
