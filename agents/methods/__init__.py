@@ -6,6 +6,7 @@ May import: agents.engines, agents.policy, agents.rollout, agents.types, envs
 
 from __future__ import annotations
 
+from research_rl.agents.methods.answers import behind_thoughts
 from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, load_policy
 from research_rl.agents.methods.ircot import IRCoT
 from research_rl.agents.methods.iter_retgen import IterRetGen
@@ -33,6 +34,7 @@ __all__ = [
     "ReSearchAgent",
     "ServedReSearchAgent",
     "Template",
+    "behind_thoughts",
     "load_policy",
     "split_sentences",
 ]

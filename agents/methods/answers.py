@@ -31,7 +31,10 @@ def extract_answer(text: str) -> str:
     'Domlor'
     >>> extract_answer("Paris\nQuestion: Who")
     'Paris'
+    >>> extract_answer(r"<think> perhaps \boxed{Lima}, or")
+    ''
     """
+    text = without_open_thought(text)
     boxed = last_boxed(text)
     if boxed is not None and boxed.strip():
         return boxed.strip()
@@ -41,6 +44,18 @@ def extract_answer(text: str) -> str:
     if said:
         return _bare(first_sentence(_first_line(text[said[-1].end() :])))
     return _bare(_first_line(text))
+
+
+def without_open_thought(text: str) -> str:
+    """Return a text up to a thought that it does not end: what was said there is no answer yet."""
+    end = text.rfind("</think>") + 1
+    begin = text.find("<think>", end)
+    return text if begin < 0 else text[:begin]
+
+
+def behind_thoughts(text: str) -> str:
+    """Return what stands behind the last thought of a text, "" if that is not finished."""
+    return without_open_thought(text).rpartition("</think>")[2]
 
 
 def _first_line(text: str) -> str:

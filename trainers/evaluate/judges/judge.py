@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from research_rl.agents.methods import Prediction
+from research_rl.agents.methods import Prediction, behind_thoughts
 from research_rl.envs.system import progress_bar
 from research_rl.trainers.evaluate.judges.cache import JudgeCache, content_key
 
@@ -248,12 +248,13 @@ def parse_verdict(reply: str) -> Verdict:
 
     The last JSON object with a ``judgement`` counts, wherever it stands: after a thought, in a code
     fence, between words. If no object can be read (unescaped quotes in the rationale), the field is
-    searched for in the text, and must have one value only.
+    searched for in the text, and must have one value only. Nothing inside a thought counts, nor
+    inside one that the reply does not end.
 
     Raises:
         ValueError: the reply holds no verdict; the message shows its beginning.
     """
-    text = reply.rpartition("</think>")[2]
+    text = behind_thoughts(reply)
     for found in reversed(list(_objects(text))):
         said = found.get("judgement", found.get("judgment"))
         if isinstance(said, str) and (word := said.strip(" .'\"").lower()) in _WORDS:

@@ -7,12 +7,14 @@ HotpotQA's, cover-EM is FlashRAG's ``acc``. A prediction with an ``error`` has n
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.envs.rewards import cover_exact_match, exact_match, f1_score, normalize_answer
+from research_rl.envs.system import UNSPACED, folded
 
 Scores = dict[str, float | None]
 
@@ -35,6 +37,7 @@ MEASURES: Mapping[str, str] = {
 }
 """The names that ``measure_prediction`` returns, each with its meaning."""
 
+_SPACELESS = re.compile(f"[{UNSPACED}]")
 _UNTELLING = frozenset({"", "yes", "no", "noanswer"})  # found in almost any passage
 
 
@@ -136,14 +139,16 @@ def fold_query(query: str) -> str:
 def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> float | None:
     """Return 1.0 if the words of a gold answer stand next to each other in a passage, else 0.0.
 
-    Both are normalised as for EM; whole words only, so "us" is not in "Russia". None where every
-    answer is yes, no or normalises to nothing: almost any passage holds those.
+    Both are normalised as for EM, and forms of Unicode are folded; whole words only, so "us" is not
+    in "Russia", but for scripts that set no spaces. None where every answer is yes, no or
+    normalises to nothing: almost any passage holds those.
     """
-    wanted = {normalize_answer(answer) for answer in answers} - _UNTELLING
+    wanted = {normalize_answer(folded(answer)) for answer in answers} - _UNTELLING
     if not wanted:
         return None
-    texts = (f" {normalize_answer(passage.contents)} " for passage in passages)
-    return float(any(f" {answer} " in text for text in texts for answer in wanted))
+    looked_for = {one if _SPACELESS.search(one) else f" {one} " for one in wanted}
+    texts = (f" {normalize_answer(folded(passage.contents))} " for passage in passages)
+    return float(any(answer in text for text in texts for answer in looked_for))
 
 
 def format_errors(predictions: Iterable[Prediction]) -> dict[str, int]:

@@ -92,6 +92,8 @@ def test_verdicts_are_read_as_judges_write_them(text: str, correct: bool) -> Non
         '{"judgement": true}',
         '{"judgement": "partially correct"}',
         PROMPT,
+        f"<think> perhaps {reply(True)}, but then",
+        f"<think> a </think> {reply(False)[:9]} <think> no: {reply(True)}",
         '"judgement": "correct" and "judgement": "incorrect"',
     ],
 )
