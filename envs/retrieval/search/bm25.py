@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import NEWEST_RULE, WordRule, words
-from research_rl.envs.retrieval.search.cache import CachedRetriever
+from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, passages_at
 from research_rl.envs.types import Passage, Retriever
 
 DEFAULTS: dict[str, Any] = {"k1": 0.9, "b": 0.75, "title_weight": 2}
@@ -116,19 +116,21 @@ class BM25Retriever(CachedRetriever):
         return self._source or (type(self), own)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        return [passages_at(self.passages, *found) for found in self.places(queries, k)]
+
+    def places(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """Return where in the corpus what would be found stands, without reading it."""
         return [self._best(query, min(k, len(self))) for query in queries]
 
-    def _best(self, query: str, k: int) -> list[Passage]:
+    def _best(self, query: str, k: int) -> Ranking:
         known = self.model.vocab_dict
         terms = [known[word] for word in words(query, self.rule) if word in known]
         if not terms:
-            return []
+            return [], []
         scores = self.model.get_scores_from_ids(terms)
         places = largest(scores, k)
         places = places[scores[places] > 0]
-        found = [self.passages[place] for place in places.tolist()]
-        best = scores[places].tolist()
-        return [Passage(p.id, p.contents, s) for p, s in zip(found, best, strict=True)]
+        return places.tolist(), scores[places].tolist()
 
 
 def largest(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:

@@ -9,12 +9,24 @@ import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from research_rl.envs.types import Passage, Results, Retriever, check_search
 
 CACHED_RESULTS = 4096
 """How many queries' results a retriever of an index folder keeps, unless told otherwise."""
+
+
+Ranking: TypeAlias = tuple[list[int], list[float]]
+"""Positions of passages in the corpus, best first, and their scores."""
+
+
+def passages_at(
+    passages: Sequence[Passage], places: Sequence[int], scores: Sequence[float]
+) -> list[Passage]:
+    """Read the passages of a ranking; an empty one is never found."""
+    read = zip((passages[place] for place in places), scores, strict=True)
+    return [Passage(p.id, p.contents, score) for p, score in read if p.contents.strip()]
 
 
 class ResultCache:

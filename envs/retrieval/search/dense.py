@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
-from research_rl.envs.retrieval.search.cache import CachedRetriever
+from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, passages_at
 from research_rl.envs.retrieval.vectors import (
     Metric,
     blas_for,
@@ -95,7 +95,10 @@ class DenseRetriever(CachedRetriever):
         return self._source or (type(self), own)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Search different queries.
+        return [passages_at(self.passages, *found) for found in self.places(queries, k)]
+
+    def places(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """Return where in the corpus what would be found stands, without reading it.
 
         Raises:
             ValueError: the encoder gave NaN or infinity, for which FAISS would find nothing.
@@ -108,19 +111,13 @@ class DenseRetriever(CachedRetriever):
                 "the encoder and its dtype"
             )
         scores, ids = self._nearest(vectors, min(k, len(self)))
+        found = ids >= 0  # a graph may reach fewer than k
         if self._inner and self.encoder.zero_finds_nothing:
-            least = _TIE * np.maximum(scores.max(axis=1, keepdims=True), 0)  # rounding is nothing
-            ids = np.where(scores > least, ids, -1)
-        rows = zip(ids.tolist(), scores.tolist(), strict=True)
+            # what is left after rounding is nothing
+            found &= scores > _TIE * np.maximum(scores.max(axis=1, keepdims=True), 0)
         return [
-            [
-                Passage(passage.id, passage.contents, score)
-                for place, score in zip(row, best, strict=True)
-                if place >= 0  # a graph may reach fewer than k, and others fill up
-                for passage in [self.passages[place]]
-                if passage.contents.strip()  # an empty passage is never found
-            ]
-            for row, best in rows
+            (row[kept].tolist(), best[kept].tolist())
+            for row, best, kept in zip(ids, scores, found, strict=True)
         ]
 
     def _nearest(self, vectors: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:

@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from research_rl.envs.retrieval.search.bm25 import BM25Retriever
-from research_rl.envs.retrieval.search.cache import CACHED_RESULTS, CachedRetriever
+from research_rl.envs.retrieval.search.cache import (
+    CACHED_RESULTS,
+    CachedRetriever,
+    Ranking,
+    passages_at,
+)
 from research_rl.envs.retrieval.search.dense import DenseRetriever
 from research_rl.envs.types import Passage, Retriever, search_checked
 
@@ -62,12 +67,34 @@ class RankFusion(CachedRetriever):
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         depth = max(k, self.depth)
+        if (corpus := self._shared_corpus()) is not None:  # k texts are read, not depth
+            ranked = [one.places(queries, depth) for one in self._placing()]
+            fused = (self._fused(rows) for rows in zip(*ranked, strict=True))
+            return [passages_at(corpus, places[:k], scores[:k]) for places, scores in fused]
         found = []
         for one in self.retrievers:
             known = isinstance(one, (BM25Retriever, DenseRetriever))
             found.append([_count_found(row, known) for row in search_checked(one, queries, depth)])
         rows = zip(*found, strict=True)
         return [self._fuse(rankings)[:k] for rankings in rows]
+
+    def _placing(self) -> list[BM25Retriever | DenseRetriever]:
+        return [one for one in self.retrievers if isinstance(one, (BM25Retriever, DenseRetriever))]
+
+    def _shared_corpus(self) -> Sequence[Passage] | None:
+        """The corpus, if all retrievers rank the rows of one and the same."""
+        placing = self._placing()
+        same = len({id(one.passages) for one in placing}) == 1
+        return placing[0].passages if same and len(placing) == len(self.retrievers) else None
+
+    def _fused(self, rankings: Sequence[Ranking]) -> Ranking:
+        """Return the fused ranking of rankings of one corpus."""
+        scores: dict[int, float] = {}
+        for weight, (places, _) in zip(self.weights, rankings, strict=True):
+            for rank, place in enumerate(places, 1):
+                scores[place] = scores.get(place, 0.0) + weight / (self.k + rank)
+        best = sorted(scores, key=lambda place: -scores[place])
+        return best, [scores[place] for place in best]
 
     def _fuse(self, rankings: Sequence[tuple[list[Passage], int]]) -> list[Passage]:
         """Return the fused ranking.

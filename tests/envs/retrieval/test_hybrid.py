@@ -9,6 +9,7 @@ import pickle
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from research_rl.envs.retrieval import (
     build_index,
     load_retriever,
 )
+from research_rl.envs.retrieval.encoders import BM25SketchEncoder
 from research_rl.envs.retrieval.encoders.words import words
 from research_rl.envs.retrieval.index.manifest import read_manifest
+from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
 from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
@@ -269,3 +272,29 @@ def test_a_model_that_scores_nothing_is_refused(cross_encoder: Path, tmp_path: P
     torch.nn.init.constant_(retriever._loaded()[1].classifier.weight, float("nan"))
     with pytest.raises(ValueError, match="scores must be finite"):
         retriever.search(["oslo"], 1)
+
+
+class Counted(list[Passage]):
+    """A corpus that counts what is read of it."""
+
+    reads = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(place)
+
+
+def test_a_fusion_over_one_corpus_reads_the_texts_that_it_returns_and_no_others() -> None:
+    rows = [Passage(str(n), f"page {n}\nword{n % 7} word{n % 11} page") for n in range(300)]
+    corpus = Counted(rows)
+    encoder = BM25SketchEncoder()
+    dense = DenseRetriever.from_passages(corpus, encoder)
+    lexical = BM25Retriever.from_passages(corpus)
+    queries = ["word3 word5", "page 17", "nothing", "word6"]
+    apart = RankFusion([DenseRetriever.from_passages(rows, encoder), lexical])
+    corpus.reads = 0
+
+    found = RankFusion([dense, lexical]).search(queries, 5)
+
+    assert corpus.reads == sum(map(len, found)) == 15
+    assert found == apart.search(queries, 5), "as rankings are fused that have texts alone"
