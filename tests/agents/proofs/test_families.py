@@ -54,7 +54,7 @@ def test_families_that_mix_tokens_otherwise_are_refused(family: str, dtype: torc
         policy = policy_of(family, dtype, **settings)
         with pytest.raises(NotImplementedError, match="packed learning must"):
             prove_packed(PackedForward(policy.model))
-        with pytest.raises(NotImplementedError, match="must.*use TurnwiseEngine for this model"):
+        with pytest.raises(NotImplementedError, match=r"must.*use TurnwiseEngine for this model"):
             SlotForward(policy.model).check()
 
 

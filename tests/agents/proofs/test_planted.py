@@ -205,7 +205,7 @@ def test_what_only_mixes_a_flat_batch_learns_padded(
 
 def test_looking_ahead_is_found_in_padded_rows_too() -> None:
     policy = planted("looking ahead", torch.float32)
-    with pytest.raises(NotImplementedError, match="not see what comes later|in company"):
+    with pytest.raises(NotImplementedError, match=r"not see what comes later|in company"):
         prove_padded(policy.model)
 
 
