@@ -40,7 +40,8 @@ def text_logprobs(model: Any) -> Tensor:
     ids = torch.arange(2 * _LENGTH, device=embedded.device).view(2, -1) * 11 % embedded.shape[0]
     with torch.autocast(ids.device.type, enabled=False):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].cpu()
+    found: Tensor = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return found.cpu()
 
 
 def prove_copy(model: Any, copy: Any, what: str, instead: str) -> None:

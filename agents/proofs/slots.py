@@ -122,16 +122,14 @@ class _Texts:
         cache.reserve(width)
         begin = [Span(row[:_FIRST], 0, [slot]) for slot, row in enumerate(rows)]
         rest = [Span(row[_FIRST:-1], _FIRST, [slot]) for slot, row in enumerate(rows)]
-        slots = [
-            torch.tensor([s.slots[0] for s in spans for _ in s.ids]) for spans in (begin, rest)
-        ]
-        slots[1] = torch.cat((torch.arange(len(rows)), slots[1]))
+        slots = [[s.slots[0] for s in spans for _ in s.ids] for spans in (begin, rest)]
+        slots[1] = [*range(len(rows)), *slots[1]]
         first = flat_batch(cache, last[:0], sizes[:0], 0, begin)
         second = flat_batch(cache, last, sizes - 1, width, rest)
         passes, logits = [], torch.empty(0)
         for batch, slot, count in zip((first, second), slots, (0, len(rows)), strict=True):
             batch.seen = []
-            text = torch.tensor(order)[slot].to(device)
+            text = torch.tensor([order[i] for i in slot], device=device)
             wrong = nullcontext() if spoil is None else spoiled(self._model, text[None] == spoil)
             with slots_enabled(self._model), wrong:
                 logits = call(batch, count)

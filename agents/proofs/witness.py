@@ -70,8 +70,8 @@ def witness_attention(
         scores = scores + attention_mask
     weights = scores.softmax(-1).to(value.dtype)
     out = (weights @ value.repeat_interleave(shared, 1)).transpose(1, 2)
-    flat = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    seen = Seen(*flat, out.flatten(0, 1), scale, sliding_window, softcap)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    seen = Seen(q, k, v, out.flatten(0, 1), scale, sliding_window, softcap)
     witness.append((seen, attention_mask))
     return out.contiguous(), None
 
