@@ -1,8 +1,8 @@
 """The time of an iteration by arithmetic: products against the peak, decoding against bandwidth.
 
 A GPU's speed stands in a table. A processor's is measured for a moment, with products of the
-model's own shapes in the dtypes that the run computes in: there bfloat16 may be three times as fast
-as float32, or ten times slower.
+model's own shapes in the dtypes that the run computes in: there bfloat16 may be twice as fast as
+float32, or twenty times slower.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ TRAIN_SHARE, DECODE_SHARE = 0.45, 0.5
 """Of a GPU's peak and bandwidth that a good run reaches (a target, not a measurement)."""
 CPU_SHARE = 0.8
 """Of the products that were measured, what a pass over rollouts reaches on a processor."""
-_ROWS = 512
+_ROWS = 256
 """Tokens of a product of the learner, as measured."""
+_WIDEST = 2048
+"""Of a product that is measured: larger ones run as fast, and take longer to measure."""
 _PASSES = 6
 """Times that sampling goes through float32 logits."""
 
@@ -41,6 +43,8 @@ class Device:
         bandwidth: bytes a second.
         decode_flops: of the products of a decode step, the reading of the weights included; None on
             a GPU, where the bandwidth tells.
+        learn_flops: of products with their backward pass, which some processors are far slower at;
+            None is as quick as without.
         said: how the numbers were measured, "" where they stand in the table.
     """
 
@@ -49,6 +53,7 @@ class Device:
     flops: float
     bandwidth: float
     decode_flops: float | None = None
+    learn_flops: float | None = None
     said: str = ""
 
 
@@ -77,6 +82,7 @@ def this_cpu(memory: int, sizes: Sizes, threads: int | None = None) -> Device:
         learner, sampler = sizes.compute or sizes.dtype, sizes.samples_in
         rows = min(sizes.slots, sizes.rollouts)
         flops = _products(sizes, _ROWS, learner)
+        learn = _products(sizes, _ROWS, learner, backward=True)
         decode = _products(sizes, rows, sampler)
         block = torch.zeros(1 << 23)
         bandwidth = 8 * block.numel() / _best(block.clone)
@@ -85,27 +91,32 @@ def this_cpu(memory: int, sizes: Sizes, threads: int | None = None) -> Device:
         torch.set_num_threads(before)
     said = (
         f"measured now with {used} thread{'s' * (used > 1)}: {flops / 1e9:.0f} GFLOP/s in "
-        f"{learner} products of {_ROWS} tokens, {decode / 1e9:.0f} in {sampler} ones of {rows}, "
-        f"{bandwidth / 1e9:.1f} GB/s of memory"
+        f"{learner} products of {_ROWS} tokens, {learn / 1e9:.0f} with their backward pass, "
+        f"{decode / 1e9:.0f} in {sampler} ones of {rows}, {bandwidth / 1e9:.1f} GB/s of memory"
     )
-    return Device("cpu", memory, flops, bandwidth, decode, said)
+    return Device("cpu", memory, flops, bandwidth, decode, learn, said)
 
 
-def _products(sizes: Sizes, rows: int, dtype: str) -> float:
-    """Operations a second of a layer's largest product, over weights that no cache holds."""
+def _products(sizes: Sizes, rows: int, dtype: str, backward: bool = False) -> float:
+    """Operations a second of a layer's largest product, weights read anew each time."""
     import torch
     import torch.nn.functional as F
 
     kind = getattr(torch, dtype)
-    wide, deep = min(sizes.intermediate, 8192), min(sizes.hidden, 4096)
-    weights = [torch.zeros(wide, deep, dtype=kind) for _ in range(8)]
-    tokens = torch.zeros(rows, deep, dtype=kind)
+    wide, deep = min(sizes.intermediate, _WIDEST), min(sizes.hidden, _WIDEST)
+    number = 2 if rows == _ROWS else 8
+    weights = [torch.zeros(wide, deep, dtype=kind, requires_grad=backward) for _ in range(number)]
+    tokens = torch.zeros(rows, deep, dtype=kind, requires_grad=backward)
+    gradient = torch.zeros(rows, wide, dtype=kind)
 
     def products() -> None:
         for weight in weights:
-            F.linear(tokens, weight)
+            made = F.linear(tokens, weight)
+            if backward:
+                made.backward(gradient)
 
-    return len(weights) * 2 * rows * wide * deep / _best(products)
+    times = 3 if backward else 1  # the gradients of tokens and weights are products, too
+    return times * number * 2 * rows * wide * deep / _best(products)
 
 
 def _best(work: Callable[[], object], least: float = 0.1) -> float:
@@ -159,6 +170,7 @@ def _cpu_seconds(sizes: Sizes, device: Device, decode_flops: float) -> dict[str,
     sampled = rollouts * sizes.mean_response * sizes.sampled
     tokens = prompts + rollouts * sizes.mean_response
     layers, speed = sizes.weights - sizes.head, device.flops * CPU_SHARE
+    learn = device.learn_flops or device.flops
     forward = 2 * (layers * tokens + sizes.head * sampled)
     backward = 2 * forward - 2 * sizes.head * sampled * (not sizes.head_trains)
     if sizes.lora:
@@ -171,7 +183,7 @@ def _cpu_seconds(sizes: Sizes, device: Device, decode_flops: float) -> dict[str,
         "prefill": 2 * layers * (tokens - sampled) / speed,
         "decode": sampled
         * (2 * sizes.weights / decode_flops + (keys + logits) / (device.bandwidth * DECODE_SHARE)),
-        "update": sizes.epochs * (forward + backward) / speed,
+        "update": sizes.epochs * (forward + backward) / (learn * CPU_SHARE),
     }
     if sizes.has_reference:
         found["reference"] = forward / speed

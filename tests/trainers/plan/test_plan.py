@@ -140,7 +140,7 @@ def small(**settings: Any) -> Sizes:
     return Sizes(**{**shape, **run, "has_reference": False, **settings})
 
 
-SERVER = Device("cpu", 16 * 10**9, 190e9, 10e9, 60e9, "measured")
+SERVER = Device("cpu", 16 * 10**9, 190e9, 10e9, 60e9, said="measured")
 """One thread of a server's processor with avx512_bf16, products as measured there."""
 
 
@@ -154,14 +154,20 @@ def test_an_iteration_on_a_processor_takes_what_it_took() -> None:
     assert again["reference"] == pytest.approx(update / 3, rel=0.2)
 
 
+def test_a_processor_that_is_slow_at_gradients_learns_longer() -> None:
+    slow = replace(SERVER, learn_flops=SERVER.flops / 4)
+    usual, found = phase_seconds(small(), SERVER), phase_seconds(small(), slow)
+    assert found == {**usual, "update": pytest.approx(4 * usual["update"])}
+
+
 def test_the_processor_is_measured_in_the_dtypes_and_threads_of_the_run() -> None:
     before = torch.get_num_threads()
     device = this_cpu(10**9, small(hidden=64, intermediate=64), threads=1)
     assert torch.get_num_threads() == before
     assert device.decode_flops is not None
-    assert min(device.flops, device.decode_flops, device.bandwidth) > 0
+    assert min(device.flops, device.decode_flops, device.learn_flops or 0, device.bandwidth) > 0
     assert "with 1 thread: " in device.said
-    assert "GFLOP/s in bfloat16 products of 512 tokens" in device.said
+    assert "GFLOP/s in bfloat16 products of 256 tokens" in device.said
     assert "bfloat16 ones of 32" in device.said
 
 
