@@ -31,11 +31,10 @@ from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.loss_scale import LossScale
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import Updater
+from research_rl.trainers.updater import LossScale, Updater
 
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 """Metrics in the progress bar."""

@@ -10,7 +10,7 @@ from research_rl.envs.retrieval.encoders.base import Encoder, Floats, Vectors
 from research_rl.envs.retrieval.encoders.huggingface import HFEncoder
 from research_rl.envs.retrieval.encoders.make import make_encoder
 from research_rl.envs.retrieval.encoders.sketch import SKETCH, BM25SketchEncoder
-from research_rl.envs.retrieval.encoders.words import NEWEST_RULE, WordRule, words
+from research_rl.envs.retrieval.encoders.terms import NEWEST_RULE, WordRule, words
 
 __all__ = [
     "NEWEST_RULE",

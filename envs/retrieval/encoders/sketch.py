@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.retrieval.encoders.base import Encoder, Floats, Ints, Vectors
-from research_rl.envs.retrieval.encoders.words import NEWEST_RULE, WordRule, words
+from research_rl.envs.retrieval.encoders.terms import NEWEST_RULE, WordRule, words
 
 SKETCH = "bm25-sketch"
 

@@ -36,7 +36,7 @@ def fit_bm25(
 ) -> Any:
     """Return a ``bm25s.BM25`` that has counted the words of all passages.
 
-    Words are those of ``encoders.words``. All word numbers are in
+    Words are those of ``encoders.terms``. All word numbers are in
     memory meanwhile, about 8 bytes for each word of the corpus and as much again for the scores.
 
     Args:

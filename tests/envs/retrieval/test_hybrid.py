@@ -25,7 +25,7 @@ from research_rl.envs.retrieval import (
     load_retriever,
 )
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
-from research_rl.envs.retrieval.encoders.words import words
+from research_rl.envs.retrieval.encoders.terms import words
 from research_rl.envs.retrieval.index.manifest import read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
 from research_rl.envs.retrieval.search.bm25 import largest

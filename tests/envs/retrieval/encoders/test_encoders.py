@@ -24,7 +24,7 @@ from research_rl.envs.retrieval.encoders.huggingface import HFEncoder, known_set
 from research_rl.envs.retrieval.encoders.make import make_encoder
 from research_rl.envs.retrieval.encoders.model_card import digest_of
 from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder
-from research_rl.envs.retrieval.encoders.words import fold_plural, words
+from research_rl.envs.retrieval.encoders.terms import fold_plural, words
 
 DOCS = [
     '"Oslo"\nOslo is the capital of Norway; cities of the north.',

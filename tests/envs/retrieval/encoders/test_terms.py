@@ -16,7 +16,7 @@ from research_rl.envs.system import folded
 pytest.importorskip("bm25s")
 
 TEN = {
-    "German": ("Die Hauptstadt von Bayern ist München.", "HAUPTSTADT Bayern"),
+    "German": ("München: Hauptstadt von Bayern.", "HAUPTSTADT Bayern"),
     "Turkish": ("İstanbul Boğazı iki kıtayı ayırır.", "istanbul bogazi".replace("g", "ğ")),
     "Russian": ("Столица Перу — город Лима.", "столица перу"),
     "Greek": ("Η Αθήνα είναι η πρωτεύουσα της Ελλάδας.", "ΑΘΉΝΑ πρωτεύουσα"),

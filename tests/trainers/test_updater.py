@@ -11,8 +11,8 @@ import torch
 from doubles import training
 
 from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.loss_scale import LossScale
 from research_rl.trainers.settings import Updates
+from research_rl.trainers.updater import LossScale
 
 
 def updates(dtype: Any) -> Updates:
@@ -57,7 +57,7 @@ def test_float16_learns_what_float32_learns(tmp_path: Path, policy: Path) -> Non
 def test_an_overflow_leaves_a_step_out_and_halves_the_scale(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("research_rl.trainers.loss_scale._START", 2.0**60)
+    monkeypatch.setattr("research_rl.trainers.updater._START", 2.0**60)
 
     assert not moved(tmp_path / "run", policy, "float16", steps=1).any()
     trained = training.fit(tmp_path / "more", policy, 3, updates=updates("float16"))
@@ -74,7 +74,7 @@ def test_a_scale_of_one_is_not_halved() -> None:
 
 
 def test_good_steps_double_it_and_a_resumed_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("research_rl.trainers.loss_scale._PATIENCE", 3)
+    monkeypatch.setattr("research_rl.trainers.updater._PATIENCE", 3)
     scale = LossScale("float16")
     weight = torch.nn.Parameter(torch.ones(2))
     for _ in range(2):
