@@ -28,7 +28,7 @@ from research_rl.agents.engines import (
     engine_for,
 )
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.agents.types import Engine, SamplingParams, Sequence
 from research_rl.envs.system import LOADING
 
 
@@ -116,8 +116,9 @@ class RequestQueue:
     ) -> None:
         policy.eval()
         self._policy, self.name = policy, name
-        self._engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
-        self._engine.eos = min(policy.eos_ids)
+        engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
+        engine.eos = min(policy.eos_ids)
+        self._engine: Engine = engine
         self._max_wait = max_wait
         self._adapters: list[str] = []
         self._waiting: deque[_Job] = deque()

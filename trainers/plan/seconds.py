@@ -113,7 +113,7 @@ def _products(sizes: Sizes, rows: int, dtype: str, backward: bool = False) -> fl
         for weight in weights:
             made = F.linear(tokens, weight)
             if backward:
-                made.backward(gradient)
+                made.backward(gradient)  # type: ignore[no-untyped-call]
 
     times = 3 if backward else 1  # the gradients of tokens and weights are products, too
     return times * number * 2 * rows * wide * deep / _best(products)
