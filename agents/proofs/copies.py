@@ -6,6 +6,7 @@ So merging is tried once with adapters as large as the weights beside them, laye
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from research_rl.agents.kernels import parameters_of
 from research_rl.agents.proofs.claim import strayed
 
+log = logging.getLogger(__name__)
 _LENGTH = 24
 """Tokens of each of the two texts."""
 _LOST = 0.1
@@ -58,7 +60,8 @@ def prove_copy(model: Any, copy: Any, what: str, instead: str) -> None:
     """
     theirs, ours = text_logprobs(model), text_logprobs(copy)
     if not bool(theirs.isfinite().all()):
-        return  # a model that diverged is told of elsewhere
+        log.warning("%s is taken unproved: the policy's log-probs are not finite", what)
+        return
     first = [next(m.parameters()) for m in (model, copy)]
     kind = "full" if first[0].device.type == first[1].device.type else "elsewhere"
     if any(weight.dtype not in (torch.float32, torch.float64) for weight in first):
