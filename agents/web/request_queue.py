@@ -28,7 +28,7 @@ from research_rl.agents.engines import (
     engine_for,
 )
 from research_rl.agents.policy import LMPolicy
-from research_rl.agents.types import Engine, SamplingParams, Sequence
+from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.envs.system import LOADING
 
 
@@ -118,7 +118,7 @@ class RequestQueue:
         self._policy, self.name = policy, name
         engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
         engine.eos = min(policy.eos_ids)
-        self._engine: Engine = engine
+        self._engine: Any = engine  # or the turnwise one; both have budgets and eos
         self._max_wait = max_wait
         self._adapters: list[str] = []
         self._waiting: deque[_Job] = deque()
@@ -255,7 +255,9 @@ class RequestQueue:
         params = replace(first.params, max_response_tokens=max(budgets))
         prompts, seeds = [one.prompt for one in completions], [one.seed for one in completions]
         with self._as(first.model):
-            sequences = self._engine.run(prompts, params, lambda rows: [None] * len(rows), seeds)
+            sequences: list[Sequence] = self._engine.run(
+                prompts, params, lambda rows: [None] * len(rows), seeds
+            )
         self.runs += 1
         for sequence, budget in zip(sequences, budgets, strict=True):
             if len(sequence.response_ids) > budget:
