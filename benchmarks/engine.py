@@ -9,6 +9,10 @@ are shown for slow searches, where waiting is what is measured.
 
     python benchmarks/engine.py [--size tiny|m100] [--dtypes float32 bfloat16] [--peers generate]
         [--shapes uniform ragged] [--delays 0 5 100] [--repeats 3] [--json FILE]
+
+With ``--model FOLDER`` only the log-probs are compared, those of a real model:
+
+    python benchmarks/engine.py --model FOLDER --dtypes float32 bfloat16 float16 --tokens 64
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from research_rl.agents import CachedEngine, LMPolicy, SamplingParams, Sequence
+from research_rl.agents import CachedEngine, LMPolicy, PolicyConfig, SamplingParams, Sequence
 
 SIZES = {
     "small": (2, 128, 2, 1, 512),
@@ -323,13 +327,31 @@ def slow_searches(size: str, delay_ms: float, repeats: int) -> dict[str, Any]:
     return {"delay_ms": delay_ms, **timed(ways, repeats, f"{size} search of {delay_ms:g} ms")}
 
 
+ASKED = (
+    "Who wrote the novel that the film is based on?",
+    "What is the capital of Peru?",
+    "Explain in one sentence why the sky is blue.",
+    "List three rivers of Europe and the seas they flow into.",
+    "Which is older, the Eiffel Tower or the Statue of Liberty?",
+    "Translate into French: the cat sleeps on the roof.",
+    "A train leaves at nine and takes four hours. When does it arrive?",
+    "Name the president of the United States in 1962.",
+)
+"""What a real model is asked, to have something to write."""
+
+
 @torch.no_grad()
-def mismatch(size: str, dtype: str) -> dict[str, Any]:
+def mismatch(size: str, dtype: str, model: str | None, tokens: int) -> dict[str, Any]:
     """|log-prob sampled - log-prob of a stock float32 forward| over sampled, unforced tokens."""
-    policy = make_policy(size)
     low: Any = None if dtype == "float32" else dtype
-    params, gaps = SamplingParams(max_response_tokens=300), []
-    prompts = make_plan(WORKS[size], False, policy).prompts
+    params, gaps = SamplingParams(max_response_tokens=tokens), []
+    if model is None:
+        policy = make_policy(size)
+        prompts = make_plan(WORKS[size], False, policy).prompts
+    else:
+        policy = LMPolicy.from_config(PolicyConfig(model, dtype="float32"))
+        policy.eval()
+        prompts = [policy.encode(f"Question: {one}\nAnswer:") for one in ASKED]
     result = policy.encode("x" * 60)
     engine = CachedEngine(policy, dtype=low)
     for s in engine.run(prompts, params, lambda st: [result for _ in st], range(len(prompts))):
@@ -349,7 +371,8 @@ def mismatch(size: str, dtype: str) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the tables."""
-    print("\nCPU s of a rollout                        CPU s   ratio  prefilled")
+    if report["compare"]:
+        print("\nCPU s of a rollout                        CPU s   ratio  prefilled")
     for r in report["compare"]:
         for way in filter(r.__contains__, ("engine", *PEERS)):
             ratio = r[way]["cpu_s"] / r["engine"]["cpu_s"]
@@ -357,7 +380,8 @@ def show(report: dict[str, Any]) -> None:
                 f"{r['size']:6}{r['dtype']:9}{r['shape']:9}{way:14}"
                 f"{r[way]['cpu_s']:8.2f}{ratio:8.2f}{r[way]['prefilled']:11d}"
             )
-    print("\nWall s of a ragged rollout, float32     waiting  overlapped  as they arrive")
+    if report["searches"]:
+        print("\nWall s of a ragged rollout, float32     waiting  overlapped  as they arrive")
     for r in report["searches"]:
         names = ("waiting", "overlapped", "as they arrive")
         walls = "".join(f"{r[n]['wall_s']:12.2f}" for n in names)
@@ -379,6 +403,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--delays", nargs="*", type=float, default=[0, 5, 100])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", help="folder of a real model, whose log-probs are compared")
+    parser.add_argument("--tokens", type=int, default=300, help="of a rollout in that comparison")
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -389,9 +415,12 @@ def main() -> None:
             compare(args.size, dtype, shape == "ragged", args.repeats, args.peers)
             for dtype in args.dtypes
             for shape in args.shapes
+            if not args.model
         ],
-        "searches": [slow_searches(args.size, delay, args.repeats) for delay in args.delays],
-        "mismatch": [mismatch(args.size, dtype) for dtype in args.dtypes],
+        "searches": [
+            slow_searches(args.size, delay, args.repeats) for delay in args.delays if not args.model
+        ],
+        "mismatch": [mismatch(args.size, dtype, args.model, args.tokens) for dtype in args.dtypes],
     }
     show(report)
     if args.json:
