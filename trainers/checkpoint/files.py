@@ -218,16 +218,18 @@ def _best(newest: Path) -> Path:
         if each.get("best_model_path"):
             best = newest.parent / Path(each["best_model_path"]).name
             if best.exists() and (torn := why_torn(best)) is not None:
-                raise CheckpointError(f"{best} is torn ({torn}); use 'last'")
+                raise CheckpointError(f"{best} is torn ({torn}); say last in place of best")
             if best.exists():
                 return best
     if any(each.get("monitor") for each in saved):
         raise FileNotFoundError(
             f"{newest} knows no best checkpoint: no validation has been made since training began; "
-            "use 'last', or go on training until one is"
+            "say last in place of best (--ckpt last, --ckpt_path last), or go on training until one "
+            "is made, every trainer.val_check_interval batches"
         )
     raise FileNotFoundError(
-        f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or use 'last'"
+        f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or say last in place "
+        "of best (--ckpt last, --ckpt_path last)"
     )
 
 
