@@ -224,8 +224,8 @@ def _best(newest: Path) -> Path:
     if any(each.get("monitor") for each in saved):
         raise FileNotFoundError(
             f"{newest} knows no best checkpoint: no validation has been made since training began; "
-            "say last in place of best (--ckpt last, --ckpt_path last), or go on training until one "
-            "is made, every trainer.val_check_interval batches"
+            "say last in place of best (--ckpt last, --ckpt_path last), or go on training until "
+            "one is made, every trainer.val_check_interval batches"
         )
     raise FileNotFoundError(
         f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or say last in place "
