@@ -131,7 +131,8 @@ def learning_curve(metrics_csv: str | Path, out_png: str | Path) -> Path:
 def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> Path:
     """Draw several seeds of a run over each other and return the path of the picture.
 
-    Validation has markers, training is thin and faint. With several seeds each one's validation
+    ``compared_curves`` draws runs that are no seeds of each other. Validation has markers,
+    training is thin and faint. With several seeds each one's validation
     is thin and their mean, where all have a value, is thick. Whatever a file does not hold is not
     drawn. The picture is written beside its place and renamed into it.
 
@@ -152,6 +153,35 @@ def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> 
     for axes in (left, middle, right):
         _finish(axes)
     figure.supxlabel(_caption(runs), fontsize=8.5, color=_SOFT)
+    return _save(figure, Path(out_png))
+
+
+def compared_curves(metrics_csvs: Mapping[str, str | Path], out_png: str | Path) -> Path:
+    """Draw different runs over each other, each in a colour of its own, and return the path.
+
+    >>> compared_curves({"GRPO": "runs/a/metrics.csv", "DAPO": "runs/b/metrics.csv"}, "both.png")
+    ... # doctest: +SKIP
+
+    Args:
+        metrics_csvs: the file of each run, by what the legend calls it.
+        out_png: where the picture goes.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: no file is given.
+    """
+    if not metrics_csvs:
+        raise ValueError("metrics_csvs must name at least one run and its file, got none")
+    runs = {label: read_metrics(path) for label, path in metrics_csvs.items()}
+    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    titles = {"f1": "F1", "searches": "searches per question", "reward": "reward"}
+    for axes, (metric, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        axes.set_title(title)
+        for number, (label, run) in enumerate(runs.items()):
+            _draw(axes, [run], metric, _HOP_COLOURS[number % len(_HOP_COLOURS)], label)
+        axes.set_ylim(bottom=0)
+        _finish(axes)
+    figure.supxlabel(_caption([{}]), fontsize=8.5, color=_SOFT)
     return _save(figure, Path(out_png))
 
 

@@ -13,7 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from research_rl.trainers.callbacks import plots
-from research_rl.trainers.callbacks.plots import learning_curve, learning_curves, read_metrics
+from research_rl.trainers.callbacks.plots import (
+    compared_curves,
+    learning_curve,
+    learning_curves,
+    read_metrics,
+)
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
@@ -84,6 +89,20 @@ def test_seeds_and_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     learning_curves(files, tmp_path / "curve.png")
     lines = [values[0] for _, values in drawn(kept[0].axes[0])]
     assert lines[:4] == pytest.approx([0.5, 0.6, 0.7, 0.6]), "three seeds, then their mean"
+
+
+def test_runs_that_are_compared_have_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = figures(monkeypatch)
+    rows = [{"step": n, "val/f1": n / 9, "val/searches": 1, "train/reward": 0.2} for n in range(4)]
+    files = {name: write(tmp_path / f"{name}.csv", rows) for name in ("GRPO", "DAPO")}
+    compared_curves(files, tmp_path / "both.png")
+    for axes in kept[0].axes:
+        assert axes.get_legend_handles_labels()[1] == ["GRPO", "DAPO"]
+        assert len({line.get_color() for line in axes.lines}) == 2, "a colour each, and no mean"
+    with pytest.raises(ValueError, match="at least one run"):
+        compared_curves({}, tmp_path / "both.png")
 
 
 def test_a_run_without_hops_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
