@@ -14,7 +14,7 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -110,7 +110,8 @@ class RequestQueue:
     ) -> None:
         policy.eval()
         self._policy, self.name = policy, name
-        self._engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
+        engine = engine_for(policy, max_slots, _Cached, _Turnwise)
+        self._engine = cast("_Cached | _Turnwise", engine)
         self._engine.eos = min(policy.eos_ids)
         self._max_wait = max_wait
         self._adapters: list[str] = []

@@ -130,7 +130,8 @@ def _is_guarded(checkpoint: dict[str, Any]) -> bool:
 
 
 def _class_of(record: OptimizerNote) -> str | None:
-    return record["scheduler"] and record["scheduler"]["class"]
+    scheduler = record["scheduler"]
+    return None if scheduler is None else str(scheduler["class"])
 
 
 def _options_of(optimizer: Optimizer) -> OptimizerNote:

@@ -109,7 +109,7 @@ def _products(sizes: Sizes, rows: int, dtype: str, backward: bool = False) -> fl
         for weight in weights:
             made = F.linear(tokens, weight)
             if backward:
-                made.backward(gradient)
+                torch.autograd.backward(made, gradient)
 
     times = 3 if backward else 1  # the gradients of tokens and weights are products, too
     return times * number * 2 * rows * wide * deep / _best(products)
