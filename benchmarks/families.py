@@ -32,6 +32,7 @@ from research_rl.agents.engines import CachedEngine, ReferenceEngine, TurnwiseEn
 from research_rl.agents.engines.cache_forward import CacheForward
 from research_rl.agents.kernels import PackedForward
 from research_rl.agents.policy import LMPolicy, evaluating
+from research_rl.agents.proofs import prove_packed, prove_padded
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.trainers.warmstart.tiny_model import word_tokenizer
 
@@ -216,11 +217,8 @@ def tried(family: str, dtype: str) -> dict[str, str]:
     if not bool(stock.isfinite().all()):
         raise ValueError("its logits are not finite with random weights")
     found = {"learner": "packed", "engine": "cached"}
-    try:
-        with evaluating(policy.model):
-            PackedForward(policy.model).check()
-    except (NotImplementedError, TypeError, AttributeError) as error:
-        found |= {"learner": "padded", "why_padded": one_line(error)}
+    with evaluating(policy.model):
+        found |= learned(policy)
     engine: Any = CachedEngine(policy)
     try:
         engine.check()
@@ -236,6 +234,22 @@ def tried(family: str, dtype: str) -> dict[str, str]:
     sampled = engine.run([[3, 4, 5], [6, 7]], SamplingParams(6, stop=()), never, [0, 1])
     if not all(math.isfinite(x) for one in sampled for x in one.logprobs):
         raise ValueError("its sampled log-probs are not finite")
+    return found
+
+
+def learned(policy: LMPolicy) -> dict[str, str]:
+    """How rollouts of a policy are learned from, and why not in a quicker way."""
+    forward = PackedForward(policy.model)
+    try:
+        prove_packed(forward)
+    except (NotImplementedError, TypeError, AttributeError) as error:
+        found = {"learner": "padded", "why_padded": one_line(error)}
+    else:
+        return {"learner": "packed"}
+    try:
+        prove_padded(forward.model)
+    except NotImplementedError as error:
+        found |= {"learner": "one by one", "why_alone": one_line(error)}
     return found
 
 
@@ -295,7 +309,9 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         "It says what was tried, not what a real model of the family scores.",
         "",
         "- **packed**: rollouts are learned as one flat row, a group's prompt once; **padded**:",
-        "  row by row, which costs more and gives the same gradient ([learner.md](learner.md)).",
+        "  row by row, which costs more and gives the same gradient ([learner.md](learner.md));",
+        "  **one by one**: rows that are padded together change each other, so that",
+        "  `updates.micro_batch_size: 1` is asked for.",
         "- **cached**: `CachedEngine` samples; **turn by turn**: `TurnwiseEngine`, with a model's",
         "  own cache; **read again**: `TurnwiseEngine` too, which reads everything again for each",
         "  token, because the model's cache is not to be trusted ([engine.md](engine.md)).",
@@ -317,6 +333,7 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
     ]
     for what, title in (
         ("why_padded", "learned padded"),
+        ("why_alone", "one by one"),
         ("why_not_cached", "not cached"),
         ("why_not_turnwise", "read again"),
     ):
