@@ -18,8 +18,10 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
 from research_rl.envs.system import FAILED, did_you_mean
+from research_rl.envs.web import name_servers
 from research_rl.trainers.settings.errors import TRACEBACK, one_line
 from research_rl.trainers.settings.moved import answer_for_moved_modules
+from research_rl.trainers.settings.trust import came_with_a_run, distrust
 
 CONFIGS = Path(str(files("research_rl.configs")))
 EVALUATION = "evaluate"
@@ -69,7 +71,13 @@ class ShippedConfigFile(ActionConfigFile):
         is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
         known = value if is_yaml else find_config(str(value))
         is_file = not is_yaml and Path(known).is_file()
-        for part in _with_bases(Path(known)) if is_file else [known]:
+        parts: list[Any] = _with_bases(Path(known)) if is_file else [known]
+        foreign = is_file and came_with_a_run(Path(known))
+        for part in parts:
+            if foreign and not Path(part).resolve().is_relative_to(CONFIGS.resolve()):
+                distrust(part)
+            else:
+                name_servers(part.read_text(encoding="utf-8") if is_file else part)
             ActionConfigFile.apply_config(parser, cfg, dest, str(part))
 
 
