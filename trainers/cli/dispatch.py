@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from research_rl.envs.system import FAILED, did_you_mean
+from research_rl.envs.system import FAILED, did_you_mean, printable
 from research_rl.trainers.settings import TRACEBACK, TRUST, UsageError, careful, is_users_mistake
 
 HELP = """\
@@ -76,7 +76,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK) or not is_users_mistake(error):
             raise
-        print(f"research: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = printable(f"research: error: {' '.join(str(error).split())}")
+        print(line, file=sys.stderr)
         sys.exit(FAILED)
 
 
