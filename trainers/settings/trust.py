@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import _common, set_parsing_settings
 
 from research_rl.envs.web import name_servers, withhold_keys
 from research_rl.trainers.settings.errors import UsageError
+from research_rl.trainers.settings.yaml_files import read_yaml
 
 TRUST = "RESEARCH_TRUST"
 """The environment variable with which ``--trust`` reaches the processes of other ranks."""
@@ -158,7 +158,7 @@ def read_run_config(file: Path, run: Path | None = None) -> Any:
 
     Raises:
         TrustError: it refers to an environment variable or another resolver.
-        UsageError: it is no YAML of a reasonable size.
+        UsageError: it is no YAML, or larger or deeper than a config is.
     """
     from omegaconf import OmegaConf
 
@@ -169,18 +169,6 @@ def read_run_config(file: Path, run: Path | None = None) -> Any:
     if run is not None and isinstance(config.get("trainer"), dict):
         config["trainer"]["default_root_dir"] = str(run)
     return OmegaConf.to_container(OmegaConf.create(config), resolve=True)
-
-
-def read_yaml(file: Path) -> Any:
-    """Return what a YAML file holds.
-
-    Raises:
-        UsageError: it is no YAML.
-    """
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} must be YAML, got {' '.join(str(error).split())}") from error
 
 
 def _let_resolve_variables(allow: bool) -> None:
