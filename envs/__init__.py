@@ -3,7 +3,8 @@
 Importing this package registers ``ReSearch-v0`` with Gymnasium.
 
 Read first: env.py, then episode.py
-May import: envs.protocols, envs.questions, envs.retrieval.index, envs.rewards, envs.synthetic
+May import: envs.protocols, envs.questions, envs.retrieval.index, envs.rewards, envs.synthetic,
+    envs.system
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from research_rl.envs.protocols import (
     get_prompt,
     parse_action,
 )
-from research_rl.envs.render import TextStyle, paint, printable, shows_colour
+from research_rl.envs.render import TextStyle, paint, shows_colour
 from research_rl.envs.rewards import (
     DefaultReward,
     PaperCodeReward,
@@ -32,6 +33,7 @@ from research_rl.envs.rewards import (
     get_reward,
 )
 from research_rl.envs.spaces import UnicodeText
+from research_rl.envs.system import printable
 from research_rl.envs.types import (
     Passage,
     Question,

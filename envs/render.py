@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, TextIO, TypeAlias
 
 from research_rl.envs.protocols import Kind, Segment, parts
+from research_rl.envs.system import printable
 
 TextStyle: TypeAlias = Kind | Literal["prompt", "heading", "note", "error"]
 """What is painted: a part of an episode, or something said about it."""
@@ -26,9 +27,6 @@ _COLOURS: dict[TextStyle, str] = {
     "note": "2",
     "error": "1;31",  # bold red
 }
-# C1 codes too: some terminals take U+009B for the beginning of an escape sequence.
-_SHOWN_AS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-_SHOWN_AS |= {0x7F: 0x2421} | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD)
 
 
 def shows_colour(out: TextIO) -> bool:
@@ -37,15 +35,6 @@ def shows_colour(out: TextIO) -> bool:
     See https://no-color.org ; ``TERM=dumb`` is a terminal without colours.
     """
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def printable(text: str) -> str:
-    """Return ``text`` as it may be printed: it can neither fail to encode nor steer a terminal.
-
-    Control characters become their symbols (U+2400 and on), or U+FFFD where they have none; so do
-    lone surrogates. Tabs and newlines stay.
-    """
-    return text.translate(_SHOWN_AS)
 
 
 def paint(style: TextStyle, text: str, colour: bool = True) -> str:

@@ -8,7 +8,6 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html .
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
@@ -24,6 +23,7 @@ from research_rl.envs.web import (
     TransientError,
     Transport,
     base_url,
+    key_for,
 )
 
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -89,7 +89,8 @@ class OpenAIGenerator(Generator):
         self.model, self.api, self.dialect = model, api, dialect
         self.timeout, self.retry_window = timeout, retry_window
         self.concurrency, self.extra = concurrency, extra or {}
-        key = api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
+        keys = [api_key or key_for(one, OPENAI_KEY_VARIABLE) for one in self.urls]
+        key = keys[0] if all(keys) else None
         self._transport = Transport(timeout, concurrency, key)
         self._endpoints = Endpoints(self.urls)
         self._tokenizer = None if tokenizer is None else _load_tokenizer(tokenizer)

@@ -7,7 +7,6 @@ is ever tokenised twice.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -26,7 +25,7 @@ from research_rl.agents.web.client import (
     completion_request,
 )
 from research_rl.agents.web.fleet import Fleet
-from research_rl.envs.web import base_url
+from research_rl.envs.web import base_url, key_for
 
 _GATHER = 0.005
 """Seconds in which those who stop are asked about together."""
@@ -73,8 +72,10 @@ class ServerEngine(Engine):
         urls = [url] if isinstance(url, str) else list(url)
         _check(policy, urls, weights, folder, concurrency, timeout, retry_window)
         self._policy, self._concurrency = policy, concurrency
-        key = api_key or os.environ.get(OPENAI_KEY_VARIABLE) or None
-        clients = [RolloutClient(one, timeout, concurrency, key) for one in urls]
+        clients = [
+            RolloutClient(one, timeout, concurrency, api_key or key_for(one, OPENAI_KEY_VARIABLE))
+            for one in urls
+        ]
         where = None if folder is None else Path(folder).absolute()
         self.fleet = Fleet(policy, clients, model, weights, where, retry_window)
         """The servers, how they are, and which weights they have."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from research_rl.envs.questions.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
 from research_rl.envs.questions.convert import CORPUS, QUESTIONS, DataManifest, Job, convert
-from research_rl.envs.system import CommandLine, progress_bar
+from research_rl.envs.system import CommandLine, printable, progress_bar
 
 _EXAMPLES = """examples:
   research data list
@@ -129,7 +129,7 @@ def _run(job: Job) -> None:
 
 def _tell(job: Job, manifest: DataManifest) -> None:
     for warning in manifest.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     print(f"{job.out / QUESTIONS}: {manifest.questions} questions of {manifest.split}")
     if manifest.passages:
         print(f"{job.out / CORPUS}: {manifest.passages} passages")

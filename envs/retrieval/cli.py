@@ -31,7 +31,7 @@ from research_rl.envs.retrieval.index import (
     size,
     tune_folder,
 )
-from research_rl.envs.system import CommandLine, did_you_mean
+from research_rl.envs.system import CommandLine, did_you_mean, printable, printable_json
 from research_rl.envs.types import search_checked
 
 _COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
-    sys.stderr.write(f"research index: error: {line}\n")
+    sys.stderr.write(printable(f"research index: error: {line}\n"))
     raise SystemExit(2)
 
 
@@ -147,7 +147,8 @@ def _search(args: argparse.Namespace) -> None:
     for query, passages in zip(args.query, found, strict=True):
         if args.json:
             rows = [{"id": p.id, "contents": p.contents, "score": p.score} for p in passages]
-            _say(json.dumps({"query": query, "passages": rows}, ensure_ascii=False))
+            row = {"query": query, "passages": rows}
+            _say(printable_json(json.dumps(row, ensure_ascii=False)))
             continue
         _say(f"# {query}")
         for rank, passage in enumerate(passages, 1):
@@ -158,7 +159,7 @@ def _info(args: argparse.Namespace) -> None:
     manifest: dict[str, Any] = read_manifest(args.folder)
     if args.check:
         load_retriever(args.folder, args.corpus)
-    _say(json.dumps(manifest, indent=2, ensure_ascii=False))
+    _say(printable_json(json.dumps(manifest, indent=2, ensure_ascii=False)))
 
 
 def _done(name: Path, folder: Path, seconds: float) -> None:
@@ -199,11 +200,11 @@ def _shows_progress(args: argparse.Namespace) -> bool:
 
 
 def _note(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable(line) + "\n")
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8") + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

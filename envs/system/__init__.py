@@ -6,12 +6,19 @@ May import: nothing of ours
 
 from __future__ import annotations
 
-from research_rl.envs.system.commands import FAILED, CommandLine, did_you_mean
+from research_rl.envs.system.commands import (
+    FAILED,
+    CommandLine,
+    did_you_mean,
+    printable,
+    printable_json,
+)
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
     clear_partial,
     folder_in_place,
+    lines_of,
     partial_file,
     partial_folder,
     put_back_former,
@@ -37,9 +44,12 @@ __all__ = [
     "folded",
     "folder_in_place",
     "lazy",
+    "lines_of",
     "marks",
     "partial_file",
     "partial_folder",
+    "printable",
+    "printable_json",
     "progress_bar",
     "put_back_former",
     "remove_former",

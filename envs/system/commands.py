@@ -12,6 +12,30 @@ from typing import NoReturn
 
 FAILED = 2
 """Exit status after a command line that makes no sense."""
+# C1 codes too: some terminals take U+009B for the beginning of an escape sequence. What turns the
+# direction of writing (bidi) or ends a line unseen lets a text look like another one.
+_SHOWN_AS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+_SHOWN_AS |= {0x7F: 0x2421} | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD)
+_SHOWN_AS |= dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F)), 0xFFFD)
+_SHOWN_AS |= dict.fromkeys(range(0x2066, 0x206A), 0xFFFD)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as it may be printed: it can neither fail to encode nor steer a terminal.
+
+    Control characters become their symbols (U+2400 and on), or U+FFFD where they have none; so do
+    lone surrogates, characters that turn the direction of writing, and the line ends U+2028 and
+    U+2029. Tabs and newlines stay.
+
+    >>> printable("\x1b[2J")
+    '\u241b[2J'
+    """
+    return text.translate(_SHOWN_AS)
+
+
+def printable_json(text: str) -> str:
+    """Return JSON that says the same and may be printed: what ``printable`` replaces is escaped."""
+    return "".join(c if printable(c) == c else f"\\u{ord(c):04x}" for c in text)
 
 
 def did_you_mean(
@@ -39,4 +63,4 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and the reason."""
-        self.exit(FAILED, f"research: error: {message}; see {self.prog} --help\n")
+        self.exit(FAILED, printable(f"research: error: {message}; see {self.prog} --help\n"))

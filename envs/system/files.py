@@ -19,6 +19,15 @@ from typing import BinaryIO
 Content = str | Iterable[str | bytes] | Callable[[BinaryIO], object]
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text file that a program wrote, such as JSONL: they end at ``\\n``.
+
+    ``str.splitlines`` also ends them at U+2028, U+0085 and others, which JSON leaves in strings.
+    """
+    lines = text.split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
 def write_whole(path: Path, content: Content) -> Path:
     """Write a file beside its place, wait until the disk has it, rename it and return the path.
 

@@ -14,6 +14,7 @@ from research_rl.envs.web.client import (
     base_url,
 )
 from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
+from research_rl.envs.web.keys import key_for, name_servers, withhold_keys
 from research_rl.envs.web.server import (
     Refused,
     ServerThread,
@@ -42,10 +43,13 @@ __all__ = [
     "check_installed",
     "check_key",
     "json_body",
+    "key_for",
     "listen",
     "make_app",
     "make_server",
+    "name_servers",
     "refusal",
     "warn_if_open",
+    "withhold_keys",
     "within",
 ]

@@ -47,7 +47,9 @@ def test_any_text_is_printable(text: str) -> None:
     shown = printable(text)
     shown.encode()
     assert len(shown) == len(text)
-    harmful = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+    harmful = re.compile(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+    )
     assert not harmful.search(shown)
     assert all(a == b or harmful.match(a) for a, b in zip(text, shown, strict=True))
     assert printable(shown) == shown

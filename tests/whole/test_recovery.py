@@ -96,21 +96,23 @@ def whole(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("hook", "iteration", "kept"),
+    ("hook", "iteration", "kept", "number"),
     [
-        ("on_train_batch_start", 2, 3),  # in an iteration: it is finished first
-        ("on_train_batch_start", 1, 2),  # in one that a validation follows: it is made later
-        ("on_validation_batch_start", 2, 2),  # in a validation: it is made anew
+        ("on_train_batch_start", 2, 3, signal.SIGTERM),  # in an iteration: it is finished first
+        ("on_train_batch_start", 2, 3, signal.SIGHUP),
+        # in one that a validation follows: it is made later
+        ("on_train_batch_start", 1, 2, signal.SIGTERM),
+        ("on_validation_batch_start", 2, 2, signal.SIGTERM),  # in a validation: it is made anew
     ],
 )
 def test_sigterm_ends_between_iterations_and_loses_nothing(
-    hook: str, iteration: int, kept: int, policy: Path, whole: Path, tmp_path: Path
+    hook: str, iteration: int, kept: int, number: int, policy: Path, whole: Path, tmp_path: Path
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(SIGTERMException) as stop:
-        fit(tmp_path, policy, Stop(hook, iteration))
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == before
+        fit(tmp_path, policy, Stop(hook, iteration, number))
+    assert stop.value.code == 128 + number
+    assert signal.getsignal(number) == before
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert last["iteration"] == kept
     fit(tmp_path, policy, resume=True)

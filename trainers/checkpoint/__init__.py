@@ -3,7 +3,7 @@
 `research fit --ckpt_path last` goes on from what is kept here, as if the run had not been stopped.
 
 Read first: callback.py
-May import: agents, envs, trainers.lightning_internals
+May import: agents, envs, trainers.lightning_internals, trainers.settings
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from research_rl.trainers.checkpoint.files import (
 from research_rl.trainers.checkpoint.metrics_file import KeepMetrics, MetricsError, RunLogger
 from research_rl.trainers.checkpoint.resumed import ResumedOptimizer
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
+from research_rl.trainers.checkpoint.shards import UnsafeCheckpointError, check_shards
 from research_rl.trainers.checkpoint.stopping import sigterm_noted
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "ResumedOptimizer",
     "RunCheckpoint",
     "RunLogger",
+    "UnsafeCheckpointError",
     "changes",
+    "check_shards",
     "disk_error",
     "disk_errors_named",
     "export_checkpoint",

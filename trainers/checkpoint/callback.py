@@ -43,8 +43,8 @@ class RunCheckpoint(ModelCheckpoint):
     the newest, which has learned most, where Lightning keeps the first.
 
     Every checkpoint stands between two iterations, so that going on from it gives the same losses,
-    rollouts and weights, bit by bit. SIGTERM, and under SLURM the signal before a time limit, end
-    the run behind the iteration that is running, with ``last.ckpt`` renewed; a validation that
+    rollouts and weights, bit by bit. SIGTERM, SIGHUP and SLURM's signal before a time limit end the
+    run behind the iteration that is running, with ``last.ckpt`` renewed; a validation that
     is cut off by it is made when the run goes on.
 
     Args:

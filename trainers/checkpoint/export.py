@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import folder_in_place
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
+from research_rl.trainers.settings import read_run_config, refuse_code
 
 _PREFIX = "policy."
 
@@ -128,14 +127,15 @@ def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
         config: the file.
         run: where the run's folder is now, for what the config names relative to it; None is
             where it was.
+
+    Raises:
+        TrustError: it asks for what only the command line grants.
     """
-    file: Any = OmegaConf.load(config)
-    if run is not None and isinstance(file.get("trainer"), dict | type(file)):
-        file.trainer.default_root_dir = str(run)
-    loaded: Any = OmegaConf.to_container(file, resolve=True)
+    loaded = read_run_config(config, run)
     section = loaded.get("model", {}).get("policy") if isinstance(loaded, dict) else None
     if not isinstance(section, dict) or "model" not in section:
         raise ValueError(f"{config} must have model.policy.model; use the config.yaml of a run")
+    refuse_code(section, config)
     return PolicyConfig.from_section(section)
 
 

@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from research_rl.envs.system import clear_partial, put_back_former, write_whole
+from research_rl.trainers.checkpoint.shards import METADATA, check_shards
 from research_rl.trainers.lightning_internals import load_shards, sharded_metadata
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Return a checkpoint; one that ranks wrote in shards is put together."""
+        """Return a checkpoint; one that ranks wrote in shards is put together.
+
+        Whatever ``weights_only`` says, nothing in it is run: tensors, numbers and texts are read.
+        """
         if "://" in str(path) or not Path(path).is_dir():
-            return super().load_checkpoint(path, map_location, weights_only)
+            return super().load_checkpoint(path, map_location, weights_only=True)
         return load_state(Path(path))
 
 
@@ -92,6 +96,7 @@ def load_state(path: Path) -> dict[str, Any]:
     if path.is_file():
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return state
+    check_shards(path)
     state = load_shards(path)
     names = sorted(name for name in state if name.startswith("optimizer_") and name[10:].isdigit())
     if names:
@@ -160,6 +165,7 @@ def find_checkpoint(name: str, folder: Path) -> Path:
     Raises:
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: the file that is named is torn, or every one is.
+        UnsafeCheckpointError: it is in shards, and reading it would run code.
     """
     put_back_former(folder, "*.ckpt")  # sharded ones are folders
     if name not in ("last", "best"):
@@ -171,9 +177,16 @@ def find_checkpoint(name: str, folder: Path) -> Path:
             )
         if (torn := why_torn(path)) is not None:
             raise CheckpointError(f"{path} is not a whole checkpoint: {torn}; {_listing(folder)}")
-        return path
-    newest = _newest_whole(name, folder)
-    return newest if name == "last" else _best(newest)
+        return _checked(path)
+    newest = _checked(_newest_whole(name, folder))
+    return newest if name == "last" else _checked(_best(newest))
+
+
+def _checked(path: Path) -> Path:
+    """A checkpoint whose reading runs no code; Lightning's strategies read it by themselves."""
+    if path.is_dir():
+        check_shards(path)
+    return path
 
 
 def why_torn(path: Path) -> str | None:
@@ -182,7 +195,7 @@ def why_torn(path: Path) -> str | None:
     A folder is a sharded checkpoint; it takes its name when all of it is written.
     """
     if path.is_dir():
-        lacking = [n for n in (".metadata", META) if not (path / n).is_file()]
+        lacking = [n for n in (METADATA, META) if not (path / n).is_file()]
         return f"its {lacking[0]} is missing" if lacking else None
     try:
         with zipfile.ZipFile(path) as archive:

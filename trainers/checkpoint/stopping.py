@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, and the signal that SLURM sends before a time limit.
+"""Requests to stop a run: SIGTERM, SIGHUP when its terminal goes, SLURM's before a time limit.
 
 The run ends after the iteration that is running. Ended in the middle of one, it would lose the
 rollouts that it has sampled.
@@ -24,11 +24,20 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from research_rl.trainers.lightning_internals import cluster_of
 
 log = logging.getLogger(__name__)
+_ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Signals that end a process which does not listen; Windows knows no SIGHUP."""
+
+
+def _heeded() -> list[signal.Signals]:
+    """Those of _ENDS that are not ignored: ``nohup`` ignores SIGHUP, and means it."""
+    return [number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[str], None]]:
-    """Yield a function that ends the run if SIGTERM came in this block; SIGTERM alone does not.
+    """Yield a function that ends the run if it was to end in this block; the signal does not.
+
+    SIGTERM and SIGHUP are heard.
 
     It takes what is said of the place where it ends.
 
@@ -39,17 +48,21 @@ def sigterm_noted() -> Iterator[Callable[[str], None]]:
 
     def end_if_heard(what: str) -> None:
         if heard:
-            rank_zero_info("SIGTERM: %s", what)
-            raise SIGTERMException(128 + signal.SIGTERM)
+            rank_zero_info("%s: %s", signal.Signals(heard[0]).name, what)
+            raise SIGTERMException(128 + heard[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield end_if_heard
         return
-    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    former = {
+        number: signal.signal(number, lambda number, frame: heard.append(number))
+        for number in _heeded()
+    }
     try:
         yield end_if_heard
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class StopSignal:
@@ -70,7 +83,7 @@ class StopSignal:
             self._number = signal.SIGTERM
         if threading.current_thread() is not threading.main_thread():
             return
-        numbers = [signal.SIGTERM]
+        numbers = _heeded()
         cluster = cluster_of(trainer)
         if isinstance(cluster, SLURMEnvironment) and cluster.auto_requeue:
             self._requeues = True
@@ -96,7 +109,7 @@ class StopSignal:
             "%s: saved between two iterations; go on with the same command and `--ckpt_path last`",
             signal.Signals(number).name,
         )
-        if self._requeues and number != signal.SIGTERM and trainer.is_global_zero:
+        if self._requeues and number not in _ENDS and trainer.is_global_zero:
             _requeue()
         raise SIGTERMException(128 + number)
 

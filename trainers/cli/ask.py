@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from research_rl.envs import Question, Retriever, TextStyle, paint, shows_colour
 from research_rl.envs.protocols import result_content
 from research_rl.envs.system import CommandLine
-from research_rl.trainers.settings import UsageError
+from research_rl.trainers.settings import UsageError, distrust, read_run_config
 
 if TYPE_CHECKING:
     from research_rl.agents.methods import Agent, Message, Prediction
@@ -152,9 +152,8 @@ def from_run(run: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no config, or no exported policy.
+        TrustError: the config asks for what only the command line grants.
     """
-    from omegaconf import OmegaConf
-
     file = run / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(
@@ -166,7 +165,8 @@ def from_run(run: Path) -> dict[str, Any]:
             f"a finished run must hold its policy, got no {run / 'policy'}; write it with "
             f"research export --ckpt {run / 'checkpoints' / 'best.ckpt'} --out {run / 'policy'}"
         )
-    config: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    config = read_run_config(file)
+    distrust(file)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
     told = {name: env.get(name) for name in ("top_k", "max_searches", "prompt")}
     told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}

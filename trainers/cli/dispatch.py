@@ -11,8 +11,8 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from research_rl.envs.system import FAILED, did_you_mean
-from research_rl.trainers.settings import TRACEBACK, UsageError, is_users_mistake
+from research_rl.envs.system import FAILED, did_you_mean, printable
+from research_rl.trainers.settings import TRACEBACK, TRUST, UsageError, careful, is_users_mistake
 
 HELP = """\
 usage: research COMMAND [options]
@@ -37,7 +37,8 @@ commands:
   lint-reward  look for holes in a reward  research lint-reward default
 
 `research COMMAND --help` shows the options of a command. --version prints the version; --debug, or
-RESEARCH_TRACEBACK=1, shows the traceback of an error.
+RESEARCH_TRACEBACK=1, shows the traceback of an error. --trust lets what came with a folder (a run,
+a checkpoint, a model) run code and read environment variables; see docs/trust.md.
 """
 
 # Each command imports its own world, so that `research index` need not wait for Lightning.
@@ -63,15 +64,20 @@ def main() -> None:
     if "--debug" in sys.argv:  # an environment variable reaches the processes of other ranks too
         sys.argv.remove("--debug")
         os.environ[TRACEBACK] = "1"
-    # A user's own module (--model.algorithm my_file.MyRule) lies where the command is run.
+    if "--trust" in sys.argv:
+        sys.argv.remove("--trust")
+        os.environ[TRUST] = "1"
+    # A user's own module (--model.algorithm my_file.MyRule) lies where the command is run. It comes
+    # last: no file there takes the place of an installed package.
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     try:
         _dispatch(sys.argv[1:])
     except Exception as error:
         if os.environ.get(TRACEBACK) or not is_users_mistake(error):
             raise
-        print(f"research: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = printable(f"research: error: {' '.join(str(error).split())}")
+        print(line, file=sys.stderr)
         sys.exit(FAILED)
 
 
@@ -82,7 +88,8 @@ def _dispatch(args: list[str]) -> None:
     elif command == "--version":
         print(f"research-rl {version('research-rl')}")
     elif command in COMMANDS:
-        import_module(COMMANDS[command]).main(args[1:])
+        with careful(args):
+            import_module(COMMANDS[command]).main(args[1:])
     else:
         hint = did_you_mean(command, COMMANDS)
         raise UsageError(f"no command {command!r} (known: {', '.join(COMMANDS)}){hint}")

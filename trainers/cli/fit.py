@@ -71,7 +71,10 @@ from research_rl.trainers.settings import (
     CONFIGS,
     ShippedConfigFile,
     UsageError,
+    careful,
+    distrusted,
     find_config,
+    refuse_code,
     shipped_configs,
 )
 
@@ -127,6 +130,14 @@ class ResearchCLI(LightningCLI):
 
         The one private method of Lightning that is overridden; see lightning_internals.py.
         """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse a model's own code where a config that is not trusted asks for it."""
+        super().parse_arguments(parser, args)
+        named = "--model.policy.trust_remote_code" in " ".join(map(str, args or sys.argv))
+        if (file := distrusted()) is not None and not named:
+            policy = self.config[self.config["subcommand"]]["model"].policy
+            refuse_code({"trust_remote_code": policy.trust_remote_code}, file)
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would fail or overwrite a run later; set the number of threads."""
@@ -297,6 +308,16 @@ def run(
     """
     _quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    with careful(sys.argv[1:] if args is None else [str(arg) for arg in args]):
+        return _cli(args, cli, module, data)
+
+
+def _cli(
+    args: ArgsType,
+    cli: type[ResearchCLI],
+    module: type[ReSearchModule],
+    data: type[QuestionDataModule],
+) -> ResearchCLI:
     try:
         return cli(
             module,

@@ -10,6 +10,7 @@ import os
 
 from research_rl.envs.system import CommandLine
 from research_rl.envs.web import KEY_VARIABLE, check_installed, listen, warn_if_open
+from research_rl.trainers.settings import trusted
 
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -34,7 +35,9 @@ def main(argv: list[str]) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     bound = listen(args.host, args.port)
-    policy = LMPolicy.from_config(PolicyConfig(args.model, dtype=args.dtype))
+    policy = LMPolicy.from_config(
+        PolicyConfig(args.model, dtype=args.dtype, trust_remote_code=trusted())
+    )
     policy.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = args.served_model_name or args.model
     host, port = bound.getsockname()[:2]

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.system import CommandLine
+from research_rl.envs.system import CommandLine, printable
 from research_rl.trainers.settings import UsageError
 
 
@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> None:
             "model": own.served_model or run.model.policy_config.model,
         }
     card = collect(_source(own, run), questions, Path(own.out), how, settings)
-    print(card_text(card))
+    print(printable(card_text(card)))
     print(f"written to {own.out}; research sft --data.train {own.out}/rollouts.jsonl imitates them")
 
 

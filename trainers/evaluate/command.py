@@ -13,6 +13,7 @@ from typing import NoReturn
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from research_rl.envs.system import printable
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
 from research_rl.trainers.evaluate.run import Evaluation
 from research_rl.trainers.evaluate.write import write_report
@@ -41,7 +42,7 @@ def main(args: list[str]) -> None:
     _set_threads(config.torch_threads)
     evaluation = Evaluation(config, methods, described)
     if parsed.dry_run:
-        print(plan(evaluation))
+        print(printable(plan(evaluation)))
         return
     try:
         with evaluation.alone():
@@ -49,7 +50,7 @@ def main(args: list[str]) -> None:
             written = write_report(evaluation)
     except KeyboardInterrupt:
         _interrupted(evaluation)
-    print(written.markdown)
+    print(printable(written.markdown))
     print(f"wrote {', '.join(map(str, written.files))}")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-from research_rl.envs.system import write_whole
+from research_rl.envs.system import lines_of, write_whole
 from research_rl.trainers.callbacks import Curves, RunCallback, run_folder
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
@@ -383,6 +383,6 @@ def _begin_journal(path: Path, iteration: int) -> None:
     """Remove the rows of iterations that are still to come; all of them in a new run."""
     if not path.is_file():
         return
-    rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = [line for line in lines_of(path.read_text(encoding="utf-8")) if line.endswith("}")]
     kept = [row for row in rows if json.loads(row)["step"] < iteration]
     write_whole(path, (f"{row}\n" for row in kept))

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from research_rl.trainers.checkpoint import remove_checkpoint
+from research_rl.trainers.checkpoint import check_shards, remove_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,10 @@ class Snapshots:
         chosen = max((step for step in self.kept if step <= at_most), default=min(self.kept))
         held = [[_options(group) for group in o.param_groups] for o in trainer.optimizers]
         strategy = trainer.strategy
-        state = strategy.load_checkpoint(Path(self.kept[chosen]), weights_only=False)
+        snapshot = Path(self.kept[chosen])
+        if snapshot.is_dir():
+            check_shards(snapshot)
+        state = strategy.load_checkpoint(snapshot, weights_only=True)
         module: Any = trainer.lightning_module
         strategy.load_model_state_dict(state, strict=module.strict_loading)
         strategy.load_optimizer_state_dict(state)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research_rl.envs.system import CommandLine
+from research_rl.envs.system import CommandLine, printable
 from research_rl.trainers.recorder.records import FOLDER, Flight, Numbered, Record, Records
 
 _SHOWN = 5  # differences of an iteration that are printed
@@ -147,7 +147,7 @@ def _report(iteration: int, how: str, found: Sequence[Difference], total: int) -
 
 def _print(found: Sequence[Difference]) -> None:
     for difference in found[:_SHOWN]:
-        print(f"  {difference}")
+        print(printable(f"  {difference}"))
     if len(found) > _SHOWN:
         print(f"  and {len(found) - _SHOWN} more")
 

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
-
 from research_rl.agents import Engine, SamplingParams, collect_rollouts
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Question, ReSearchVectorEnv
 from research_rl.envs.protocols import Search, parse_action
 from research_rl.trainers.checkpoint import iteration_of, load_weights, policy_config, why_torn
 from research_rl.trainers.recorder.records import Numbered, Record, record_of
-from research_rl.trainers.settings import EnvConfig
+from research_rl.trainers.settings import (
+    EnvConfig,
+    OneLineParser,
+    careful,
+    distrust,
+    read_run_config,
+)
 
 
 @dataclass
@@ -45,15 +48,19 @@ class RunSettings:
 
         Raises:
             FileNotFoundError: there is none.
+            TrustError: it asks for what only the command line grants.
         """
         path = run / "config.yaml"
         if not path.is_file():
             raise FileNotFoundError(f"the run must have its config.yaml, got none in {run}")
-        loaded: Any = OmegaConf.load(path)
-        loaded.trainer.default_root_dir = str(run)
-        container: Any = OmegaConf.to_container(loaded, resolve=True)
-        model = container["model"]
-        parser = ArgumentParser(exit_on_error=False)
+        model = read_run_config(path, run)["model"]
+        with careful(()):
+            return cls._made(path, run, model)
+
+    @classmethod
+    def _made(cls, path: Path, run: Path, model: Any) -> RunSettings:
+        distrust(path)
+        parser = OneLineParser(prog="research replay")
         parser.add_argument("--env", type=EnvConfig)
         parser.add_argument("--sampling", type=SamplingParams)
         parser.add_argument("--engine", type=Callable[[LMPolicy], Engine])

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.system import clear_partial, write_whole
+from research_rl.envs.system import clear_partial, lines_of, write_whole
 
 if TYPE_CHECKING:
     from research_rl.agents import Rollout
@@ -151,7 +151,7 @@ class Records:
                 f"iteration {iteration} must have been recorded in {self.folder}, got {span}"
             )
         try:
-            lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
+            lines = lines_of(gzip.decompress(path.read_bytes()).decode("utf-8"))
             head, *rows = map(json.loads, lines)
             if head["format"] != _FORMAT or head["rows"] != len(rows):
                 raise ValueError(f"its head says {head}")

@@ -21,6 +21,17 @@ from research_rl.trainers.settings.shipped import (
     find_config,
     shipped_configs,
 )
+from research_rl.trainers.settings.trust import (
+    TRUST,
+    TrustError,
+    careful,
+    distrust,
+    distrusted,
+    grant,
+    read_run_config,
+    refuse_code,
+    trusted,
+)
 
 if TYPE_CHECKING:
     from research_rl.trainers.settings.options import EnvConfig, Updates, ValidationSampling
@@ -29,16 +40,25 @@ __all__ = [
     "CONFIGS",
     "EVALUATION",
     "TRACEBACK",
+    "TRUST",
     "EnvConfig",
     "OneLineParser",
     "ShippedConfigFile",
+    "TrustError",
     "Updates",
     "UsageError",
     "ValidationSampling",
+    "careful",
+    "distrust",
+    "distrusted",
     "find_config",
+    "grant",
     "is_users_mistake",
     "one_line",
+    "read_run_config",
+    "refuse_code",
     "shipped_configs",
+    "trusted",
 ]
 
 # a usage error does not wait for torch

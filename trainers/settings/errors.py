@@ -33,6 +33,7 @@ _OTHER_CLASS = re.compile(r"Import path (\S+) does not correspond to a subclass 
 _NO_ARGUMENT = re.compile(r"class_path '([\w.]+)': Option '(\w+)' is not accepted")
 _NO_OPTION = re.compile(r"unrecognized arguments: --([\w.]+)")
 _NO_KEY = re.compile(r"does not accept option '([\w.]+)'")
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _NO_SUBCLASS = "Not a valid subclass"
 _NOISE = re.compile(r"Expected a path but|Does not validate against|Subtypes:|Errors:|Given value")
 
@@ -100,6 +101,12 @@ def _joined(lines: Sequence[str]) -> list[str]:
 
 
 def _explain(line: str, key: str, options: list[str]) -> str:
+    if found := _DENIED.search(line):
+        return (
+            f"{found[1]} is a class or function of another package, and the config came with a "
+            "folder that may be somebody else's; add --trust to the command if you trust "
+            "everything in that folder"
+        )
     if found := _NO_CLASS.search(line):
         return f"no class {found[1]!r}{_known_classes(key, found[1])}"
     if found := _OTHER_CLASS.search(line):

@@ -17,9 +17,12 @@ from typing import Any, NoReturn
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
-from research_rl.envs.system import FAILED, did_you_mean
-from research_rl.trainers.settings.errors import TRACEBACK, one_line
+from research_rl.envs.system import FAILED, did_you_mean, printable
+from research_rl.envs.web import name_servers
+from research_rl.trainers.settings.errors import TRACEBACK, UsageError, one_line
 from research_rl.trainers.settings.moved import answer_for_moved_modules
+from research_rl.trainers.settings.trust import came_with_a_run, distrust
+from research_rl.trainers.settings.yaml_files import check_bounds, read_yaml
 
 CONFIGS = Path(str(files("research_rl.configs")))
 EVALUATION = "evaluate"
@@ -68,9 +71,26 @@ class ShippedConfigFile(ActionConfigFile):
         """Merge the config, behind its bases, into what was parsed so far."""
         is_yaml = isinstance(value, str) and ("\n" in value or ": " in value or "{" in value)
         known = value if is_yaml else find_config(str(value))
+        if is_yaml:
+            _check_text(value)
         is_file = not is_yaml and Path(known).is_file()
-        for part in _with_bases(Path(known)) if is_file else [known]:
+        parts: list[Any] = _with_bases(Path(known)) if is_file else [known]
+        foreign = is_file and came_with_a_run(Path(known))
+        for part in parts:
+            if foreign and not Path(part).resolve().is_relative_to(CONFIGS.resolve()):
+                distrust(part)
+            else:
+                name_servers(part.read_text(encoding="utf-8") if is_file else part)
             ActionConfigFile.apply_config(parser, cfg, dest, str(part))
+
+
+def _check_text(text: str) -> None:
+    try:
+        check_bounds(text, "the text of --config")
+    except UsageError as error:
+        raise TypeError(str(error)) from error
+    except yaml.YAMLError:
+        return  # the parser says what is wrong
 
 
 def _with_bases(path: Path) -> list[Path]:
@@ -100,15 +120,15 @@ def _with_bases(path: Path) -> list[Path]:
 
 
 def _sections(path: Path) -> dict[str, Any]:
-    """Return what a config holds; name the file where it is empty or no YAML.
+    """Return what a config holds; name the file where it is empty, no YAML or beyond bounds.
 
     Raises:
         TypeError: it is (jsonargparse turns it into a usage error).
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TypeError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+        loaded = read_yaml(path)
+    except UsageError as error:
+        raise TypeError(str(error)) from error
     if not isinstance(loaded, dict):
         got = "an empty file" if loaded is None else type(loaded).__name__
         raise TypeError(f"{path} must hold sections such as model and data, got {got}")
@@ -137,5 +157,6 @@ class OneLineParser(ArgumentParser):
         for action in self._actions:
             for parser in action.choices.values() if isinstance(action.choices, dict) else ():
                 options.update(parser._option_string_actions)
-        sys.stderr.write(f"research: error: {one_line(message, sorted(options))}\n")
+        line = one_line(message, sorted(options))
+        sys.stderr.write(printable(f"research: error: {line}\n"))
         sys.exit(FAILED)

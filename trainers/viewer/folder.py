@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research_rl.agents import Rollout
-from research_rl.envs.system import clear_partial, write_whole
+from research_rl.envs.system import clear_partial, lines_of, write_whole
 from research_rl.trainers.viewer.html import html_page
 from research_rl.trainers.viewer.page import rollout_text, rollouts_html
 
@@ -60,7 +60,7 @@ class RolloutFiles:
     def _keep(self, wanted: Callable[[str, int], bool]) -> None:
         rows = self.folder / ROLLOUT_ROWS
         if rows.is_file():
-            lines = rows.read_text("utf-8").splitlines()
+            lines = lines_of(rows.read_text("utf-8"))
             write_whole(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
 
     def write(
@@ -146,7 +146,7 @@ def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
 def _means(rows: Path) -> dict[tuple[str, int], str]:
     """Mean reward, F1 and searches of each page, as text."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for line in rows.read_text("utf-8").splitlines() if rows.is_file() else ():
+    for line in lines_of(rows.read_text("utf-8")) if rows.is_file() else ():
         try:
             row = json.loads(line)
             found.setdefault((row["split"], row["step"]), []).append(row)

@@ -30,6 +30,7 @@ from research_rl.envs.web import (
     TransientError,
     Transport,
     base_url,
+    key_for,
 )
 
 _T = TypeVar("_T")
@@ -149,7 +150,9 @@ class RemoteRetriever(Retriever):
         """Return this process's connections."""
         with self._lock:
             if self._runtime is None or self._runtime.pid != os.getpid():
-                key = self._api_key or os.environ.get(KEY_VARIABLE) or None
+                # several urls share their connections, so each must be one that gets the key
+                keys = [self._api_key or key_for(url, KEY_VARIABLE) for url in self.urls]
+                key = keys[0] if all(keys) else None
                 transport = Transport(self.timeout, self.connections, key)
                 groups = [[url] for url in self.urls] if self.mode == "sharded" else [self.urls]
                 self._runtime = _Runtime(transport, groups, self.connections)

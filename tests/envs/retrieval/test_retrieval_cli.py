@@ -120,3 +120,22 @@ def test_help_says_what_there_is(command: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert caught.value.code == 2
+
+
+def test_nothing_in_a_passage_steers_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = "oslo\n\x1b]52;c;b3duZWQ=\x07 \x9b2J \u202egnp.exe \u2066x\u2028y"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"id": "o\x1b[2J", "contents": contents}) + "\n")
+    out = str(tmp_path / "index")
+    main(["build", "--corpus", str(corpus), "--out", out, "--kind", "bm25"])
+    capsys.readouterr()
+    main(["search", out, "oslo"])
+    shown = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e\u2066\u2028") & set(shown)
+    assert "o\u241b[2J" in shown
+    main(["search", out, "oslo", "--json"])
+    line = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e\u2066\u2028") & set(line)
+    assert json.loads(line)["passages"][0]["contents"] == contents

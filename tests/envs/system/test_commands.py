@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.system import CommandLine, did_you_mean
+from research_rl.envs.system import CommandLine, did_you_mean, printable, printable_json
 
 
 def test_the_nearest_known_name_is_suggested() -> None:
@@ -29,3 +31,10 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said == "research: error: unrecognized arguments: --none; see research x --help\n"
+
+
+@given(st.text())
+def test_json_that_may_be_printed_says_the_same(text: str) -> None:
+    said = printable_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert printable(said) == said
+    assert json.loads(said) == {"a": text}

@@ -8,12 +8,14 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.distributed.checkpoint as dcp
 
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
 from research_rl.trainers.checkpoint.files import (
@@ -75,9 +77,10 @@ def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
 
 def test_a_folder_that_a_crash_left_without_its_name_is_found(tmp_path: Path) -> None:
     former = tmp_path / ".last.ckpt.former"
-    former.mkdir()
-    for name in (".metadata", META):
-        (former / name).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it saves in a single process
+        dcp.save({"w": torch.zeros(1)}, checkpoint_id=former, no_dist=True)
+    torch.save({}, former / META)
     assert find_checkpoint("last", tmp_path) == tmp_path / "last.ckpt"
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

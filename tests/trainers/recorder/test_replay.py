@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def test_the_oldest_are_dropped_and_a_resumed_run_forgets(tmp_path: Path) -> Non
     assert files.iterations() == [9]  # the newest stays, however large
     with pytest.raises(ValueError, match="max_megabytes must be positive"):
         FlightRecorder(max_megabytes=0)
+
+
+def test_a_record_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    odd = replace(record(), turns=["a\u2028b\u2029c\x85d\x0be\rf\ng"])
+    Records(tmp_path).write(0, 0, [odd, record(1)])
+    assert Records(tmp_path).read(0).records == [odd, record(1)]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"x", lambda b: b[:-9]])

@@ -238,8 +238,9 @@ def test_where_people_have_aliases_the_good_ones_search_again() -> None:
     assert 50 < searched_again < 300
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pytorch_lightning.utilities.rank_zero")
     steps = 0
@@ -248,17 +249,17 @@ def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
     def step(self: Any, *args: Any) -> Any:
         nonlocal steps
         steps += 1
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return take(self, *args)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(SystemExit) as stop:
             warm_start(tmp_path / "model", CONFIG)
-    assert stop.value.code == 128 + signal.SIGTERM
+    assert stop.value.code == 128 + number
     assert steps == 1  # it was finished
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert "nothing of the warm start is kept" in caplog.text
     assert list(tmp_path.iterdir()) == []
     assert (warm_start(tmp_path / "model", CONFIG) / REPORT).is_file()
