@@ -118,6 +118,7 @@ def _adopt(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         progress=_shows_progress(args),
         report=_note,
+        checked=not args.unchecked,
         **_given(args, MODEL_OPTIONS),
     )
     _done(args.out, folder, time.perf_counter() - start)
@@ -261,10 +262,15 @@ def _add_merge(merge: argparse.ArgumentParser) -> None:
 def _add_adopt(adopt: argparse.ArgumentParser) -> None:
     add = adopt.add_argument
     add("--faiss", type=Path, required=True, help="FAISS index; stays where it is")
-    add("--corpus", type=Path, required=True, help="JSONL file; passage i has vector i")
+    add("--corpus", type=Path, required=True, help="JSONL file of its passages")
     add("--encoder", required=True, help="Hugging Face name or path that made the vectors")
     add("--nprobe", type=int, help="lists an IVF index looks into")
     add("--ef-search", type=int, help="passages an HNSW index walks over")
+    add(
+        "--unchecked",
+        action="store_true",
+        help="take it also if passages that are encoded again do not find themselves",
+    )
     _add_making(adopt, copies=False)
     add_model_arguments(adopt)
     adopt.set_defaults(run=_adopt)

@@ -12,6 +12,7 @@ import numpy as np
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
+    HASH,
     bar,
     check_unchanged,
     file_identity,
@@ -19,9 +20,12 @@ from research_rl.envs.retrieval.index.build_steps import (
     open_corpus,
     workplace,
 )
+from research_rl.envs.retrieval.index.likeness import Matched, match_rows
 from research_rl.envs.retrieval.index.manifest import (
     INDEX_FORMAT,
     MANIFEST,
+    OFFSETS,
+    SAMPLE,
     IndexFolderError,
     check_target,
     corpus_manifest,
@@ -30,16 +34,16 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.open import read_vectors
+from research_rl.envs.retrieval.index.recall import TARGET, recall_manifest
+from research_rl.envs.retrieval.index.tuning import OWN, own_sample
 from research_rl.envs.retrieval.vectors import (
-    import_faiss,
     is_inner,
     search_width_of,
+    search_width_set,
     set_search_width,
 )
 
 log = logging.getLogger(__name__)
-_CHECKED = 32
-_ALIKE = 0.9  # cosine; codes of 8 bits a number stay above 0.99, PQ and one bit fall below
 
 
 def adopt_index(
@@ -52,33 +56,33 @@ def adopt_index(
     overwrite: bool = False,
     progress: bool = False,
     report: Callable[[str], object] = log.warning,
+    checked: bool = True,
     **options: Any,
 ) -> Path:
     """Write a manifest for an existing FAISS index and its corpus, and return its folder.
 
-    The i-th vector is that of the i-th passage, as FlashRAG and Search-R1 build them. Both files
-    stay where they are. Some passages are encoded again and compared with the vectors in the index,
-    which shows a wrong encoder, prefix, pooling or corpus.
+    The i-th vector is that of the i-th passage, as FlashRAG and Search-R1 build them, or has an id:
+    the row of its passage, or the id of it. Both files stay where they are. Some passages are
+    encoded again and must find themselves, which shows a wrong encoder, pooling, corpus or order.
+    How much the search width of an IVF or HNSW index finds is measured and reported.
 
     Args:
         faiss_file: the FAISS index; read memory-mapped.
         corpus: JSONL file of passages.
         encoder: Hugging Face name or path, or an Encoder; the offline encoder makes its own.
         out: folder to make.
-        nprobe: lists an IVF index looks into; None leaves what the file says.
-        ef_search: passages an HNSW index walks over; None likewise.
-        report: called with one line on how well the vectors match.
+        nprobe, ef_search: how widely an IVF or HNSW index searches; None leaves what the file says.
+        report: called with a line on how well the vectors match, and one on the recall.
+        checked: refuse an index in which most passages do not find themselves.
         options: arguments of the encoder.
 
     Raises:
-        IndexFolderError: the index cannot be read, or count or dimension differ.
+        IndexFolderError: the index cannot be read, or does not belong to the corpus or encoder.
     """
     _check_encoder(encoder)
     file, source, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
     check_target(target, overwrite)
-    if not source.is_file():
-        raise CorpusError(source, None, "there is no such corpus file")
-    _check_outside(target, file, source)
+    _check_places(target, file, source)
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
@@ -87,19 +91,59 @@ def adopt_index(
         with bar("reading", source.stat().st_size, "B", progress) as advance:
             passages, sha256 = open_corpus(source, folder, advance)
         _check_shape(index, file, passages, made)
-        report(_compare(index, passages, made))
+        matched = match_rows(index, file, passages, made, checked)
+        report(str(matched.likeness))
+        passages = _in_order(folder, passages, matched)
         manifest = {
             "format": INDEX_FORMAT,
             "kind": "dense",
             "corpus": corpus_manifest(source, target, len(passages), sha256),
             "encoder": made.manifest(),
-            "index": _described(index) | {"file": near_path(file, target)} | width,
+            "index": _described(matched) | {"file": near_path(file, target)} | width,
             "versions": versions(),
-        }
+        } | _measured(folder, matched.index, passages, made, out, report)
         check_unchanged(source, before)
         write_json(folder / MANIFEST, manifest)
         move_into_place(folder, target)
     return target
+
+
+def _in_order(folder: Path, passages: Corpus, matched: Matched) -> Corpus:
+    """Return the passages in the order of the vectors, and keep that in the folder."""
+    if matched.order is None:
+        return passages
+    (folder / HASH).unlink(missing_ok=True)  # or a restart would order them again
+    np.save(folder / OFFSETS, passages.offsets[matched.order])
+    return Corpus(passages.path, passages.offsets[matched.order])
+
+
+def _measured(
+    folder: Path,
+    index: Any,
+    passages: Corpus,
+    encoder: Encoder,
+    out: str | Path,
+    report: Callable[[str], object],
+) -> dict[str, Any]:
+    """Report what share of its own nearest vectors an index finds, and what to do about little.
+
+    Returns:
+        What a manifest says of it; empty for a type without a search width.
+    """
+    search_width = search_width_of(index)
+    if search_width is None:
+        return {}
+    sample = own_sample(index, passages, encoder)
+    sample.save(folder / SAMPLE)
+    recall = sample.recall(index)
+    said = (
+        f"recall@{sample.k} {recall:.3f} with {search_width} {search_width_set(index)}, against a "
+        f"search of all its vectors for {len(sample.queries)} sampled queries"
+    )
+    if recall < TARGET:
+        said = f"WARNING: {said}; for more: research index tune {out} --recall {TARGET}"
+    report(said)
+    return {"recall": recall_manifest(sample, recall) | {"against": OWN}}
 
 
 def _check_encoder(encoder: str | Encoder) -> None:
@@ -111,18 +155,22 @@ def _check_encoder(encoder: str | Encoder) -> None:
         )
 
 
-def _described(index: Any) -> dict[str, Any]:
+def _described(matched: Matched) -> dict[str, Any]:
     """What the manifest says of a FAISS index."""
-    return {
+    index = matched.index
+    known = {
         "type": type(index).__name__.removeprefix("Index"),
         "metric": "ip" if is_inner(index) else "l2",
         "dimension": index.d,
     }
+    return known | ({"id_map": True} if matched.mapped else {})
 
 
-def _check_outside(target: Path, *files: Path) -> None:
-    """Refuse files that would be lost with the folder that is replaced."""
-    for file in files:
+def _check_places(target: Path, index: Path, corpus: Path) -> None:
+    """Refuse a missing corpus, and files that would be lost with the folder that is replaced."""
+    if not corpus.is_file():
+        raise CorpusError(corpus, None, "there is no such corpus file")
+    for file in (index, corpus):
         if file.is_relative_to(target):
             raise ValueError(
                 f"what is adopted must not lie in the folder that is made, got {file}; it stays "
@@ -169,24 +217,3 @@ def _check_shape(index: Any, file: Path, passages: Corpus, encoder: Encoder) -> 
             f"index {file} must have the dimension of encoder {encoder.name}, {encoder.dim}, got "
             f"{index.d}; pass the encoder that it was made with"
         )
-
-
-def _compare(index: Any, passages: Corpus, encoder: Encoder) -> str:
-    """Encode some passages again, and say how like the vectors of the index they are."""
-    places = np.unique(np.linspace(0, len(passages) - 1, _CHECKED).astype(np.int64))
-    made = encoder.encode_passages([passages[place].contents for place in places.tolist()])
-    try:
-        if ivf := import_faiss().try_extract_index_ivf(index):
-            ivf.make_direct_map()
-        kept = np.stack([index.reconstruct(place) for place in places.tolist()])
-    except RuntimeError:
-        return "the vectors of this type of index cannot be read back, so they were not compared"
-    norms = np.linalg.norm(made, axis=1) * np.linalg.norm(kept, axis=1)
-    likeness = float(np.median((made * kept).sum(axis=1) / np.maximum(norms, 1e-12)))
-    said = f"{len(places)} passages encoded again: median cosine {likeness:.3f} to the index"
-    if likeness >= _ALIKE:
-        return said
-    return (
-        f"WARNING: {said}; unless it is compressed hard, it was made with another encoder, prefix, "
-        "pooling or corpus: see --query-prefix, --passage-prefix, --pooling"
-    )

@@ -35,7 +35,12 @@ from research_rl.envs.retrieval.search import (
     RankFusion,
     load_bm25,
 )
-from research_rl.envs.retrieval.vectors import import_faiss, search_width_of, set_search_width
+from research_rl.envs.retrieval.vectors import (
+    import_faiss,
+    search_width_of,
+    set_search_width,
+    without_id_map,
+)
 from research_rl.envs.types import Retriever
 
 _CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
@@ -128,9 +133,8 @@ def _open_dense(
     cache_size: int,
 ) -> DenseRetriever:
     known = manifest["index"]
-    path = folder / known.get("file", VECTORS)
     try:
-        index = read_vectors(path, mmap)
+        index = vectors_of(folder, manifest, mmap)
     except (RuntimeError, OSError) as error:
         reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
         raise IndexFolderError(reason) from error
@@ -173,6 +177,15 @@ def _open_bm25(folder: Path, manifest: dict[str, Any], passages: Corpus) -> Any:
             f"{model.scores['num_docs']}; {rebuild(folder, manifest, passages.path)}"
         )
     return model
+
+
+def vectors_of(folder: Path, manifest: dict[str, Any], mmap: bool | None) -> Any:
+    """Read the FAISS index of a folder, without the map of ids that an adopted one may have.
+
+    The offsets of such a folder stand in the order of its vectors.
+    """
+    index = read_vectors(folder / manifest["index"].get("file", VECTORS), mmap)
+    return without_id_map(index)[0] if manifest["index"].get("id_map") else index
 
 
 def read_vectors(path: Path, mmap: bool | None) -> Any:

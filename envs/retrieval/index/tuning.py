@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
+from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.index.estimate import SAMPLED, K
 from research_rl.envs.retrieval.index.manifest import (
     MANIFEST,
     SAMPLE,
-    VECTORS,
     IndexFolderError,
     read_manifest,
     write_json,
 )
-from research_rl.envs.retrieval.index.open import load_retriever, read_vectors
+from research_rl.envs.retrieval.index.open import load_retriever, vectors_of
 from research_rl.envs.retrieval.index.recall import (
     TARGET,
     TIED,
@@ -35,6 +36,7 @@ from research_rl.envs.retrieval.vectors import (
     search_one_by_one,
     search_width_of,
 )
+from research_rl.envs.types import Passage
 
 OWN = "the index's own vectors"
 
@@ -65,9 +67,8 @@ def tune_folder(
     manifest = read_manifest(place)
     if "index" not in manifest:
         raise ValueError(f"kind must be dense or hybrid to be tuned, got {manifest['kind']!r}")
-    file = place / manifest["index"].get("file", VECTORS)
     try:
-        index = read_vectors(file, None)
+        index = vectors_of(place, manifest, None)
     except (RuntimeError, OSError) as error:
         raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
     search_width = search_width_of(index)
@@ -81,7 +82,10 @@ def tune_folder(
             raise IndexFolderError(
                 f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
             )
-        own_sample(place, index, corpus).save(place / SAMPLE)
+        retriever = load_retriever(place, corpus, mmap=True)  # for its encoder and corpus only
+        dense = retriever.retrievers[0] if isinstance(retriever, RankFusion) else retriever
+        assert isinstance(dense, DenseRetriever)
+        own_sample(index, dense.passages, dense.encoder).save(place / SAMPLE)
     try:
         sample = Sample.load(place / SAMPLE)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
@@ -94,12 +98,9 @@ def tune_folder(
     return dict(manifest["recall"])
 
 
-def own_sample(folder: Path, index: Any, corpus: str | Path | None = None) -> Sample:
-    """Search everything that an index of a folder holds, for queries made from its passages."""
-    retriever = load_retriever(folder, corpus, mmap=True)  # for its encoder and corpus only
-    dense = retriever.retrievers[0] if isinstance(retriever, RankFusion) else retriever
-    assert isinstance(dense, DenseRetriever)
-    queries = dense.encoder.encode_queries(sample_queries(dense.passages, SAMPLED))
+def own_sample(index: Any, passages: Sequence[Passage], encoder: Encoder) -> Sample:
+    """Search everything that an index holds, for queries made from its passages."""
+    queries = encoder.encode_queries(sample_queries(passages, SAMPLED))
     k = min(K, index.ntotal)
     with blas_for(len(queries)):
         found, places = search_one_by_one(index, queries, min(TIED, index.ntotal))

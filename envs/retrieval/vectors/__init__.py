@@ -23,6 +23,7 @@ from research_rl.envs.retrieval.vectors.faiss_types import (
     search_everywhere,
     search_one_by_one,
     search_width_of,
+    search_width_set,
     set_search_width,
     training_rows,
     widest,
@@ -33,6 +34,12 @@ from research_rl.envs.retrieval.vectors.files import (
     VectorParts,
     encode_codes,
     streamed_header,
+)
+from research_rl.envs.retrieval.vectors.ids import (
+    hides_id_map,
+    keeps_numbers,
+    list_ids,
+    without_id_map,
 )
 from research_rl.envs.retrieval.vectors.rescore import NOBODY, Places, as_faiss, best, exact_scores
 from research_rl.envs.retrieval.vectors.torch_products import (
@@ -65,11 +72,14 @@ __all__ = [
     "encode_codes",
     "exact_scores",
     "factory_string",
+    "hides_id_map",
     "import_faiss",
     "input_rounding",
     "is_exact",
     "is_inner",
+    "keeps_numbers",
     "least_rows",
+    "list_ids",
     "merge",
     "new_index",
     "output_rounding",
@@ -81,9 +91,11 @@ __all__ = [
     "search_everywhere",
     "search_one_by_one",
     "search_width_of",
+    "search_width_set",
     "set_search_width",
     "streamed_header",
     "training_rows",
     "widened",
     "widest",
+    "without_id_map",
 ]

@@ -219,6 +219,12 @@ def set_search_width(index: Any, value: int) -> int:
     return width
 
 
+def search_width_set(index: Any) -> int:
+    """Return the search width that an index has now."""
+    ivf = import_faiss().try_extract_index_ivf(index)
+    return int(ivf.nprobe if ivf else _hnsw(index).efSearch)
+
+
 def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
     """Search all lists of an IVF index, whatever its nprobe; search other types as usual."""
     faiss = import_faiss()

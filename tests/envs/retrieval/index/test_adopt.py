@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,7 +60,8 @@ def test_it_finds_by_position_and_stays_where_it_is(
     manifest = read_manifest(folder)
     assert manifest["index"]["file"] == f"../{file.name}"
     assert manifest["index"].get("nprobe") == nprobe
-    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "offsets.npy"]
+    kept = {"manifest.json", "offsets.npy"} | ({"sample.npz"} if factory != "Flat" else set())
+    assert {p.name for p in folder.iterdir()} == kept
 
 
 @pytest.mark.parametrize("factory", ["IVF16,SQ8", "HNSW4", "PCA16,HNSW4"])
@@ -70,6 +72,7 @@ def test_an_adopted_index_is_tuned_against_its_own_vectors(
     monkeypatch.setattr(
         "research_rl.envs.retrieval.index.open.make_encoder", lambda name, **options: Numbered()
     )
+    (folder / "sample.npz").unlink()  # a folder of before one was kept
     moved = corpus.rename(tmp_path / "moved.jsonl")
     with pytest.raises(IndexFolderError, match="--corpus"):
         tune_folder(folder)
@@ -106,10 +109,117 @@ def test_a_mismatch_names_the_way_to_adopt_it_again(tmp_path: Path, corpus: Path
     ]
 
 
+def with_ids(path: Path, factory: str, ids: Sequence[int], texts: Sequence[int]) -> Path:
+    """Make an index whose vectors have ids of their own: vector i is that of ``texts[i]``."""
+    vectors = Numbered().encode_passages([str(i) for i in texts])
+    index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add_with_ids(vectors, np.asarray(ids, np.int64))
+    faiss.write_index(index, str(path))
+    return path
+
+
+def finds_itself(
+    folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, wide: int = 300
+) -> None:
+    monkeypatch.setattr(
+        "research_rl.envs.retrieval.index.open.make_encoder", lambda name, **options: Numbered()
+    )
+    wanted = [p for p in Corpus(corpus) if int(p.contents.split()[0]) % 50 == 0]
+    queries = [p.contents for p in wanted]
+    for mmap in (False, True):
+        found = load_retriever(folder, mmap=mmap).search(queries, wide)
+        assert [row[0].id for row in found] == [p.id for p in wanted]
+        assert len(found[0]) == wide, "also where few lists hold too few"
+
+
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "IDMap2,Flat", "IDMap,IVF8,Flat", "IVF8,Flat"])
+def test_ids_that_are_rows_are_taken_as_rows(
+    tmp_path: Path, corpus: Path, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backwards = range(599, -1, -1)
+    file = with_ids(tmp_path / "o.index", factory, backwards, backwards)
+    folder = adopt_index(file, corpus, Numbered(), tmp_path / "i", nprobe=nprobe_of(factory))
+    finds_itself(folder, corpus, monkeypatch)
+
+
+def nprobe_of(factory: str) -> int | None:
+    return 2 if "IVF" in factory else None
+
+
+@pytest.mark.parametrize("factory", ["IDMap,Flat", "IDMap,HNSW16", "IDMap,IVF8,SQ8"])
+def test_ids_of_the_corpus_are_matched_with_its_rows(
+    tmp_path: Path, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "wiki.jsonl"
+    rows = [{"id": str(7000 + 3 * i), "contents": f"{i} is the number"} for i in range(600)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = [(i * 7) % 600 for i in range(600)]
+    ids = [7000 + 3 * i for i in order]
+    file = with_ids(tmp_path / "o.index", factory, ids, order)
+    folder = adopt_index(file, corpus, Numbered(), tmp_path / "i", nprobe=nprobe_of(factory))
+    finds_itself(folder, corpus, monkeypatch, 5 if "HNSW" in factory else 300)
+    tuned = factory == "IDMap,Flat" or tune_folder(folder, 0.99)["recall"] >= 0.99
+    assert tuned
+
+
+def test_ids_that_may_be_rows_and_are_those_of_the_corpus_are_told_by_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "wiki.jsonl"
+    rows = [{"id": (i * 7) % 600, "contents": f"{i} is the number"} for i in range(600)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = range(599, -1, -1)
+    for factory in ("IDMap,Flat", "IVF8,Flat"):
+        ids = [(i * 7) % 600 for i in order]
+        file = with_ids(tmp_path / "o.index", factory, ids, order)
+        folder = adopt_index(file, corpus, Numbered(), tmp_path / f"i{factory}", nprobe=None)
+        finds_itself(folder, corpus, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("factory", "shift", "words"),
+    [
+        ("IDMap,Flat", 5000, "must be the rows .* or the ids of its passages, got 5000"),
+        ("IVF8,Flat", 5000, "ids must be the rows .* got"),
+        ("PCA16,IDMap,Flat", 0, "an id map must be the outermost part"),
+    ],
+)
+def test_ids_that_cannot_be_matched_are_refused(
+    tmp_path: Path, corpus: Path, factory: str, shift: int, words: str
+) -> None:
+    file = with_ids(tmp_path / "o.index", factory, range(shift, shift + 600), range(600))
+    with pytest.raises(IndexFolderError, match=words):
+        adopt_index(file, corpus, Numbered(), tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_an_adopted_index_says_how_much_it_finds(tmp_path: Path, corpus: Path) -> None:
+    said: list[str] = []
+    out = tmp_path / "i"
+    adopt_index(others(corpus, "IVF64,Flat"), corpus, Numbered(), out, report=said.append)
+    assert said[-1].startswith("WARNING: recall@5 0."), said
+    assert "with nprobe 1" in said[-1]
+    assert f"research index tune {out}" in said[-1]
+    known = read_manifest(out)["recall"]
+    assert known["against"] == "the index's own vectors"
+    assert known["recall"] < 0.9
+    adopt_index(
+        *(others(corpus, "IVF8,Flat"), corpus, Numbered(), tmp_path / "j"),
+        nprobe=8,
+        report=said.append,
+    )
+    assert said[-1].startswith("recall@5 1.000 with nprobe 8"), said
+
+
 def test_what_does_not_fit_is_said(tmp_path: Path, corpus: Path) -> None:
     said: list[str] = []
-    adopt_index(others(corpus, shift=1), corpus, Numbered(), tmp_path / "i", report=said.append)
-    assert said[0].startswith("WARNING: 32 passages encoded again: median cosine")
+    one_off = others(corpus, shift=1)
+    with pytest.raises(IndexFolderError, match="0 of 32 passages encoded again find themselves"):
+        adopt_index(one_off, corpus, Numbered(), tmp_path / "i")
+    adopt_index(one_off, corpus, Numbered(), tmp_path / "i", report=said.append, checked=False)
+    assert said[0].startswith("WARNING: 0 of 32 passages encoded again find themselves")
+    assert len(said) == 1
     write_corpus(corpus, 599)
     with pytest.raises(IndexFolderError, match="got 600 vectors for 599 passages"):
         adopt_index(others(corpus), corpus, Numbered(), tmp_path / "j")
