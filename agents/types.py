@@ -128,6 +128,13 @@ class Engine(ABC):
         """
         return
 
+    def room(self) -> int | None:
+        """Return the positions that it has for a prompt and its response together.
+
+        None where it has as many as the policy's model, or cannot tell yet.
+        """
+        return None
+
     def close(self) -> None:
         """End threads and close connections; a further run begins them anew.
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _TOKENS_A_BYTE = 4
 """More than any tokenizer makes of a byte: a text that fits by this is not tokenised."""
 _NAMED = 3
+_SERVERS = "the rollout servers'"
 
 
 def prompts_that_fit(
@@ -39,15 +40,16 @@ def prompts_that_fit(
     policy, prompt = module.policy, vector_rows(module.env).prompt
     option = "sampling" if role == "train" else "validation_sampling"
     budget: int = getattr(module, option).max_response_tokens
-    room = None if policy.max_length is None else policy.max_length - budget
+    positions, whose = _positions(module)
+    room = None if positions is None else positions - budget
     limits = [limit for limit in (room, most) if limit is not None]
     if not limits:
         return list(questions)
     sizes = {} if min(limits) < 1 else _long_prompts(questions, policy, prompt, min(limits))
     if room is not None and room < 1:
         raise ValueError(
-            f"model.{option}.max_response_tokens must be below the model's {policy.max_length} "
-            f"positions, which hold the prompt too, got {budget}; lower it"
+            f"model.{option}.max_response_tokens must be below {whose} {positions} positions, "
+            f"which hold the prompt too, got {budget}; lower it{_longer(whose)}"
         )
     left_out = {row for row, size in sizes.items() if most is not None and size > most}
     _check_room(questions, role, {r: n for r, n in sizes.items() if r not in left_out}, module)
@@ -74,19 +76,35 @@ def _check_room(
 ) -> None:
     """Refuse prompts that are too long for the model's positions beside a response."""
     option = "sampling" if role == "train" else "validation_sampling"
-    budget, positions = getattr(module, option).max_response_tokens, module.policy.max_length
+    budget = getattr(module, option).max_response_tokens
+    positions, whose = _positions(module)
     over = {} if positions is None else {r: n for r, n in sizes.items() if n > positions - budget}
     if not over:
         return
     lower = positions - max(over.values())
     raise ValueError(
-        f"prompts of data.{role} must leave {budget} of the model's {positions} positions for the "
+        f"prompts of data.{role} must leave {budget} of {whose} {positions} positions for the "
         f"response (model.{option}.max_response_tokens), so have at most {positions - budget} "
         f"tokens, got {len(over)} of {len(questions)} longer ones: {_named(questions, over)}; set "
         f"data.max_prompt_tokens to {positions - budget} to leave them out"
         + (f", lower model.{option}.max_response_tokens to {lower} or less" if lower > 0 else "")
-        + ", or take a model with a longer context"
+        + _longer(whose)
     )
+
+
+def _positions(module: Any) -> tuple[int | None, str]:
+    """The positions of the model, or of the servers that sample if they have fewer; and whose."""
+    own: int | None = module.policy.max_length
+    served = module.engine.room() if hasattr(module, "engine") else None
+    if served is not None and (own is None or served < own):
+        return served, _SERVERS
+    return own, "the model's"
+
+
+def _longer(whose: str) -> str:
+    if whose == _SERVERS:
+        return ", or start the servers with a larger --max-model-len"
+    return ", or take a model with a longer context"
 
 
 def _long_prompts(

@@ -25,6 +25,8 @@ _ENABLED_BY = {
     "=1 in its environment",
     "/collective_rpc": "; start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment",
 }
+_NOT_TAKEN = frozenset({400, 404, 422, 500})
+"""What servers answer that cannot read a folder, or cannot use what is in it."""
 _LOWEST = -1e4
 """vLLM's log-prob of what it holds for impossible is -9999."""
 
@@ -34,7 +36,7 @@ class RefusedRequestError(RefusedByServerError, ValueError):
 
     Args:
         message: what it says.
-        status: of HTTP.
+        status: of HTTP; 500 where it tried to take weights and could not.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -89,12 +91,19 @@ class RolloutClient:
         except RefusedByServerError as error:
             raise TransientError(f"/health: {error}") from error
 
-    def models(self) -> list[str]:
-        """Return the names of what it serves."""
+    def models(self) -> dict[str, int | None]:
+        """Return the names of what it serves, each with the positions it has, None if not told.
+
+        Positions are those of the prompt and the response together; an adapter has its model's.
+        """
         data = self._checked(self._quick.request("GET", f"{self.url}/v1/models"))
         try:
-            return [str(one["id"]) for one in json.loads(data)["data"]]
-        except (ValueError, KeyError, TypeError) as error:
+            rows = json.loads(data)["data"]
+            told = {str(one["id"]): one.get("max_model_len") for one in rows}
+            parents = {str(one["id"]): one.get("parent") for one in rows}
+            found = {name: told[name] or told.get(str(parents[name])) for name in told}
+            return {name: None if size is None else int(size) for name, size in found.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _garbage(data, "a list of models", error) from error
 
     def started(self) -> str | None:
@@ -112,12 +121,12 @@ class RolloutClient:
     def load_adapter(self, name: str, folder: str) -> None:
         """Have it serve the LoRA adapter of a folder under this name, in place of a former one."""
         body = {"lora_name": name, "lora_path": folder, "load_inplace": True}
-        self._post("/v1/load_lora_adapter", body)
+        self._post_weights("/v1/load_lora_adapter", body, folder)
 
     def reload(self, folder: str) -> None:
         """Have it take the weights of a Hugging Face folder that it can read too."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
-        self._post("/collective_rpc", body)
+        self._post_weights("/collective_rpc", body, folder)
 
     def forget_prefixes(self) -> None:
         """Have it drop keys and values that former weights computed, where it has the route.
@@ -140,11 +149,31 @@ class RolloutClient:
             self._slow.request("POST", self.url + route, json.dumps(body).encode()), route
         )
 
+    def _post_weights(self, route: str, body: Mapping[str, Any], folder: str) -> None:
+        """Have it read a folder; a refusal names the folder, which vLLM leaves out of its words.
+
+        Raises:
+            RefusedRequestError: it did not take the weights.
+            TransientError: no answer came, or one that may pass.
+        """
+        reply = self._slow.request("POST", self.url + route, json.dumps(body).encode())
+        try:
+            self._checked(reply, route)
+        except (RefusedRequestError, TransientError) as error:
+            if reply.status not in _NOT_TAKEN or _lacks_route(reply):
+                raise
+            raise RefusedRequestError(
+                f"{self.url} must take the weights in {folder}, but {route} said: {_said(reply)}; "
+                "that folder must be there on the server's machine too, readable for the server's "
+                "user, and hold weights of the model that it serves",
+                reply.status,
+            ) from error
+
     def _checked(self, reply: Any, route: str = "/v1/models") -> bytes:
         try:
             data: bytes = reply.check()
         except RefusedByServerError as error:
-            remedy = _ENABLED_BY.get(route, "") if reply.status == 404 else ""
+            remedy = _ENABLED_BY.get(route, "") if _lacks_route(reply) else ""
             raise RefusedRequestError(
                 f"{self.url}{route}: {error}{remedy}", reply.status
             ) from error
@@ -241,6 +270,20 @@ def _check_sane(sampled: Sampled, max_tokens: int, reason: Any) -> None:
         raise ValueError("negative token ids")
     if reason not in ("stop", "length"):
         raise ValueError(f"the finish_reason {reason!r}")
+
+
+def _lacks_route(reply: Any) -> bool:
+    """Whether a 404 is about the route itself, and not about an adapter or a model."""
+    return bool(reply.status == 404) and b"dapter" not in reply.body
+
+
+def _said(reply: Any) -> str:
+    """The status, and the message that vLLM and our server put into an error, or all it said."""
+    try:
+        said = str(json.loads(reply.body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = reply.body.decode("utf-8", "replace").strip()
+    return f"status {reply.status}, {said[:300]}"
 
 
 def _garbage(data: bytes, what: str, error: Exception) -> TransientError:

@@ -112,6 +112,7 @@ class ServerEngine(Engine):
             return []
         if self.fleet.version is None:
             self.sync(0)
+        _check_room(self.fleet.room, max(map(len, prompts)), params.max_response_tokens)
         self._end = self._end.at(params.stop)
         rows = seed.tolist()
         cancelled = threading.Event()
@@ -129,6 +130,10 @@ class ServerEngine(Engine):
         workers.shutdown()  # all are idle
         self._workers.remove(workers)
         return sequences
+
+    def room(self) -> int | None:
+        """See Engine.room; asks the servers, and knows nothing while none answers."""
+        return self.fleet.ask_room()
 
     def close(self) -> None:
         """See Engine.close; waits for turns that a run left under way, at most ``timeout``."""
@@ -195,6 +200,19 @@ class ServerEngine(Engine):
             version,
         )
         return self.fleet.ask(lambda client: client.complete(request), cancelled), version
+
+
+def _check_room(room: int | None, longest: int, budget: int) -> None:
+    """Refuse, before anything is sampled, rollouts that could outgrow the servers' positions."""
+    if room is None or longest + budget <= room:
+        return
+    left = room - longest
+    ways = f"lower max_response_tokens to {left} or less" if left > 0 else "leave the prompt out"
+    raise ValueError(
+        f"prompt and max_response_tokens must fit in the rollout servers' {room} positions "
+        f"together, got {longest} + {budget}; {ways}, or start the servers with a larger "
+        "--max-model-len"
+    )
 
 
 def _check(

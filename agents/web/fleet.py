@@ -7,6 +7,7 @@ the weights anew, for it may have been restarted.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from research_rl.agents.web.client import RefusedRequestError, RolloutClient
 from research_rl.envs.system import clear_partial, folder_in_place
 from research_rl.envs.web import Endpoint, Endpoints, NoAnswerError, TransientError
 
+log = logging.getLogger(__name__)
 _ATTEMPTS = 10
 """After so many failures of one request it is at fault, or every server is."""
 _T = TypeVar("_T")
@@ -60,6 +62,7 @@ class Fleet:
         self._giving = threading.Lock()
         self._proved = False  # the first folder of weights was read back
         self._started: dict[str, str | None] = {}  # by url, when a server got the weights
+        self._rooms: dict[str, int | None] = {}  # by url, its positions
         self.model = adapter_name(model) if weights == "lora" else model
         """The name of what is asked for."""
         self.version: int | None = None
@@ -69,6 +72,28 @@ class Fleet:
     def members(self) -> list[Endpoint]:
         """The servers and how they are."""
         return self._endpoints.members
+
+    @property
+    def room(self) -> int | None:
+        """Positions of the server that has fewest, for a prompt and its response; None: not told.
+
+        They are known of servers that were given weights, or asked by ``ask_room``.
+        """
+        return min((size for size in self._rooms.values() if size is not None), default=None)
+
+    def ask_room(self) -> int | None:
+        """Return ``room`` after asking every server; one that does not answer is left out.
+
+        What is wrong with it is told when it is given weights.
+        """
+        for url, client in self._clients.items():
+            try:
+                served = client.models()
+            except (TransientError, RefusedRequestError) as error:
+                log.info("%s does not tell how many positions it has: %s", url, error)
+                continue
+            self._rooms[url] = max((n for n in served.values() if n is not None), default=None)
+        return self.room
 
     def ask(self, request: Callable[[RolloutClient], _T], cancelled: threading.Event) -> _T:
         """Return what the least busy server answers, or another one where it fails.
@@ -154,7 +179,11 @@ class Fleet:
         return None
 
     def _give_all(self) -> None:
-        """Give every server the weights; those that cannot be reached are taken out."""
+        """Give every server the weights; those that cannot be reached are taken out.
+
+        One that could not use them (status 500) is taken out too, unless none ever took any: then
+        waiting is no use.
+        """
 
         def give(url: str) -> Exception | None:
             try:
@@ -167,7 +196,9 @@ class Fleet:
         with ThreadPoolExecutor(len(self._clients)) as workers:
             failures = list(workers.map(give, self._clients))
         for failure in failures:
-            if isinstance(failure, RefusedRequestError):
+            if isinstance(failure, RefusedRequestError) and (
+                failure.status < 500 or not self._started
+            ):
                 raise failure
 
     def _give(self, url: str) -> None:
@@ -181,6 +212,7 @@ class Fleet:
                 f"{url} must serve the model {self.model!r}, but serves "
                 f"{', '.join(known) or 'none'}; set model.engine.model to one of them"
             )
+        self._rooms[url] = known[self.model]
         if self._weights == "reload":
             assert where is not None
             client.reload(where)

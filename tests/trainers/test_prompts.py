@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from doubles import training
 
+from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.envs.types import Question
@@ -98,3 +99,24 @@ def test_a_budget_beyond_the_positions_is_named(policy: Path, room: int, tmp_pat
     trained = training.module(policy, sampling=much)
     with pytest.raises(ValueError, match="max_response_tokens must be below the model's"):
         training.trainer(tmp_path, 1, limit_val_batches=0).fit(trained, training.Data())
+
+
+class Narrow(CachedEngine):
+    """Has fewer positions than the model, as a server may."""
+
+    def room(self) -> int:
+        """See Engine.room."""
+        return 100
+
+
+def test_the_positions_of_servers_count_where_they_are_fewer(policy: Path, tmp_path: Path) -> None:
+    much = replace(training.module(policy).sampling, max_response_tokens=100)
+    trained = training.module(policy, sampling=much, engine=Narrow)
+    said = "max_response_tokens must be below the rollout servers' 100 positions.*--max-model-len"
+    with pytest.raises(ValueError, match=said):
+        training.trainer(tmp_path, 1).fit(trained, training.Data())
+    trained = training.module(policy, engine=Narrow)
+    said = f"leave {BUDGET} of the rollout servers' 100 positions .*the long one .*--max-model-len"
+    with pytest.raises(ValueError, match=said):
+        training.trainer(tmp_path, 1).fit(trained, OneIsLong("train", 90))
+    assert trained.train_rollouts == []

@@ -29,7 +29,8 @@ def main(args: list[str]) -> None:
         ValueError: the configuration is wrong, or the folder holds rows of another one.
         FileNotFoundError: a file or folder that it names does not exist.
         FileExistsError: another process is writing to the folder.
-        ConnectionError: a model's server gave no answers; the rows so far are kept.
+        ConnectionError: a model's server gave no answers, or a judge no verdict; the rows so far
+            are kept.
         RetrieverUnavailable: the search failed; the rows so far are kept.
         SystemExit: the command line is wrong (2) or Ctrl-C was pressed (130).
     """
@@ -52,6 +53,7 @@ def main(args: list[str]) -> None:
         _interrupted(evaluation)
     print(printable(written.markdown))
     print(f"wrote {', '.join(map(str, written.files))}")
+    evaluation.check_answered()
 
 
 def plan(evaluation: Evaluation) -> str:

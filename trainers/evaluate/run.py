@@ -120,6 +120,25 @@ class Evaluation:
             self.rows.rewrite(self.wanted_keys())
         return self.wanted()
 
+    def check_answered(self) -> None:
+        """Refuse to call it a success where a cell has no answer at all, or a judge no verdict.
+
+        Raises:
+            ModelUnavailable: one has nothing but errors; it names all of those and the last error.
+        """
+        by_cell: dict[str, list[str | None]] = {str(cell): [] for cell in self.cells}
+        by_judge: dict[str, list[str | None]] = {f"judge {n}": [] for n in self.config.judges}
+        for row in self.wanted():
+            cell = Cell(row["dataset"], row["model"], row["method"])
+            by_cell[str(cell)].append(row["error"])
+            for name in self.config.judges:
+                if name in row["judge"]:
+                    by_judge[f"judge {name}"].append(row["judge"][name]["error"])
+        told = {**by_cell, **by_judge}
+        silent = {name: errors for name, errors in told.items() if errors and all(errors)}
+        if silent:
+            raise ModelUnavailable(_unanswered(silent))
+
     def _read(self) -> None:
         self.rows = RowFile(self.out / EVALUATION_ROWS)
         self._settings = EvaluationSettings(self.out)
@@ -247,6 +266,17 @@ def _silent(cell: Cell, predictions: Sequence[Prediction], batches: int) -> str:
     return (
         f"{cell}: no answer to {batches} batches of questions in a row, the last time because: "
         f"{predictions[-1].error}; the rows are kept and the same command asks again"
+    )
+
+
+def _unanswered(silent: Mapping[str, Sequence[str | None]]) -> str:
+    counts = ", ".join(
+        f"{name} ({len(errors):,} of {len(errors):,})" for name, errors in silent.items()
+    )
+    last = next(reversed(silent.values()))[-1]
+    return (
+        f"at least one answer must not be an error, but all are for {counts}; the last one: "
+        f"{last}; the card is written and the same command asks again: mend the server first"
     )
 
 

@@ -19,7 +19,9 @@ from doubles.evaluated import Fails, Oracle, Says, arguments, question, question
 from research_rl.agents.methods.research import Prediction
 from research_rl.agents.types import ModelUnavailable
 from research_rl.envs.retrieval import BM25SketchEncoder, build_index
+from research_rl.envs.system import FAILED
 from research_rl.envs.system.locks import alone_in
+from research_rl.trainers.cli.dispatch import main as research
 from research_rl.trainers.evaluate import config as config_module
 from research_rl.trainers.evaluate.command import main
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
@@ -215,6 +217,34 @@ def test_what_a_server_always_refuses_does_not_keep_the_card_away(
     assert "25 of 40 answers are in; 15 are errors" in (out / "card.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("failing", ["ReSearch", "both"])
+def test_a_cell_of_nothing_but_errors_is_no_success(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failing: str,
+) -> None:
+    out = tmp_path / "out"
+    methods = {"ReSearch": {"class_path": "doubles.evaluated.Fails"}, "Guess": "doubles.evaluated"}
+    methods["Guess"] += ".Fails" if failing == "both" else ".Oracle"
+    args = arguments(out, question_file(tmp_path, 8), **methods)  # fewer than three batches
+    monkeypatch.setattr(Fails, "failing", {f"q{i}" for i in range(8)})
+    for _ in range(2):  # a second time all are asked again in vain
+        monkeypatch.setattr(sys, "argv", ["research", "evaluate", *args])
+        with pytest.raises(SystemExit) as ended:
+            research()
+        said = capsys.readouterr().err
+        assert ended.value.code == FAILED
+        assert "ReSearch" in said
+        assert "(8 of 8)" in said
+        assert "timed out" in said
+        assert said.count("(8 of 8)") == (2 if failing == "both" else 1)
+        assert (out / "card.md").is_file()
+    monkeypatch.setattr(Fails, "failing", set())
+    main(args)
+    assert "16 of 16 answers are in." in (out / "card.md").read_text("utf-8")
+
+
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     questions = question_file(tmp_path)
     main(arguments(tmp_path / "out", questions))
@@ -318,7 +348,8 @@ def test_judges_are_asked_once_and_their_failures_shown(tmp_path: Path) -> None:
         "down": {"class_path": "doubles.evaluated.Says"},
     }
     args = [*arguments(out, question_file(tmp_path)), "--judges", json.dumps(judges)]
-    main(args)
+    with pytest.raises(ModelUnavailable, match=r"judge down \(40 of 40\).*connection refused"):
+        main(args)
     card = (out / "card.md").read_text("utf-8")
     assert "| houses | Guess | kind | 100.0 | 20 | 0 |" in card
     assert "| houses | Guess | down | – | 0 | 20 |" in card
