@@ -78,7 +78,9 @@ def _check_room(
     option = "sampling" if role == "train" else "validation_sampling"
     budget = getattr(module, option).max_response_tokens
     positions, whose = _positions(module)
-    over = {} if positions is None else {r: n for r, n in sizes.items() if n > positions - budget}
+    if positions is None:
+        return
+    over = {row: size for row, size in sizes.items() if size > positions - budget}
     if not over:
         return
     lower = positions - max(over.values())

@@ -308,7 +308,8 @@ def run(
     """
     _quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    with careful(sys.argv[1:] if args is None else [str(arg) for arg in args]):
+    given: Any = sys.argv[1:] if args is None else args
+    with careful([str(arg) for arg in given]):
         return _cli(args, cli, module, data)
 
 

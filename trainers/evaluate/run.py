@@ -273,7 +273,7 @@ def _unanswered(silent: Mapping[str, Sequence[str | None]]) -> str:
     counts = ", ".join(
         f"{name} ({len(errors):,} of {len(errors):,})" for name, errors in silent.items()
     )
-    last = next(reversed(silent.values()))[-1]
+    last = list(silent.values())[-1][-1]
     return (
         f"at least one answer must not be an error, but all are for {counts}; the last one: "
         f"{last}; the card is written and the same command asks again: mend the server first"
