@@ -22,8 +22,9 @@ def take_weights(policy: LMPolicy, folder: str) -> None:
         ValueError: the folder lacks some, or they are of another model.
     """
     own: Any = policy.model
+    loader: Any = AutoModelForCausalLM
     with LOADING:
-        new, found = AutoModelForCausalLM.from_pretrained(
+        new, found = loader.from_pretrained(
             folder,
             dtype="auto",
             local_files_only=True,
@@ -88,12 +89,13 @@ def _attach(
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
     else:
-        policy.model = model = PeftModel(model, config, adapter_name=name)
+        model = PeftModel(model, config, adapter_name=name)
+        policy.model = model
     needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     ours, theirs = _shapes(needed), _shapes(weights)
     wrong = sorted(key for key in ours if ours[key] != theirs.get(key))
     if not wrong:
-        taken = set_peft_model_state_dict(model, dict(weights), adapter_name=name)
+        taken: Any = set_peft_model_state_dict(model, dict(weights), adapter_name=name)
         wrong = sorted(taken.unexpected_keys)
     if wrong:
         raise ValueError(

@@ -108,7 +108,8 @@ class ResearchCLI(LightningCLI):
             action=ShippedConfigFile,
             help="a YAML file or a shipped config; repeat it to merge several",
         )
-        return parser
+        made: LightningArgumentParser = parser
+        return made
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what concerns the whole process."""
@@ -307,7 +308,8 @@ def run(
     """
     _quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    with careful(sys.argv[1:] if args is None else [str(arg) for arg in args]):
+    words = args if isinstance(args, list) else []
+    with careful(sys.argv[1:] if args is None else words):
         return _cli(args, cli, module, data)
 
 
