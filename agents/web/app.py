@@ -25,11 +25,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.agents.types import Sequence
+from research_rl.agents.web.request_body import (
+    asked_params,
+    check_neutral,
+    ids_in,
+    is_int,
+    text_in,
+)
 from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web import (
     Refused,
     ServerThread,
+    check_host,
+    check_json_type,
     check_key,
     json_body,
     listen,
@@ -39,30 +48,25 @@ from research_rl.envs.web import (
 )
 
 log = logging.getLogger(__name__)
-_NEUTRAL: dict[str, Any] = {
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "n": 1,
-    "stream": False,
-    "echo": False,
-    "ignore_eos": False,
-    "use_beam_search": False,
-    "suffix": None,
-    "logit_bias": None,
-    "allowed_token_ids": None,
-    "bad_words": [],
-    "prompt_logprobs": None,
-    "truncate_prompt_tokens": None,
-}
-"""Fields that are understood and must keep this value, or be left out."""
+MAX_BODY_BYTES = 8 * 2**20
+BODY_SECONDS = 30.0
+_LOOKS = 0.5
+"""Seconds after which it is looked whether a client still waits."""
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
-def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> FastAPI:
-    """Return the application that answers from ``queue``, which it starts and closes."""
-    routes = _Routes(queue, api_key)
+def create_sampling_app(
+    queue: RequestQueue, api_key: str | None = None, weights_below: Path | None = None
+) -> FastAPI:
+    """Return the application that answers from ``queue``, which it starts and closes.
+
+    Args:
+        queue: answers.
+        api_key: what clients must send; None lets all in.
+        weights_below: a folder; weights and adapters are loaded from it and from folders in it.
+            None loads none without a key, and from anywhere for clients that have the key.
+    """
+    routes = _Routes(queue, api_key, weights_below)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -85,18 +89,21 @@ def create_sampling_app(queue: RequestQueue, api_key: str | None = None) -> Fast
 class _Routes(Collector):
     """What each route answers."""
 
-    def __init__(self, queue: RequestQueue, api_key: str | None) -> None:
-        self._queue, self._key = queue, api_key
+    def __init__(self, queue: RequestQueue, api_key: str | None, below: Path | None) -> None:
+        self._queue, self._key, self._below = queue, api_key, below
+        self._encoding = asyncio.Lock()
+        self._longest_token: int | None = None
         self._started = time.time()
         self._answered = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     async def let_in(self, request: Request, call_next: Any) -> Response:
-        """Refuse those without the key, and turn refusals into answers."""
+        """Refuse those without the key, and pages of a browser; turn refusals into answers."""
         try:
             if request.url.path != "/health":
                 check_key(request, self._key)
+            check_host(request, self._key)
         except Refused as error:
             return _error(error)
         answered: Response = await call_next(request)
@@ -106,12 +113,12 @@ class _Routes(Collector):
         """Sample behind one prompt."""
         try:
             body = await _json(request)
-            completion = self._completion(body)
+            completion = await self._completion(body)
             try:
                 job = self._queue.submit(completion)
             except ValueError as error:
                 raise Refused(str(error)) from error
-            sequence = await _waited(job)
+            sequence = await self._answer(request, job)
         except Refused as error:
             return _error(error)
         self._answered += 1
@@ -130,7 +137,7 @@ class _Routes(Collector):
         """Serve a LoRA adapter from a folder."""
         try:
             body = await _json(request)
-            name, folder = _text(body, "lora_name"), _folder(body, "lora_path")
+            name, folder = text_in(body, "lora_name"), self._folder(body, "lora_path")
             known = self._queue.models
             if name == known[0]:
                 raise Refused(f"lora_name must not be the model's own name {name!r}")
@@ -150,7 +157,7 @@ class _Routes(Collector):
             kwargs = body.get("kwargs")
             if not isinstance(kwargs, dict):
                 raise Refused("kwargs must hold weights_path")
-            await _waited(self._queue.reload(_folder(kwargs, "weights_path")))
+            await _waited(self._queue.reload(self._folder(kwargs, "weights_path")))
         except Refused as error:
             return _error(error)
         return JSONResponse({"results": [None]})
@@ -179,18 +186,39 @@ class _Routes(Collector):
             "research_rollout_runs", "Runs of the engine.", value=self._queue.runs
         )
 
-    def _completion(self, body: Mapping[str, Any]) -> Completion:
-        for name, neutral in _NEUTRAL.items():
-            if body.get(name, neutral) not in (neutral, None):
-                raise Refused(f"{name} must be {neutral!r} on this server, got {body[name]!r}")
-        if body.get("logprobs") not in (None, 0):
+    async def _answer(self, request: Request, job: Future[Sequence]) -> Sequence:
+        """What a request gets; one whose client hung up is given up."""
+        waited = asyncio.ensure_future(_waited(job))
+        while not (await asyncio.wait({waited}, timeout=_LOOKS))[0]:
+            if await request.is_disconnected():
+                self._queue.drop(job)
+                raise Refused("the client hung up", 499)
+        sequence: Sequence = waited.result()
+        return sequence
+
+    def _folder(self, body: Mapping[str, Any], name: str) -> str:
+        """The folder that a request wants loaded."""
+        if self._key is None and self._below is None:
             raise Refused(
-                f"logprobs must be 0 (the sampled token's) on this server, got {body['logprobs']!r}"
+                "weights are loaded only for clients with a key, or from a folder that the server "
+                "was given; start it with RESEARCH_API_KEY or --weights-below DIR",
+                403,
             )
-        model = _text(body, "model")
+        folder = text_in(body, name)
+        if self._below is not None and not Path(folder).resolve().is_relative_to(
+            self._below.resolve()
+        ):
+            raise Refused(f"{name} must be a folder below {self._below}, got {folder!r}", 403)
+        if not Path(folder).is_dir():
+            raise Refused(f"{name} must be a folder that this server can read, got {folder!r}")
+        return folder
+
+    async def _completion(self, body: Mapping[str, Any]) -> Completion:
+        check_neutral(body)
+        model = text_in(body, "model")
         if model not in self._queue.models:
             raise Refused(f"The model `{model}` does not exist.", 404)
-        strangers = set(_ids(body.get("stop_token_ids") or [], "stop_token_ids"))
+        strangers = set(ids_in(body.get("stop_token_ids") or [], "stop_token_ids"))
         if strangers := strangers - self._queue.policy.eos_ids:
             raise Refused(
                 f"stop_token_ids must be ends of sequence of the model, got {sorted(strangers)}"
@@ -198,17 +226,37 @@ class _Routes(Collector):
         seed = body.get("seed")
         if seed is None:
             seed = secrets.randbits(62)
-        if not _is_int(seed) or not _SMALLEST <= seed <= _LARGEST:
+        if not is_int(seed) or not _SMALLEST <= seed <= _LARGEST:
             raise Refused(f"seed must be an int64, got {seed!r}")
-        return Completion(model, self._prompt(body.get("prompt")), _params(body), seed)
+        return Completion(model, await self._prompt(body.get("prompt")), asked_params(body), seed)
 
-    def _prompt(self, prompt: Any) -> tuple[int, ...]:
+    async def _prompt(self, prompt: Any) -> tuple[int, ...]:
+        longest = self._queue.policy.max_length
         if isinstance(prompt, str):
-            encoded: list[int] = self._queue.policy.tokenizer(prompt)["input_ids"]
+            await self._check_length(prompt, longest)
+            async with self._encoding:  # beside the event loop, which answers others meanwhile
+                found = await asyncio.to_thread(self._queue.policy.tokenizer, prompt)
+            encoded: list[int] = found["input_ids"]
             return tuple(encoded)
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
             prompt = prompt[0]
-        return tuple(_ids(prompt, "prompt"))
+        if isinstance(prompt, list) and longest is not None and len(prompt) > longest:
+            raise Refused(
+                f"prompt must fit in the model's {longest} positions, got {len(prompt)} ids"
+            )
+        return tuple(ids_in(prompt, "prompt"))
+
+    async def _check_length(self, prompt: str, longest: int | None) -> None:
+        """Refuse a text that no tokens of the model can write in so many positions."""
+        if longest is None or len(prompt) <= longest:
+            return
+        if self._longest_token is None:
+            vocabulary = await asyncio.to_thread(self._queue.policy.tokenizer.get_vocab)
+            self._longest_token = max(map(len, vocabulary))
+        if len(prompt) > longest * self._longest_token:
+            raise Refused(
+                f"prompt must fit in the model's {longest} positions, got {len(prompt)} characters"
+            )
 
     def _reply(
         self, body: Mapping[str, Any], completion: Completion, sequence: Sequence
@@ -242,30 +290,6 @@ class _Routes(Collector):
         }
 
 
-def _params(body: Mapping[str, Any]) -> SamplingParams:
-    stop = body.get("stop") or []
-    stop = [stop] if isinstance(stop, str) else stop
-    if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
-        raise Refused(f"stop must be a string or a list of strings, got {stop!r}")
-    budget, least = body.get("max_tokens", 16), body.get("min_tokens") or 0
-    top_k, temperature = body.get("top_k") or 0, body.get("temperature")
-    top_p = body.get("top_p")
-    numbers = {"max_tokens": budget, "min_tokens": least, "top_k": top_k}
-    if wrong := [name for name, value in numbers.items() if not _is_int(value)]:
-        raise Refused(f"{wrong[0]} must be a whole number, got {numbers[wrong[0]]!r}")
-    for name, value in (("temperature", temperature), ("top_p", top_p)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Refused(f"{name} must be a number, got {value!r}")
-    return SamplingParams(
-        max_response_tokens=budget,
-        temperature=1.0 if temperature is None else float(temperature),
-        top_p=1.0 if top_p is None else float(top_p),
-        top_k=max(top_k, 0),
-        stop=tuple(stop),
-        min_new_tokens=least,
-    )
-
-
 async def _waited(job: Future[Any]) -> Any:
     """The job's result; what went wrong in it becomes a refusal."""
     try:
@@ -278,34 +302,11 @@ async def _waited(job: Future[Any]) -> Any:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    body = await json_body(request)
+    check_json_type(request)
+    body = await json_body(request, MAX_BODY_BYTES, BODY_SECONDS)
     if not isinstance(body, dict):
         raise Refused(f"the body must be a JSON object, got {type(body).__name__}")
     return body
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not value:
-        raise Refused(f"{name} must be a text, got {value!r}")
-    return value
-
-
-def _folder(body: Mapping[str, Any], name: str) -> str:
-    folder = _text(body, name)
-    if not Path(folder).is_dir():
-        raise Refused(f"{name} must be a folder that this server can read, got {folder!r}")
-    return folder
-
-
-def _ids(value: Any, name: str) -> list[int]:
-    if not isinstance(value, list) or not all(map(_is_int, value)):
-        raise Refused(f"{name} must be a list of token ids, got {str(value)[:80]}")
-    return value
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _error(error: Refused) -> Response:
@@ -313,13 +314,24 @@ def _error(error: Refused) -> Response:
     return refusal(error, {"error": detail})
 
 
-def serve_sampling(queue: RequestQueue, bound: socket.socket, api_key: str | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; turns under way are answered before it returns."""
-    _server(queue, api_key, "info").run(sockets=[bound])
+def serve_sampling(
+    queue: RequestQueue,
+    bound: socket.socket,
+    api_key: str | None = None,
+    weights_below: Path | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; turns under way are answered before it returns.
+
+    The arguments are those of ``create_sampling_app``; ``bound`` is where it listens.
+    """
+    _server(queue, api_key, weights_below, "info").run(sockets=[bound])
 
 
-def _server(queue: RequestQueue, api_key: str | None, level: str) -> uvicorn.Server:
-    return make_server(create_sampling_app(queue, api_key), level, grace=60, keep_alive=600)
+def _server(
+    queue: RequestQueue, api_key: str | None, weights_below: Path | None, level: str
+) -> uvicorn.Server:
+    app = create_sampling_app(queue, api_key, weights_below)
+    return make_server(app, level, grace=60, keep_alive=600)
 
 
 class BackgroundRolloutServer(ServerThread):
@@ -329,9 +341,16 @@ class BackgroundRolloutServer(ServerThread):
         queue: what answers; started and closed with the server.
         port: 0 takes a free one.
         api_key: what clients must send; None lets all in.
+        weights_below: see ``create_sampling_app``.
     """
 
-    def __init__(self, queue: RequestQueue, port: int = 0, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        queue: RequestQueue,
+        port: int = 0,
+        api_key: str | None = None,
+        weights_below: Path | None = None,
+    ) -> None:
         self.queue = queue
         bound = listen("127.0.0.1", port)
-        super().__init__(_server(queue, api_key, "warning"), bound)
+        super().__init__(_server(queue, api_key, weights_below, "warning"), bound)

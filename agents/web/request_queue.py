@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from research_rl.agents.engines import (
     MAX_SLOTS,
@@ -29,7 +28,7 @@ from research_rl.agents.engines import (
 )
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
-from research_rl.envs.system import LOADING
+from research_rl.agents.web.weights import take_adapter, take_weights
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,7 @@ class RequestQueue:
         self._max_wait = max_wait
         self._adapters: list[str] = []
         self._waiting: deque[_Job] = deque()
+        self._running: list[_Job] = []
         self._arrived = threading.Condition()
         self._closing = False
         self.runs = 0
@@ -167,6 +167,14 @@ class RequestQueue:
     def load_adapter(self, name: str, folder: str) -> Future[None]:
         """Take a LoRA adapter, in place of one of the same name."""
         return self._changed(lambda: self._load_adapter(name, folder))
+
+    def drop(self, done: Future[Any]) -> None:
+        """Give up a request that nobody waits for; one that is under way ends at its next token."""
+        if done.cancel():
+            return
+        for row, job in enumerate(self._running):
+            if job.done is done:
+                self._engine.budgets[row] = 0
 
     def close(self) -> None:
         """Finish what waits, then end."""
@@ -246,12 +254,17 @@ class RequestQueue:
         if (change := jobs[0].change) is not None:
             change()
             return [None]
-        return self._sampled([job.completion for job in jobs if job.completion is not None])
+        asked = [job.completion for job in jobs if job.completion is not None]
+        self._engine.budgets = torch.tensor([one.params.max_response_tokens for one in asked])
+        self._running = jobs
+        try:
+            return self._sampled(asked)
+        finally:
+            self._running = []
 
     def _sampled(self, completions: list[Completion]) -> list[Sequence]:
         first = completions[0]
         budgets = [one.params.max_response_tokens for one in completions]
-        self._engine.budgets = torch.tensor(budgets)
         params = replace(first.params, max_response_tokens=max(budgets))
         prompts, seeds = [one.prompt for one in completions], [one.seed for one in completions]
         with self._as(first.model):
@@ -277,27 +290,13 @@ class RequestQueue:
         return model.disable_adapter() if self._adapters else nullcontext()
 
     def _reload(self, folder: str) -> None:
-        own: Any = self._policy.model
         if self._adapters:
             raise ValueError("weights must be reloaded before adapters are, got adapters already")
-        with LOADING:
-            new = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", local_files_only=True, use_safetensors=True
-            )
-        own.load_state_dict(new.state_dict())
+        take_weights(self._policy, folder)
 
     def _load_adapter(self, name: str, folder: str) -> None:
-        from peft import PeftModel
-
-        model: Any = self._policy.model
-        if name in self._adapters:
-            model.delete_adapter(name)
-            model.load_adapter(folder, adapter_name=name)
-        elif self._adapters:
-            model.load_adapter(folder, adapter_name=name)
-            self._adapters.append(name)
-        else:
-            wrapped: Any = PeftModel.from_pretrained(model, folder, adapter_name=name)
-            self._policy.model = wrapped
+        known = name in self._adapters
+        take_adapter(self._policy, name, folder, known)
+        if not known:
             self._adapters.append(name)
         self._policy.eval()

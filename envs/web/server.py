@@ -100,6 +100,37 @@ def check_key(request: Request, key: str | None) -> None:
         raise Refused("send the server's key as 'Authorization: Bearer KEY'", 401)
 
 
+def check_host(request: Request, key: str | None) -> None:
+    """Refuse a request that reached this machine's own address under another machine's name.
+
+    A web page can have its own name lead to 127.0.0.1, and then ask a server there as if it were
+    its own. Where clients need a key the page has none, and any name is taken.
+
+    Raises:
+        Refused: with status 403.
+    """
+    reached = (request.scope.get("server") or ("",))[0]
+    host = request.headers.get("host", "")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if key is None and reached in _LOOPBACK and name not in _LOOPBACK:
+        raise Refused(
+            f"Host must be one of {', '.join(_LOOPBACK)} on a server without a key, got {host!r}; "
+            "set RESEARCH_API_KEY to be asked under another name",
+            403,
+        )
+
+
+def check_json_type(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON; a web page may not say so unasked.
+
+    Raises:
+        Refused: with status 415.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise Refused(f"Content-Type must be application/json, got {kind[:80]!r}", 415)
+
+
 async def json_body(
     request: Request, max_bytes: int | None = None, seconds: float | None = None
 ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -73,6 +74,35 @@ def test_faiss_is_an_extra_and_never_both(metadata: Message) -> None:
     core = {n for n in needs if "extra ==" not in n}
     assert any(n.startswith("pytorch-lightning") for n in core)
     assert not any(n.startswith("lightning") for n in core)
+
+
+ELSEWHERE = {
+    "gem": "an adapter to a trainer that a user has installed already",
+    "lightning_fabric": "a part of pytorch-lightning's own distribution",
+    "research_rl": "this package",
+}
+"""Modules that are imported and not declared, each with the reason."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg", encoding="utf-8")
+    texts = [declared["options"]["install_requires"], *declared["options.extras_require"].values()]
+    names = [re.split(r"[\[<>=;,\s]", line)[0].lower() for t in texts for line in t.split("\n")]
+    known = {name.replace("-", "_") for name in names if name}
+    known |= {"yaml"} if "pyyaml" in known else set()
+    known |= {"faiss"} if {"faiss_cpu", "faiss_gpu"} <= known else set()
+    imported = set()
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(str(node.module).partition(".")[0])
+    missing = imported - known - set(sys.stdlib_module_names) - set(ELSEWHERE)
+    assert not missing, f"setup.cfg must declare {sorted(missing)}"
+    assert set(ELSEWHERE) <= imported
 
 
 def test_all_files_name_one_version() -> None:

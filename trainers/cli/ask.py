@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from research_rl.envs import Question, Retriever, TextStyle, paint, shows_colour
 from research_rl.envs.protocols import result_content
-from research_rl.envs.system import CommandLine
+from research_rl.envs.system import CommandLine, printable
 from research_rl.trainers.settings import UsageError, distrust, read_run_config
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def main(args: Sequence[str]) -> None:
     """Run the command."""
     given = _parser().parse_args(list(args))
     settings = resolve(given)
+    if given.index is None and settings.index.startswith(("http://", "https://")):
+        sys.stderr.write(printable(f"searches {settings.index}, which the run names\n"))
     screen = Screen(sys.stdout, shows_colour(sys.stdout))
     agent = make_agent(settings, screen.write)
     if given.question:

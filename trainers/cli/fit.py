@@ -109,7 +109,8 @@ class ResearchCLI(LightningCLI):
             action=ShippedConfigFile,
             help="a YAML file or a shipped config; repeat it to merge several",
         )
-        return parser
+        made: LightningArgumentParser = parser
+        return made
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what concerns the whole process."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from research_rl.envs.system import CommandLine
 from research_rl.envs.web import KEY_VARIABLE, check_installed, listen, warn_if_open
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
     name = args.served_model_name or args.model
     host, port = bound.getsockname()[:2]
     print(f"serving {name} on http://{host}:{port}", flush=True)
-    serve_sampling(RequestQueue(policy, name, args.max_slots), bound, key)
+    serve_sampling(RequestQueue(policy, name, args.max_slots), bound, key, args.weights_below)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,5 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the weights")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the default is cuda if there")
     parser.add_argument("--max-slots", type=int, default=256, help="turns at once (%(default)s)")
+    parser.add_argument(
+        "--weights-below",
+        type=Path,
+        metavar="DIR",
+        help="load new weights and adapters for clients, from this folder alone; with a key and "
+        "without this option, from any folder",
+    )
     parser.add_argument("--threads", type=int, help="of torch")
     return parser

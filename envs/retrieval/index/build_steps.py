@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +56,7 @@ def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
 
     Raises:
         FileExistsError: another process is building there.
+        OSError: the disk is full; says where, what stays there and how to go on.
     """
     folder = target.with_name(f".{target.name}.building")
     wanted = json.loads(json.dumps(plan))
@@ -65,11 +68,41 @@ def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
             write_json(folder / PLAN, wanted)
         try:
             yield folder
+        except (OSError, RuntimeError) as error:
+            if not _disk_is_full(error):
+                raise
+            _remove_if_empty(folder)
+            raise OSError(_full(error, target, folder)) from error
         finally:
-            names = (RAW, VECTORS)
-            sizes = [p.stat().st_size for name in names if (p := folder / name).is_file()]
-            if folder.is_dir() and max(sizes, default=0) < 4096:
-                shutil.rmtree(folder)
+            _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the place of a build that holds no vectors yet."""
+    names = (RAW, VECTORS)
+    sizes = [p.stat().st_size for name in names if (p := folder / name).is_file()]
+    if folder.is_dir() and max(sizes, default=0) < 4096:
+        shutil.rmtree(folder)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether the disk is behind an error; FAISS tells it as text alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in numbers:
+        return True
+    return any(os.strerror(number) in str(error) for number in numbers)
+
+
+def _full(error: Exception, target: Path, folder: Path) -> str:
+    free = shutil.disk_usage(target.parent).free / 1e6
+    said = f"{error}: the index {target} is not made ({free:.1f} MB free in {target.parent})"
+    if not folder.is_dir():
+        return f"{said}, and nothing is left of it; make room and start again"
+    left = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    return (
+        f"{said}; {left:.1f} MB of it stay in {folder}: make room, and the same command goes on "
+        "from there, or remove that folder"
+    )
 
 
 def _read(path: Path) -> Any:

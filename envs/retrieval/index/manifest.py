@@ -19,8 +19,15 @@ MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.
 BM25, SHARD = "bm25", "shard.json"
 INDEX_FORMAT = 1
 INDEX_KINDS = ("dense", "bm25", "hybrid")
-_CORPUS = {"corpus": ("path", "sha256", "count", "bytes", "mtime_ns")}
-_DENSE = {"index": ("type", "metric", "dimension"), "encoder": ("name", "settings")}
+_Fields = dict[str, dict[str, type]]
+_CORPUS: _Fields = {
+    "corpus": {"path": str, "sha256": str, "count": int, "bytes": int, "mtime_ns": int}
+}
+_DENSE: _Fields = {
+    "index": {"type": str, "metric": str, "dimension": int},
+    "encoder": {"name": str, "settings": dict},
+}
+_MAY_BE: _Fields = {"index": {"file": str, "nprobe": int, "efSearch": int}}
 
 
 class IndexFolderError(ValueError):
@@ -48,7 +55,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
         kind, version = manifest["kind"], manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{path} is not a manifest of an index: {error!r}; build the index again"
         raise IndexFolderError(reason) from error
     if version != INDEX_FORMAT:
@@ -56,11 +63,35 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{path} must have format {INDEX_FORMAT}, got {version!r}; build the index again"
         )
     known_kind(kind)
-    wanted = _CORPUS | (_DENSE if kind != "bm25" else {})
-    for part, names in wanted.items():
-        if lost := [name for name in names if name not in (manifest.get(part) or {})]:
-            raise IndexFolderError(f"{path} must say {part}.{lost[0]}; build the index again")
+    _check_fields(path, manifest, _CORPUS | (_DENSE if kind != "bm25" else {}), must=True)
+    _check_fields(path, manifest, _MAY_BE, must=False)
+    for part in ("bm25", "versions"):
+        if not isinstance(manifest.get(part, {}), dict):
+            raise IndexFolderError(f"{path} must hold fields in {part}; build the index again")
     return dict(manifest)
+
+
+def _check_fields(path: Path, manifest: dict[str, Any], parts: _Fields, must: bool) -> None:
+    """Refuse a manifest with a field of another type, or without one that it must have.
+
+    Raises:
+        IndexFolderError: names the field.
+    """
+    for part, names in parts.items():
+        held = manifest.get(part) or {}
+        if not isinstance(held, dict):
+            raise IndexFolderError(f"{path} must hold fields in {part}; build the index again")
+        for name, kind in names.items():
+            value = held.get(name)
+            if value is None and must:
+                raise IndexFolderError(f"{path} must say {part}.{name}; build the index again")
+            fits = isinstance(value, kind) and not isinstance(value, bool)
+            if value is not None and not (fits and (kind is not int or value >= 0)):
+                known = {str: "a text", int: "a whole number, not below 0", dict: "fields"}[kind]
+                raise IndexFolderError(
+                    f"{path} must have {known} in {part}.{name}, got {str(value)[:60]!r}; build "
+                    "the index again"
+                )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -116,10 +116,23 @@ def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
     except (OSError, ValueError) as error:
         reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, file)}"
         raise IndexFolderError(reason) from error
+    if offsets.ndim != 2 or offsets.shape[1:] != (2,) or offsets.dtype.kind != "i":
+        raise IndexFolderError(
+            f"index {folder} must hold whole numbers in two columns as offsets, got "
+            f"{offsets.dtype} {offsets.shape}; {rebuild(folder, manifest, file)}"
+        )
     if len(offsets) != count:
         raise IndexFolderError(
             f"index {folder} must hold {count} offsets as its manifest says, got {len(offsets)}; "
             + rebuild(folder, manifest, file)
+        )
+    places, size = offsets.reshape(-1), manifest["corpus"]["bytes"]
+    if len(places) and not (
+        places[0] >= 0 and places[-1] <= size and bool((places[1:] >= places[:-1]).all())
+    ):
+        raise IndexFolderError(
+            f"the offsets of index {folder} must rise from 0 to the {size} bytes of the corpus, "
+            f"and do not; {rebuild(folder, manifest, file)}"
         )
     return Corpus(file, offsets)
 
@@ -155,10 +168,16 @@ def _open_dense(
             f"the encoder of index {folder} is not at {name}; put it back, or name where it lies "
             f"now and {rebuild(folder, manifest, passages.path)}"
         )
-    encoder = make_encoder(name, **manifest["encoder"]["settings"])
+    try:
+        encoder = make_encoder(name, **manifest["encoder"]["settings"])
+    except (ValueError, TypeError) as error:
+        raise IndexFolderError(
+            f"the manifest of index {folder} must name settings of its encoder ({error}); "
+            + rebuild(folder, manifest, passages.path)
+        ) from error
     try:
         encoder.load(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
         raise IndexFolderError(reason) from error
     check_weights(folder, manifest["encoder"], encoder, rebuild(folder, manifest, passages.path))

@@ -28,7 +28,15 @@ from research_rl.envs.retrieval.web.dialects import (
 from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_json
 from research_rl.envs.retrieval.web.metrics import ServerMetrics
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable, search_checked
-from research_rl.envs.web import Refused, check_key, json_body, make_app, refusal, within
+from research_rl.envs.web import (
+    Refused,
+    check_host,
+    check_key,
+    json_body,
+    make_app,
+    refusal,
+    within,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +86,7 @@ class Service:
         status = 500
         try:
             check_key(request, self.config.api_key)
+            check_host(request, self.config.api_key)
             body = await json_body(request, self.config.max_body, self.config.timeout)
             dialect = self._dialect(request, body)
             name = dialect.name
@@ -112,6 +121,7 @@ class Service:
         """Answer with the counters in Prometheus's text format."""
         try:
             check_key(request, self.config.api_key)
+            check_host(request, self.config.api_key)
         except Refused as error:
             return refused(error)
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)

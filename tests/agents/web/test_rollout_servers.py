@@ -68,7 +68,9 @@ def server(saved: Path) -> Iterator[BackgroundRolloutServer]:
 
 def served(folder: Path, port: int = 0, api_key: str | None = None) -> BackgroundRolloutServer:
     policy = LMPolicy.from_config(PolicyConfig(str(folder)))
-    return BackgroundRolloutServer(RequestQueue(policy, "tiny", max_slots=8), port, api_key)
+    return BackgroundRolloutServer(
+        RequestQueue(policy, "tiny", max_slots=8), port, api_key, Path("/")
+    )
 
 
 def reply(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
@@ -251,7 +253,7 @@ def test_weights_of_another_shape_are_refused(
     server: BackgroundRolloutServer, tmp_path: Path
 ) -> None:
     remote = engine(tiny.policy(num_hidden_layers=1), server.url, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"take the weights in .*status 500.*Missing key"):
+    with pytest.raises(ValueError, match=r"take the weights in .*status 500.*model that is served"):
         remote.sync(1)
 
 
