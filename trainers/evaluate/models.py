@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from research_rl.agents.engines import engine_for
 from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
+from research_rl.envs.system import sha256_of
 from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
 from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
 from research_rl.trainers.evaluate.sources import Source
@@ -30,23 +32,47 @@ def run_checkpoint(config: ModelConfig) -> Path:
     return find_checkpoint(config.checkpoint, Path(config.run) / "checkpoints")
 
 
-def model_identity(config: ModelConfig) -> dict[str, Any]:
+Stamp = Callable[[Path], Any]
+
+
+def model_identity(config: ModelConfig, stamp: Stamp | None = None) -> dict[str, Any]:
     """Return what identifies a model, to be kept in the settings of its rows.
 
-    Weights on disk are identified by the sizes and times of their files. How they are run (device,
-    slots) is not part of it.
+    Weights on disk are identified by what is in their files, so that a copy of a run is the same
+    model. How they are run (device, slots) is not part of it.
+
+    Args:
+        stamp: how a file is identified; None is ``digest_stamp``.
     """
     assert config.generator is None, "it is known by its settings"
+    stamp = stamp or digest_stamp
     if config.run is not None:
-        return {"checkpoint": _stamp(run_checkpoint(config)), "dtype": config.dtype}
+        return {"checkpoint": stamp(run_checkpoint(config)), "dtype": config.dtype}
     name = str(config.model)
     folder = Path(name).expanduser()
     found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    files = [_stamp(path) for path in found]
-    return {"model": name, "files": files, "dtype": config.dtype}
+    return {"model": name, "files": [stamp(path) for path in found], "dtype": config.dtype}
 
 
-def _stamp(path: Path) -> list[Any]:
+def digest_stamp(path: Path) -> list[Any]:
+    """Return name, size and SHA-256 of a file, or of the files of a sharded checkpoint's folder.
+
+    A file whose size and time of change are those of before is not read again by this process.
+    """
+    if path.is_dir():
+        inside = [digest_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]
+        return [path.name, *inside]
+    status = path.stat()
+    return [path.name, status.st_size, _digest(path.resolve(), status.st_size, status.st_mtime_ns)]
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def time_stamp(path: Path) -> list[Any]:
+    """Return name, size and time of change, by which 0.1.0 identified a file."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from research_rl.envs import Question
 from research_rl.envs.system import alone_in, clear_partial, progress_bar
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
 from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_of
-from research_rl.trainers.evaluate.models import LoadedModel, model_identity, what_is_missing
+from research_rl.trainers.evaluate.models import (
+    LoadedModel,
+    Stamp,
+    model_identity,
+    time_stamp,
+    what_is_missing,
+)
 from research_rl.trainers.evaluate.settings import EvaluationSettings
 from research_rl.trainers.evaluate.sources import Source
 
@@ -145,7 +152,7 @@ class Evaluation:
         known = {Cell(key.dataset, key.model, key.method) for key in self.rows.rows}
         for cell, settings in self._now.items():
             if cell in known:  # settings without rows may still change
-                self._settings.check(cell, settings)
+                self._settings.check(cell, settings, partial(self._settings_of, cell, time_stamp))
 
     def _answer_with(
         self,
@@ -196,14 +203,14 @@ class Evaluation:
         bar.update(len(predictions))
         return predictions
 
-    def _settings_of(self, cell: Cell) -> dict[str, Any]:
+    def _settings_of(self, cell: Cell, stamp: Stamp | None = None) -> dict[str, Any]:
         """What decides the answers of a cell; the number of questions and the batch do not."""
         config, method = self.config, self.methods[cell.method]
         model, source = config.models[cell.model], self.sources[cell.dataset]
         return {
             "questions": source.content,
             "searched": (source.takes_shared and self._described.get("index")) or source.place,
-            "model": self._described.get(f"models.{cell.model}") or model_identity(model),
+            "model": self._described.get(f"models.{cell.model}") or model_identity(model, stamp),
             "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
             "init_args": _plain(method.init_args),
             "shared": shared_settings(config),

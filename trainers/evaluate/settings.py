@@ -6,7 +6,7 @@ They are compared before rows are added, so that rows of two configurations neve
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,19 @@ class EvaluationSettings:
                     f"({error}); use another folder with --out"
                 ) from error
 
-    def check(self, cell: Cell, settings: Mapping[str, Any]) -> None:
+    def check(
+        self,
+        cell: Cell,
+        settings: Mapping[str, Any],
+        former: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
         """Refuse settings that differ from those that the cell's rows were made with.
+
+        Args:
+            cell: of the grid.
+            settings: those of now.
+            former: gives the same settings as an earlier version wrote them; asked for if they
+                differ.
 
         Raises:
             ValueError: they differ; the message names each setting with both values.
@@ -47,6 +58,8 @@ class EvaluationSettings:
         known = self._cells.get(_name(cell))
         now = json.loads(json.dumps(settings))
         if known is None or known == now:
+            return
+        if former is not None and known == json.loads(json.dumps(former())):
             return
         changes = list(setting_differences(known, now))
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")

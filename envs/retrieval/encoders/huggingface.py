@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from research_rl.envs.retrieval.encoders.base import Encoder, Vectors
 from research_rl.envs.retrieval.encoders.model_card import commit_of, digest_of, read_layout
 from research_rl.envs.system import LOADING
 
+log = logging.getLogger(__name__)
 Pooling = Literal["mean", "cls", "last"]
 _BGE = "Represent this sentence for searching relevant passages: "
 _TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\n"
@@ -52,6 +54,23 @@ def _family(model: str) -> dict[str, Any] | None:
     return next((settings for part, settings in KNOWN if part in name), None)
 
 
+def positions_of(model: Any) -> int | None:
+    """Return how many tokens a model has positions for, None if it does not say.
+
+    Learned positions are counted without those that stand for padding: RoBERTa and its kin have 514
+    rows for 512 tokens.
+    """
+    import torch
+
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [int(found)] if isinstance(found, int) and found > 0 else []
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            padding = module.padding_idx
+            limits.append(module.num_embeddings - (0 if padding is None else padding + 1))
+    return min(limits, default=None)
+
+
 class HFEncoder(Encoder):
     """Text through a Hugging Face encoder; weights are loaded at the first text.
 
@@ -64,8 +83,8 @@ class HFEncoder(Encoder):
         passage_prefix: the same for passages.
         pooling: how token states become one vector: "mean", "cls" (first) or "last".
         normalize: scale vectors to length 1.
-        max_length: longer texts are cut to this many tokens; the model's own number, at most
-            512, if it is not given.
+        max_length: longer texts are cut to this many tokens; the number that the model states, or
+            512, if it is not given. Never more than its tokenizer and its positions allow.
         batch_size: texts in one forward pass.
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
@@ -99,6 +118,7 @@ class HFEncoder(Encoder):
             "normalize": normalize,
         }
         chosen = self._stated(name, revision, given)
+        given_length = max_length is not None
         max_length = chosen.get("max_length", _LENGTH) if max_length is None else max_length
         if max_length < 1 or batch_size < 1:
             raise ValueError(
@@ -110,6 +130,7 @@ class HFEncoder(Encoder):
         self.pooling: Pooling = chosen["pooling"]
         self.normalize: bool = chosen["normalize"]
         self.max_length, self.batch_size = max_length, batch_size
+        self._asked = max_length if given_length else None
         self.dtype, self.device, self.revision = dtype, device, revision
         if query_model is None and _CONTEXT in name:
             query_model = name.replace(_CONTEXT, _QUESTION)
@@ -178,8 +199,37 @@ class HFEncoder(Encoder):
                     key, revision=revision, dtype=getattr(torch, self.dtype)
                 )
             tokenizer = transformers.AutoTokenizer.from_pretrained(key, revision=revision)
+            self._settle_length(key, tokenizer, model)
             self._parts[key] = tokenizer, model.to(device).eval()
         return self._parts[key]
+
+    def _settle_length(self, name: str, tokenizer: Any, model: Any) -> None:
+        """Lower ``max_length`` to what tokenizer and model allow.
+
+        Raises:
+            ValueError: it leaves no room for a text behind the prefix.
+        """
+        limits = {"its tokenizer": tokenizer.model_max_length, "its positions": positions_of(model)}
+        known = {what: limit for what, limit in limits.items() if limit is not None}
+        what, limit = min(known.items(), key=lambda item: item[1])
+        if limit < self.max_length:
+            if self._asked is not None:
+                log.warning(
+                    "max_length is %d, and %s takes %d tokens (%s): longer texts are cut to that",
+                    self._asked,
+                    name,
+                    limit,
+                    what,
+                )
+            self.max_length = int(limit)
+        for prefix in (self.query_prefix, self.passage_prefix):
+            taken = len(tokenizer(prefix)["input_ids"])
+            if taken >= self.max_length:
+                raise ValueError(
+                    f"max_length must leave room for a text, got {self.max_length} tokens, of "
+                    f"which {name} takes {taken} for the prefix {prefix!r} and its own marks; "
+                    "give a larger one, or a model with more positions"
+                )
 
     def _encode(self, texts: Sequence[str], name: str | None = None) -> Vectors:
         """Return float32 (len(texts), dim); texts of like length share a forward pass."""

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from research_rl.envs.retrieval import IndexFolderError, build_index, load_retriever
-from research_rl.envs.retrieval.encoders.huggingface import HFEncoder, known_settings
+from research_rl.envs.retrieval.encoders.huggingface import HFEncoder, known_settings, positions_of
 from research_rl.envs.retrieval.encoders.make import make_encoder
 from research_rl.envs.retrieval.encoders.model_card import digest_of
 from research_rl.envs.retrieval.encoders.sketch import BM25SketchEncoder
@@ -90,6 +91,7 @@ def test_words_that_no_passage_has_say_nothing() -> None:
     np.testing.assert_array_equal(known, both)
 
 
+@how(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_a_text_has_one_vector_alone_and_among_others(texts: list[str]) -> None:
     encoder = BM25SketchEncoder(dim=16)
@@ -256,6 +258,65 @@ def test_an_index_remembers_its_model(bert: Path, tmp_path: Path) -> None:
     assert [p.id for p in found] == [str(i) for i in np.argsort(-scores)]
     settings = json.loads((folder / "manifest.json").read_text())["encoder"]["settings"]
     assert (settings["query_prefix"], settings["pooling"]) == ("query: ", "mean")  # tiny-e5
+
+
+LONG = " ".join(["norway"] * 300)
+
+
+def test_texts_are_cut_to_what_the_model_has_positions_for(
+    bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unasked = HFEncoder(str(bert), device="cpu")
+    wanted = by_hand(bert, f"passage: {LONG}", "mean", True, 64)
+    np.testing.assert_allclose(unasked.encode_passages([LONG])[0], wanted, atol=1e-5)
+    assert unasked.settings()["max_length"] == 64
+    assert not caplog.records
+    asked = HFEncoder(str(bert), max_length=100, device="cpu")
+    np.testing.assert_allclose(asked.encode_passages([LONG])[0], wanted, atol=1e-5)
+    assert "max_length is 100" in caplog.text
+    assert "takes 64 tokens (its positions)" in caplog.text
+
+
+def test_a_tokenizer_that_takes_less_than_the_model_sets_the_length(
+    bert: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny-e5"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 30}))
+    encoder = HFEncoder(str(folder), device="cpu")
+    wanted = by_hand(bert, f"passage: {LONG}", "mean", True, 30)
+    np.testing.assert_allclose(encoder.encode_passages([LONG])[0], wanted, atol=1e-5)
+    assert encoder.settings()["max_length"] == 30
+
+
+def test_positions_that_stand_for_padding_are_not_counted() -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=34,
+        pad_token_id=1,
+    )
+    assert positions_of(RobertaModel(config)) == 32
+
+
+def test_a_length_without_room_for_a_text_is_refused_before_the_work(
+    bert: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("faiss")
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps({"id": 1, "contents": LONG}) + "\n")
+    with pytest.raises(ValueError, match=r"max_length must leave room for a text, got 5 tokens"):
+        build_index(corpus, tmp_path / "i", encoder=str(bert), max_length=5, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+    folder = build_index(corpus, tmp_path / "i", encoder=str(bert), device="cpu")
+    settings = json.loads((folder / "manifest.json").read_text())["encoder"]["settings"]
+    assert settings["max_length"] == 64
 
 
 def test_a_pickled_encoder_leaves_its_weights_behind(bert: Path) -> None:
