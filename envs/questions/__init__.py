@@ -6,14 +6,30 @@ May import: envs.system, envs.types
 
 from __future__ import annotations
 
-from research_rl.envs.questions.files import QuestionError, find_split, hub_rows, is_hub_name
+from research_rl.envs.questions.compressed import is_compressed, open_bytes
+from research_rl.envs.questions.files import (
+    QuestionError,
+    container_of,
+    find_split,
+    hub_rows,
+    is_hub_name,
+    is_saved_data_set,
+    open_rows,
+    table_rows,
+)
 from research_rl.envs.questions.read import question_from_dict, read_questions
 
 __all__ = [
     "QuestionError",
+    "container_of",
     "find_split",
     "hub_rows",
+    "is_compressed",
     "is_hub_name",
+    "is_saved_data_set",
+    "open_bytes",
+    "open_rows",
     "question_from_dict",
     "read_questions",
+    "table_rows",
 ]

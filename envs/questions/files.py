@@ -1,8 +1,9 @@
 """Readers of question files: each container becomes (line, row), one row at a time.
 
 They read JSONL, a JSON array (bare, or under the key ``Data`` of an object), parquet, tables (CSV
-and TSV with a line of names), a folder that holds one of the first three for each split, and a data
-set of the Hugging Face Hub::
+and TSV with a line of names), a folder that holds one of the first three for each split, one that
+``save_to_disk`` of ``datasets`` wrote, and a data set of the Hugging Face Hub. Text may be
+compressed by gzip or zstandard::
 
     _, rows = open_rows("hotpot_dev_distractor_v1.json")
     next(rows)  # (1, {"_id": "5a8b57f25542995d1e6f1371", "question": "Were Scott ...", ...})
@@ -12,12 +13,21 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from research_rl.envs.questions.compressed import (
+    COMPRESSED,
+    inner_suffix,
+    is_compressed,
+    open_bytes,
+)
 from research_rl.envs.system import LineError
 
 SPLIT_MARK = "#"
@@ -25,10 +35,12 @@ SPLIT_MARK = "#"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _TABLES = {".csv": ",", ".tsv": "\t"}
-_NOT_ON_HUB = (*_SUFFIXES, *_TABLES, ".gz", ".txt")
+_NOT_ON_HUB = (*_SUFFIXES, *_TABLES, *COMPRESSED, ".txt")
 _ARRAY = re.compile(r'\s*\{\s*"Data"\s*:\s*\[|\s*\[')  # TriviaQA has its array in an object
 _SPACE = re.compile(r"\s*")
 _BLOCK = 1 << 20  # bytes read at once
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+_LONGEST_CELL = 1 << 28  # characters; a passage may be a whole page
 
 
 RawRow: TypeAlias = Mapping[str, Any]
@@ -58,6 +70,8 @@ def open_rows(
         ImportError: parquet or the Hub need a package that is not installed.
     """
     path = Path(source)
+    if is_saved_data_set(path):
+        return path, enumerate(_saved_rows(path, split), 1)
     if path.is_dir():
         path = _split_file(path, split)
     if path.is_file():
@@ -149,26 +163,85 @@ def _split_file(folder: Path, split: str | None) -> Path:
     return found[0]
 
 
-def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a file, whose container is told from how it begins.
+def is_saved_data_set(folder: Path) -> bool:
+    """Return whether ``save_to_disk`` of ``datasets`` wrote a folder: a data set, or its splits."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
-    A table has no mark of its own: it is known by its suffix.
+
+def _saved_rows(folder: Path, split: str | None) -> Iterator[RawRow]:
+    """Yield the rows of such a folder, from a memory map."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"reading a data set saved to disk ({folder}) needs datasets; do pip install -e "
+            "'.[data]'"
+        ) from error
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise QuestionError(folder, None, f"is not a readable data set: {error}") from error
+    if isinstance(found, dict):
+        if split not in found:
+            example = f"{folder}{SPLIT_MARK}{next(iter(found))}"
+            reason = f"must be told which split: {example!r}; it has {sorted(found)}"
+            raise QuestionError(folder, None, reason)
+        found = found[split]
+    yield from found
+
+
+def container_of(path: Path) -> str | None:
+    """Return what a file of rows is, told from how it begins; None if that is nothing known.
+
+    A table has no mark of its own: it is known by its suffix, or by a tab in its first line.
+
+    Returns:
+        "parquet", "array" (of JSON), "table", "lines" (JSONL) or None.
+
+    Raises:
+        QuestionError: it is compressed, and damaged.
     """
-    with path.open("rb") as file:
-        data = file.read(1024)
+    try:
+        with open_bytes(path) as file:
+            data = file.read(1 << 16)
+    except _DAMAGED as error:
+        raise _cut_short(path, 1, error) from error
     if data[:4] == b"PAR1":
-        return _parquet_rows(path)
+        return "parquet"
     head = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(data)
     if _ARRAY.match(head):
-        return _array_rows(path)
-    if path.suffix.lower() in _TABLES and not head.lstrip().startswith("{"):
-        return _table_rows(path, _TABLES[path.suffix.lower()])
-    return _line_rows(path)
+        return "array"
+    if head.lstrip().startswith("{") or not head.strip():
+        return "lines"
+    if inner_suffix(path) in _TABLES or "\t" in head.partition("\n")[0]:
+        return "table"
+    return None
+
+
+def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a file of any container; what is none is read as JSONL, and says so."""
+    readers = {"parquet": _parquet_rows, "array": _array_rows, "table": table_rows}
+    rows = readers.get(container_of(path) or "lines", _line_rows)(path)
+    return _unbroken(path, rows) if is_compressed(path) else rows
+
+
+def _unbroken(path: Path, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Yield rows of a compressed file, and name it if it is cut short or damaged."""
+    number = 0
+    try:
+        for number, row in rows:
+            yield number, row
+    except _DAMAGED as error:
+        raise _cut_short(path, number + 1, error) from error
+
+
+def _cut_short(path: Path, line: int, error: Exception) -> QuestionError:
+    return QuestionError(path, line, f"is compressed and damaged or cut short: {error}")
 
 
 def _line_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the objects of a JSONL file; blank lines are passed over."""
-    with path.open("rb") as lines:
+    with open_bytes(path) as lines:
         for number, data in enumerate(lines, 1):
             try:
                 text = data.decode("utf-8-sig").strip()
@@ -185,24 +258,35 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> QuestionError
     return QuestionError(path, line, f"must be UTF-8, got byte {error.object[error.start]:#04x}")
 
 
-def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a table with a line of names; names are taken in lower case.
+def table_rows(
+    path: Path, names: Sequence[str] | None = None, lists: bool = True
+) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a table; names of columns are taken in lower case.
 
-    A cell that holds a JSON list (PopQA's possible_answers) is that list.
+    Args:
+        path: ``.csv`` has commas between its cells, any other name tabs.
+        names: of the columns of a file without a line of names, in which quotes mean nothing
+            (MS MARCO's collection); None takes the first line.
+        lists: a cell that holds a JSON list (PopQA's possible_answers) is that list; False leaves
+            every cell as text.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        names: list[str] = []
+    csv.field_size_limit(_LONGEST_CELL)
+    how: dict[str, Any] = {"delimiter": _TABLES.get(inner_suffix(path), "\t"), "strict": True}
+    if names is not None:
+        how["quoting"] = csv.QUOTE_NONE
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, **how)
+        known = list(names or ())
         line = 1
         try:
             for cells in reader:
-                if not names:
-                    names = [name.strip().lower() for name in cells]
+                if not known:
+                    known = [name.strip().lower() for name in cells]
                 elif any(cell.strip() for cell in cells):
-                    if len(cells) != len(names):
-                        reason = f"must have {len(names)} columns ({', '.join(names)})"
+                    if len(cells) != len(known):
+                        reason = f"must have {len(known)} columns ({', '.join(known)})"
                         raise QuestionError(path, line, f"{reason}, got {len(cells)}")
-                    yield line, dict(zip(names, map(_cell, cells), strict=True))
+                    yield line, dict(zip(known, map(_cell, cells) if lists else cells, strict=True))
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
             raise QuestionError(path, line, f"must be UTF-8: {error}") from error
@@ -236,7 +320,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _array_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the items of a JSON array with the lines they start in."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         yield from _Array(path, file)
 
 

@@ -76,7 +76,7 @@ def _build(args: argparse.Namespace) -> None:
     options = _encoder_options(args)
     start = time.perf_counter()
     folder = build_index(
-        local_corpus(args.corpus, args.out),
+        local_corpus(args.corpus, args.out, progress=_shows_progress(args)),
         args.out,
         kind=args.kind,
         encoder=args.encoder,
@@ -110,7 +110,7 @@ def _adopt(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     folder = adopt_index(
         args.faiss,
-        args.corpus,
+        local_corpus(args.corpus, args.out, progress=_shows_progress(args)),
         args.encoder,
         args.out,
         nprobe=args.nprobe,
@@ -240,7 +240,8 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     add(
         "--corpus",
         required=True,
-        help='JSONL file of {"id", "contents"}, or a data set on the Hub: owner/name[:config]',
+        help='JSONL file of {"id", "contents"}; TSV, CSV, parquet, a JSON array, .gz, a folder of '
+        "BEIR or save_to_disk, or a data set on the Hub, owner/name[:config], are converted to it",
     )
     add("--kind", default="dense", help="dense (default), bm25, or hybrid for both")
     add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
