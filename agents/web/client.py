@@ -283,7 +283,7 @@ def _said(reply: Any) -> str:
         said = str(json.loads(reply.body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         said = reply.body.decode("utf-8", "replace").strip()
-    return f"status {reply.status}, {said[:300]}"
+    return f"status {reply.status}, {' '.join(said.split())[:300]}"
 
 
 def _garbage(data: bytes, what: str, error: Exception) -> TransientError:
