@@ -13,7 +13,7 @@ Two rungs, each a few commands of ``research`` and an exam before and after:
 FOLDER is a Hugging Face folder of a causal model, DATA holds ``hotpotqa_questions.jsonl``,
 ``hotpotqa_corpus.jsonl`` and so on in FlashRAG's layout. The same command goes on where a killed
 one stopped: finished stages are kept, a training goes on from its last checkpoint. Each rung writes
-``report.md``, ``report.json`` and ``curve.png``.
+a report, in Markdown and in JSON, and ``curve.png``.
 
 On a GPU: ``--model Qwen/Qwen2.5-0.5B --config CONFIG``, where CONFIG is a copy of ``small_cpu``
 with ``accelerator: gpu`` and ``policy.dtype: bfloat16``.

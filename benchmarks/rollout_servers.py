@@ -41,6 +41,7 @@ class Server:
         """Start it and return once it answers."""
         command = [sys.executable, "-m", "research_rl.trainers.cli", "serve-policy"]
         command += [str(self.model), "--served-model-name", "policy", "--port", str(self.port)]
+        command += ["--weights-below", str(self.log.parent.resolve())]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*command, "--threads", "1"], stdout=log, stderr=log)
         deadline = time.monotonic() + 600

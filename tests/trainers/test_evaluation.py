@@ -30,6 +30,7 @@ def test_measures_of_a_rollout() -> None:
         "em": 1.0,
         "format": 1.0,
         "searches": 1.0,
+        "found_nothing": 0.0,
         "sampled_tokens": 1.0,
         "response_tokens": 3.0,
         "truncated": 0.0,

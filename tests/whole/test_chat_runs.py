@@ -53,7 +53,8 @@ def test_what_a_run_began_with_is_what_goes_on_and_is_exported(
     run = tmp_path / "runs" / "tiny"
     kept = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]
     assert kept["policy"]["chat_template"]["date"] == date.today().isoformat()
-    assert kept["env"]["prompt"] == {"user": "Question : {prompt}"}
+    said = {name: part for name, part in kept["env"]["prompt"].items() if part is not None}
+    assert said == {"user": "Question : {prompt}"}
 
     research(monkeypatch, "replay", run, "--iteration", 0)
 

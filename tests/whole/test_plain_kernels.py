@@ -54,7 +54,8 @@ def test_an_iteration_is_the_same_without_them(
         monkeypatch.setattr(internals, name, refuse)
         monkeypatch.setattr(f"research_rl.agents.kernels.fused_ops.{name}", refuse, raising=False)
     plain, logged_plain = iteration(tmp_path / "off", policy)
-    assert len(calls) > 10 * by_ours, "the models' modules must compute every step"
+    # the proofs of engine and learner call the model's modules in both runs
+    assert len(calls) > 2 * by_ours, "the models' modules must compute every step"
     tokens = [[r.sequence.response_ids for r in m.train_rollouts] for m in (ours, plain)]
     assert tokens[0] == tokens[1]
     for a, b in zip(ours.train_rollouts, plain.train_rollouts, strict=True):

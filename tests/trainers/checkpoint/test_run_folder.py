@@ -210,5 +210,5 @@ def test_a_former_config_that_cannot_be_read_is_said(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("a: [1\nb: }", encoding="utf-8")
-    start.warn_of_changes(file, "model: {}")
-    assert f"{file} is not compared" in caplog.text
+    start.warn_of_changes(tmp_path, str(tmp_path / "checkpoints" / "last.ckpt"), "model: {}")
+    assert f"{file} cannot be compared with this run's options" in caplog.text

@@ -26,6 +26,7 @@ from research_rl.trainers.health.check import (
     fingerprint,
     likely_causes,
 )
+from research_rl.trainers.settings import Updates
 
 
 class Nothing(DefaultReward):
@@ -117,11 +118,11 @@ def test_frozen_weights_do_not_count() -> None:
 
 
 def test_likely_causes_are_those_of_the_run() -> None:
-    healthy = SimpleNamespace(engine=SimpleNamespace(), updates=SimpleNamespace())
+    healthy = SimpleNamespace(engine=SimpleNamespace(), updates=Updates())
     assert likely_causes(healthy) == []
     sick = SimpleNamespace(
         engine=SimpleNamespace(dtype=torch.bfloat16, holds_weights=True),
-        updates=SimpleNamespace(compute_dtype="bfloat16"),
+        updates=Updates(compute_dtype="bfloat16"),
         policy=nn.Sequential(nn.Dropout(0.1)),
     )
     assert [c.split()[-1] for c in likely_causes(sick)] == [
