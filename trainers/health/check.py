@@ -106,7 +106,8 @@ class SignalCheck(RunCallback):
 
     def _tell(self, trainer: pl.Trainer, found: list[SignalVerdict], iteration: int) -> None:
         names = tuple(one.name for one in found)
-        due = names != self._said or iteration - self._since >= self.every_n_steps
+        new = not set(names) <= set(self._said)
+        due = new or iteration - self._since >= self.every_n_steps
         if found and due:
             self._since = iteration
             if trainer.is_global_zero and self.action == "warn":

@@ -65,7 +65,7 @@ def test_a_dead_run_is_told_once_and_written_down_each_time(
     with caplog.at_level(logging.WARNING, "research_rl"):
         trainer = fit(tmp_path, SignalCheck(), dead=True)
     told = [r.getMessage() for r in caplog.records if "signal check" in r.getMessage()]
-    assert len(told) == 1
+    assert len(told) == 1, told[-1]
     assert "do two rewards differ" in told[0]
     rows = [json.loads(line) for line in (tmp_path / SIGNAL_JOURNAL).read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2]
