@@ -7,6 +7,7 @@ question) and, at the end, ``card.json`` and ``card.md``. A killed run goes on w
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from research_rl.agents import Rollout
+from research_rl.agents import ModelUnavailable, Rollout
 from research_rl.envs import Question
 from research_rl.envs.system import alone_in, progress_bar, write_whole
 from research_rl.trainers.demonstrations.keep import Keep
-from research_rl.trainers.demonstrations.sources import RolloutSource
+from research_rl.trainers.demonstrations.sources import SERVER_FAILED, RolloutSource
+
+log = logging.getLogger(__name__)
 
 ROLLOUTS, ASKED, SETTINGS, CARD = "rollouts.jsonl", "asked.jsonl", "settings.json", "card.json"
 _TOO_MANY = "another rollout of the question is better, or the same"
@@ -65,6 +68,7 @@ def collect(
     Raises:
         ValueError: the folder was begun with other settings.
         FileExistsError: another process writes there.
+        ModelUnavailable: a server answered no question of a batch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
@@ -73,7 +77,7 @@ def collect(
         _cut_to(folder / ROLLOUTS, sum(row["kept"] for row in asked))
         done = {row["id"] for row in asked}
         todo = [question for question in questions if question.id not in done]
-        kept = sum(row["kept"] for row in asked)
+        kept, unanswered = sum(row["kept"] for row in asked), 0
         batches = [todo[i : i + how.batch_size] for i in range(0, len(todo), how.batch_size)]
         with (
             (folder / ROLLOUTS).open("ab") as rollouts,
@@ -84,6 +88,14 @@ def collect(
                 if how.wanted is not None and kept >= how.wanted:
                     break
                 outcome = _played(source, batch, how)
+                failed = [q for q, good, against in outcome if not good and _unasked(against)]
+                if len(failed) == len(outcome):
+                    raise ModelUnavailable(
+                        f"the server must answer some of {len(failed)} questions, got an answer to "
+                        f"none; what was kept before is in {folder}, and the same command goes on"
+                    )
+                outcome = [one for one in outcome if one[0] not in failed]
+                unanswered += len(failed)
                 # first the rollouts, then the journal that counts them: what the journal does not
                 # know of is cut off when the run goes on
                 _append(rollouts, (r.to_row() for _, good, _ in outcome for r in good))
@@ -94,10 +106,21 @@ def collect(
                 _append(journal, rows)
                 asked += rows
                 kept += sum(len(good) for _, good, _ in outcome)
+        if unanswered:
+            log.warning(
+                "%d questions had no answer from the server and count as not asked; the same "
+                "command asks them again",
+                unanswered,
+            )
         card = card_of(asked, len(questions), settings)
         write_whole(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         write_whole(folder / "card.md", card_text(card))
     return card
+
+
+def _unasked(against: Counter[str]) -> bool:
+    """Whether every sample of a question failed at the server, so that nobody has asked it."""
+    return set(against) == {SERVER_FAILED}
 
 
 def _played(

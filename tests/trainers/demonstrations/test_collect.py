@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from doubles.sample_rollouts import rollout
 
-from research_rl.agents.types import Rollout, TextOnly
+from research_rl.agents.types import ModelUnavailable, Rollout, TextOnly
 from research_rl.envs import Question
 from research_rl.envs.types import Reward
 from research_rl.trainers.demonstrations.collect import ASKED, ROLLOUTS, Collection, collect
 from research_rl.trainers.demonstrations.data import read_rollouts
 from research_rl.trainers.demonstrations.keep import Keep
+from research_rl.trainers.demonstrations.sources import SERVER_FAILED
 
 QUESTIONS = [Question(f"q{n}", f"Who is number {n} ?", ("Domlor",)) for n in range(10)]
 SETTINGS = {"from": "test"}
@@ -132,3 +133,33 @@ def test_a_line_that_is_no_rollout_is_named(tmp_path: Path) -> None:
         list(read_rollouts(file))
     with pytest.raises(FileNotFoundError, match="research collect"):
         list(read_rollouts(tmp_path / "none.jsonl"))
+
+
+class Served(Plays):
+    """A server that does not answer these questions."""
+
+    def __init__(self, *silent: str) -> None:
+        super().__init__()
+        self.silent = silent
+
+    def _one(self, question: Question) -> Rollout | str:
+        return SERVER_FAILED if question.id in self.silent else super()._one(question)
+
+
+def test_what_a_server_did_not_answer_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = run(tmp_path, Served("q1", "q5"))
+    assert card["asked"] == 8
+    assert "2 questions had no answer from the server" in caplog.text
+
+    card = run(tmp_path, Plays())
+    assert card["asked"] == 10
+    kept = {one.question.id for one in read_rollouts(tmp_path / ROLLOUTS)}
+    assert kept == {"q1", "q2", "q4", "q5", "q8"}
+
+
+def test_a_server_that_answers_nothing_ends_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="some of 3 questions, got an answer to none"):
+        run(tmp_path, Served("q3", "q4", "q5"))
+    assert run(tmp_path, Plays())["demonstrations"] == 5, "what was kept before is kept"
