@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,16 @@ def real_data() -> Path:
     if not (folder / "metric_cases.jsonl").is_file():
         pytest.skip(f"no real data at {folder}; set RESEARCH_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard() -> Iterator[None]:
+    """Hear SIGHUP also where the tests were started by ``nohup``, which has it ignored."""
+    number = getattr(signal, "SIGHUP", None)
+    main = threading.current_thread() is threading.main_thread()
+    if number is None or not main or signal.getsignal(number) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, signal.SIG_IGN)

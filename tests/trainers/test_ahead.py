@@ -199,7 +199,7 @@ def test_training_on_a_server_is_training_in_process(
     threads = Threads()
     here, expected = run(tmp_path / "here", policy, 3, updates=updates)
     queue = RequestQueue(LMPolicy.from_config(PolicyConfig(str(policy))), "tiny")
-    with BackgroundRolloutServer(queue) as server:
+    with BackgroundRolloutServer(queue, weights_below=tmp_path) as server:
 
         def engine(own: LMPolicy) -> ServerEngine:
             urls = [server.url, "http://127.0.0.1:9"]

@@ -126,7 +126,10 @@ def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
             f"index {folder} must hold {count} offsets as its manifest says, got {len(offsets)}; "
             + rebuild(folder, manifest, file)
         )
-    places, size = offsets.reshape(-1), manifest["corpus"]["bytes"]
+    size = manifest["corpus"]["bytes"]
+    # an adopted index may have its passages in another order than the corpus
+    rows = offsets[np.argsort(offsets[:, 0])] if "file" in manifest.get("index", {}) else offsets
+    places = rows.reshape(-1)
     if len(places) and not (
         places[0] >= 0 and places[-1] <= size and bool((places[1:] >= places[:-1]).all())
     ):
