@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,8 +54,17 @@ def _abilities(told: str | None) -> frozenset[str]:
             )
         return frozenset(names)
     ask = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.13
-    known: dict[str, Any] = ask() if ask else {}
+    known: dict[str, Any] = ask() if ask else dict.fromkeys(_flags(), True)
     return frozenset(name for name in _ABILITIES if known.get(name))
+
+
+def _flags() -> list[str]:
+    """What Linux says that the CPU has; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

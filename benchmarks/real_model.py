@@ -150,13 +150,15 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     """Write rows of JSON beside the file, then rename."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".partial")
-    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    beside.write_text("".join(lines), encoding="utf-8")
     beside.rename(file)
 
 
 def read_rows(file: Path) -> list[Row]:
     """Read rows of JSON."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    lines = file.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines
+    return [json.loads(line) for line in lines if line]
 
 
 # The exam
@@ -249,8 +251,9 @@ def _row(rollout: Rollout) -> Row:
     return {
         "id": rollout.question.id,
         "hops": rollout.question.metadata.get("hops"),
-        "f1": rollout.reward.f1,
-        "em": rollout.reward.em,
+        # the published measures, as of those who are made to answer
+        "f1": f1_score(rollout.reward.prediction, rollout.question.answers),
+        "em": float(exact_match(rollout.reward.prediction, rollout.question.answers)),
         "form": float(rollout.reward.format_error is None),
         "searches": float(rollout.num_searches),
         "named": sum(named) / len(named) if titles and named else None,
@@ -488,6 +491,22 @@ def _mean(rows: Sequence[Row], name: str) -> str:
     return f"{sum(r[name] for r in rows) / len(rows):.2f}" if rows else ""
 
 
+def check_same(out: Path, asked: Row, parser: argparse.ArgumentParser) -> None:
+    """Refuse a folder whose stages were made with other options; GRPO may be added to it."""
+    now = {k: str(v) for k, v in asked.items() if k not in ("rungs", "out", "data")}
+    file = out / "options.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
+    if before.get("iterations") == "0":
+        before |= {name: now[name] for name in ("iterations", "fit")}
+    if other := [name for name in now if before.get(name) != now[name]]:
+        parser.error(
+            f"{out} was begun with --{other[0]} {before.get(other[0])}, got {now[other[0]]}; take "
+            "another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(now, indent=2), encoding="utf-8")
+
+
 def main() -> None:
     """Climb the rungs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -508,6 +527,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for rung in args.rungs:
         out = args.out / f"{rung}-seed-{args.seed}"
+        check_same(out, vars(args), parser)
         job = Job(out, args.model, args.config, args.seed, args.iterations, tuple(args.fit))
         if rung == "world":
             world_rung(job, args.demonstrations, args.questions or 200)

@@ -153,8 +153,10 @@ def _from_mapping(given: Mapping[str, Any]) -> Prompt:
         raise ValueError(
             "a prompt in parts must have system and user, or about and chat; got "
             f"{unknown[0]!r} beside {', '.join(sorted(set(given) - {unknown[0]})) or 'nothing'}; "
-            "leave it out"
+            "leave it out, or set the others to null (--model.env.prompt.about null)"
         )
+    if not given:
+        raise ValueError("a prompt in parts must have system, user or about, got none of them")
     if "about" in given:
         return prompt_about(str(given["about"]), bool(given.get("chat", True)))
     return Prompt(given.get("system"), given.get("user") or _QUESTION, chat=True)

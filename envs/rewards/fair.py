@@ -28,7 +28,9 @@ _CLOSED = frozenset({"yes", "no", "noanswer"})
 _UNITS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2212\ufe63\uff0d", "-"))
 _SHORT = re.compile(r"(?<!\w)(?:[^\W\d_]\.){2,}")  # U.S. is US
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\d)\.\d+)"
+_RAISED = str.maketrans({sign: f"^{n}" for n, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})  # 10⁶ is not 106
+_DROPPED = ("Cf", "Sc")  # what is invisible, and marks of currencies: -$5 is -5
 
 
 def answer_tokens(text: str) -> tuple[str, ...]:
@@ -39,14 +41,18 @@ def answer_tokens(text: str) -> tuple[str, ...]:
     number is written in one way, without separators of thousands and needless zeros, and multiplied
     by a word such as million behind it; one that begins with a 0, such as 007, stays as it is.
     """
-    plain = folded(text[:_LONGEST]).translate(_MINUS)
-    plain = "".join(c for c in plain if c not in "'’‘`" and unicodedata.category(c) != "Cf")
+    plain = folded(text[:_LONGEST].translate(_RAISED)).translate(_MINUS)
+    kept = (c for c in plain if c not in "'’‘`" and unicodedata.category(c) not in _DROPPED)
+    plain = "".join(kept)
     plain = _SHORT.sub(lambda match: match.group().replace(".", ""), plain)
     found: list[str] = []
     before: Decimal | None = None
+    end = 0  # of the match before
     for match in _pattern().finditer(plain):
         token = match.group()
-        if match.lastgroup == "word" and before is not None and token in _UNITS:
+        near = not plain[end : match.start()].strip(" -")
+        end = match.end()
+        if match.lastgroup == "word" and before is not None and near and token in _UNITS:
             found[-1] = _written(before.scaleb(_UNITS[token]))
             before = None
         elif match.lastgroup == "word":
@@ -96,13 +102,14 @@ def _pattern() -> re.Pattern[str]:
     letter = rf"[^\W_{UNSPACED}][{marks()}]*"
     return re.compile(
         # a sign belongs to a number only where nothing stands before it: 1990-95 is a range
-        rf"(?P<number>(?:(?<![\w)])[-+])?{_NUMBER})(?!\w)|"
+        rf"(?P<number>(?:(?<![^\W{UNSPACED}])(?<!\))[-+])?{_NUMBER})(?![^\W{UNSPACED}])|"
         rf"(?P<word>(?:{letter})+(?:[+#]+(?!\w))?|[{UNSPACED}][{marks()}]*)"
     )
 
 
 def _value(token: str) -> Decimal | None:
     digits = token.lstrip("+-").replace(",", "")
+    digits = f"0{digits}" if digits.startswith(".") else digits
     if len(digits) > 60 or (digits[0] == "0" and len(digits) > 1 and digits[1] != "."):
         return None
     value = Decimal(unicodedata.normalize("NFKC", digits))

@@ -24,9 +24,17 @@ def folded(text: str) -> str:
     >>> folded("ＩＳＴＡＮＢＵＬ") == folded("İstanbul") == "istanbul"
     True
     """
+    text = "".join(c for c in text if c.isascii() or not _is_invisible(c))
     # folding may decompose, so that it is composed again at the end
     once = unicodedata.normalize("NFKC", text).casefold().replace("i" + _DOT, "i")
     return unicodedata.normalize("NFKC", once).replace("ı", "i")
+
+
+@cache
+def _is_invisible(sign: str) -> bool:
+    """Whether a sign is a joiner, a soft hyphen, a direction mark or a variant's selector."""
+    variant = "\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef"
+    return variant or unicodedata.category(sign) == "Cf"
 
 
 @cache

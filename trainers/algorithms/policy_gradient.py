@@ -142,6 +142,8 @@ class PolicyGradient(Algorithm):
             raise ValueError("kl_coef must be positive where kl_control adapts it, got 0")
         self.fixed_length = fixed_length
         self.kl_control = kl_control
+        if not (correction is None or correction == "auto" or isinstance(correction, Correction)):
+            raise ValueError(f"correction must be a Correction, auto or None, got {correction!r}")
         self.correction = correction if isinstance(correction, Correction) else None
         """In force now; with auto it is None until ``correct`` is called."""
         self.corrects_itself = correction == "auto"

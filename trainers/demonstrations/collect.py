@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from research_rl.agents import ModelUnavailable, Rollout
 from research_rl.envs import Question
@@ -24,6 +24,8 @@ from research_rl.trainers.demonstrations.sources import SERVER_FAILED, RolloutSo
 log = logging.getLogger(__name__)
 
 ROLLOUTS, ASKED, SETTINGS, CARD = "rollouts.jsonl", "asked.jsonl", "settings.json", "card.json"
+_Outcome: TypeAlias = tuple[Question, list[Rollout], Counter[str]]
+"""A question, what is kept of it, and the reasons against the rest."""
 _TOO_MANY = "another rollout of the question is better, or the same"
 
 
@@ -88,14 +90,9 @@ def collect(
                 if how.wanted is not None and kept >= how.wanted:
                     break
                 outcome = _played(source, batch, how)
-                failed = [q for q, good, against in outcome if not good and _unasked(against)]
-                if len(failed) == len(outcome):
-                    raise ModelUnavailable(
-                        f"the server must answer some of {len(failed)} questions, got an answer to "
-                        f"none; what was kept before is in {folder}, and the same command goes on"
-                    )
-                outcome = [one for one in outcome if one[0] not in failed]
-                unanswered += len(failed)
+                unanswered += len(outcome)
+                outcome = _answered(outcome, folder)
+                unanswered -= len(outcome)
                 # first the rollouts, then the journal that counts them: what the journal does not
                 # know of is cut off when the run goes on
                 _append(rollouts, (r.to_row() for _, good, _ in outcome for r in good))
@@ -106,26 +103,36 @@ def collect(
                 _append(journal, rows)
                 asked += rows
                 kept += sum(len(good) for _, good, _ in outcome)
-        if unanswered:
-            log.warning(
-                "%d questions had no answer from the server and count as not asked; the same "
-                "command asks them again",
-                unanswered,
-            )
+        _warn_of_unanswered(unanswered)
         card = card_of(asked, len(questions), settings)
         write_whole(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         write_whole(folder / "card.md", card_text(card))
     return card
 
 
-def _unasked(against: Counter[str]) -> bool:
-    """Whether every sample of a question failed at the server, so that nobody has asked it."""
-    return set(against) == {SERVER_FAILED}
+def _warn_of_unanswered(number: int) -> None:
+    if number:
+        log.warning(
+            "%d questions had no answer from the server and count as not asked; the same command "
+            "asks them again",
+            number,
+        )
+
+
+def _answered(outcome: list[_Outcome], folder: Path) -> list[_Outcome]:
+    """Leave out the questions that failed at the server in every sample: nobody has asked them."""
+    kept = [one for one in outcome if one[1] or set(one[2]) != {SERVER_FAILED}]
+    if not kept:
+        raise ModelUnavailable(
+            f"the server must answer some of {len(outcome)} questions, got an answer to none; what "
+            f"was kept before is in {folder}, and the same command goes on"
+        )
+    return kept
 
 
 def _played(
     source: RolloutSource, questions: Sequence[Question], how: Collection
-) -> list[tuple[Question, list[Rollout], Counter[str]]]:
+) -> list[_Outcome]:
     """What is kept of each question, and the reasons against the rest."""
     good: list[list[Rollout]] = [[] for _ in questions]
     against: list[Counter[str]] = [Counter() for _ in questions]

@@ -230,7 +230,9 @@ class CollapseGuard(RunCallback):
         module: Any = pl_module
         step = module.iteration - 1
         reasons = self.judge(_measured(self.rules, trainer.callback_metrics))
-        lasting = [reason for name, reason in reasons.items() if self._lasts(name)]
+        # a fixed limit warns: going back to a start that was ill already would not help
+        fixed = {rule.name for rule in self.rules if rule.limit is not None}
+        lasting = [r for name, r in reasons.items() if self._lasts(name) and name not in fixed]
         new = self.new_alarms(reasons)
         may = self.acts and self._actions < self.max_actions and step >= self._quiet_until
         if lasting and may:
@@ -256,7 +258,7 @@ class CollapseGuard(RunCallback):
             self._streaks[rule.name] = self._streaks.get(rule.name, 0) + 1 if reason else 0
             if reason:
                 reasons[rule.name] = reason
-        if not reasons:
+        if not any(rule.limit is None and rule.name in reasons for rule in self.rules):
             for name, value in now.items():
                 past = self._history.setdefault(name, [])
                 # after an action, new values are not early any more and may be part of the collapse

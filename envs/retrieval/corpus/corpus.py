@@ -2,8 +2,8 @@
 
 Each line is ``{"id": ..., "contents": ...}`` with contents = title, newline, body (the layout of
 FlashRAG, Search-R1 and ReSearch); ``{"id", "title", "text"}`` is read as the same thing, and a
-title beside contents that do not begin with it stands in front. A passage may be empty: it is kept,
-so that no row moves, and never found.
+title beside contents whose first line is another stands in front. A passage may be empty: it is
+kept, so that no row moves, and never found.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def parse_passage(line: bytes) -> Passage:
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise ValueError(f"id must be a string or an integer, got {identity!r}")
     contents, title = row.get("contents"), row.get("title")
-    if contents is None:
-        contents = row.get("text")
+    bare = contents is None  # a text has no title of its own
+    contents = row.get("text") if bare else contents
     if not isinstance(contents, str):
         raise ValueError(f"contents must be text, got {contents!r}; fields: {sorted(row)}")
-    if isinstance(title, str) and title.strip():
-        name, begins = title.strip().strip('"'), contents.lstrip().lstrip('"')
-        has_it = begins.startswith(name) and not begins[len(name) : len(name) + 1].isalnum()
-        contents = contents if has_it else f'"{title}"\n{contents}'
+    if isinstance(title, str | int) and not isinstance(title, bool) and str(title).strip():
+        first, newline, _ = contents.partition("\n")
+        name = str(title).strip().strip('"')
+        if bare or not newline or first.strip().strip('"') != name:
+            contents = f'"{title}"\n{contents}'
     return Passage(id=str(identity), contents=contents)
 
 

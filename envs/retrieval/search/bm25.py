@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import NEWEST_RULE, WordRule, words
-from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, passages_at
+from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, read_best
 from research_rl.envs.types import Passage, Retriever
 
 DEFAULTS: dict[str, Any] = {"k1": 0.9, "b": 0.75, "title_weight": 2}
@@ -116,7 +116,7 @@ class BM25Retriever(CachedRetriever):
         return self._source or (type(self), own)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        return [passages_at(self.passages, *found) for found in self.places(queries, k)]
+        return read_best(lambda width: self.places(queries, width), self.passages, k)
 
     def places(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """Return where in the corpus what would be found stands, without reading it."""

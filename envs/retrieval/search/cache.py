@@ -29,6 +29,28 @@ def passages_at(
     return [Passage(p.id, p.contents, score) for p, score in read if p.contents.strip()]
 
 
+def read_best(
+    rank: Callable[[int], list[Ranking]], passages: Sequence[Passage], k: int
+) -> list[list[Passage]]:
+    """Read the ``k`` best passages of each ranking.
+
+    Args:
+        rank: returns the rankings, each as long as it is asked to be at most.
+        passages: the corpus.
+        k: passages of each; where empty ones are among them, more are asked for.
+    """
+    width = k
+    while True:
+        ranked = rank(width)
+        found = [passages_at(passages, *one)[:k] for one in ranked]
+        short = any(
+            len(row) < k and len(one[0]) >= width for row, one in zip(found, ranked, strict=True)
+        )
+        if not short or width >= len(passages):
+            return found
+        width = min(4 * width, len(passages))
+
+
 class ResultCache:
     """The results of the latest queries, least recently used out first; thread-safe.
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
-from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, passages_at
+from research_rl.envs.retrieval.search.cache import CachedRetriever, Ranking, read_best
 from research_rl.envs.retrieval.vectors import (
     Metric,
     blas_for,
@@ -95,7 +95,7 @@ class DenseRetriever(CachedRetriever):
         return self._source or (type(self), own)
 
     def _find(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        return [passages_at(self.passages, *found) for found in self.places(queries, k)]
+        return read_best(lambda width: self.places(queries, width), self.passages, k)
 
     def places(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """Return where in the corpus what would be found stands, without reading it.

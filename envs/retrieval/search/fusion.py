@@ -10,7 +10,7 @@ from research_rl.envs.retrieval.search.cache import (
     CACHED_RESULTS,
     CachedRetriever,
     Ranking,
-    passages_at,
+    read_best,
 )
 from research_rl.envs.retrieval.search.dense import DenseRetriever
 from research_rl.envs.types import Passage, Retriever, search_checked
@@ -69,8 +69,8 @@ class RankFusion(CachedRetriever):
         depth = max(k, self.depth)
         if (corpus := self._shared_corpus()) is not None:  # k texts are read, not depth
             ranked = [one.places(queries, depth) for one in self._placing()]
-            fused = (self._fused(rows) for rows in zip(*ranked, strict=True))
-            return [passages_at(corpus, places[:k], scores[:k]) for places, scores in fused]
+            fused = [self._fused(rows) for rows in zip(*ranked, strict=True)]
+            return read_best(lambda n: [(p[:n], s[:n]) for p, s in fused], corpus, k)
         found = []
         for one in self.retrievers:
             known = isinstance(one, (BM25Retriever, DenseRetriever))
@@ -79,7 +79,9 @@ class RankFusion(CachedRetriever):
         return [self._fuse(rankings)[:k] for rankings in rows]
 
     def _placing(self) -> list[BM25Retriever | DenseRetriever]:
-        return [one for one in self.retrievers if isinstance(one, (BM25Retriever, DenseRetriever))]
+        kinds = (BM25Retriever, DenseRetriever)
+        own = (BM25Retriever._find, DenseRetriever._find)  # a subclass may search otherwise
+        return [one for one in self.retrievers if isinstance(one, kinds) and type(one)._find in own]
 
     def _shared_corpus(self) -> Sequence[Passage] | None:
         """The corpus, if all retrievers rank the rows of one and the same."""

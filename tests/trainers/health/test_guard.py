@@ -69,6 +69,14 @@ def test_a_fixed_limit_sees_a_run_that_was_ill_from_its_start() -> None:
     assert len(guard.new_alarms(found[1])) == 4
 
 
+def test_a_fixed_limit_only_warns_and_lets_the_history_grow() -> None:
+    guard = CollapseGuard(roll_back=True)
+    for step in range(4):
+        guard.judge({"health/all_wrong": 1.0, "train/searches": 3.0 + step / 10})
+    found = guard.judge({"health/all_wrong": 1.0, "train/searches": 0.0})
+    assert set(found) == {"hardly a group has a right answer", "it stops searching"}
+
+
 def test_a_rule_that_counts_only_while_the_reward_holds() -> None:
     rule = next(r for r in RULES if r.metric == "health/right_logprob")
     early = {"health/right_logprob": -0.5, "train/reward": 0.3}

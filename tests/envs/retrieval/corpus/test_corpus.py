@@ -73,7 +73,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     [
         ("Oslo", "A city.", '"Oslo"\nA city.'),
         ("Oslo", '"Oslo"\nA city.', '"Oslo"\nA city.'),
-        ("Oslo", "Oslo is a city.", "Oslo is a city."),
+        ("Oslo", "Oslo is a city.", '"Oslo"\nOslo is a city.'),
+        ("Oslo", "Oslo\nA city.", "Oslo\nA city."),
+        (1984, "A novel.", '"1984"\nA novel.'),
         ("Oslo", "Oslofjord lies there.", '"Oslo"\nOslofjord lies there.'),
         ("", "A city.", "A city."),
         (None, "A city.", "A city."),
@@ -97,6 +99,21 @@ def test_empty_passages_are_kept_counted_and_never_found(
     assert "2 of 3 passages" in caplog.text
     dense = DenseRetriever.from_passages(list(corpus), BM25SketchEncoder())
     assert [p.id for p in dense.search(["city"], 3)[0]] == ["a"]
+
+
+def test_empty_passages_take_no_places() -> None:
+    class Same(BM25SketchEncoder):
+        zero_finds_nothing = False
+
+        def encode_queries(self, texts: Any) -> Any:
+            return np.ones((len(texts), self.dim), np.float32)
+
+        encode_passages = encode_queries
+
+    texts = ["", " ", "", "alpha", "beta", "", "gamma"]
+    passages = [Passage(str(n), text) for n, text in enumerate(texts)]
+    found = DenseRetriever.from_passages(passages, Same()).search(["x"], 2)[0]
+    assert [p.contents for p in found] == ["alpha", "beta"]
 
 
 def test_bad_lines_are_counted_and_the_first_three_shown(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_what_is_asked_in_its_own_language_is_found(language: str, form: str) ->
         ("Zu\u0308rich", ["zürich"]),
         ("cities' foo_bar C++", ["city", "foo_bar", "c"]),
         ("\u0301", []),
+        ("co\u00adoperate", ["cooperate"]),
+        ("葛\U000e0100城市", ["葛城", "城市"]),
         ("", []),
     ],
 )
