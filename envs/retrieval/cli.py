@@ -154,6 +154,8 @@ def _search(args: argparse.Namespace) -> None:
         _say(f"# {query}")
         for rank, passage in enumerate(passages, 1):
             _say(f"{rank}. [{passage.id}] {passage.score:.3f}\n{passage.contents}\n")
+        if not passages:
+            _say("no passage found\n")
 
 
 def _info(args: argparse.Namespace) -> None:

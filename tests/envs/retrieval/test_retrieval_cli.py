@@ -37,6 +37,8 @@ def test_build_search_info(
     main(["search", out, "Peru", "--json", "--top-k", "2"])
     row = json.loads(capsys.readouterr().out)
     assert [p["id"] for p in row["passages"]] == ["lima"], "others share no word"
+    main(["search", out, "zebra"])
+    assert capsys.readouterr().out == "# zebra\nno passage found\n\n"
     main(["info", out, "--check"])
     assert json.loads(capsys.readouterr().out)["corpus"]["count"] == 3
 
