@@ -121,7 +121,7 @@ class OpenAIGenerator(Generator):
         with ThreadPoolExecutor(min(self.concurrency, len(bodies))) as workers:
             try:
                 asked = [
-                    workers.submit(self._ask, body, one.stop, stop)
+                    workers.submit(self._ask, body, one.stops, stop)
                     for body, one in zip(bodies, each, strict=True)
                 ]
                 answers = [one.result() for one in asked]
@@ -176,8 +176,8 @@ class OpenAIGenerator(Generator):
             "max_tokens": params.max_response_tokens,
             "temperature": params.temperature,
         }
-        if params.stop:
-            fields["stop"] = list(params.stop)
+        if params.stops:
+            fields["stop"] = list(params.stops)
         if params.top_p != 1.0:
             fields["top_p"] = params.top_p
         if params.top_k:

@@ -263,7 +263,7 @@ class _Routes(Collector):
     ) -> dict[str, Any]:
         policy, ids = self._queue.policy, sequence.response_ids
         text = policy.decode(ids)
-        found = [(text.find(s), s) for s in completion.params.stop if s in text]
+        found = [(text.find(s), s) for s in completion.params.stops if s in text]
         stop = min(found)[1] if found and sequence.finish == "stop" else None
         if stop is not None and not body.get("include_stop_str_in_output"):
             text = text[: text.find(stop)]

@@ -14,7 +14,10 @@ from research_rl.envs.rewards.answers import (
 )
 from research_rl.envs.rewards.presets import (
     FORMAT_REWARD,
+    PRESETS,
+    CoverReward,
     DefaultReward,
+    ExactMatchReward,
     PaperCodeReward,
     PaperReward,
     RewardFunction,
@@ -23,7 +26,10 @@ from research_rl.envs.rewards.presets import (
 
 __all__ = [
     "FORMAT_REWARD",
+    "PRESETS",
+    "CoverReward",
     "DefaultReward",
+    "ExactMatchReward",
     "PaperCodeReward",
     "PaperReward",
     "RewardFunction",

@@ -33,7 +33,7 @@ from research_rl.envs.rewards.lint_cases import (
     pairs,
     tag_strings,
 )
-from research_rl.envs.rewards.presets import RewardFunction, get_reward
+from research_rl.envs.rewards.presets import PRESETS, RewardFunction, get_reward
 from research_rl.envs.system import CommandLine
 from research_rl.envs.types import Question, Reward
 
@@ -46,7 +46,6 @@ FINDING_KINDS = {
     "hackable": "a degenerate response is paid as much as its honest counterpart",
 }
 """What can be wrong, and what it means."""
-PRESETS = ("default", "paper", "paper-code")
 _SHOWN = 200  # characters of an offending text in the report
 
 

@@ -14,8 +14,8 @@ def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
 
     Ids that the same tokenizer gave are kept: what was sampled is never encoded again. Text is
     encoded piece by piece, as an episode is: the prompt, each turn, each result; the last turn of a
-    finished episode ends in the end of sequence. Turns carry loss_mask True, all else False; the
-    log-probs are 0, for nobody sampled.
+    finished episode, and each message of a chat, ends in the end of sequence. Turns carry
+    loss_mask True, all else False; the log-probs are 0, for nobody sampled.
 
     Args:
         rollout: with ids or with text alone.
@@ -52,13 +52,19 @@ def _encoded(rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> Seque
     last = len(rollout.turns) - 1
     for number, turn in enumerate(rollout.turns):
         ids = policy.encode(turn)
-        if number == last and rollout.finish_reason != "length":
+        if (number == last and rollout.finish_reason != "length") or _ends_message(rollout, turn):
             ids = [*ids, _end(policy)]
         for token in ids:
             sequence.append_sampled(token, 0.0)
         for result in rollout.results[number : number + 1]:
-            sequence.append_given(policy.encode(result))
+            sequence.append_given(policy.encode_reply(rollout.protocol, result, ids))
     return sequence
+
+
+def _ends_message(rollout: Rollout, turn: str) -> bool:
+    """Whether a turn is a message that the policy ends itself, not one that a stop string ends."""
+    protocol = rollout.protocol
+    return protocol.keeps_eos and not any(stop in turn for stop in protocol.stops)
 
 
 def _end(policy: LMPolicy) -> int:

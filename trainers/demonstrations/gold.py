@@ -110,9 +110,12 @@ class GoldPlayer:
                 return NOT_NAMED
             query = name_of(title) if title else question.text.rstrip(" ?")
             thought = self._thought(title, read)
-            episode.begin(_turn(thought, f"<search> {query} </search>", bool(episode.turns)))
-            found = yield query
-            episode.finish(found)
+            turn = _turn(thought, f"<search> {query} </search>", bool(episode.turns))
+            asked = episode.begin(turn)
+            if not asked:  # nothing of the title is left to search for
+                return NOT_FOUND
+            found = yield asked[0]
+            episode.finish([found])
             shown = episode.passages[-1]  # what is left under the character limit
             hits = {t for t in wanted if any(title_of(p) == t for p in shown)}
             if not hits or (title is not None and title not in hits):

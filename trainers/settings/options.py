@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
 from research_rl.agents import SamplingParams, chosen_dtype
 from research_rl.envs import Retriever
+from research_rl.envs.protocols import Protocol
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
 
@@ -32,12 +33,16 @@ class PromptParts:
         about: in place of both: what the documents are, e.g. ``the manuals of Acme``; the rules are
             then told in words that fit any corpus.
         chat: with about: false is one text, for base models.
+        begins: what the response begins with; None is what the protocol says.
+        tools: false leaves it to the messages to tell of the tool of a protocol of tool calls.
     """
 
     system: str | None = None
     user: str | None = None
     about: str | None = None
     chat: bool | None = None
+    begins: str | None = None
+    tools: bool | None = None
 
 
 @dataclass
@@ -50,11 +55,13 @@ class EnvConfig:
         top_k: passages that a search returns.
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
-        reward: default, paper, paper-code or a reward function.
+        reward: default, paper, paper-code, em, cover or a reward function.
         prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, {about} for
             a corpus of your own, or the path of a file with one of these.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
         max_chars: longest observation and action in characters.
+        protocol: how turns and replies are written: research, search_r1, zero_search, autorefine,
+            r1_searcher, o2, hermes, recall, qwen3_coder, llama3, or a Protocol by class_path.
     """
 
     id: str = "ReSearch-v0"
@@ -66,6 +73,7 @@ class EnvConfig:
     prompt: str | PromptParts = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
+    protocol: str | Protocol = "research"
 
     def make(self, num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
         """Make the vector environment; finished rows idle until the next reset.
@@ -86,6 +94,7 @@ class EnvConfig:
             prompt=asdict(self.prompt) if isinstance(self.prompt, PromptParts) else self.prompt,
             on_retriever_error=self.on_retriever_error,
             max_chars=self.max_chars,
+            protocol=self.protocol,
         )
 
 

@@ -167,7 +167,7 @@ def _search(episode: Episode, world: _ThrowAwayWorld, relation: str, person: str
     alias = world.alias(person)
     other = alias or world.fact(relation, person)
     found = alias_passage_of(person, alias) if alias else fact_passage(relation, person, other)
-    query = episode.begin(_SEARCH.format(query_of(relation, person)))
-    assert query is not None
-    episode.finish([Passage("", found)])
+    asked = episode.begin(_SEARCH.format(query_of(relation, person)))
+    assert len(asked) == 1
+    episode.finish([[Passage("", found)]])
     return other

@@ -28,7 +28,7 @@ from research_rl.envs.adapters.trl import (
     search_tool_reward,
     tool_rows,
 )
-from research_rl.envs.protocols.tags import BUDGET_USED
+from research_rl.envs.protocols import BUDGET_USED
 from research_rl.envs.synthetic.world import builtin_world
 
 BIAS = {"</search>": 4.5, "<search>": 4.0, "<eos>": 2.0}

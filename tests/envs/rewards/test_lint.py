@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from research_rl.envs.protocols.tags import Segment, format_error
+from research_rl.envs.protocols import Segment, format_error
 from research_rl.envs.rewards import lint
 from research_rl.envs.rewards.answers import f1_score
 from research_rl.envs.rewards.lint import FINDING_KINDS, Finding, lint_reward, load_reward

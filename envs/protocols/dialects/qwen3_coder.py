@@ -1,0 +1,46 @@
+"""``qwen3_coder``: calls in XML, as Qwen3-Coder and Qwen3.5 write them.
+
+::
+
+    <tool_call>
+    <function=search>
+    <parameter=query>
+    boss of Bakset
+    </parameter>
+    </function>
+    </tool_call>
+
+Layout: the chat template of Qwen3-Coder.
+"""
+
+from __future__ import annotations
+
+import re
+
+from research_rl.envs.protocols.calls import Call
+from research_rl.envs.protocols.dialects.hermes import Hermes
+
+_FUNCTION = re.compile(r"\s*<function=([^>\n]*)>(.*)</function>\s*\Z", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]*)>(.*?)</parameter>", re.DOTALL)
+
+
+class Qwen3Coder(Hermes):
+    """Functions and parameters as XML tags between ``<tool_call>`` tags."""
+
+    name = "qwen3_coder"
+
+    def _read(self, begin: int, end: int, inner: str) -> Call:
+        function = _FUNCTION.match(inner)
+        if function is None:
+            wanted = "<function=search> ... </function>"
+            return Call(begin, end, "", f"a call must be {wanted}, with <parameter=query> in it")
+        given = {name.strip(): value.strip() for name, value in _PARAMETER.findall(function[2])}
+        told = {"name": function[1].strip(), "parameters": given}
+        return self.call(begin, end, told, "parameters")
+
+    def written(self, query: str) -> str:
+        """See CallProtocol."""
+        return (
+            f"<tool_call>\n<function={self.tool}>\n<parameter=query>\n{query}\n</parameter>\n"
+            "</function>\n</tool_call>"
+        )
