@@ -29,6 +29,8 @@ _MARK = "mark7of9"
 """Stands for a text whose place in the prompt is looked for."""
 _ASKED = [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}]
 _ANSWERED = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+_FAILURES = (TemplateError, TypeError)
+"""What a template raises: by itself, or where it takes for granted what it is not given."""
 _PROBE = 'a "quoted"\nline'
 """Shows whether a template writes what a tool says as it is."""
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -161,7 +163,7 @@ class ChatTemplate:
             messages = _folded(messages)
         try:
             return self._rendered(messages, True, tools)
-        except TemplateError as error:
+        except _FAILURES as error:
             raise ValueError(
                 f"the chat template of {self._tokenizer.name_or_path!r} must render messages of "
                 f"{', '.join(m['role'] for m in messages)}, got {str(error) or repr(error)}; "
@@ -175,11 +177,11 @@ class ChatTemplate:
             try:
                 text = self._rendered(_ASKED[1:], True, tools)
                 self._told[key] = all(str(tool["function"]["name"]) in text for tool in tools)
-            except (TemplateError, KeyError, TypeError):
+            except (*_FAILURES, KeyError):
                 self._told[key] = False
         return self._told[key]
 
-    def glue(self, replies: int, role: str = "tool") -> Glue:
+    def glue(self, replies: int, role: str = "tool", tools: Tools = ()) -> Glue:
         """Return what the template writes around messages behind the assistant's.
 
         The template is asked with marks in place of the texts, and cut at the marks. What is
@@ -188,26 +190,27 @@ class ChatTemplate:
         Args:
             replies: how many messages follow.
             role: of them.
+            tools: that the prompt told of.
 
         Raises:
             ValueError: the template cannot have these messages, or writes something else of the
                 assistant's message once others follow.
         """
         if (replies, role) not in self._glues:
-            self._glues[replies, role] = self._glue(replies, role)
+            self._glues[replies, role] = self._glue(replies, role, tools)
         return self._glues[replies, role]
 
-    def _glue(self, replies: int, role: str) -> Glue:
+    def _glue(self, replies: int, role: str, tools: Tools) -> Glue:
         marks = [f"{_MARK}t{number}e" for number in range(replies)]
         asked, said = _ANSWERED
         called = {**said, "content": f"{_MARK}e"}
-        told = [{"role": role, "content": mark} for mark in marks]
+        told = [_message(role, mark, number) for number, mark in enumerate(marks)]
         name = self._tokenizer.name_or_path
         try:
-            alone = self._rendered([asked, called], False).rpartition(f"{_MARK}e")[2]
-            text = self._rendered([asked, called, *told], True)
-            probe = self._rendered([asked, called, {**told[0], "content": _PROBE}], True)
-        except TemplateError as error:
+            alone = self._rendered([asked, called], False, tools).rpartition(f"{_MARK}e")[2]
+            text = self._rendered([asked, called, *told], True, tools)
+            probe = self._rendered([asked, called, {**told[0], "content": _PROBE}], True, tools)
+        except _FAILURES as error:
             raise ValueError(
                 f"the chat template of {name!r} must render messages of the role {role!r} "
                 f"behind the assistant's, got {str(error) or repr(error)}; use a protocol of tags, "
@@ -215,7 +218,7 @@ class ChatTemplate:
             ) from error
         cut = re.split("|".join(map(re.escape, [f"{_MARK}e", *marks])), text)
         between = cut[-replies - 1 :]
-        if len(cut) < replies + 2 or not between[0].startswith(alone.rstrip("\n")):
+        if len(cut) < replies + 2 or not self._ends_alike(alone, between[0]):
             raise ValueError(
                 f"the chat template of {name!r} must end the assistant's message as before and "
                 f"show each message of the role {role!r} behind it, got {text[-200:]!r}; use a "
@@ -229,6 +232,16 @@ class ChatTemplate:
             )
         return Glue(tuple(between), escapes)
 
+    def _ends_alike(self, alone: str, followed: str) -> bool:
+        """Whether the assistant's message ends the same with and without others behind it.
+
+        Where it is the last, some templates write an end of sequence too.
+        """
+        pairs = enumerate(zip(alone, followed, strict=False))
+        common = alone[: next((i for i, (a, b) in pairs if a != b), len(alone))]
+        known = (t.content for t in self._tokenizer.added_tokens_decoder.values())
+        return common.startswith(alone.rstrip("\n")) or any(token in common for token in known)
+
     def end_of_turn(self, eos: frozenset[int]) -> frozenset[int]:
         """Return the token that ends an assistant's message and is no known end of sequence.
 
@@ -241,7 +254,7 @@ class ChatTemplate:
             return frozenset()
         try:
             text = self._rendered(_ANSWERED, False)
-        except TemplateError as error:
+        except _FAILURES as error:
             notice(f"the chat template cannot be asked where an assistant's message ends: {error}")
             return frozenset()
         behind = text.rpartition(_MARK)[2].strip()
@@ -265,7 +278,7 @@ class ChatTemplate:
         """Whether a system message reaches the prompt; some templates drop it without a word."""
         try:
             return _MARK in self._rendered(_ASKED, True)
-        except TemplateError:
+        except _FAILURES:
             return False
 
     def _rendered(self, messages: Messages, begins: bool, tools: Tools = ()) -> str:
@@ -276,6 +289,13 @@ class ChatTemplate:
             add_generation_prompt=begins,
         )
         return str(rendered)
+
+
+def _message(role: str, text: str, number: int) -> dict[str, str]:
+    """A message; one of a tool names the call that it answers, as some templates want it."""
+    message = {"role": role, "content": text}
+    answers = {"name": "search", "tool_call_id": f"call{number:05d}"}  # Mistral wants 9 characters
+    return message | answers if role == "tool" else message
 
 
 def _folded(messages: Messages) -> list[Mapping[str, str]]:

@@ -105,7 +105,7 @@ class LMPolicy(nn.Module):
         Raises:
             ValueError: the prompt is a chat and the tokenizer has no chat template.
         """
-        tools = prompt.tools if prompt.tools and self._chat.takes_tools(prompt.tools) else ()
+        tools = self._tools(prompt.tools)
         if prompt.tools and not tools:
             notice("the chat template takes no tools: the system message tells of them instead")
         messages = prompt.messages(question, tools_in_text=not tools)
@@ -114,8 +114,7 @@ class LMPolicy(nn.Module):
             while len(ids) > 1 and ids[-1] in self.eos_ids:
                 ids.pop()  # some tokenizers end every text
             return ids
-        ids = self.encode_chat(messages, tools)
-        return ids + self.encode(prompt.begins) if prompt.begins else ids
+        return self.encode_chat(messages, tools) + self.encode(self._begins(prompt))
 
     def opened(self, prompt: Prompt, protocol: Protocol = RESEARCH) -> Opened:
         """Return what prompt and chat template open of the response, such as ``<think>``.
@@ -127,9 +126,21 @@ class LMPolicy(nn.Module):
         messages = prompt.messages("?")
         if messages is None:
             return Opened(prompt.opened)
-        by_template = opened_by(self._chat.render(messages))
-        later = by_template + protocol.begins if protocol.keeps_eos else ""
-        return Opened(by_template + prompt.begins, later)
+        by_template = self._opened_by_template(prompt)
+        later = by_template or protocol.begins if protocol.keeps_eos else ""
+        return Opened(by_template + self._begins(prompt), later)
+
+    def _opened_by_template(self, prompt: Prompt) -> str:
+        messages = prompt.messages("?") or []
+        return opened_by(self._chat.render(messages, self._tools(prompt.tools)))
+
+    def _begins(self, prompt: Prompt) -> str:
+        """What the response begins with; nothing more where the template has begun a thought."""
+        return prompt.begins if prompt.begins and not self._opened_by_template(prompt) else ""
+
+    def _tools(self, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The tools, none where the chat template would pass over them."""
+        return tools if tools and self._chat.takes_tools(tools) else ()
 
     def encode_reply(self, protocol: Protocol, reply: str, turn: Sequence[int] = ()) -> list[int]:
         """Ids of what the environment says behind a turn, each piece encoded once and by itself.
@@ -149,13 +160,15 @@ class LMPolicy(nn.Module):
         messages = [piece for piece in pieces if piece.role is not None]
         if not messages:
             return [i for p in pieces for i in self._piece(p.text, p.trusted)]
-        glue = self._chat.glue(len(messages), messages[0].role or "tool")
+        role = messages[0].role or "tool"
+        glue = self._chat.glue(len(messages), role, self._tools(protocol.tools()))
         ended = bool(turn) and turn[-1] in self.eos_ids
         ids = self._behind_turn(glue.between[0], ended)
         for piece, behind in zip(messages, glue.between[1:], strict=True):
             text = json.dumps(piece.text, ensure_ascii=False)[1:-1] if glue.as_json else piece.text
             ids += self._piece(text, piece.trusted) + self._piece(behind, True)
-        return ids + self.encode(protocol.begins) if protocol.begins else ids
+        begun = opened_by(glue.between[-1])
+        return ids + self.encode(protocol.begins) if protocol.begins and not begun else ids
 
     def _behind_turn(self, glue: str, ended: bool) -> list[int]:
         """Ids of the glue behind a turn, without its first if the policy has ended its message."""

@@ -11,7 +11,8 @@ A protocol knows text and nothing else. All that knows a tag asks it::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from research_rl.envs.protocols.actions import Action, Found, Part, Piece, Segment
 from research_rl.envs.protocols.prompts import Prompt
@@ -60,6 +61,10 @@ class Protocol(ABC):
             chat: messages for an instruction-tuned model; False is plain text for a base model.
             about: what the documents are; None is an encyclopedia.
         """
+
+    def tools(self) -> tuple[Mapping[str, Any], ...]:
+        """Return what the model may call, as JSON schemas of OpenAI's layout; none for tags."""
+        return ()
 
     @abstractmethod
     def parse(self, turn: str) -> Action:

@@ -102,6 +102,10 @@ class CallProtocol(Protocol):
             },
         }
 
+    def tools(self) -> tuple[Mapping[str, Any], ...]:
+        """See Protocol."""
+        return (self.schema(),)
+
     def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
         """See Protocol.
 
