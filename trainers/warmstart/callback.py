@@ -25,15 +25,17 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
 
 from research_rl.agents import cpu_abilities
 from research_rl.agents.policy import LMPolicy
-from research_rl.envs.protocols import get_prompt
+from research_rl.envs.protocols import RESEARCH, Protocol, get_protocol
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.envs.system import folder_in_place, progress_bar
 from research_rl.trainers.checkpoint import disk_errors_named, readable, sigterm_noted
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart.words import CHAT_TEMPLATE, bare_prompt, marks_of, words_of
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class WarmStartConfig:
         seed: of the weights and the demonstrations.
         alias_share: share of the people in the demonstrations whose facts are filed under another
             name.
+        protocol: that the demonstrations are written in.
     """
 
     num_people: int = 600
@@ -73,6 +76,7 @@ class WarmStartConfig:
     model: TinyModelConfig = field(default_factory=TinyModelConfig)
     seed: int = 0
     alias_share: float = 0.0
+    protocol: str | Protocol = "research"
 
 
 class WarmStart(pl.Callback):
@@ -129,7 +133,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
         log.warning("%s was made with other settings; the warm start is done anew", target)
     started = time.perf_counter()
     world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
-    tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    tokenizer = _tokenizer(world, get_protocol(config.protocol))
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
     with sigterm_noted() as check:
@@ -146,31 +150,46 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     return target
 
 
+def _tokenizer(world: SyntheticWorld, protocol: Protocol) -> PreTrainedTokenizerFast:
+    if protocol == RESEARCH:
+        return word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    words = [*words_of(protocol), *WORDS, *world.vocabulary]
+    tokenizer = word_tokenizer(words, marks_of(protocol))
+    if protocol.keeps_eos:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 class _Encoder:
     """Encodes demonstrations piece by piece, as rollouts are; the last turn ends with the eos.
 
     Each word is encoded once and remembered, for the tokenizer has one token for each word.
     """
 
-    def __init__(self, policy: LMPolicy) -> None:
-        self._prompt = get_prompt("{prompt}")
+    def __init__(self, policy: LMPolicy, protocol: Protocol) -> None:
+        self._protocol, self._prompt = protocol, bare_prompt(protocol)
         self._policy = policy
         self._word = cache(policy.encode)
-        self._bos = policy.encode_prompt(self._prompt, "")
         self._eos = [int(policy.tokenizer.eos_token_id)]
 
     def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
         """Return the ids of prompt, turns and results, and which of them the policy wrote."""
-        ids = self._bos + self._encode(demonstration.question)
+        ids = self._policy.encode_prompt(self._prompt, demonstration.question)
         written = [False] * len(ids)
         pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
         for turn, result in [*pieces, (demonstration.turns[-1], None)]:
             turn_ids = self._encode(turn)
-            given_ids = self._encode(result) if result is not None else []
-            turn_ids += self._eos if result is None else []
+            ended = result is None or (self._protocol.keeps_eos and not self._protocol.stops)
+            turn_ids += self._eos if ended else []
+            given_ids = [] if result is None else self._reply(result, turn_ids)
             ids += turn_ids + given_ids
             written += [True] * len(turn_ids) + [False] * len(given_ids)
         return ids, written
+
+    def _reply(self, result: str, turn: list[int]) -> list[int]:
+        if self._protocol == RESEARCH:
+            return self._encode(result)
+        return self._policy.encode_reply(self._protocol, result, turn)
 
     def _encode(self, text: str) -> list[int]:
         return [i for word in text.split() for i in self._word(word)]
@@ -191,11 +210,13 @@ def _train(
         max_searches=config.max_searches,
         seed=config.seed,
         alias_share=config.alias_share,
+        protocol=get_protocol(config.protocol),
     )
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    batches = _batches(policy, demonstrator, config.batch_size, config.seed)
+    encode = _Encoder(policy, get_protocol(config.protocol))
+    batches = _batches(encode, demonstrator, config.batch_size, config.seed, policy.pad_id)
     losses: list[float] = []
     policy.train()
     todo = islice(batches, config.steps)
@@ -231,11 +252,10 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batches(
-    policy: LMPolicy, demonstrator: Demonstrator, size: int, seed: int
+    encode: _Encoder, demonstrator: Demonstrator, size: int, seed: int, pad_id: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (size, L) ids and labels without end; rows of a batch have similar lengths."""
     rng = random.Random(seed)
-    encode = _Encoder(policy)
     while True:
         rows = sorted(
             (encode(demonstrator()) for _ in range(size * _BATCHES_SORTED)),
@@ -244,7 +264,7 @@ def _batches(
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(batches)
         for batch in batches:
-            yield _pad(batch, policy.pad_id)
+            yield _pad(batch, pad_id)
 
 
 def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -282,6 +302,9 @@ def _settings(config: WarmStartConfig) -> dict[str, Any]:
     settings = {"format": _FORMAT, **asdict(config)}
     if not config.alias_share:
         del settings["alias_share"]  # folders that were made before this setting existed lack it
+    del settings["protocol"]
+    if (protocol := get_protocol(config.protocol)) != RESEARCH:
+        settings["protocol"] = protocol.name
     return settings
 
 

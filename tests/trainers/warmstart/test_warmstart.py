@@ -19,6 +19,7 @@ import torch
 from doubles.tiny import ScriptedEngine
 
 from research_rl.agents import LMPolicy, PolicyConfig, SamplingParams, collect_rollouts
+from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.synthetic.world import RELATIONS, SyntheticWorld
 from research_rl.envs.types import Passage, Question, Retriever
 from research_rl.trainers.warmstart.callback import (
@@ -96,7 +97,7 @@ def test_a_demonstration_has_the_ids_that_the_environment_would_give(
         engine = ScriptedEngine(policy, [demonstration.turns])
         rollout = collect_rollouts([question], env, policy, engine, SamplingParams(150))[0]
         sequence = rollout.sequence
-        ids, written = _Encoder(policy)(demonstration)
+        ids, written = _Encoder(policy, RESEARCH)(demonstration)
         assert ids == sequence.prompt_ids + sequence.response_ids
         assert written == [False] * len(sequence.prompt_ids) + sequence.loss_mask
         assert rollout.reward.format_error is None
@@ -144,7 +145,7 @@ def test_demonstrations_follow_their_seed() -> None:
 
 
 def test_the_loss_is_that_of_the_tokens_the_policy_wrote(policy: LMPolicy) -> None:
-    rows = [*map(_Encoder(policy), demonstrations(0.2, 8))]
+    rows = [*map(_Encoder(policy, RESEARCH), demonstrations(0.2, 8))]
     expected = 0.0
     for ids, written in rows:
         inputs = torch.tensor([ids])
@@ -152,7 +153,7 @@ def test_the_loss_is_that_of_the_tokens_the_policy_wrote(policy: LMPolicy) -> No
             logprobs = policy(inputs, torch.ones_like(inputs), entropy=False).logprobs[0]
         expected -= float(logprobs[torch.tensor(written[1:])].sum())
     make = Demonstrator(WORLD.names, WORLD.facts, 0.2, 4, seed=0)
-    batches = _batches(policy, make, 8, seed=0)
+    batches = _batches(_Encoder(policy, RESEARCH), make, 8, 0, policy.pad_id)
     seen = [next(batches) for _ in range(16)]
     wanted = {tuple(ids) for ids, _ in rows}
     flat = [
