@@ -170,7 +170,10 @@ def _is_file(name: str) -> bool:
 
 
 def _read(file: Path) -> PromptChoice:
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a prompt's file must be text in UTF-8, got {file} ({error})") from error
     if file.suffix == ".json":
         found = json.loads(text)
     elif file.suffix in (".yaml", ".yml"):
