@@ -7,6 +7,7 @@ May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.searc
 
 from __future__ import annotations
 
+from research_rl.envs.retrieval.index.add import extend_index
 from research_rl.envs.retrieval.index.adopt import adopt_index
 from research_rl.envs.retrieval.index.build import build_index, merge_shards
 from research_rl.envs.retrieval.index.estimate import duration, parse_size, size
@@ -24,6 +25,7 @@ __all__ = [
     "adopt_index",
     "build_index",
     "duration",
+    "extend_index",
     "forget_retrievers",
     "load_retriever",
     "merge_shards",

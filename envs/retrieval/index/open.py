@@ -15,7 +15,10 @@ import numpy as np
 
 from research_rl.envs.retrieval.corpus import Corpus
 from research_rl.envs.retrieval.encoders import make_encoder
-from research_rl.envs.retrieval.index.build_steps import remove_replaced
+from research_rl.envs.retrieval.index.build_steps import (
+    put_back_replaced,
+    remove_replaced,
+)
 from research_rl.envs.retrieval.index.manifest import (
     BM25,
     MANIFEST,
@@ -71,6 +74,7 @@ def load_retriever(
             names the field that differs and the command that mends it.
     """
     place = Path(folder).resolve()
+    put_back_replaced(place)
     manifest = read_manifest(folder)
     file = corpus_of(place, manifest, corpus)
     files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
