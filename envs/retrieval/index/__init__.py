@@ -12,7 +12,12 @@ from research_rl.envs.retrieval.index.adopt import adopt_index
 from research_rl.envs.retrieval.index.build import build_index, merge_shards
 from research_rl.envs.retrieval.index.estimate import duration, parse_size, size
 from research_rl.envs.retrieval.index.manifest import MANIFEST, IndexFolderError, read_manifest
-from research_rl.envs.retrieval.index.open import forget_retrievers, load_retriever, open_retriever
+from research_rl.envs.retrieval.index.open import (
+    forget_retrievers,
+    load_retriever,
+    open_corpus_of,
+    open_retriever,
+)
 from research_rl.envs.retrieval.index.recall import TARGET
 from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.index.tuning import tune_folder
@@ -29,6 +34,7 @@ __all__ = [
     "forget_retrievers",
     "load_retriever",
     "merge_shards",
+    "open_corpus_of",
     "open_retriever",
     "parse_size",
     "read_manifest",

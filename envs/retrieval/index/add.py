@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import numpy as np
 
 from research_rl.envs.retrieval.corpus import Corpus
 from research_rl.envs.retrieval.encoders import NEWEST_RULE, SKETCH, Encoder, make_encoder
-from research_rl.envs.retrieval.index.build import build_index
+from research_rl.envs.retrieval.index.build import ReportFn, build_index
 from research_rl.envs.retrieval.index.build_steps import (
     RAW,
     Advance,
-    Source,
+    SourceFile,
     bar,
     check_unchanged,
     contents_of,
@@ -62,7 +61,6 @@ from research_rl.envs.retrieval.vectors import (
     search_width_of,
 )
 
-ReportFn = Callable[[str], object]
 _STALE = 2
 """An index whose lists or codes were learned from fewer than one in so many passages is told of."""
 
@@ -107,7 +105,7 @@ def extend_index(
     manifest = read_manifest(target)
     path = corpus_of(target, manifest, corpus)
     known = manifest["corpus"]
-    source = Source.of(path)
+    source = SourceFile.of(path)
     tell = report or (lambda _: None)
     if source.sha256 == known["sha256"]:
         tell(f"{folder} holds all {known['count']} passages of {path}: nothing to add")
@@ -129,7 +127,7 @@ def extend_index(
 class _Growth:
     target: Path
     manifest: dict[str, Any]
-    source: Source
+    source: SourceFile
     copied: bool
     storage: Storage
     progress: bool

@@ -13,7 +13,7 @@ from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     HASH,
-    Source,
+    SourceFile,
     check_unchanged,
     move_into_place,
     open_corpus,
@@ -85,7 +85,7 @@ def adopt_index(
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
-    source = Source.of(path)
+    source = SourceFile.of(path)
     with workplace(target, {"adopt": str(file), "corpus": source.identity}) as folder:
         passages = open_corpus(source, folder, progress)
         _check_shape(index, file, passages, made)

@@ -12,7 +12,7 @@ from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import NEWEST_RULE, SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     RAW,
-    Source,
+    SourceFile,
     bar,
     check_unchanged,
     contents_of,
@@ -99,7 +99,7 @@ def build_index(
     part = _part(kind, shard)
     counting, made = _encoder_for(kind, encoder, storage, options)
     check_target(target, overwrite)
-    source = Source.of(Path(corpus).resolve())
+    source = SourceFile.of(Path(corpus).resolve())
     copied = copy_corpus or source.path.is_relative_to(target)  # which this build replaces
     job = _Job(kind, storage, source, target, made, copied, progress, report or _silent)
     with workplace(target, job.plan(part)) as folder:
@@ -180,7 +180,7 @@ def merge_shards(
     path = Path(corpus or about["corpus"]["path"]).resolve()
     if not path.is_file():
         raise CorpusError(path, None, "there is no such corpus file; pass corpus= (--corpus)")
-    source = Source.of(path)
+    source = SourceFile.of(path)
     if source.sha256 != about["corpus"]["sha256"]:
         raise IndexFolderError(
             f"corpus {path} and shard {first} do not belong together (sha256: {source.sha256[:12]}"
@@ -209,7 +209,7 @@ def merge_shards(
 class _Job:
     kind: str
     storage: Storage
-    source: Source
+    source: SourceFile
     target: Path
     encoder: Encoder | None
     copy_corpus: bool

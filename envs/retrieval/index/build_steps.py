@@ -116,7 +116,7 @@ def _read(path: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A corpus file as it was when a build began.
 
     Args:
@@ -132,7 +132,7 @@ class Source:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> Source:
+    def of(cls, path: Path) -> SourceFile:
         """Read a file once, and note what it is.
 
         Raises:
@@ -149,7 +149,7 @@ class Source:
         return {"bytes": self.bytes, "sha256": self.sha256}
 
 
-def check_unchanged(source: Source) -> None:
+def check_unchanged(source: SourceFile) -> None:
     """Refuse a corpus that was changed while it was indexed.
 
     Raises:
@@ -161,7 +161,7 @@ def check_unchanged(source: Source) -> None:
         raise CorpusError(source.path, None, reason)
 
 
-def open_corpus(source: Source, folder: Path, progress: bool = False) -> Corpus:
+def open_corpus(source: SourceFile, folder: Path, progress: bool = False) -> Corpus:
     """Check the lines of the corpus, or trust an earlier check of the same content."""
     known = _read(folder / HASH) or {}
     if known.get("sha256") != source.sha256:

@@ -89,6 +89,18 @@ def load_retriever(
         return _CACHE[key][1]
 
 
+def open_corpus_of(folder: str | Path, corpus: str | Path | None = None) -> Corpus:
+    """Return the passages of an index folder, in the order of its corpus or of its vectors.
+
+    Raises:
+        IndexFolderError: no index there, or one that does not belong to the corpus.
+    """
+    place, manifest = Path(folder).resolve(), read_manifest(folder)
+    file = corpus_of(place, manifest, corpus)
+    check_corpus(place, manifest, file)
+    return _open_corpus(place, manifest, file)
+
+
 def forget_retrievers() -> None:
     """Close every index that this process keeps open, except those that somebody still uses."""
     with _CACHE_LOCK:
