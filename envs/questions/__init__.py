@@ -6,6 +6,7 @@ May import: envs.system, envs.types
 
 from __future__ import annotations
 
+from research_rl.envs.questions.cli import main as data_command
 from research_rl.envs.questions.compressed import is_compressed, open_bytes
 from research_rl.envs.questions.files import (
     QuestionError,
@@ -17,11 +18,13 @@ from research_rl.envs.questions.files import (
     open_rows,
     table_rows,
 )
-from research_rl.envs.questions.read import question_from_dict, read_questions
+from research_rl.envs.questions.read import content_hash, question_from_dict, read_questions
 
 __all__ = [
     "QuestionError",
     "container_of",
+    "content_hash",
+    "data_command",
     "find_split",
     "hub_rows",
     "is_compressed",

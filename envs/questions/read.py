@@ -16,9 +16,10 @@ The layout of a row is told from its content, as the container of a file is (see
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from research_rl.envs.types import Question
 
 log = logging.getLogger(__name__)
 _BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
+_SUPPORT = ("gold_ids", "supporting_titles")
 _CARRIED = ("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split")
 
 
@@ -242,3 +244,13 @@ def _of_split(source: str | Path, questions: list[Question], split: str) -> list
         found = sorted({str(question.metadata.get("split")) for question in questions})
         raise QuestionError(source, None, f"has no questions of split {split!r}, got {found}")
     return kept
+
+
+def content_hash(questions: Sequence[Question]) -> str:
+    """Return a short hash of ids, texts, gold answers and what is known to support them."""
+    digest = hashlib.sha256()
+    for question in questions:
+        known = [question.metadata.get(name) for name in _SUPPORT]
+        line = json.dumps([question.id, question.text, list(question.answers), *known], default=str)
+        digest.update(line.encode("ascii") + b"\n")
+    return digest.hexdigest()[:16]

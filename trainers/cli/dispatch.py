@@ -36,7 +36,7 @@ commands:
   predict      answer questions            research predict --config quickstart --ckpt_path best
   evaluate     compare methods             research evaluate --config evaluate/quickstart
   ask          ask one question            research ask "Who ...?" --model DIR --index DIR
-  data         fetch, convert questions    research data convert --from hotpotqa FILE --out DIR
+  data         fetch, convert, audit        research data convert --from hotpotqa FILE --out DIR
   index        make an index, search it    research index build --corpus FILE --out DIR
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
@@ -56,7 +56,7 @@ COMMANDS = {
     "ask": "research_rl.trainers.cli.ask",
     "collect": "research_rl.trainers.demonstrations.command",
     "sft": "research_rl.trainers.demonstrations.sft",
-    "data": "research_rl.envs.questions.cli",
+    "data": "research_rl.trainers.audit.command",
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.cli.export",
     "serve-policy": "research_rl.trainers.cli.serve_policy",

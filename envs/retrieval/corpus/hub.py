@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,6 +80,19 @@ def local_corpus(
         raise CorpusError(error.file, error.line, error.reason) from error
     write_whole(note, f"{name}\n")
     return target
+
+
+def grown_corpus(corpus: str | Path, index: str | Path, progress: bool = False) -> Path:
+    """Return a corpus that an index grows to as a JSONL file; see ``local_corpus``.
+
+    A converted one lies beside that of the index, under a name of its own.
+    """
+    path = Path(corpus)
+    if path.is_file() and _is_jsonl(path):
+        return path
+    name = _identity(path) if path.exists() else str(corpus)
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return local_corpus(corpus, f"{index}.{mark}", progress=progress)
 
 
 def _is_jsonl(path: Path) -> bool:

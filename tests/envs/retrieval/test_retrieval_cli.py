@@ -73,7 +73,10 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     cases = {
         ("build", "--corpus", str(broken), "--out", out): "broken.jsonl:2: contents must be text",
         ("build", "--corpus", "none.jsonl", "--out", out): "there is no such corpus file",
-        ("serv", out): "no command 'serv' (known: build, merge, adopt, search, info, tune, serve); "
+        (
+            "serv",
+            out,
+        ): "no command 'serv' (known: build, add, merge, adopt, search, info, tune, serve); "
         "did you mean serve?",
         ("search", out, "Peru", "--top-k", "0"): "--top-k must be at least 1, got 0",
         ("search", out, " "): "a query must hold a word",
