@@ -48,6 +48,6 @@ class ReCall(Hermes):
         """Return one message of the user."""
         return (Piece(reply, role="user"),)
 
-    def content(self, reply: str) -> str:
-        """See Protocol."""
-        return "\n\n".join(_BLOCK.findall(reply) or [reply]).strip()
+    def results(self, reply: str) -> list[str]:
+        """See CallProtocol."""
+        return _BLOCK.findall(reply) or [reply]
