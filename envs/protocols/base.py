@@ -37,6 +37,8 @@ class Protocol(ABC):
     """Queries that a turn may hold; those beyond are answered with a note. None is no limit."""
     top_k: int = 5
     """Passages of a search that its published agents are shown."""
+    thought: tuple[str, str] = ("<think>", "</think>")
+    """What stands in front of a thought and behind it."""
 
     def __init_subclass__(cls) -> None:
         """Name a class after its place where it names itself by nothing."""
@@ -149,5 +151,9 @@ class Protocol(ABC):
         return 0
 
     def unclosed(self, text: str) -> str:
-        """Return a turn with the stop string that a server may have cut off its end."""
+        """Return a turn with the stop string that a server may have cut off its end.
+
+        Args:
+            text: of a turn that a server ended without saying how.
+        """
         return text
