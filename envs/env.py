@@ -144,6 +144,7 @@ class ReSearchEnv(gym.Env[str, str]):
         self.observation_space = UnicodeText(max_chars)
         self.action_space = UnicodeText(max_chars)
         self._episode: Episode | None = None
+        self._opened: Opened | None = None
 
     @property
     def prompt(self) -> Prompt:
@@ -175,13 +176,14 @@ class ReSearchEnv(gym.Env[str, str]):
             seed: seeds the draw of questions.
             options: ``question`` asks that one; ``opened`` is what the policy's chat template
                 opens of the response, such as ``<think>``: a text, or one for the first turn and
-                one for later turns.
+                one for later turns. It holds until another is given; None is what the prompt opens.
         """
         super().reset(seed=seed)  # check_env: np_random alone may decide the question
         check_options(options, known=("question", "opened"))
         given = options or {}
-        opened = opened_option(given.get("opened"))
-        self._episode = self.task.episode(given.get("question"), self.np_random, opened)
+        if "opened" in given:
+            self._opened = opened_option(given["opened"])
+        self._episode = self.task.episode(given.get("question"), self.np_random, self._opened)
         return self._episode.prompt, self._episode.reset_info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -213,7 +215,8 @@ class ReSearchEnv(gym.Env[str, str]):
         """Return the episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None
-        return render_ansi(self.episode.prompt, self.episode.segments, self.protocol)
+        shown = self.episode
+        return render_ansi(shown.prompt, shown.segments, self.protocol, shown.opened.first)
 
 
 def check_render_mode(render_mode: str | None) -> None:
@@ -230,8 +233,9 @@ def opened_option(opened: Any) -> Opened | None:
     """
     if opened is None or isinstance(opened, Opened):
         return opened
-    texts = (opened, "") if isinstance(opened, str) else tuple(opened)
-    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+    texts = (opened, "") if isinstance(opened, str) else opened
+    known = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
+    if not known or len(texts) != 2:
         raise ValueError(
             "the option opened must be a text, or one for the first turn and one for later turns, "
             f"got {opened!r}"

@@ -7,11 +7,9 @@ episodes can share one search. What a turn means, and how it is answered, the pr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, NamedTuple
 
 from research_rl.envs.protocols import (
@@ -28,9 +26,10 @@ from research_rl.envs.protocols import (
     Search,
     Segment,
 )
-from research_rl.envs.rewards import FORMAT_REWARD, RewardFunction
+from research_rl.envs.rewards import FORMAT_REWARD, RewardFunction, judged
 from research_rl.envs.types import Passage, Question, RetrieverUnavailable, Reward
 
+_LEAST = 16  # characters of a query or a note that are kept as long as others can go
 _CUT = Reward(0.0, format_error="the episode was cut off before an answer")
 
 
@@ -54,8 +53,13 @@ class Rules:
     max_chars: int = 32768
     protocol: Protocol = RESEARCH
 
+    @property
+    def opened(self) -> Opened:
+        """What prompt and protocol open of the response, as far as no chat template does."""
+        return Opened(self.prompt.opened, self.protocol.begins * self.protocol.keeps_eos)
 
-@dataclass
+
+@dataclass(frozen=True)
 class _Asked:
     """One query of the last turn.
 
@@ -65,7 +69,6 @@ class _Asked:
         invalid: why it is not retrieved, "" if it is.
         runs: whether it is.
         place: of what it found, in ``Episode.passages``.
-        failure: of the retriever.
     """
 
     query: str
@@ -73,7 +76,6 @@ class _Asked:
     invalid: str = ""
     runs: bool = False
     place: int | None = None
-    failure: str = ""
 
 
 class Transition(NamedTuple):
@@ -109,7 +111,7 @@ class Episode:
     def __init__(self, question: Question, rules: Rules, opened: Opened | None = None) -> None:
         self.question = question
         self.rules = rules
-        self.opened = Opened(rules.prompt.opened) if opened is None else opened
+        self.opened = rules.opened if opened is None else opened
         self.segments: list[Segment] = []
         self.turns: list[str] = []
         self.results: list[str] = []
@@ -145,7 +147,7 @@ class Episode:
     def begin(self, action: str) -> list[str]:
         """Take a turn and return the queries to retrieve, none if nothing is to be retrieved."""
         assert not self.done, "the episode is over"
-        parsed = self.rules.protocol.parse(self._opening + action)
+        parsed = self.rules.protocol.parse(self.opening + action)
         self._pending = (action, parsed)
         return [one.query for one in self._to_ask(parsed) if one.runs]
 
@@ -176,12 +178,12 @@ class Episode:
         return self._step("search", query=action.query, invalid=_invalid(asked))
 
     @property
-    def _opening(self) -> str:
+    def opening(self) -> str:
         """What the prompt opened of the turn that comes next."""
         return self.opened.before(len(self.turns), self.rules.protocol.keeps_eos)
 
     def _add_turn(self, turn: str) -> None:
-        self.segments.append(Segment("policy", self._opening + turn))
+        self.segments.append(Segment("policy", self.opening + turn))
         self.turns.append(turn)
 
     def _to_ask(self, action: Action) -> list[_Asked]:
@@ -193,14 +195,16 @@ class Episode:
         left = None if rules.max_searches is None else rules.max_searches - self.num_searches
         asked: list[_Asked] = []
         running = 0
-        written = zip(action.queries or ("",), action.problems or ("",), strict=True)
+        written = list(zip(action.queries or ("",), action.problems or ("",), strict=True))
         for number, (query, problem) in enumerate(written):
+            if number == most:  # one note for all that are too many: they may be thousands
+                note = f"not searched, {len(written) - number} of {len(written)}: {_at_most(most)}"
+                asked.append(_Asked(query, note, "too_many"))
+                break
             if problem:
                 one = _Asked(query, problem, "invalid_call")
             elif not query and not rules.reward.original_rollout:
                 one = _Asked(query, NOTHING_TO_SEARCH, "empty_query")
-            elif most is not None and number >= most:
-                one = _Asked(query, f"not searched: at most {most} queries a turn", "too_many")
             elif left is not None and running >= left:
                 one = _Asked(query, "not searched: the search budget is used", "too_many")
             else:
@@ -211,17 +215,19 @@ class Episode:
 
     def _take(self, found: Sequence[Sequence[Passage] | RetrieverUnavailable]) -> bool:
         """Note what the queries found; return whether the retriever failed."""
-        running = [one for one in self._asked if one.runs]
+        running = [number for number, one in enumerate(self._asked) if one.runs]
         assert len(found) == len(running), (len(found), len(running))
         failed = False
-        for one, passages in zip(running, found, strict=True):
+        for number, passages in zip(running, found, strict=True):
+            one = self._asked[number]
             if isinstance(passages, RetrieverUnavailable):
-                failed, one.failure = True, f"the search failed: {passages}"
+                failed = True
+                one = replace(one, note=f"the search failed: {passages}")
             else:
-                one.place = len(self.queries)
-                one.note = "" if passages else NOTHING_FOUND
+                one = replace(one, place=len(self.queries), note=NOTHING_FOUND * (not passages))
                 self.queries.append(one.query)
                 self.passages.append(list(passages))
+            self._asked[number] = one
         return failed
 
     def cut(self, reason: str, turn: str = "") -> None:
@@ -253,6 +259,8 @@ class Episode:
         """Show other passages for each query of the last result, and return it."""
         for place in self.last_places:
             self.passages[place] = list(passages)
+        if passages:  # a search that found nothing no longer says so
+            self._asked = [replace(o, note="") if o.place is not None else o for o in self._asked]
         return self.keep_passages(len(passages))
 
     @property
@@ -291,30 +299,46 @@ class Episode:
         self.segments.append(Segment("env", text))
 
     def _shown_of(self, one: _Asked) -> list[Passage]:
-        if one.failure:
-            return [Passage("", one.failure)]
         return [] if one.place is None else list(self.passages[one.place])
 
     def _fit(self, rows: list[list[Passage]], note: str) -> str:
         """Render within max_chars, dropping passages from ``rows``.
 
         Whole passages go first, from the end of the query that has most of them; then the last ones
-        are halved.
+        are halved; then queries and notes are cut.
         """
-        protocol, escape = self.rules.protocol, not self.rules.reward.original_rollout
         while True:
             found = [Found(a.query, r, a.note) for a, r in zip(self._asked, rows, strict=True)]
-            text = protocol.reply(found, note, escape)
+            text = self._written(found, note)
             most = max(rows, key=len)
-            if len(text) <= self.rules.max_chars or not most:
+            if len(text) <= self.rules.max_chars:
                 return text
+            if not most:
+                return self._cut_to_fit(found, note)
             last = most.pop()
             if not most and last.contents:
                 most.append(_halved(last))
 
+    def _cut_to_fit(self, found: list[Found], note: str) -> str:
+        """Render what holds no passage within max_chars: shorter texts, then fewer of them."""
+        limit = size = self.rules.max_chars
+        while True:
+            text = self._written([Found(f.query[:size], (), f.note[:size]) for f in found], note)
+            if len(text) <= limit:
+                return text
+            if size > _LEAST:
+                size //= 2
+            elif len(found) > 1:
+                found = found[: len(found) // 2]
+            else:
+                return text[:limit]
+
+    def _written(self, found: Sequence[Found], note: str) -> str:
+        return self.rules.protocol.reply(found, note, not self.rules.reward.original_rollout)
+
     def _end(self, reason: str) -> None:
         """Judge the response; split the reward into what pays the answer and what pays its form."""
-        verdict = _judged(self.rules.reward, self.segments, self.question)
+        verdict = judged(self.rules.reward, self.segments, self.question)
         self.finish_reason = reason
         if verdict.f1 > 0:
             floor = min(verdict.value, FORMAT_REWARD)
@@ -352,41 +376,15 @@ class Episode:
         return Transition("", float(self.reward.value), not truncated, truncated, info)
 
 
-def _judged(reward: RewardFunction, segments: list[Segment], question: Question) -> Reward:
-    """Return the verdict of a reward function if it is one that a policy can be paid by.
-
-    Raises:
-        ValueError: it raised, did not return a Reward, or a number in it is not finite.
-    """
-    name = f"the reward {type(reward).__module__}.{type(reward).__qualname__}"
-    asked = f"for question {question.id!r}"
-    try:
-        verdict: Any = reward(segments, question)
-    except Exception as error:
-        raise ValueError(
-            f"{name} must not raise on any text, got {type(error).__name__}: {error} {asked}; "
-            "`research lint-reward` tries it on many texts"
-        ) from error
-    if not isinstance(verdict, Reward):
-        raise ValueError(
-            f"{name} must return a Reward, got {verdict!r} of type {type(verdict).__name__} "
-            f"{asked}; return Reward(value, f1=..., em=...)"
-        )
-    for field in ("value", "f1", "em"):
-        number = getattr(verdict, field)
-        if not isinstance(number, Real) or not math.isfinite(number):
-            raise ValueError(
-                f"{name} must return a Reward whose {field} is a finite number, got {number!r} "
-                f"{asked}"
-            )
-    return verdict
-
-
 def _invalid(asked: Sequence[_Asked]) -> str:
     """Why a query of the turn was not retrieved, the gravest reason of all; "" if all were."""
     reasons = {one.invalid for one in asked}
     known = ("invalid_call", "empty_query", "too_many")
     return next((reason for reason in known if reason in reasons), "")
+
+
+def _at_most(number: int) -> str:
+    return f"at most {number} {'query' if number == 1 else 'queries'} a turn"
 
 
 def _halved(passage: Passage) -> Passage:

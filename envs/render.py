@@ -44,9 +44,18 @@ def paint(style: TextStyle, text: str, colour: bool = True) -> str:
     return f"\x1b[{code}m{printable(text)}\x1b[0m" if code else printable(text)
 
 
-def render_ansi(prompt: str, segments: Sequence[Segment], protocol: Protocol = RESEARCH) -> str:
-    """Return prompt and response as printable text, each kind of text in its colour."""
-    shown = [paint("prompt", prompt), "\n"]
+def render_ansi(
+    prompt: str, segments: Sequence[Segment], protocol: Protocol = RESEARCH, opened: str = ""
+) -> str:
+    """Return prompt and response as printable text, each kind of text in its colour.
+
+    Args:
+        prompt: in front of the response.
+        segments: of the response.
+        protocol: in which it is written.
+        opened: what the first segment begins with, which is not shown with the prompt as well.
+    """
+    shown = [paint("prompt", prompt.removesuffix(opened) if segments else prompt), "\n"]
     for segment in segments:
         if segment.kind == "env":
             shown += [paint("result", segment.text), "\n"]

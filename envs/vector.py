@@ -127,11 +127,12 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
                 equal questions.
             options: ``questions`` (one for each row: Question, mapping or number), ``question``
                 (one for all), ``reset_mask`` (bool array (N,): which rows begin anew), ``opened``
-                (for all rows, see ReSearchEnv.reset; rows that begin anew by themselves keep it).
+                (for all rows, until another is given, see ReSearchEnv.reset).
         """
         check_options(options, known=("questions", "question", "reset_mask", "opened"))
         options = options or {}
-        self._opened = opened_option(options.get("opened"))
+        if "opened" in options:
+            self._opened = opened_option(options["opened"])
         mask = self._mask(options.get("reset_mask"))
         questions = options.get("questions", [options.get("question")] * self.num_envs)
         self._check_length("options['questions']", questions)
@@ -208,7 +209,9 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         """Return each row's episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None
-        return tuple(render_ansi(e.prompt, e.segments, self.protocol) for e in self.episodes)
+        return tuple(
+            render_ansi(e.prompt, e.segments, self.protocol, e.opened.first) for e in self.episodes
+        )
 
     def _wake(self, row: int, infos: dict[str, Any]) -> dict[str, Any]:
         """Begin a finished row anew under NEXT_STEP; leave it idle otherwise."""

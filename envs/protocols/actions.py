@@ -32,6 +32,13 @@ class Search:
     queries: tuple[str, ...]
     errors: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.errors and len(self.errors) != len(self.queries):
+            raise ValueError(
+                f"errors must have one text for each of {len(self.queries)} queries, got "
+                f"{len(self.errors)}; write an empty text for a query that can be asked"
+            )
+
     @property
     def query(self) -> str:
         """The queries, one a line."""

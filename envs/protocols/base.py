@@ -137,6 +137,15 @@ class Protocol(ABC):
         """
         return not (cut or all(part.closed for part in self.parts(turn)))
 
+    def writes_eos(self, turn: str, last: bool) -> bool:
+        """Return whether a policy ends a turn with an end of sequence, not at a stop string.
+
+        Args:
+            turn: whole, not cut off by a budget.
+            last: whether it is the last of its episode.
+        """
+        return (last or self.keeps_eos) and not turn.rstrip().endswith(self.stops)
+
     def overridden(self, turn: str) -> int:
         """Return how many searches a turn opens that are not run."""
         return 0

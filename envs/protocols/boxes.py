@@ -14,6 +14,20 @@ def tagged(text: str, opening: str, closing: str) -> str | None:
     return content if closed and opened else None
 
 
+def all_tagged(text: str, opening: str, closing: str) -> list[str]:
+    """Return what each complete ``opening ... closing`` holds, in order; in linear time."""
+    found: list[str] = []
+    begin = text.find(opening)
+    while begin >= 0:
+        inner = begin + len(opening)
+        end = text.find(closing, inner)
+        if end < 0:
+            break
+        found.append(text[inner:end])
+        begin = text.find(opening, end + len(closing))
+    return found
+
+
 def answer_content(text: str) -> str | None:
     """Return what the last complete ``<answer> ... </answer>`` holds, None without one."""
     return tagged(text, "<answer>", "</answer>")

@@ -30,12 +30,11 @@ from research_rl.envs.protocols.actions import (
     Segment,
 )
 from research_rl.envs.protocols.base import Protocol
-from research_rl.envs.protocols.boxes import answer_content, last_boxed
-from research_rl.envs.protocols.prompts import Prompt, opens_thought
+from research_rl.envs.protocols.boxes import all_tagged, answer_content, last_boxed
+from research_rl.envs.protocols.prompts import Prompt, no_plain_prompt, opens_thought
 
 _THINK = re.compile(r"<think>|</think>")
 _RESPONSE = ("<tool_response>", "</tool_response>")
-_RESPONSES = re.compile(r"<tool_response>\n(.*?)\n</tool_response>", re.DOTALL)
 _SHOWN = 80  # characters of a wrong call that its error names
 
 
@@ -139,10 +138,7 @@ class CallProtocol(Protocol):
             ValueError: plain text is asked for; tool calls need a chat template.
         """
         if not chat:
-            raise ValueError(
-                f"the protocol {self.name!r} must have a chat prompt, got plain text; leave "
-                "`chat` out, or use a protocol of tags such as research"
-            )
+            raise no_plain_prompt(self.name)
         schema = self.schema(about or "an encyclopedia")
         return self.with_tools(Prompt(_RULES, "{prompt}", begins=self.begins), schema)
 
@@ -201,7 +197,7 @@ class CallProtocol(Protocol):
 
     def results(self, reply: str) -> list[str]:
         """Return what a reply says to each call, in order; a text without blocks is one."""
-        return _RESPONSES.findall(reply) or [reply]
+        return all_tagged(reply, f"{_RESPONSE[0]}\n", f"\n{_RESPONSE[1]}") or [reply]
 
     def content(self, reply: str) -> str:
         """See Protocol."""
@@ -252,7 +248,8 @@ class CallProtocol(Protocol):
             if call is not None:
                 found.append(_call_part(turn[begin:end], call.closed))
             place = end
-        if not blocks and error is None and found and found[-1].kind == "text":
+        last = found[-1] if found else None
+        if not blocks and error is None and last and last.kind == "text" and last.text.strip():
             found[-1] = Part("answer", found[-1].text, tags=("", ""))
         return found
 
@@ -326,7 +323,10 @@ def loaded(text: str) -> tuple[Any, str]:
 
 
 def _cut(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
@@ -354,14 +354,20 @@ def _without_thoughts(turn: str) -> tuple[str, str | None]:
 
 def _thoughts_in(text: str) -> list[Part]:
     """Cut a stretch without calls into thoughts and text."""
+    opening, closing = "<think>", "</think>"
     found: list[Part] = []
-    while text:
-        before, opened, behind = text.partition("<think>")
-        found += [Part("text", before)] if before else []
-        if not opened:
+    place = 0
+    while place < len(text):
+        begin = text.find(opening, place)
+        if begin != place:
+            found.append(Part("text", text[place:] if begin < 0 else text[place:begin]))
+        if begin < 0:
             break
-        held, closed, text = behind.partition("</think>")
-        found.append(Part("think", held, closed != ""))
+        inner = begin + len(opening)
+        end = text.find(closing, inner)
+        closed = end >= 0
+        found.append(Part("think", text[inner:end] if closed else text[inner:], closed))
+        place = end + len(closing) if closed else len(text)
     return found
 
 

@@ -22,6 +22,7 @@ from research_rl.envs.protocols.dialects import (
 from research_rl.envs.protocols.prompts import (
     Prompt,
     PromptChoice,
+    no_plain_prompt,
     opened_by,
     prompt_file,
     prompt_parts,
@@ -80,10 +81,13 @@ def get_prompt(prompt: PromptChoice, protocol: str | Protocol = RESEARCH) -> Pro
             tells of the tool too, unless ``tools`` is false in the mapping or it is a Prompt.
 
     Raises:
-        ValueError: it does not say where the question goes, or has other keys.
+        ValueError: it does not say where the question goes, has other keys, or is plain text for
+            a protocol whose replies are chat messages.
     """
     speaks = get_protocol(protocol)
     if isinstance(prompt, Prompt):
+        if speaks.keeps_eos and not prompt.chat:
+            raise no_plain_prompt(speaks.name)
         return prompt
     if isinstance(prompt, Mapping):
         parts = prompt_parts(prompt)

@@ -162,6 +162,18 @@ def rules_prompt(rules: str, chat: bool, begins: str = "") -> Prompt:
     return Prompt(None, f"{rules}\n\nQuestion: {_QUESTION}\n", begins=begins)
 
 
+def no_plain_prompt(protocol: str) -> ValueError:
+    """Return the error for plain text in front of a protocol whose replies are chat messages.
+
+    Args:
+        protocol: its name.
+    """
+    return ValueError(
+        f"the protocol {protocol!r} must have a chat prompt, got plain text; set chat to true, or "
+        "use a protocol whose replies stand in the same message, such as research"
+    )
+
+
 def opens_thought(opened: str) -> bool:
     """Return whether what a prompt opened is a thought that the policy is in."""
     return opened.rstrip().endswith("<think>")

@@ -26,7 +26,12 @@ from research_rl.envs.protocols.actions import (
 )
 from research_rl.envs.protocols.base import Protocol
 from research_rl.envs.protocols.boxes import last_boxed, tagged
-from research_rl.envs.protocols.prompts import Prompt, opens_thought, rules_prompt
+from research_rl.envs.protocols.prompts import (
+    Prompt,
+    no_plain_prompt,
+    opens_thought,
+    rules_prompt,
+)
 from research_rl.envs.types import Passage
 
 Tags = Mapping[Kind, tuple[str, str]]
@@ -69,7 +74,13 @@ class TagProtocol(Protocol):
         cls.thought = cls.tags["think"]
 
     def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
-        """See Protocol."""
+        """See Protocol.
+
+        Raises:
+            ValueError: plain text is asked for, and replies are messages of a chat.
+        """
+        if self.keeps_eos and not chat:
+            raise no_plain_prompt(self.name)
         return rules_prompt(self.rules(about or "an encyclopedia"), chat, self.begins)
 
     def rules(self, about: str) -> str:
@@ -127,8 +138,10 @@ class TagProtocol(Protocol):
         for one in found:
             shown = [self._document(n, p, escape) for n, p in enumerate(one.passages, 1)]
             own = [self.joiner.join(shown)] if shown else []
-            own += [one.note] if one.note else []
-            texts += [f"{one.query}\n", *own] if len(found) > 1 else own
+            own += [self.escape(one.note) if escape else one.note] if one.note else []
+            if len(found) > 1:
+                own = ["\n".join([self.escape(one.query), *own])]
+            texts += own
         return self.frame("\n\n".join([*texts, note] if note else texts).strip())
 
     joiner: ClassVar[str] = "\n\n"

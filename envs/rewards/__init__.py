@@ -23,6 +23,7 @@ from research_rl.envs.rewards.presets import (
     RewardFunction,
     get_reward,
 )
+from research_rl.envs.rewards.verdict import judged
 
 __all__ = [
     "FORMAT_REWARD",
@@ -37,5 +38,6 @@ __all__ = [
     "exact_match",
     "f1_score",
     "get_reward",
+    "judged",
     "normalize_answer",
 ]

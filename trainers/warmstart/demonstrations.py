@@ -50,6 +50,8 @@ class Demonstration:
     question: str
     turns: tuple[str, ...]
     results: tuple[str, ...]
+    found: tuple[tuple[str, str], ...] = ()
+    """Each query, and the contents of the passage that it found."""
 
 
 class Demonstrator:
@@ -116,7 +118,9 @@ class Demonstrator:
         else:
             answer = self._search_badly(episode, world, relations, start)
         turns = (*episode.turns, answer_turn(self._protocol, answer, _opening(episode)))
-        return Demonstration(episode.question.text, turns, tuple(episode.results))
+        passages = [found[0].contents for found in episode.passages]
+        found = tuple(zip(episode.queries, passages, strict=True))
+        return Demonstration(question.text, turns, tuple(episode.results), found)
 
     def _search_rightly(
         self, episode: Episode, world: _ThrowAwayWorld, relations: Sequence[str], person: str

@@ -1,8 +1,8 @@
 """The dialects: one file each, a class of facts about its tags and layout.
 
 Read first: research.py, then hermes.py
-May import: envs.protocols.actions, envs.protocols.calls, envs.protocols.prompts,
-    envs.protocols.tags, envs.types
+May import: envs.protocols.actions, envs.protocols.boxes, envs.protocols.calls,
+    envs.protocols.prompts, envs.protocols.tags, envs.types
 """
 
 from __future__ import annotations

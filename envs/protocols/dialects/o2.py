@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from research_rl.envs.protocols.actions import Found, Piece
+from research_rl.envs.protocols.boxes import all_tagged
 from research_rl.envs.protocols.tags import TagProtocol, Tags
 
-_QUERY = re.compile(r"<query>(.*?)</query>", re.DOTALL)
 _LEARNINGS = re.compile(r"\ASearch learnings: <learnings>(.*)</learnings>\.\n\Z", re.DOTALL)
 
 
@@ -35,7 +35,7 @@ class O2(TagProtocol):
 
     name = "o2"
     tags: ClassVar[Tags] = {**TagProtocol.tags, "result": ("<learnings>", "</learnings>")}
-    inner_tags = ("<query>", "</query>")
+    inner_tags: ClassVar[tuple[str, str]] = ("<query>", "</query>")
     stops = ("</search>", "</answer>")
     keeps_eos = True
     boxed = False
@@ -45,15 +45,17 @@ class O2(TagProtocol):
 
     def queries_in(self, asked: str) -> tuple[str, ...]:
         """Return the text of each ``<query>``; without one, the whole search is one query."""
-        found = tuple(query.strip() for query in _QUERY.findall(asked))
-        return found or (asked.replace("<query>", "").replace("</query>", "").strip(),)
+        found = tuple(query.strip() for query in all_tagged(asked, *self.inner_tags))
+        opening, closing = self.inner_tags
+        return found or (asked.replace(opening, "").replace(closing, "").strip(),)
 
     def reply(self, found: Sequence[Found], note: str = "", escape: bool = True) -> str:
         """Return the learnings of all queries, one block each."""
         blocks = []
         for one in found:
             shown = [self._document(n, p, escape) for n, p in enumerate(one.passages, 1)]
-            blocks.append(self.joiner.join([*shown, *([self.escape(one.note)] * bool(one.note))]))
+            noted = self.escape(one.note) if escape else one.note
+            blocks.append(self.joiner.join([*shown, *([noted] * bool(noted))]))
         return self.frame("\n".join([*blocks, note] if note else blocks).strip())
 
     def frame(self, body: str) -> str:

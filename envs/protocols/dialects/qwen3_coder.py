@@ -16,13 +16,13 @@ Layout: the chat template of Qwen3-Coder.
 from __future__ import annotations
 
 import json
-import re
 
+from research_rl.envs.protocols.boxes import all_tagged
 from research_rl.envs.protocols.calls import Call, loaded
 from research_rl.envs.protocols.dialects.hermes import Hermes
 
-_FUNCTION = re.compile(r"\s*<function=([^>\n]*)>(.*)</function>\s*\Z", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]*)>(.*?)</parameter>", re.DOTALL)
+_FUNCTION = ("<function=", "</function>")
+_PARAMETER = ("<parameter=", "</parameter>")
 
 
 class Qwen3Coder(Hermes):
@@ -31,12 +31,15 @@ class Qwen3Coder(Hermes):
     name = "qwen3_coder"
 
     def _read(self, begin: int, end: int, inner: str) -> Call:
-        function = _FUNCTION.match(inner)
-        if function is None:
+        text = inner.strip()
+        if not (text.startswith(_FUNCTION[0]) and text.endswith(_FUNCTION[1])):
             wanted = "<function=search> ... </function>"
             return Call(begin, end, "", f"a call must be {wanted}, with <parameter=query> in it")
-        given = {name.strip(): value.strip() for name, value in _PARAMETER.findall(function[2])}
-        told = {"name": function[1].strip(), "parameters": given}
+        function = text.removeprefix(_FUNCTION[0]).removesuffix(_FUNCTION[1])
+        name, _, body = function.partition(">")
+        written = [p.partition(">") for p in all_tagged(body, *_PARAMETER)]
+        given = {key.strip(): value.strip() for key, _, value in written}
+        told = {"name": name.strip(), "parameters": given}
         return self.call(begin, end, told, "parameters")
 
     def wrong(self, name: str, arguments: str) -> str:

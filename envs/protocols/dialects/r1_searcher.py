@@ -17,10 +17,12 @@ RUCAIBox/R1-Searcher, OpenRLHF-RAG/openrlhf/trainer/ppo_utils/experience_maker.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 from research_rl.envs.protocols.actions import Kind, Part
+from research_rl.envs.protocols.prompts import opens_thought
 from research_rl.envs.protocols.tags import TagProtocol, Tags
 
 
@@ -59,43 +61,56 @@ class R1Searcher(TagProtocol):
         )
 
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
-        """Write a turn inside the thought, which the prompt has opened."""
-        return f" {thought} {self.block('search', ' '.join(queries))}"
+        """Write a turn inside the thought, which the prompt has opened unless it closed one."""
+        return f"{self._reopened(opened)} {thought} {self.block('search', ' '.join(queries))}"
 
     def answer(self, text: str, thought: str = "", opened: str = "") -> str:
         """Write a turn that ends the thought and answers."""
-        return f"{thought} {self.tags['think'][1]} {self.block('answer', text)}"
+        ended = f"{self._reopened(opened)} {thought} {self.tags['think'][1]}"
+        return f"{ended} {self.block('answer', text)}"
+
+    def _reopened(self, opened: str) -> str:
+        return self.tags["think"][0] if opened and not opens_thought(opened) else ""
 
     def _example(self) -> str:
         found = " ".join((self.tags["result"][0], "what was found", self.tags["result"][1]))
         first = self.search("a query", thought="what I need to find first")
-        return f"{self.begins}{first} {found} {self.answer('the final answer', 'what follows')}"
+        return f"{self.begins}{first} {found}{self.answer('the final answer', 'what follows')}"
 
     def parts(self, turn: str, kinds: Sequence[Kind] | None = None) -> list[Part]:
         """See TagProtocol; a thought may begin or end in another turn."""
         if kinds is not None:
             return super().parts(turn, kinds)
-        found: list[Part] = []
-        for part in super().parts(turn, ("search", "answer")):
-            found += [part] if part.kind != "text" else self._thoughts(part.text)
-        return found
-
-    def _thoughts(self, text: str) -> list[Part]:
         opening, closing = self.tags["think"]
+        texts = re.split(f"({re.escape(opening)}|{re.escape(closing)})", turn)
         found: list[Part] = []
-        while text:
-            inside, closed, behind = text.partition(closing)
-            before, opened, thought = inside.partition(opening)
-            if opened or closed:
-                if opened and before:
-                    found.append(Part("text", before))
-                held = thought if opened else before
-                found.append(Part("think", held, True, (opened, closed)))
+        before = ""
+        for text, tag in zip(texts[::2], [*texts[1::2], ""], strict=True):
+            if before or tag == closing:
+                found += self._within(text, before, tag if tag == closing else "")
             else:
-                found.append(Part("text", text))
-            text = behind
+                found += super().parts(text, ("search", "answer"))
+            before = tag if tag == opening else ""
         return found
 
-    def broken(self, turn: str, cut: bool = False) -> bool:
-        """See Protocol; a thought may be left open in a turn."""
-        return not (cut or all(part.closed for part in self.parts(turn)))
+    def _within(self, text: str, opening: str, closing: str) -> list[Part]:
+        """Cut a thought at its searches; the rest is thought, between the tags that are there."""
+        pieces = super().parts(text, ("search",))
+        if not pieces or pieces[0].kind == "search":
+            pieces.insert(0, Part("text", ""))
+        if pieces[-1].kind == "search":
+            pieces.append(Part("text", ""))
+        found: list[Part] = []
+        for number, part in enumerate(pieces):
+            tags = (opening * (number == 0), closing * (number == len(pieces) - 1))
+            if part.kind == "search":
+                found.append(part)
+            elif part.text or any(tags):
+                found.append(Part("think", part.text, True, tags))
+        return found
+
+    def _wrong_in(self, kind: Kind) -> list[str]:
+        searches, answers = self.tags["search"], self.tags["answer"]
+        if kind == "think":
+            return [searches[1]]
+        return [searches[1], answers[1]] if kind == "text" else [*searches, *answers]

@@ -15,13 +15,13 @@ written anew from its query.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from research_rl.envs.protocols.actions import Found, Piece
+from research_rl.envs.protocols.boxes import all_tagged
 from research_rl.envs.protocols.dialects.hermes import Hermes
 
-_BLOCK = re.compile(r"<tool_response>[^\n]*\n(?:result: \n)?(.*?)\n</tool_response>\n?", re.DOTALL)
+_FOUND = "result: \n"
 
 
 class ReCall(Hermes):
@@ -39,7 +39,7 @@ class ReCall(Hermes):
         for number, one in enumerate(found, 1):
             call = {"name": self.tool, "arguments": {"query": one.query}}
             text = "\n\n".join(self._texts_of(one, note * (number == len(found)), escape))
-            told = f"result: \n{text}" if one.passages else text
+            told = f"{_FOUND}{text}" if one.passages else text
             head = self.escape(json.dumps(call, ensure_ascii=False))
             texts.append(f"<tool_response>{head}\n{told}\n</tool_response>\n")
         return "".join(texts)
@@ -50,4 +50,5 @@ class ReCall(Hermes):
 
     def results(self, reply: str) -> list[str]:
         """See CallProtocol."""
-        return _BLOCK.findall(reply) or [reply]
+        blocks = all_tagged(reply, "<tool_response>", "\n</tool_response>")
+        return [block.partition("\n")[2].removeprefix(_FOUND) for block in blocks] or [reply]
