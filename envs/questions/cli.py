@@ -190,7 +190,9 @@ def _parser(more: Sequence[Callable[[Any], object]]) -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, required=True, help="folder of the output")
         command.add_argument("--limit", type=int, help="stop after this many questions")
         command.add_argument(
-            "--strict", action="store_true", help="refuse other counts or hashes than published"
+            "--strict",
+            action="store_true",
+            help="refuse bad rows, and other counts or hashes than were published",
         )
     for add in more:
         add(commands)

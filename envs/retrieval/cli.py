@@ -36,6 +36,7 @@ from research_rl.envs.system import CommandLine, did_you_mean, printable, printa
 from research_rl.envs.types import search_checked
 
 _COMMANDS = ("build", "add", "merge", "adopt", "search", "info", "tune", "serve")
+_STRICT = "refuse bad rows; without it they are counted and left out, unless most are bad"
 _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
   research index build --corpus corpus.jsonl --out index --kind hybrid --encoder intfloat/e5-base-v2
@@ -78,7 +79,7 @@ def _build(args: argparse.Namespace) -> None:
     options = _encoder_options(args)
     start = time.perf_counter()
     folder = build_index(
-        local_corpus(args.corpus, args.out, progress=_shows_progress(args)),
+        local_corpus(args.corpus, args.out, progress=_shows_progress(args), strict=args.strict),
         args.out,
         kind=args.kind,
         encoder=args.encoder,
@@ -88,6 +89,7 @@ def _build(args: argparse.Namespace) -> None:
         storage=storage_of(args),
         shard=args.shard,
         report=None if args.quiet else _note,
+        strict=args.strict,
         **options,
     )
     _done(args.out, folder, time.perf_counter() - start)
@@ -97,13 +99,16 @@ def _add(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     corpus = args.corpus
     if corpus is not None:
-        corpus = grown_corpus(corpus, args.folder, progress=_shows_progress(args))
+        corpus = grown_corpus(
+            corpus, args.folder, progress=_shows_progress(args), strict=args.strict
+        )
     folder = extend_index(
         args.folder,
         corpus,
         memory=args.memory,
         progress=_shows_progress(args),
         report=None if args.quiet else _note,
+        strict=args.strict,
     )
     _done(args.folder, folder, time.perf_counter() - start)
 
@@ -260,11 +265,13 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     add(
         "--corpus",
         required=True,
-        help='JSONL file of {"id", "contents"}; TSV, CSV, parquet, a JSON array, .gz, a folder of '
-        "BEIR or save_to_disk, or a data set on the Hub, owner/name[:config], are converted to it",
+        help='JSONL file of {"id", "contents"}; TSV, CSV, parquet, a JSON array, .gz, KILT, SQuAD, '
+        "questions with paragraphs, a folder of BEIR or save_to_disk, or a data set on the Hub, "
+        "owner/name[:config], are converted to it",
     )
     add("--kind", default="dense", help="dense (default), bm25, or hybrid for both")
     add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
+    add("--strict", action="store_true", help=_STRICT)
     add("--shard", help="i/n: encode the i-th of n parts only, to be merged")
     _add_making(build)
     add_storage_arguments(build)
@@ -281,6 +288,7 @@ def _add_add(add: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--memory", help="what it may take, such as 2GB (default: 4/5 of all)")
     add.add_argument("--quiet", action="store_true", help="no progress bar, no estimate")
+    add.add_argument("--strict", action="store_true", help=_STRICT)
     add.set_defaults(run=_add)
 
 

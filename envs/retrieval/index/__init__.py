@@ -1,7 +1,7 @@
 """Index folders: built, adopted, checked against their manifest, measured, opened.
 
 Read first: build.py, then open.py
-May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.search,
+May import: envs.questions, envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.search,
     envs.retrieval.vectors, envs.system, envs.types
 """
 

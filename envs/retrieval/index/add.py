@@ -72,6 +72,7 @@ def extend_index(
     memory: int | str | None = None,
     progress: bool = False,
     report: ReportFn | None = None,
+    strict: bool = True,
 ) -> Path:
     """Add passages to an index folder and return it.
 
@@ -92,6 +93,7 @@ def extend_index(
         memory: bytes the process may take, or text such as "2GB".
         progress: show a progress bar.
         report: called with what will be done, and with the recall after it.
+        strict: refuse bad lines; otherwise they are left out with a warning.
 
     Raises:
         CorpusError: the corpus cannot be read.
@@ -117,7 +119,7 @@ def extend_index(
             "adopted with ids of its own; add the vectors where it was made, and adopt it again"
         )
     copied = (target / known["path"]).resolve().is_relative_to(target)
-    grow = _Growth(target, manifest, source, copied, Storage(memory=memory), progress, tell)
+    grow = _Growth(target, manifest, source, copied, Storage(memory=memory), progress, tell, strict)
     if manifest["kind"] == "bm25" or manifest["encoder"]["name"] == SKETCH:
         return grow.build_again()
     return grow.run(encoder)
@@ -132,6 +134,7 @@ class _Growth:
     storage: Storage
     progress: bool
     report: ReportFn
+    strict: bool
 
     def build_again(self) -> Path:
         """Count all passages again: BM25, and the offline encoder."""
@@ -144,7 +147,7 @@ class _Growth:
             widths["ef_search"] = index.get("efSearch")
             storage = replace(storage, index_type=index["type"], metric=index["metric"], **widths)
             options |= manifest["encoder"]["settings"]
-        how = (self.copied, True, self.progress, storage, None, self.report)
+        how = (self.copied, True, self.progress, storage, None, self.report, self.strict)
         args = (manifest["kind"], name, storage.metric, *how)
         return build_index(self.source.path, self.target, *args, **options)
 
@@ -162,7 +165,7 @@ class _Growth:
             if (folder / MANIFEST).is_file():  # killed before it got its name
                 move_into_place(folder, self.target)
                 return self.target
-            passages = open_corpus(self.source, folder, self.progress)
+            passages, left_out = open_corpus(self.source, folder, self.progress, self.strict)
             self._check_rows(passages, old)
             self._estimate(len(passages), old, made.dim)
             file = VectorFile(folder / RAW, made.dim)
@@ -176,7 +179,7 @@ class _Growth:
             kept = self._kept(folder, passages, made, file)
             if self.manifest["kind"] == "hybrid":
                 kept |= self._count(folder, passages)
-            self._finish(folder, len(passages), kept)
+            self._finish(folder, len(passages), left_out, kept)
             move_into_place(folder, self.target)
         return self.target
 
@@ -255,14 +258,14 @@ class _Growth:
         save_bm25(model, folder / BM25)
         return {"bm25": settings, "words": NEWEST_RULE}
 
-    def _finish(self, folder: Path, count: int, kept: dict[str, Any]) -> None:
+    def _finish(self, folder: Path, count: int, left_out: int, kept: dict[str, Any]) -> None:
         where, target = self.source.path, self.target
         if self.copied:
             where, target = folder / "corpus.jsonl", folder
             shutil.copyfile(self.source.path, where)
         check_unchanged(self.source)
         (folder / RAW).unlink(missing_ok=True)
-        corpus = corpus_manifest(where, target, count, self.source.sha256)
+        corpus = corpus_manifest(where, target, count, self.source.sha256, left_out)
         manifest = {"format": INDEX_FORMAT, "kind": self.manifest["kind"], "corpus": corpus}
         write_json(folder / MANIFEST, manifest | kept | {"versions": versions()})
 

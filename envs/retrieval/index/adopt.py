@@ -87,7 +87,7 @@ def adopt_index(
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
     source = SourceFile.of(path)
     with workplace(target, {"adopt": str(file), "corpus": source.identity}) as folder:
-        passages = open_corpus(source, folder, progress)
+        passages, _ = open_corpus(source, folder, progress)
         _check_shape(index, file, passages, made)
         matched = match_rows(index, file, passages, made, checked)
         report(str(matched.likeness))

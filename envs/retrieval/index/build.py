@@ -66,6 +66,7 @@ def build_index(
     storage: Storage | None = None,
     shard: str | None = None,
     report: ReportFn | None = None,
+    strict: bool = True,
     **options: Any,
 ) -> Path:
     """Build an index of a JSONL corpus and return its folder.
@@ -86,6 +87,8 @@ def build_index(
         storage: how vectors are kept; None keeps them as they are and searches exactly.
         shard: "i/n" encodes the i-th of n parts only, for ``merge_shards``.
         report: called with an estimate before the work and with the recall after it.
+        strict: refuse a corpus with bad lines; otherwise they are left out with a warning, unless
+            most are such.
         options: arguments of the encoder; for kinds "bm25" and "hybrid" also of ``fit_bm25``.
 
     Raises:
@@ -103,7 +106,8 @@ def build_index(
     copied = copy_corpus or source.path.is_relative_to(target)  # which this build replaces
     job = _Job(kind, storage, source, target, made, copied, progress, report or _silent)
     with workplace(target, job.plan(part)) as folder:
-        passages = open_corpus(source, folder, progress)
+        passages, left_out = open_corpus(source, folder, progress, strict)
+        job = replace(job, left_out=left_out)
         if part and made:
             job.make_shard(folder, passages, part, made)
         else:
@@ -194,7 +198,8 @@ def merge_shards(
     copied = copy_corpus or path.is_relative_to(target)  # which this build replaces
     job = _Job("dense", storage, source, target, made, copied, progress, report or _silent)
     with workplace(target, {"merge": len(files), "corpus": source.identity}) as folder:
-        passages = open_corpus(source, folder, progress)
+        passages, left_out = open_corpus(source, folder, progress, about.get("strict", True))
+        job = replace(job, left_out=left_out)
         plan = storage.estimate(0, len(passages), made.dim)
         job.report(str(plan))
         check_plan(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
@@ -215,6 +220,7 @@ class _Job:
     copy_corpus: bool
     progress: bool
     report: ReportFn
+    left_out: int = 0
 
     def plan(self, shard: tuple[int, int] | None) -> dict[str, Any]:
         """Everything that decides what vectors are made."""
@@ -263,6 +269,7 @@ class _Job:
             "count": len(passages),
             "encoder": self._encoder_manifest(),
             "corpus": corpus,
+            "strict": not self.left_out,
         }
         write_shard(folder, shard, rows, file, about)
 
@@ -307,7 +314,7 @@ class _Job:
         manifest = {
             "format": INDEX_FORMAT,
             "kind": self.kind,
-            "corpus": corpus_manifest(where, target, count, sha256),
+            "corpus": corpus_manifest(where, target, count, sha256, self.left_out),
         }
         write_json(folder / MANIFEST, manifest | kept | {"versions": versions()})
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from research_rl.envs.questions import BadRows
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.index.manifest import OFFSETS, VECTORS, write_json
@@ -161,15 +162,29 @@ def check_unchanged(source: SourceFile) -> None:
         raise CorpusError(source.path, None, reason)
 
 
-def open_corpus(source: SourceFile, folder: Path, progress: bool = False) -> Corpus:
-    """Check the lines of the corpus, or trust an earlier check of the same content."""
+def open_corpus(
+    source: SourceFile, folder: Path, progress: bool = False, strict: bool = True
+) -> tuple[Corpus, int]:
+    """Check the lines of the corpus, or trust an earlier check of the same content.
+
+    Args:
+        source: the file.
+        folder: of the build.
+        progress: show a progress bar.
+        strict: refuse bad lines instead of leaving them out.
+
+    Returns:
+        The corpus, and how many lines are left out.
+    """
     known = _read(folder / HASH) or {}
-    if known.get("sha256") != source.sha256:
+    if known.get("sha256") != source.sha256 or known.get("strict") is not strict:
+        bad = BadRows()
         with bar("reading", source.bytes, "B", progress) as advance:
-            offsets = Corpus.scan(source.path, advance)
+            offsets = Corpus.scan(source.path, advance, None if strict else bad)
         np.save(folder / OFFSETS, offsets)
-        write_json(folder / HASH, source.identity)
-    return Corpus(source.path, np.load(folder / OFFSETS))
+        known = source.identity | {"strict": strict, "left_out": bad.count}
+        write_json(folder / HASH, known)
+    return Corpus(source.path, np.load(folder / OFFSETS)), int(known["left_out"])
 
 
 def fit_encoder(encoder: Encoder, passages: Corpus, folder: Path, advance: Advance) -> None:

@@ -246,7 +246,9 @@ def near_path(file: Path, target: Path) -> str:
     return Path(os.path.relpath(file, target)).as_posix() if near else str(file)
 
 
-def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[str, Any]:
+def corpus_manifest(
+    file: Path, target: Path, count: int, sha256: str, left_out: int = 0
+) -> dict[str, Any]:
     """Describe the corpus."""
     stat = file.stat()
     return {
@@ -255,7 +257,7 @@ def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[s
         "count": count,
         "bytes": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
-    }
+    } | ({"left_out": left_out} if left_out else {})
 
 
 def versions() -> dict[str, str]:

@@ -71,7 +71,14 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     broken.write_text('{"id": 1, "contents": "x"}\n{"id": 2}\n')
     out = str(tmp_path / "index")
     cases = {
-        ("build", "--corpus", str(broken), "--out", out): "broken.jsonl:2: contents must be text",
+        (
+            "build",
+            "--corpus",
+            str(broken),
+            "--out",
+            out,
+            "--strict",
+        ): "broken.jsonl:2: contents must",
         ("build", "--corpus", "none.jsonl", "--out", out): "there is no such corpus file",
         (
             "serv",
