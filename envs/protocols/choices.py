@@ -100,7 +100,10 @@ def get_prompt(prompt: PromptChoice, protocol: str | Protocol = RESEARCH) -> Pro
         return speaks.prompt(prompt == "instruct" or speaks.keeps_eos)
     file = prompt_file(prompt)
     if file is not None:
-        return get_prompt(read_prompt(file), speaks)
+        found = read_prompt(file)
+        if not isinstance(found, Prompt):
+            return get_prompt(found, speaks)
+        prompt = found.user  # a text is as if it stood here
     begins = "" if opened_by(prompt) else speaks.begins
     return _told(Prompt(None, prompt, begins=begins), speaks)
 

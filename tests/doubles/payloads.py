@@ -170,6 +170,19 @@ def run_with_class(folder: Path, ran: Path) -> Path:
     return run(folder, ran, model__engine={"class_path": f"{MODULE}.E"})
 
 
+def run_with_protocol(folder: Path, ran: Path) -> Path:
+    """A run whose protocol is a class in the current folder."""
+    return run(folder, ran, model__env__protocol={"class_path": f"{MODULE}.E"})
+
+
+def model_with_protocol(folder: Path, ran: Path) -> Path:
+    """A model that is to be asked in a protocol of the current folder."""
+    write_policy(folder)
+    named = {"protocol": {"class_path": f"{MODULE}.E"}, "prompt": "base"}
+    (folder / "research_rl.json").write_text(json.dumps(named))
+    return folder
+
+
 def run_with_environment(folder: Path, ran: Path) -> Path:
     """A run whose environment gymnasium would import a module for."""
     return run(folder, ran, model__env__id=f"{MODULE}:E-v0")
@@ -271,7 +284,8 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
     for make in (
         *(pickled, pickled_gz, pickled_parquet, checkpoint, shards, data_set, adapter),
         *(model_with_code, model_with_pickle, run_with_class, run_with_environment, run_with_tag),
-        *(run_with_resolver, run_with_code, run_with_kernel),
+        *(run_with_resolver, run_with_code, run_with_kernel, run_with_protocol),
+        model_with_protocol,
         *(index_with_objects, index_with_vectors, index_with_words),
         index_with_code,
     )

@@ -23,11 +23,12 @@ from research_rl.trainers.cli import dispatch
 MODEL = ("model_with_code",)
 INDEX = ("index_with_code",)
 ALL = ("run_with_class", "run_with_environment", "run_with_resolver", "run_with_code")
-RUN = (*ALL, "run_with_kernel")
+RUN = (*ALL, "run_with_kernel", "run_with_protocol")
 NOTHING: tuple[str, ...] = ()
 TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "ask": {
-        **{"--run": ("run_with_resolver", "run_with_code"), "--model": MODEL, "--index": NOTHING},
+        **{"--run": ("run_with_resolver", "run_with_code", "run_with_protocol")},
+        **{"--model": (*MODEL, "model_with_protocol"), "--index": NOTHING, "--protocol": NOTHING},
         **{"--tokenizer": MODEL, "--prompt": NOTHING, "question": NOTHING, "--server": NOTHING},
     },
     "collect": {"--out": NOTHING, "--questions": NOTHING, "--url": NOTHING},
