@@ -6,14 +6,17 @@ result, the protocol says (``Protocol.broken``, ``Protocol.forges_reply``).
 
 from __future__ import annotations
 
-from research_rl.envs.protocols import RESEARCH, Protocol
+from research_rl.envs.protocols import RESEARCH, Protocol, TagProtocol
 
 _NGRAM = 4
 
 
 def thoughts(turn: str, protocol: Protocol = RESEARCH) -> list[str]:
     """Return the text of each thought that the turn ends."""
-    return [part.text for part in protocol.parts(turn) if part.kind == "think" and part.closed]
+    alone = isinstance(protocol, TagProtocol) and not protocol.searches_in_thought
+    # a thought counts also where it stands inside another block
+    found = protocol.parts(turn, ["think"]) if alone else protocol.parts(turn)
+    return [part.text for part in found if part.kind == "think" and part.closed]
 
 
 def repetition(text: str, n: int = _NGRAM) -> float:
