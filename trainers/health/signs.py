@@ -13,9 +13,10 @@ _NGRAM = 4
 
 def thoughts(turn: str, protocol: Protocol = RESEARCH) -> list[str]:
     """Return the text of each thought that the turn ends."""
-    alone = isinstance(protocol, TagProtocol) and not protocol.searches_in_thought
-    # a thought counts also where it stands inside another block
-    found = protocol.parts(turn, ["think"]) if alone else protocol.parts(turn)
+    if isinstance(protocol, TagProtocol) and not protocol.searches_in_thought:
+        found = protocol.parts(turn, ["think"])  # also one that stands inside another block
+    else:
+        found = protocol.parts(turn)
     return [part.text for part in found if part.kind == "think" and part.closed]
 
 
