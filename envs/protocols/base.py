@@ -37,6 +37,8 @@ class Protocol(ABC):
     """Queries that a turn may hold; those beyond are answered with a note. None is no limit."""
     top_k: int = 5
     """Passages of a search that its published agents are shown."""
+    thought: tuple[str, str] = ("<think>", "</think>")
+    """What stands in front of a thought and behind it."""
 
     def __init_subclass__(cls) -> None:
         """Name a class after its place where it names itself by nothing."""
@@ -135,10 +137,23 @@ class Protocol(ABC):
         """
         return not (cut or all(part.closed for part in self.parts(turn)))
 
+    def writes_eos(self, turn: str, last: bool) -> bool:
+        """Return whether a policy ends a turn with an end of sequence, not at a stop string.
+
+        Args:
+            turn: whole, not cut off by a budget.
+            last: whether it is the last of its episode.
+        """
+        return (last or self.keeps_eos) and not turn.rstrip().endswith(self.stops)
+
     def overridden(self, turn: str) -> int:
         """Return how many searches a turn opens that are not run."""
         return 0
 
     def unclosed(self, text: str) -> str:
-        """Return a turn with the stop string that a server may have cut off its end."""
+        """Return a turn with the stop string that a server may have cut off its end.
+
+        Args:
+            text: of a turn that a server ended without saying how.
+        """
         return text

@@ -85,6 +85,32 @@ class CallProtocol(Protocol):
     def written(self, query: str) -> str:
         """Write a call."""
 
+    def message(self, text: str, calls: Sequence[tuple[str, str]]) -> str:
+        """Write a message whose calls somebody else has read, as servers do.
+
+        What is wrong with a call stays wrong, for ``parse`` to say.
+
+        Args:
+            text: of the message, in front of the calls.
+            calls: name and arguments of each; the arguments as JSON.
+        """
+        written = [self.told(name, arguments) for name, arguments in calls]
+        between = "\n" if text.strip() and not text.endswith("\n") else ""
+        return (text + between if text.strip() else "") + "\n".join(written)
+
+    def told(self, name: str, arguments: str) -> str:
+        """Write a call by its name and its arguments as JSON, also one that cannot be run."""
+        call = self.call(0, 0, {"name": name, "arguments": arguments}, "arguments")
+        if not call.error:
+            return self.written(self.escape(call.query))
+        wrong = self.wrong(name, arguments)
+        return wrong if any(one.error for one in self.calls(wrong)) else self.written("")
+
+    def wrong(self, name: str, arguments: str) -> str:
+        """Write a call that cannot be run, so that ``calls`` finds what is wrong with it."""
+        given = self.escape(arguments.strip() or "{}")
+        return f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {given}}}\n</tool_call>'
+
     def schema(self, about: str = "an encyclopedia") -> dict[str, Any]:
         """Return the tool as a JSON schema in OpenAI's layout."""
         query = {"type": "string", "description": "What to look for, in a few words."}
@@ -167,12 +193,15 @@ class CallProtocol(Protocol):
 
         A text without blocks is one message.
         """
-        contents = all_tagged(reply, f"{_RESPONSE[0]}\n", f"\n{_RESPONSE[1]}") or [reply]
-        return tuple(Piece(content, role="tool") for content in contents)
+        return tuple(Piece(text, role="tool") for text in self.results(reply))
+
+    def results(self, reply: str) -> list[str]:
+        """Return what a reply says to each call, in order; a text without blocks is one."""
+        return all_tagged(reply, f"{_RESPONSE[0]}\n", f"\n{_RESPONSE[1]}") or [reply]
 
     def content(self, reply: str) -> str:
         """See Protocol."""
-        return "\n\n".join(piece.text for piece in self.pieces(reply)).strip()
+        return "\n\n".join(self.results(reply)).strip()
 
     def format_error(self, segments: Sequence[Segment]) -> str | None:
         r"""Say what is wrong with the form of a finished response; None if nothing is.

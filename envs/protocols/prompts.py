@@ -243,7 +243,10 @@ def read_prompt(file: Path) -> PromptChoice:
     Raises:
         ValueError: it holds something else.
     """
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a prompt's file must be text in UTF-8, got {file} ({error})") from error
     if file.suffix == ".json":
         found = json.loads(text)
     elif file.suffix in (".yaml", ".yml"):

@@ -71,6 +71,7 @@ class TagProtocol(Protocol):
         written = {tag for pair in cls.tags.values() for tag in pair} | set(cls.inner_tags)
         # the longest first, so that no tag hides one that begins like it
         cls._tag = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+        cls.thought = cls.tags["think"]
 
     def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
         """See Protocol.
@@ -275,10 +276,17 @@ class TagProtocol(Protocol):
         return max(0, turn.count(opening) - 1) if closing in turn else 0
 
     def unclosed(self, text: str) -> str:
-        """Return the turn, closed where it ends in an open search that holds something."""
-        opening, closing = self.tags["search"]
-        _, opened, query = text.rpartition(opening)
-        return text + closing if opened and query.strip() and "</" not in query else text
+        """Return the turn, closed where it ends in an open search or answer that holds something.
+
+        Only a block whose closing tag ends a turn can have lost it.
+        """
+        cut_off = [tags for tags in self.tags.values() if tags[1] in self.stops]
+        opening, closing = max(cut_off, key=lambda tags: text.rfind(tags[0]), default=("", ""))
+        _, opened, held = text.rpartition(opening) if opening else ("", "", "")
+        for tag in self.inner_tags:
+            held = held.replace(tag, " ")
+        ended = any(end in held for end in ("</", *(tags[1] for tags in self.tags.values())))
+        return text + closing if opened and held.strip() and not ended else text
 
 
 TagProtocol._compile()

@@ -6,22 +6,28 @@ May import: envs.system, envs.types
 
 from __future__ import annotations
 
+from research_rl.envs.questions.bad_rows import BadRows, QuestionError
+from research_rl.envs.questions.cli import main as data_command
 from research_rl.envs.questions.compressed import is_compressed, open_bytes
+from research_rl.envs.questions.containers import PASSAGE_COLUMNS, container_of, file_rows
 from research_rl.envs.questions.files import (
-    QuestionError,
-    container_of,
     find_split,
     hub_rows,
     is_hub_name,
     is_saved_data_set,
     open_rows,
-    table_rows,
 )
-from research_rl.envs.questions.read import question_from_dict, read_questions
+from research_rl.envs.questions.paragraphs import passages_in
+from research_rl.envs.questions.read import content_hash, question_from_dict, read_questions
 
 __all__ = [
+    "PASSAGE_COLUMNS",
+    "BadRows",
     "QuestionError",
     "container_of",
+    "content_hash",
+    "data_command",
+    "file_rows",
     "find_split",
     "hub_rows",
     "is_compressed",
@@ -29,7 +35,7 @@ __all__ = [
     "is_saved_data_set",
     "open_bytes",
     "open_rows",
+    "passages_in",
     "question_from_dict",
     "read_questions",
-    "table_rows",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from research_rl.envs.questions.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
 from research_rl.envs.questions.convert import CORPUS, QUESTIONS, DataManifest, Job, convert
@@ -21,6 +22,8 @@ _EXAMPLES = """examples:
   research data convert --from musique musique_ans_v1.0_train.jsonl --split train --out data/musique
   research data convert --from other my_questions.csv --out data/mine
 
+  research data audit --questions data/hotpotqa/questions.jsonl --index data/hotpotqa/index
+
 Each folder gets questions.jsonl, manifest.json and, where the rows bring paragraphs, corpus.jsonl.
 """
 
@@ -31,8 +34,12 @@ _SPLIT_WORDS = {
 }
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None, more: Sequence[Callable[[Any], object]] = ()) -> None:
     """Run one subcommand.
+
+    Args:
+        args: of the command line.
+        more: each adds further commands to argparse's list of them.
 
     Raises:
         SystemExit: code 2 for a command line that makes no sense.
@@ -40,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
         OSError: a file cannot be read or written.
         ImportError: parquet or the Hub need a package that is not installed.
     """
-    given = _parser().parse_args(args)
+    given = _parser(more).parse_args(args)
     given.run(given)
 
 
@@ -138,7 +145,7 @@ def _tell(job: Job, manifest: DataManifest) -> None:
         print(f"passed over {manifest.unanswerable} questions that cannot be answered")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(more: Sequence[Callable[[Any], object]]) -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="research data",
         description="Fetch and convert the question files of the field.",
@@ -183,6 +190,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, required=True, help="folder of the output")
         command.add_argument("--limit", type=int, help="stop after this many questions")
         command.add_argument(
-            "--strict", action="store_true", help="refuse other counts or hashes than published"
+            "--strict",
+            action="store_true",
+            help="refuse bad rows, and other counts or hashes than were published",
         )
+    for add in more:
+        add(commands)
     return parser

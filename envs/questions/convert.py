@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from research_rl.envs.questions.bad_rows import BadRows, QuestionError
 from research_rl.envs.questions.catalogue import Dataset
-from research_rl.envs.questions.files import QuestionError, open_rows
-from research_rl.envs.questions.layouts import Aliases, adapt
+from research_rl.envs.questions.files import open_rows
+from research_rl.envs.questions.layouts import Aliases, adapt, rows_in
 from research_rl.envs.questions.paragraphs import context_of
 from research_rl.envs.questions.read import SameTexts, question_from_dict
 from research_rl.envs.system import alone_in, clear_partial, partial_file, sha256_of, write_whole
@@ -40,7 +41,8 @@ class Job:
         source: a file, or a Hugging Face name (``owner/name:config``).
         out: folder of the three files; made if need be.
         flashrag: the source is FlashRAG's copy, whose counts may be others.
-        strict: refuse what does not match the published counts and hashes, instead of warning.
+        strict: refuse bad rows, and what does not match the published counts and hashes, instead of
+            warning. A file of which most rows are bad is refused in any case.
         aliases: 2WikiMultihopQA's ``id_aliases.json``, whose names count as right answers too.
         limit: convert this many questions and then stop; the count is not checked.
         hub_split: what the source calls the split; ``split`` where None.
@@ -74,6 +76,8 @@ class DataManifest:
     unanswerable: int = 0
     same_text: int = 0
     """Questions whose text another question has too."""
+    left_out: int = 0
+    """Rows that could not be read."""
     licence: str = ""
     home: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -181,37 +185,44 @@ class _Conversion:
         self.job, self.manifest = job, manifest
         self.questions, self.corpus = questions, corpus
         self.aliases = Aliases(job.aliases)
+        self.bad = BadRows()
         self.lines: dict[str, int] = {}
         self.same_texts = SameTexts()
         self.passages: set[str] = set()
 
     def run(self, advance: Callable[[], object] | None) -> None:
-        job, manifest = self.job, self.manifest
+        job, manifest, bad = self.job, self.manifest, self.bad
         for number, (line, row) in enumerate(self._rows()):
-            if isinstance(row, Mapping) and row.get("answerable") is False:
-                manifest.unanswerable += 1
-            else:
-                try:
-                    self._convert(row, number, line)
-                except QuestionError:
-                    raise
-                except ValueError as error:
-                    raise QuestionError(job.source, line, str(error)) from error
+            try:
+                adapted = adapt(row, job.dataset, job.split, number, self.aliases)
+                if isinstance(adapted, Mapping) and adapted.get("answerable") is False:
+                    manifest.unanswerable += 1
+                else:
+                    self._convert(adapted, line)
+            except ValueError as error:
+                bad.add(line, error.reason if isinstance(error, QuestionError) else str(error))
             if advance is not None:
                 advance()
             if manifest.questions == job.limit:
                 break
+        if bad and (job.strict or bad.are_most(manifest.questions)):
+            raise QuestionError(job.source, bad.line, bad.reason)
         if not manifest.questions:
             raise QuestionError(job.source, None, "holds no questions")
+        if bad:
+            manifest.left_out = bad.count
+            manifest.warnings.append(bad.warning(job.source))
         if self.same_texts.count:
             manifest.same_text = self.same_texts.count
             manifest.warnings.append(self.same_texts.warning(job.source))
 
     def _rows(self) -> Iterator[tuple[int, Any]]:
-        return open_rows(self.job.source, self.job.hub_split or self.job.split)[1]
+        split = self.job.hub_split or self.job.split
+        for line, row in open_rows(self.job.source, split, bad=self.bad)[1]:
+            for one in rows_in(row):
+                yield line, one
 
-    def _convert(self, row: Any, number: int, line: int) -> None:
-        adapted = adapt(row, self.job.dataset, self.job.split, number, self.aliases)
+    def _convert(self, adapted: Any, line: int) -> None:
         question = question_from_dict(adapted)
         if question.id in self.lines:
             reason = f"id {question.id!r} is already used in line {self.lines[question.id]}"

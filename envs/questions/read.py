@@ -11,24 +11,33 @@ The layout of a row is told from its content, as the container of a file is (see
 | 2WikiMultihopQA | the same and evidences |
 | MuSiQue | id, question, answer, answer_aliases, answerable, paragraphs, question_decomposition |
 | plain | question, answers or answer |
+
+Others (KILT, MS MARCO, SQuAD, DPR, TriviaQA, PopQA, Bamboogle) get these names first: layouts.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.questions.files import SPLIT_MARK, QuestionError, RawRow, open_rows
+from research_rl.envs.questions.bad_rows import BadRows, QuestionError
+from research_rl.envs.questions.files import SPLIT_MARK, RawRow, open_rows
+from research_rl.envs.questions.layouts import plain_row, rows_in
 from research_rl.envs.types import Question
 
 log = logging.getLogger(__name__)
-_BULKY = frozenset({"context", "paragraphs", "ctxs", "retrieval_result"})
-_CARRIED = ("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split")
+_BULKY = frozenset({"context", "paragraphs", "passages", "ctxs", "retrieval_result"})
+_SUPPORT = ("gold_ids", "supporting_titles")
+_CARRIED = (
+    *("type", "level", "evidences", "question_decomposition", "hops", "gold_ids", "split"),
+    "supporting_titles",
+)
 
 
 def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
@@ -51,24 +60,30 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     if split is None and SPLIT_MARK in str(source) and not Path(source).exists():
         source, _, split = str(source).rpartition(SPLIT_MARK)
     chosen_by_metadata = Path(source).is_file()
-    source, rows = open_rows(source, split)
+    bad = BadRows()
+    source, rows = open_rows(source, split, bad=bad)
     questions: list[Question] = []
     lines: dict[str, int] = {}
     unanswerable = 0
-    for number, (line, row) in enumerate(rows, 1):
+    for number, (line, row) in enumerate(_unfolded(rows), 1):
         item = "" if number == line else f"item {number}: "
-        if isinstance(row, Mapping) and row.get("answerable") is False:
-            unanswerable += 1
-            continue
         try:
-            question = question_from_dict(row)
+            plain = plain_row(row)
+            if isinstance(plain, Mapping) and plain.get("answerable") is False:
+                unanswerable += 1
+                continue
+            question = _question(plain)
         except ValueError as error:
-            raise QuestionError(source, line, f"{item}{error}") from error
+            bad.add(line, f"{item}{error}")
+            continue
         if question.id in lines:
-            reason = f"{item}id {question.id!r} is already used in line {lines[question.id]}"
-            raise QuestionError(source, line, reason)
+            used = f"is already used in line {lines[question.id]}"
+            bad.add(line, f"{item}id {question.id!r} {used}")
+            continue
         lines[question.id] = line
         questions.append(question)
+    if bad:
+        raise QuestionError(source, bad.line, bad.reason)
     if unanswerable:
         log.info("%s: passed over %d unanswerable questions", source, unanswerable)
     if not questions:
@@ -81,6 +96,13 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     if same.count:
         log.warning(same.warning(source))
     return questions
+
+
+def _unfolded(rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Yield the questions of rows, each with the line of its row."""
+    for line, row in rows:
+        for one in rows_in(row):
+            yield line, one
 
 
 class SameTexts:
@@ -117,11 +139,17 @@ class SameTexts:
 def question_from_dict(row: RawRow) -> Question:
     """Return the question that a row of any layout holds.
 
-    A row without an id gets one that is made from its text.
+    A row without an id gets one that is made from its text. Fields that hold JSON as text, and
+    lists of answers written as text, are read as what they hold.
 
     Raises:
         ValueError: no question text or no answers; the message says what the row has.
     """
+    return _question(plain_row(row))
+
+
+def _question(row: Any) -> Question:
+    """Return the question of a row with plain names."""
     if not isinstance(row, Mapping):
         raise ValueError(f"a question must be a JSON object, got {type(row).__name__}")
     text = _text(row)
@@ -242,3 +270,13 @@ def _of_split(source: str | Path, questions: list[Question], split: str) -> list
         found = sorted({str(question.metadata.get("split")) for question in questions})
         raise QuestionError(source, None, f"has no questions of split {split!r}, got {found}")
     return kept
+
+
+def content_hash(questions: Sequence[Question]) -> str:
+    """Return a short hash of ids, texts, gold answers and what is known to support them."""
+    digest = hashlib.sha256()
+    for question in questions:
+        known = [question.metadata.get(name) for name in _SUPPORT]
+        line = json.dumps([question.id, question.text, list(question.answers), *known], default=str)
+        digest.update(line.encode("ascii") + b"\n")
+    return digest.hexdigest()[:16]

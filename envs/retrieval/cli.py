@@ -18,13 +18,14 @@ from research_rl.envs.retrieval.arguments import (
     add_storage_arguments,
     storage_of,
 )
-from research_rl.envs.retrieval.corpus import local_corpus
+from research_rl.envs.retrieval.corpus import grown_corpus, local_corpus
 from research_rl.envs.retrieval.encoders import SKETCH
 from research_rl.envs.retrieval.index import (
     MANIFEST,
     TARGET,
     adopt_index,
     build_index,
+    extend_index,
     load_retriever,
     merge_shards,
     read_manifest,
@@ -34,11 +35,13 @@ from research_rl.envs.retrieval.index import (
 from research_rl.envs.system import CommandLine, did_you_mean, printable, printable_json
 from research_rl.envs.types import search_checked
 
-_COMMANDS = ("build", "merge", "adopt", "search", "info", "tune", "serve")
+_COMMANDS = ("build", "add", "merge", "adopt", "search", "info", "tune", "serve")
+_STRICT = "refuse bad rows; without it they are counted and left out, unless most are bad"
 _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
   research index build --corpus corpus.jsonl --out index --kind hybrid --encoder intfloat/e5-base-v2
   research index build --corpus wiki.jsonl --out wiki --encoder intfloat/e5-base-v2 --type ivf-sq8
+  research index add wiki --corpus wiki-and-more.jsonl
   research index build --corpus wiki.jsonl --out part0 --encoder intfloat/e5-base-v2 --shard 0/2
   research index merge part0 part1 --out wiki --type ivf-sq8
   research index adopt --faiss e5_Flat.index --corpus wiki-18.jsonl --encoder intfloat/e5-base-v2 \\
@@ -76,7 +79,7 @@ def _build(args: argparse.Namespace) -> None:
     options = _encoder_options(args)
     start = time.perf_counter()
     folder = build_index(
-        local_corpus(args.corpus, args.out, progress=_shows_progress(args)),
+        local_corpus(args.corpus, args.out, progress=_shows_progress(args), strict=args.strict),
         args.out,
         kind=args.kind,
         encoder=args.encoder,
@@ -86,9 +89,28 @@ def _build(args: argparse.Namespace) -> None:
         storage=storage_of(args),
         shard=args.shard,
         report=None if args.quiet else _note,
+        strict=args.strict,
         **options,
     )
     _done(args.out, folder, time.perf_counter() - start)
+
+
+def _add(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    corpus = args.corpus
+    if corpus is not None:
+        corpus = grown_corpus(
+            corpus, args.folder, progress=_shows_progress(args), strict=args.strict
+        )
+    folder = extend_index(
+        args.folder,
+        corpus,
+        memory=args.memory,
+        progress=_shows_progress(args),
+        report=None if args.quiet else _note,
+        strict=args.strict,
+    )
+    _done(args.folder, folder, time.perf_counter() - start)
 
 
 def _merge(args: argparse.Namespace) -> None:
@@ -220,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_build(commands.add_parser("build", help="index a JSONL corpus", allow_abbrev=False))
+    _add_add(commands.add_parser("add", help="put new passages behind", allow_abbrev=False))
     _add_merge(commands.add_parser("merge", help="put shards together", allow_abbrev=False))
     _add_adopt(
         commands.add_parser(
@@ -242,16 +265,31 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     add(
         "--corpus",
         required=True,
-        help='JSONL file of {"id", "contents"}; TSV, CSV, parquet, a JSON array, .gz, a folder of '
-        "BEIR or save_to_disk, or a data set on the Hub, owner/name[:config], are converted to it",
+        help='JSONL file of {"id", "contents"}; TSV, CSV, parquet, a JSON array, .gz, KILT, SQuAD, '
+        "questions with paragraphs, a folder of BEIR or save_to_disk, or a data set on the Hub, "
+        "owner/name[:config], are converted to it",
     )
     add("--kind", default="dense", help="dense (default), bm25, or hybrid for both")
     add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
+    add("--strict", action="store_true", help=_STRICT)
     add("--shard", help="i/n: encode the i-th of n parts only, to be merged")
     _add_making(build)
     add_storage_arguments(build)
     add_encoder_arguments(build)
     build.set_defaults(run=_build)
+
+
+def _add_add(add: argparse.ArgumentParser) -> None:
+    add.add_argument("folder", type=Path, help="folder that `research index build` made")
+    add.add_argument(
+        "--corpus",
+        help="the passages of the index, and the new ones behind them (default: the corpus of the "
+        "index, to which they were appended)",
+    )
+    add.add_argument("--memory", help="what it may take, such as 2GB (default: 4/5 of all)")
+    add.add_argument("--quiet", action="store_true", help="no progress bar, no estimate")
+    add.add_argument("--strict", action="store_true", help=_STRICT)
+    add.set_defaults(run=_add)
 
 
 def _add_merge(merge: argparse.ArgumentParser) -> None:

@@ -103,7 +103,7 @@ def replace_folder(made: Path, target: Path) -> None:
     """
     if target.is_dir():
         remove_former(target)
-        target.replace(_former(target))
+        target.replace(former_folder(target))
     elif target.exists():
         target.unlink()
     made.replace(target)
@@ -113,7 +113,7 @@ def replace_folder(made: Path, target: Path) -> None:
 def remove_former(target: Path) -> None:
     """Remove what ``target`` has replaced, where a process that was killed could not."""
     if target.exists():
-        _remove(_former(target))
+        _remove(former_folder(target))
 
 
 def put_back_former(folder: Path, pattern: str = "*") -> None:
@@ -125,7 +125,8 @@ def put_back_former(folder: Path, pattern: str = "*") -> None:
                 former.replace(target)
 
 
-def _former(target: Path) -> Path:
+def former_folder(target: Path) -> Path:
+    """Return where a folder lies that ``target`` is replacing."""
     return target.with_name(f".{target.name}.former")
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 
-from research_rl.envs.questions.files import QuestionError
+from research_rl.envs.questions import QuestionError
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.types import Question
 from research_rl.trainers.data import QuestionDataModule, QuestionLoader, WorldConfig

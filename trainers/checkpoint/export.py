@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import folder_in_place
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
+from research_rl.trainers.checkpoint.shards import load_plain
 from research_rl.trainers.settings import read_run_config, refuse_code
 
 _PREFIX = "policy."
@@ -93,7 +93,7 @@ def readable(folder: Path) -> None:
 def iteration_of(checkpoint: Path) -> int | None:
     """Return the iterations that the weights in a checkpoint file have learned from."""
     file = checkpoint / META if checkpoint.is_dir() else checkpoint
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state = load_plain(file, mmap=True)
     iteration = state.get("iteration")
     return None if iteration is None else int(iteration)
 
@@ -104,7 +104,7 @@ def learned_nothing(checkpoint: Path) -> bool:
     A run with a SignalCheck keeps a fingerprint of both; without one it is False.
     """
     file = checkpoint / META if checkpoint.is_dir() else checkpoint
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state = load_plain(file, mmap=True)
     kept = state.get("callbacks") or {}
     seen = next((v for k, v in kept.items() if str(k).startswith("SignalCheck")), None) or {}
     return seen.get("start") is not None and seen["start"] == seen.get("now")

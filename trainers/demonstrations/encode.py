@@ -52,19 +52,14 @@ def _encoded(rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> Seque
     last = len(rollout.turns) - 1
     for number, turn in enumerate(rollout.turns):
         ids = policy.encode(turn)
-        if (number == last and rollout.finish_reason != "length") or _ends_message(rollout, turn):
+        whole = number < last or rollout.finish_reason != "length"
+        if whole and rollout.protocol.writes_eos(turn, last=number == last):
             ids = [*ids, _end(policy)]
         for token in ids:
             sequence.append_sampled(token, 0.0)
         for result in rollout.results[number : number + 1]:
             sequence.append_given(policy.encode_reply(rollout.protocol, result, ids))
     return sequence
-
-
-def _ends_message(rollout: Rollout, turn: str) -> bool:
-    """Whether a turn is a message that the policy ends itself, not one that a stop string ends."""
-    protocol = rollout.protocol
-    return protocol.keeps_eos and not any(stop in turn for stop in protocol.stops)
 
 
 def _end(policy: LMPolicy) -> int:

@@ -20,7 +20,13 @@ from research_rl.agents.methods import Agent, Generator
 from research_rl.envs import Retriever, retrieval  # noqa: F401  (a config may name its classes)
 from research_rl.envs.system import did_you_mean
 from research_rl.trainers.evaluate.measures import check_system
-from research_rl.trainers.settings import EVALUATION, OneLineParser, ShippedConfigFile, one_line
+from research_rl.trainers.settings import (
+    EVALUATION,
+    OneLineParser,
+    ShippedConfigFile,
+    one_line,
+    refuse_class,
+)
 
 PROVIDED = ("generator", "retriever", "policy", "engine", "top_k", "temperature", "seed")
 """Arguments of an agent that the evaluation fills in, unless ``init_args`` does."""
@@ -343,6 +349,7 @@ def find_agent(path: str, where: str) -> type[Agent]:
 
     Raises:
         ValueError: there is none, or it is no Agent.
+        TrustError: a config that came with a folder names a class of another package.
     """
     module, _, name = path.rpartition(".")
     ours: dict[str, type[Agent]] = {
@@ -351,6 +358,7 @@ def find_agent(path: str, where: str) -> type[Agent]:
     if not module:
         one_of(f"{where}.class_path", name, ours)
         return ours[name]
+    refuse_class(path, f"{where}.class_path")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

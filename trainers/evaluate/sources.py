@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from research_rl.envs import Question, Retriever
-from research_rl.envs.questions import QuestionError, read_questions
+from research_rl.envs.questions import QuestionError, content_hash, read_questions
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
 from research_rl.envs.retrieval.index import load_retriever, read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever
 from research_rl.envs.synthetic import WORLD_SPLITS, Split, SyntheticWorld
+from research_rl.trainers.audit import ceiling_of
 from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
-
-_SUPPORT = ("gold_ids", "supporting_titles")
 
 
 class Source:
@@ -42,6 +39,7 @@ class Source:
         self.content = content_hash(whole)
         """Hash of all questions of the data set, whatever the limit."""
         self.questions: Sequence[Question] = whole[: config.limit or limit]
+        self._whole, self._read_from = whole, config.questions
         self._index = config.index or (None if self._world is not None else index)
         if isinstance(self._index, str):
             read_manifest(self._index)
@@ -81,6 +79,16 @@ class Source:
                 assert self._world is not None, "check has_retriever first"
                 self._retriever = world_retriever(self._world)
         return self._retriever
+
+    def ceiling(self) -> float | None:
+        """Return the share of the questions that can be answered from the passages.
+
+        None where no ``research data audit`` has told it for these questions and this index.
+        """
+        corpus = None
+        if isinstance(self._index, str):
+            corpus = read_manifest(self._index)["corpus"]["sha256"]
+        return ceiling_of(self._read_from, self._whole, self.questions, corpus)
 
     def _read(self, config: DatasetConfig) -> list[Question]:
         if config.world is not None:
@@ -133,13 +141,3 @@ def check_ids(name: str, questions: Sequence[Question]) -> None:
                 name, None, f"id {question.id!r} of question {number} is that of question {first}"
             )
         seen[question.id] = number
-
-
-def content_hash(questions: Sequence[Question]) -> str:
-    """Return a short hash of ids, texts, gold answers and what is known to support them."""
-    digest = hashlib.sha256()
-    for question in questions:
-        known = [question.metadata.get(name) for name in _SUPPORT]
-        line = json.dumps([question.id, question.text, list(question.answers), *known], default=str)
-        digest.update(line.encode("ascii") + b"\n")
-    return digest.hexdigest()[:16]

@@ -38,7 +38,10 @@ def write_report(evaluation: Evaluation) -> Report:
         rows, asked, list(config.judges), config.reference, config.closed_book, config.resamples
     )
     classes = {name: method.agent.__name__ for name, method in evaluation.methods.items()}
-    markdown = card_markdown(summary, config.title, config.note, config.beside, classes, now())
+    ceilings = {name: source.ceiling() for name, source in evaluation.sources.items()}
+    markdown = card_markdown(
+        summary, config.title, config.note, config.beside, classes, now(), ceilings
+    )
     write_card(out, markdown, card_csv(summary))
     figures = [
         figure1(summary, out / "figure1.png", "em", config.reference),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from research_rl.envs.system import lazy
+from research_rl.envs.system import TRUST, TrustError, grant, lazy, trusted
 from research_rl.trainers.settings.errors import TRACEBACK, UsageError, is_users_mistake, one_line
 from research_rl.trainers.settings.shipped import (
     CONFIGS,
@@ -22,15 +22,12 @@ from research_rl.trainers.settings.shipped import (
     shipped_configs,
 )
 from research_rl.trainers.settings.trust import (
-    TRUST,
-    TrustError,
     careful,
     distrust,
     distrusted,
-    grant,
     read_run_config,
+    refuse_class,
     refuse_code,
-    trusted,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +53,7 @@ __all__ = [
     "is_users_mistake",
     "one_line",
     "read_run_config",
+    "refuse_class",
     "refuse_code",
     "shipped_configs",
     "trusted",

@@ -18,6 +18,7 @@ from research_rl.envs import Retriever
 from research_rl.envs.protocols import Protocol
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
+from research_rl.trainers.settings.trust import refuse_class
 
 
 @dataclass
@@ -79,7 +80,12 @@ class EnvConfig:
         """Make the vector environment; finished rows idle until the next reset.
 
         An index is opened here, so that a wrong one ends a run before its first rollout.
+
+        Raises:
+            TrustError: a config that came with a folder names an environment of another package.
         """
+        if ":" in self.id:  # gymnasium imports what stands before the colon
+            refuse_class(self.id, "model.env.id")
         if isinstance(self.index, str):
             load_retriever(self.index)
         return gym.make_vec(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from research_rl.envs.protocols.calls import Call, CallProtocol, loaded
 
@@ -39,6 +40,16 @@ class Llama3(CallProtocol):
         if "name" not in told:
             return []
         return [self.call(begin, end, told, "parameters")]
+
+    def message(self, text: str, calls: Sequence[tuple[str, str]]) -> str:
+        """See CallProtocol; a message is one call behind its thought, and nothing else."""
+        end = text.rfind(self.thought[1])
+        thought = text[: end + len(self.thought[1])] if end >= 0 else ""
+        return super().message(thought, calls[:1])
+
+    def wrong(self, name: str, arguments: str) -> str:
+        """See CallProtocol."""
+        return f'{{"name": {json.dumps(name)}, "parameters": {arguments.strip() or "{}"}}}'
 
     def written(self, query: str) -> str:
         """See CallProtocol."""

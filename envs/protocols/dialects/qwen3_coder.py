@@ -15,8 +15,10 @@ Layout: the chat template of Qwen3-Coder.
 
 from __future__ import annotations
 
+import json
+
 from research_rl.envs.protocols.boxes import all_tagged
-from research_rl.envs.protocols.calls import Call
+from research_rl.envs.protocols.calls import Call, loaded
 from research_rl.envs.protocols.dialects.hermes import Hermes
 
 _FUNCTION = ("<function=", "</function>")
@@ -39,6 +41,15 @@ class Qwen3Coder(Hermes):
         given = {key.strip(): value.strip() for key, _, value in written}
         told = {"name": name.strip(), "parameters": given}
         return self.call(begin, end, told, "parameters")
+
+    def wrong(self, name: str, arguments: str) -> str:
+        """See CallProtocol."""
+        given, told = loaded(arguments)[0], ""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            told += f"<parameter={key}>\n{text}\n</parameter>\n"
+        inner = f"<function={name}>\n{told or arguments}\n</function>"
+        return f"<tool_call>\n{self.escape(inner)}\n</tool_call>"
 
     def written(self, query: str) -> str:
         """See CallProtocol."""

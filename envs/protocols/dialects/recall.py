@@ -48,8 +48,7 @@ class ReCall(Hermes):
         """Return one message of the user."""
         return (Piece(reply, role="user"),)
 
-    def content(self, reply: str) -> str:
-        """See Protocol."""
+    def results(self, reply: str) -> list[str]:
+        """See CallProtocol."""
         blocks = all_tagged(reply, "<tool_response>", "\n</tool_response>")
-        told = [block.partition("\n")[2].removeprefix(_FOUND) for block in blocks]
-        return "\n\n".join(told or [reply]).strip()
+        return [block.partition("\n")[2].removeprefix(_FOUND) for block in blocks] or [reply]

@@ -19,13 +19,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from research_rl.envs.questions import BadRows
 from research_rl.envs.system import LineError
 from research_rl.envs.types import Passage
 
 log = logging.getLogger(__name__)
-_SHOWN = 3
-"""Bad lines whose reasons are told."""
-
 Offsets = npt.NDArray[np.int64]
 
 
@@ -69,7 +67,7 @@ class Corpus(Sequence[Passage]):
     Args:
         path: the JSONL file.
         offsets: (n, 2) int64, start and end byte of each passage's line, as ``Corpus.scan``
-            returned it; None scans the file.
+            returned it; None scans the file, in which no line may be bad.
 
     Raises:
         CorpusError: a line cannot be read, or the offsets are those of another file.
@@ -84,7 +82,11 @@ class Corpus(Sequence[Passage]):
             raise CorpusError(self.path, None, "is shorter than its table of offsets; rebuild it")
 
     @staticmethod
-    def scan(path: str | Path, advance: Callable[[int], object] | None = None) -> Offsets:
+    def scan(
+        path: str | Path,
+        advance: Callable[[int], object] | None = None,
+        bad: BadRows | None = None,
+    ) -> Offsets:
         """Check every line of a corpus and return where they lie: (n, 2) int64, start and end.
 
         Blank lines are passed over, passages without text are counted in a warning. Takes 24 bytes
@@ -93,44 +95,32 @@ class Corpus(Sequence[Passage]):
         Args:
             path: the JSONL file.
             advance: called with the number of bytes of each line, to drive a progress bar.
+            bad: takes bad lines, which are then left out with a warning; None refuses them.
 
         Raises:
-            CorpusError: no such file, no passages, bad lines (all are counted, the first ones
-                named) or an id used twice.
+            CorpusError: no such file, no passages, an id used twice or bad lines (all are counted,
+                the first three named); with ``bad`` only where most are bad.
         """
         if not Path(path).is_file():
             raise CorpusError(path, None, "there is no such corpus file")
-        spans, ids = array("q"), array("q")
-        start, empty = 0, 0
-        bad: list[tuple[int, str]] = []
-        with Path(path).open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        passage = parse_passage(line)
-                    except ValueError as error:
-                        bad.append((number, str(error) if len(bad) < _SHOWN else ""))
-                    else:
-                        ids.append(hash(passage.id))
-                        spans.extend((start, start + len(line)))
-                        empty += not passage.contents.strip()
-                start += len(line)
-                if advance is not None:
-                    advance(len(line))
-        if bad:
-            _refuse_lines(path, bad)
+        found = BadRows() if bad is None else bad
+        offsets, ids, empty = _look_at_lines(Path(path), found, advance)
+        if np.any(np.diff(np.sort(ids)) == 0):
+            offsets = offsets[_first_of_each(path, offsets, found)]
+        if found and (bad is None or found.are_most(len(offsets))):
+            raise CorpusError(path, found.line, found.reason)
+        if not len(offsets):
+            raise CorpusError(path, None, "holds no passages")
+        if found:
+            log.warning("%s", found.warning(path))
         if empty:
             log.warning(
                 "%d of %d passages of %s are empty: they are kept and never found",
                 empty,
-                len(ids),
+                len(offsets),
                 path,
             )
-        if not spans:
-            raise CorpusError(path, None, "holds no passages")
-        if np.any(np.diff(np.sort(np.frombuffer(ids, np.int64))) == 0):
-            _refuse_twice(path)
-        return np.frombuffer(spans, np.int64).reshape(-1, 2)
+        return offsets
 
     def forget(self) -> None:
         """Give back the memory of the pages that were read; they are read again when needed."""
@@ -160,22 +150,46 @@ class Corpus(Sequence[Passage]):
         return Corpus, (self.path, self.offsets)
 
 
-def _refuse_lines(path: str | Path, bad: Sequence[tuple[int, str]]) -> None:
-    """Raise for lines that cannot be read, the first ones with their reasons."""
-    (number, reason), *others = bad
-    shown = "".join(f"; line {n}: {why}" for n, why in others[: _SHOWN - 1])
-    more = f"; and {len(bad) - _SHOWN} more lines" if len(bad) > _SHOWN else ""
-    raise CorpusError(path, number, f"{reason}{shown}{more}")
-
-
-def _refuse_twice(path: str | Path) -> None:
-    """Raise for the first id that comes twice; called when two ids have the same hash."""
-    lines_of: dict[str, int] = {}
-    with Path(path).open("rb") as lines:
+def _look_at_lines(
+    path: Path, bad: BadRows, advance: Callable[[int], object] | None
+) -> tuple[Offsets, npt.NDArray[np.int64], int]:
+    """Return where good lines lie, a hash of each id, and how many passages are empty."""
+    spans, ids = array("q"), array("q")
+    start, empty = 0, 0
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
+                try:
+                    passage = parse_passage(line)
+                except ValueError as error:
+                    bad.add(number, str(error))
+                else:
+                    ids.append(hash(passage.id))
+                    spans.extend((start, start + len(line)))
+                    empty += not passage.contents.strip()
+            start += len(line)
+            if advance is not None:
+                advance(len(line))
+    offsets = np.frombuffer(spans, np.int64).reshape(-1, 2)
+    return offsets, np.frombuffer(ids, np.int64), empty
+
+
+def _first_of_each(path: str | Path, offsets: Offsets, bad: BadRows) -> npt.NDArray[np.bool_]:
+    """Return which passages have an id that none before has; called where two hashes are the same.
+
+    The others are bad lines.
+    """
+    lines_of: dict[str, int] = {}
+    kept = np.ones(len(offsets), bool)
+    starts = {int(start): row for row, start in enumerate(offsets[:, 0])}
+    place = 0
+    with Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if (row := starts.get(place)) is not None:
                 identity = parse_passage(line).id
                 first = lines_of.setdefault(identity, number)
                 if first != number:
-                    reason = f"id {identity!r} is already used in line {first}"
-                    raise CorpusError(path, number, reason)
+                    kept[row] = False
+                    bad.add(number, f"id {identity!r} is already used in line {first}")
+            place += len(line)
+    return kept

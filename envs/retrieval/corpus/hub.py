@@ -6,29 +6,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from research_rl.envs.questions import (
+    PASSAGE_COLUMNS,
+    BadRows,
     QuestionError,
     container_of,
     hub_rows,
     is_compressed,
     is_hub_name,
     is_saved_data_set,
-    open_bytes,
     open_rows,
-    table_rows,
+    passages_in,
 )
-from research_rl.envs.retrieval.corpus.corpus import CorpusError
+from research_rl.envs.retrieval.corpus.corpus import CorpusError, parse_passage
 from research_rl.envs.system import clear_partial, progress_bar, sha256_of, write_whole
 
-_IDS = ("id", "_id", "docid", "pid")
-_TEXTS = ("contents", "text")
-_UNNAMED = {2: ("id", "text"), 3: ("id", "text", "title")}  # MS MARCO; DPR without its first line
+log = logging.getLogger(__name__)
+_ASKED = frozenset({"question", "query", "golden_answers", "paragraphs"})
 _KNOWN = (
     "must be JSONL, a JSON array, CSV, TSV or parquet (text perhaps as .gz or .zst), a folder of "
     "BEIR (corpus.jsonl) or one that save_to_disk of datasets wrote"
@@ -36,18 +37,24 @@ _KNOWN = (
 
 
 def local_corpus(
-    corpus: str | Path, out: str | Path, split: str = "train", progress: bool = False
+    corpus: str | Path,
+    out: str | Path,
+    split: str = "train",
+    progress: bool = False,
+    strict: bool = False,
 ) -> Path:
     """Return the corpus as a JSONL file: itself, or what it holds as ``OUT.corpus.jsonl``.
 
     What was written before is not written again; ``OUT.corpus.jsonl.from`` says what it is.
 
     Args:
-        corpus: a file, a folder, or owner/name[:config] of a data set on the Hub, with columns
-            ``contents``, or ``text`` and perhaps ``title``; rows without an id are numbered.
+        corpus: a file, a folder, or owner/name[:config] of a data set on the Hub, of passages or of
+            questions that bring their paragraphs; passages without an id are numbered.
         out: the index folder beside which the file is written.
         split: which split to read.
         progress: show how many passages are written.
+        strict: refuse rows that cannot be read; otherwise they are left out with a warning, unless
+            most are such.
 
     Raises:
         CorpusError: it is nothing known, there is no such file and the Hub does not give it, or the
@@ -55,30 +62,46 @@ def local_corpus(
         ImportError: a package is needed that is not installed; says how to install it.
     """
     path = Path(corpus)
-    if path.is_dir() and (path / "corpus.jsonl").is_file():  # BEIR
-        path = path / "corpus.jsonl"
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):  # BEIR
+        path = path / name if (path / name).is_file() else path
     if not path.exists() and not is_hub_name(corpus):
         return path
     if path.is_file() and _is_jsonl(path):
         return path
-    name = _identity(path) if path.exists() else f"{corpus} {split}"
+    identity = _identity(path) if path.exists() else f"{corpus} {split}"
     target, note = Path(f"{out}.corpus.jsonl"), Path(f"{out}.corpus.jsonl.from")
     if target.exists():
         kept = note.read_text(encoding="utf-8").strip() if note.is_file() else "a file of yours"
-        if kept == name:
+        if kept == identity:
             return target
         wanted = path if path.exists() else corpus
         reason = f"must hold {wanted}, got {kept}; remove it, or choose another --out"
         raise CorpusError(target, None, reason)
     note.unlink(missing_ok=True)
     try:
-        rows = _rows_of(path, corpus, split)
-        with progress_bar(rows, desc="converting", unit=" passages", disable=not progress) as bar:
-            write_rows(bar, target)
+        bad = BadRows()
+        rows = _rows_of(path, corpus, split, bad)
+        with progress_bar(rows, desc="converting", unit=" rows", disable=not progress) as bar:
+            write_rows(bar, target, bad, strict)
     except QuestionError as error:
         raise CorpusError(error.file, error.line, error.reason) from error
-    write_whole(note, f"{name}\n")
+    write_whole(note, f"{identity}\n")
     return target
+
+
+def grown_corpus(
+    corpus: str | Path, index: str | Path, progress: bool = False, strict: bool = False
+) -> Path:
+    """Return a corpus that an index grows to as a JSONL file; see ``local_corpus``.
+
+    A converted one lies beside that of the index, under a name of its own.
+    """
+    path = Path(corpus)
+    if path.is_file() and _is_jsonl(path):
+        return path
+    name = _identity(path) if path.exists() else str(corpus)
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return local_corpus(corpus, f"{index}.{mark}", progress=progress, strict=strict)
 
 
 def _is_jsonl(path: Path) -> bool:
@@ -95,7 +118,21 @@ def _is_jsonl(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(40)
         raise CorpusError(path, None, f"{_KNOWN}, got a file that begins with {start!r}")
-    return container == "lines" and not is_compressed(path)
+    return container == "lines" and not is_compressed(path) and not _needs_converting(path)
+
+
+def _needs_converting(path: Path) -> bool:
+    """Whether the first line is no passage as ours are, and one of another known layout."""
+    with path.open("rb") as lines:
+        line = next((line for line in lines if line.strip()), b"")
+    try:
+        parse_passage(line)
+    except ValueError:
+        try:
+            return bool(next(passages_in(json.loads(line), 0), None))
+        except (ValueError, RecursionError):
+            return False
+    return False
 
 
 def _identity(path: Path) -> str:
@@ -104,55 +141,55 @@ def _identity(path: Path) -> str:
     return f"{path.name} " + " ".join(sha256_of(file) for file in files)
 
 
-def _rows_of(path: Path, corpus: str | Path, split: str) -> Iterator[Mapping[str, Any]]:
+def _rows_of(path: Path, corpus: str | Path, split: str, bad: BadRows) -> Iterator[tuple[int, Any]]:
     if not path.exists():
-        yield from hub_rows(str(corpus), split, streaming=True)
+        yield from enumerate(hub_rows(str(corpus), split, streaming=True), 1)
         return
     if path.is_dir() and not is_saved_data_set(path):
         raise CorpusError(path, None, f"{_KNOWN}, got a folder of something else")
-    if path.is_file() and container_of(path) == "table":
-        yield from (row for _, row in table_rows(path, _columns(path), lists=False))
-        return
-    yield from (row for _, row in open_rows(path, split if path.is_dir() else None)[1])
+    where = split if path.is_dir() else None
+    yield from open_rows(path, where, PASSAGE_COLUMNS, bad)[1]
 
 
-def _columns(path: Path) -> tuple[str, ...] | None:
-    """Return the names of the columns of a table without a line of names, None if it has one.
+def write_rows(
+    rows: Iterable[tuple[int, Any]], target: Path, bad: BadRows, strict: bool = False
+) -> None:
+    """Write the passages of rows as a corpus; nothing is left if that fails.
 
-    Raises:
-        CorpusError: it has none, and another number of columns than known files without one.
-    """
-    with open_bytes(path) as file:
-        line = file.readline(1 << 20).decode("utf-8-sig", "replace").rstrip("\r\n")
-    names = [name.strip().strip('"').lower() for name in re.split(r"[\t,]", line)]
-    if any(name in names for name in _TEXTS):
-        return None
-    cells = line.count("\t") + 1
-    if cells not in _UNNAMED:
-        reason = (
-            "must have a line of names with contents or text, or be id and text, or id, text and "
-            f"title, between tabs, got {line[:60]!r}"
-        )
-        raise CorpusError(path, 1, reason)
-    return _UNNAMED[cells]
-
-
-def write_rows(rows: Iterable[Mapping[str, Any]], target: Path) -> None:
-    """Write the rows of a data set as a corpus; nothing is left if that fails.
+    Args:
+        rows: each with its line.
+        target: file to write.
+        bad: rows that cannot be read so far; takes more.
+        strict: refuse bad rows.
 
     Raises:
-        CorpusError: a row has no text.
+        CorpusError: there are bad rows and ``strict``, or most rows are bad.
     """
     clear_partial(target.parent, target.name)
     target.with_name(f".{target.name}.part").unlink(missing_ok=True)  # of a killed 0.1.0
-    write_whole(target, _lines(rows, target))
+    write_whole(target, _lines(rows, target, bad, strict))
+    if bad:
+        log.warning("%s", bad.warning(target))
 
 
-def _lines(rows: Iterable[Mapping[str, Any]], target: Path) -> Iterator[str]:
-    for number, row in enumerate(rows):
-        kept = {k: row[k] for k in ("contents", "title", "text") if isinstance(row.get(k), str)}
-        if "contents" not in kept and "text" not in kept:
-            reason = f"must have a column contents or text, got {sorted(row)}"
-            raise CorpusError(target, number + 1, reason)
-        identity = next((row[name] for name in _IDS if row.get(name) is not None), number)
-        yield json.dumps({"id": identity} | kept, ensure_ascii=False) + "\n"
+def _lines(
+    rows: Iterable[tuple[int, Any]], target: Path, bad: BadRows, strict: bool
+) -> Iterator[str]:
+    """Yield the lines of a corpus; equal paragraphs of several questions come once."""
+    good = 0
+    paragraphs: set[str] = set()
+    for number, (line, row) in enumerate(rows):
+        try:
+            found = list(passages_in(row, number))
+        except ValueError as error:
+            bad.add(line, str(error))
+            continue
+        good += 1
+        asked = bool(_ASKED & row.keys())
+        for passage in found:
+            if not (asked and passage["id"] in paragraphs):
+                yield json.dumps(passage, ensure_ascii=False) + "\n"
+            if asked:
+                paragraphs.add(passage["id"])
+    if bad and (strict or bad.are_most(good)):
+        raise CorpusError(target, bad.line, bad.reason)

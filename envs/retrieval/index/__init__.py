@@ -1,17 +1,23 @@
 """Index folders: built, adopted, checked against their manifest, measured, opened.
 
 Read first: build.py, then open.py
-May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.search,
+May import: envs.questions, envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.search,
     envs.retrieval.vectors, envs.system, envs.types
 """
 
 from __future__ import annotations
 
+from research_rl.envs.retrieval.index.add import extend_index
 from research_rl.envs.retrieval.index.adopt import adopt_index
 from research_rl.envs.retrieval.index.build import build_index, merge_shards
 from research_rl.envs.retrieval.index.estimate import duration, parse_size, size
 from research_rl.envs.retrieval.index.manifest import MANIFEST, IndexFolderError, read_manifest
-from research_rl.envs.retrieval.index.open import forget_retrievers, load_retriever, open_retriever
+from research_rl.envs.retrieval.index.open import (
+    forget_retrievers,
+    load_retriever,
+    open_corpus_of,
+    open_retriever,
+)
 from research_rl.envs.retrieval.index.recall import TARGET
 from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.index.tuning import tune_folder
@@ -24,9 +30,11 @@ __all__ = [
     "adopt_index",
     "build_index",
     "duration",
+    "extend_index",
     "forget_retrievers",
     "load_retriever",
     "merge_shards",
+    "open_corpus_of",
     "open_retriever",
     "parse_size",
     "read_manifest",

@@ -13,9 +13,8 @@ from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     HASH,
-    bar,
+    SourceFile,
     check_unchanged,
-    file_identity,
     move_into_place,
     open_corpus,
     workplace,
@@ -80,16 +79,15 @@ def adopt_index(
         IndexFolderError: the index cannot be read, or does not belong to the corpus or encoder.
     """
     _check_encoder(encoder)
-    file, source, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
+    file, path, target = (Path(p).resolve() for p in (faiss_file, corpus, out))
     check_target(target, overwrite)
-    _check_places(target, file, source)
+    _check_places(target, file, path)
     index = _open(file)
     made = make_encoder(encoder, **options) if isinstance(encoder, str) else encoder
     width = _width(index, {"nprobe": nprobe, "efSearch": ef_search})
-    before = file_identity(source)
-    with workplace(target, {"adopt": file_identity(file), "corpus": before}) as folder:
-        with bar("reading", source.stat().st_size, "B", progress) as advance:
-            passages, sha256 = open_corpus(source, folder, advance)
+    source = SourceFile.of(path)
+    with workplace(target, {"adopt": str(file), "corpus": source.identity}) as folder:
+        passages, _ = open_corpus(source, folder, progress)
         _check_shape(index, file, passages, made)
         matched = match_rows(index, file, passages, made, checked)
         report(str(matched.likeness))
@@ -97,12 +95,12 @@ def adopt_index(
         manifest = {
             "format": INDEX_FORMAT,
             "kind": "dense",
-            "corpus": corpus_manifest(source, target, len(passages), sha256),
+            "corpus": corpus_manifest(path, target, len(passages), source.sha256),
             "encoder": made.manifest(),
             "index": _described(matched) | {"file": near_path(file, target)} | width,
             "versions": versions(),
         } | _measured(folder, matched.index, passages, made, out, report)
-        check_unchanged(source, before)
+        check_unchanged(source)
         write_json(folder / MANIFEST, manifest)
         move_into_place(folder, target)
     return target

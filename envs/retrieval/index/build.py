@@ -12,12 +12,12 @@ from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import NEWEST_RULE, SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     RAW,
+    SourceFile,
     bar,
     check_unchanged,
     contents_of,
     direct_header,
     encode,
-    file_identity,
     fit_encoder,
     move_into_place,
     open_corpus,
@@ -66,6 +66,7 @@ def build_index(
     storage: Storage | None = None,
     shard: str | None = None,
     report: ReportFn | None = None,
+    strict: bool = True,
     **options: Any,
 ) -> Path:
     """Build an index of a JSONL corpus and return its folder.
@@ -86,6 +87,8 @@ def build_index(
         storage: how vectors are kept; None keeps them as they are and searches exactly.
         shard: "i/n" encodes the i-th of n parts only, for ``merge_shards``.
         report: called with an estimate before the work and with the recall after it.
+        strict: refuse a corpus with bad lines; otherwise they are left out with a warning, unless
+            most are such.
         options: arguments of the encoder; for kinds "bm25" and "hybrid" also of ``fit_bm25``.
 
     Raises:
@@ -95,22 +98,20 @@ def build_index(
     """
     known_kind(kind)
     storage = storage or Storage(metric=metric)
-    source, target = Path(corpus).resolve(), Path(out).resolve()
+    target = Path(out).resolve()
     part = _part(kind, shard)
     counting, made = _encoder_for(kind, encoder, storage, options)
     check_target(target, overwrite)
-    if not source.is_file():
-        raise CorpusError(source, None, "there is no such corpus file")
-    copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
-    how = (copied, progress, report or _silent, file_identity(source))
-    job = _Job(kind, storage, source, target, made, *how)
+    source = SourceFile.of(Path(corpus).resolve())
+    copied = copy_corpus or source.path.is_relative_to(target)  # which this build replaces
+    job = _Job(kind, storage, source, target, made, copied, progress, report or _silent)
     with workplace(target, job.plan(part)) as folder:
-        with bar("reading", source.stat().st_size, "B", progress) as advance:
-            passages, sha256 = open_corpus(source, folder, advance)
+        passages, left_out = open_corpus(source, folder, progress, strict)
+        job = replace(job, left_out=left_out)
         if part and made:
-            job.make_shard(folder, passages, sha256, part, made)
+            job.make_shard(folder, passages, part, made)
         else:
-            job.make(folder, passages, sha256, counting)
+            job.make(folder, passages, counting)
         move_into_place(folder, target)
     return target
 
@@ -180,32 +181,31 @@ def merge_shards(
     target = Path(out).resolve()
     check_target(target, overwrite)
     files, about, first = read_shards([Path(folder) for folder in shards])
-    source = Path(corpus or about["corpus"]["path"]).resolve()
-    if not source.is_file():
-        raise CorpusError(source, None, "there is no such corpus file; pass corpus= (--corpus)")
+    path = Path(corpus or about["corpus"]["path"]).resolve()
+    if not path.is_file():
+        raise CorpusError(path, None, "there is no such corpus file; pass corpus= (--corpus)")
+    source = SourceFile.of(path)
+    if source.sha256 != about["corpus"]["sha256"]:
+        raise IndexFolderError(
+            f"corpus {path} and shard {first} do not belong together (sha256: {source.sha256[:12]}"
+            f"... in the file, {about['corpus']['sha256'][:12]}... in the shard)"
+        )
     known = about["encoder"]
     made = encoder or make_encoder(known["name"], **known["settings"])
     made.load(first)
     check_weights(first, known, made)
     storage.check(made.dim)
-    copied = copy_corpus or source.is_relative_to(target)  # which this build replaces
-    how = (copied, progress, report or _silent, file_identity(source))
-    job = _Job("dense", storage, source, target, made, *how)
-    parts = [file_identity(file.path) for file in files]
-    with workplace(target, {"merge": parts, "corpus": job.before}) as folder:
-        with bar("reading", source.stat().st_size, "B", progress) as advance:
-            passages, sha256 = open_corpus(source, folder, advance)
-        if sha256 != about["corpus"]["sha256"]:
-            raise IndexFolderError(
-                f"corpus {source} and shard {first} do not belong together (sha256: "
-                f"{sha256[:12]}... in the file, {about['corpus']['sha256'][:12]}... in the shard)"
-            )
+    copied = copy_corpus or path.is_relative_to(target)  # which this build replaces
+    job = _Job("dense", storage, source, target, made, copied, progress, report or _silent)
+    with workplace(target, {"merge": len(files), "corpus": source.identity}) as folder:
+        passages, left_out = open_corpus(source, folder, progress, about.get("strict", True))
+        job = replace(job, left_out=left_out)
         plan = storage.estimate(0, len(passages), made.dim)
         job.report(str(plan))
         check_plan(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
         made.save(folder)
         kept = job.keep(folder, passages, made, VectorParts(files), None)
-        job.finish(folder, len(passages), sha256, kept)
+        job.finish(folder, len(passages), kept)
         move_into_place(folder, target)
     return target
 
@@ -214,18 +214,18 @@ def merge_shards(
 class _Job:
     kind: str
     storage: Storage
-    source: Path
+    source: SourceFile
     target: Path
     encoder: Encoder | None
     copy_corpus: bool
     progress: bool
     report: ReportFn
-    before: dict[str, Any]
+    left_out: int = 0
 
     def plan(self, shard: tuple[int, int] | None) -> dict[str, Any]:
         """Everything that decides what vectors are made."""
         return {
-            "corpus": self.before,
+            "corpus": self.source.identity,
             "encoder": self._encoder_manifest(),
             "half": self.storage.fp16,
             "direct": self._is_direct(shard),
@@ -233,9 +233,7 @@ class _Job:
             "shard": shard,
         }
 
-    def make(
-        self, folder: Path, passages: Corpus, sha256: str, bm25_settings: dict[str, Any]
-    ) -> None:
+    def make(self, folder: Path, passages: Corpus, bm25_settings: dict[str, Any]) -> None:
         """Fill the folder of an index."""
         kept: dict[str, Any] = {}
         if self.kind != "dense":
@@ -249,10 +247,10 @@ class _Job:
                 model = fit_bm25(contents_of(passages, advance), **bm25_settings)
             save_bm25(model, folder / BM25)
             kept |= {"bm25": bm25_settings, "words": NEWEST_RULE}
-        self.finish(folder, len(passages), sha256, kept)
+        self.finish(folder, len(passages), kept)
 
     def make_shard(
-        self, folder: Path, passages: Corpus, sha256: str, shard: tuple[int, int], encoder: Encoder
+        self, folder: Path, passages: Corpus, shard: tuple[int, int], encoder: Encoder
     ) -> None:
         """Fill the folder of a shard."""
         rows = shard_rows(len(passages), shard)
@@ -266,11 +264,12 @@ class _Job:
         self._estimate(encoder, passages, len(rows), kept)
         file = VectorFile(folder / RAW, encoder.dim, self.storage.fp16)
         self._encode(passages, rows, encoder, file)
-        corpus = {"path": str(self.source), "sha256": sha256}
+        corpus = {"path": str(self.source.path), "sha256": self.source.sha256}
         about = {
             "count": len(passages),
             "encoder": self._encoder_manifest(),
             "corpus": corpus,
+            "strict": not self.left_out,
         }
         write_shard(folder, shard, rows, file, about)
 
@@ -303,19 +302,19 @@ class _Job:
             )
         return kept
 
-    def finish(self, folder: Path, count: int, sha256: str, kept: dict[str, Any]) -> None:
+    def finish(self, folder: Path, count: int, kept: dict[str, Any]) -> None:
         """Write the manifest, and the copy of the corpus if that is wanted."""
-        where = self.source
+        where, sha256 = self.source.path, self.source.sha256
         if self.copy_corpus:
             where = folder / "corpus.jsonl"
-            shutil.copyfile(self.source, where)
-        check_unchanged(self.source, self.before)
+            shutil.copyfile(self.source.path, where)
+        check_unchanged(self.source)
         (folder / RAW).unlink(missing_ok=True)
         target = folder if self.copy_corpus else self.target
         manifest = {
             "format": INDEX_FORMAT,
             "kind": self.kind,
-            "corpus": corpus_manifest(where, target, count, sha256),
+            "corpus": corpus_manifest(where, target, count, sha256, self.left_out),
         }
         write_json(folder / MANIFEST, manifest | kept | {"versions": versions()})
 

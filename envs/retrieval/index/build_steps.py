@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from research_rl.envs.questions import BadRows
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import Encoder
 from research_rl.envs.retrieval.index.manifest import OFFSETS, VECTORS, write_json
@@ -33,7 +35,9 @@ from research_rl.envs.system import (
     LOCK,
     alone_in,
     clear_partial,
+    former_folder,
     progress_bar,
+    put_back_former,
     remove_former,
     replace_folder,
     sha256_of,
@@ -58,7 +62,7 @@ def workplace(target: Path, plan: dict[str, Any]) -> Iterator[Path]:
         FileExistsError: another process is building there.
         OSError: the disk is full; says where, what stays there and how to go on.
     """
-    folder = target.with_name(f".{target.name}.building")
+    folder = _building(target)
     wanted = json.loads(json.dumps(plan))
     with alone_in(folder, "is the place of another build"):
         if _read(folder / PLAN) != wanted:
@@ -112,32 +116,75 @@ def _read(path: Path) -> Any:
         return None
 
 
-def file_identity(file: Path) -> dict[str, Any]:
-    """Return path, size and time of change, by which a change is noticed without reading."""
-    stat = file.stat()
-    return {"path": str(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+@dataclass(frozen=True)
+class SourceFile:
+    """A corpus file as it was when a build began.
+
+    Args:
+        path: where it lies.
+        bytes: its size.
+        sha256: of its content, by which the build of a copied or touched file goes on.
+        mtime_ns: its time of change, by which a change under way is noticed without reading.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        """Read a file once, and note what it is.
+
+        Raises:
+            CorpusError: there is no such file.
+        """
+        if not path.is_file():
+            raise CorpusError(path, None, "there is no such corpus file")
+        stat = path.stat()
+        return cls(path, stat.st_size, sha256_of(path), stat.st_mtime_ns)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from another corpus: its content, and nothing of its place or age."""
+        return {"bytes": self.bytes, "sha256": self.sha256}
 
 
-def check_unchanged(file: Path, before: dict[str, Any]) -> None:
+def check_unchanged(source: SourceFile) -> None:
     """Refuse a corpus that was changed while it was indexed.
 
     Raises:
         CorpusError: it was changed, so that what was built does not belong to it.
     """
-    if file_identity(file) != before:
+    stat = source.path.stat()
+    if (stat.st_size, stat.st_mtime_ns) != (source.bytes, source.mtime_ns):
         reason = "was changed while it was indexed; leave it as it is and start the command again"
-        raise CorpusError(file, None, reason)
+        raise CorpusError(source.path, None, reason)
 
 
-def open_corpus(source: Path, folder: Path, advance: Advance) -> tuple[Corpus, str]:
-    """Check the corpus, or trust an earlier check; return it and its SHA-256."""
-    known = _read(folder / HASH)
-    if known is None:
-        offsets = Corpus.scan(source, advance)
+def open_corpus(
+    source: SourceFile, folder: Path, progress: bool = False, strict: bool = True
+) -> tuple[Corpus, int]:
+    """Check the lines of the corpus, or trust an earlier check of the same content.
+
+    Args:
+        source: the file.
+        folder: of the build.
+        progress: show a progress bar.
+        strict: refuse bad lines instead of leaving them out.
+
+    Returns:
+        The corpus, and how many lines are left out.
+    """
+    known = _read(folder / HASH) or {}
+    if known.get("sha256") != source.sha256 or known.get("strict") is not strict:
+        bad = BadRows()
+        with bar("reading", source.bytes, "B", progress) as advance:
+            offsets = Corpus.scan(source.path, advance, None if strict else bad)
         np.save(folder / OFFSETS, offsets)
-        known = {"sha256": sha256_of(source)}
+        known = source.identity | {"strict": strict, "left_out": bad.count}
         write_json(folder / HASH, known)
-    return Corpus(source, np.load(folder / OFFSETS)), str(known["sha256"])
+    return Corpus(source.path, np.load(folder / OFFSETS)), int(known["left_out"])
 
 
 def fit_encoder(encoder: Encoder, passages: Corpus, folder: Path, advance: Advance) -> None:
@@ -256,6 +303,21 @@ def move_into_place(folder: Path, target: Path) -> None:
     for name in (PLAN, HASH, FITTED, LOCK, "lock"):  # the last one of a build that 0.1.0 began
         (target / name).unlink(missing_ok=True)
     remove_replaced(target)
+
+
+def put_back_replaced(target: Path) -> None:
+    """Give an index its name back if a crash came between its going and the next one's coming.
+
+    Nothing is done while another process is at work there.
+    """
+    if target.exists() or not former_folder(target).is_dir():
+        return
+    with suppress(FileExistsError), alone_in(_building(target)):
+        put_back_former(target.parent, glob.escape(target.name))
+
+
+def _building(target: Path) -> Path:
+    return target.with_name(f".{target.name}.building")
 
 
 def remove_replaced(target: Path) -> None:

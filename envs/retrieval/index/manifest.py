@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -136,10 +137,40 @@ def check_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> None:
     elif found.st_mtime_ns != known["mtime_ns"] and (sha := sha256_of(file)) != known["sha256"]:
         differs = f"sha256: {sha[:12]}... in the file, {known['sha256'][:12]}... in the manifest"
     if differs:
+        mend = rebuild(folder, manifest, file)
+        if _begins_with(file, known["bytes"], known["sha256"]):
+            more = ["research", "index", "add", str(folder), "--corpus", str(file)]
+            mend = f"it only grew, so add what is new: {shlex.join(more)}; or {mend}"
         raise IndexFolderError(
-            f"corpus {file} and index {folder} do not belong together ({differs}); "
-            + rebuild(folder, manifest, file)
+            f"corpus {file} and index {folder} do not belong together ({differs}); {mend}"
         )
+
+
+def check_prefix(folder: Path, manifest: dict[str, Any], file: Path) -> None:
+    """Refuse a corpus that does not begin with that of an index.
+
+    Raises:
+        IndexFolderError: it is shorter, or another.
+    """
+    known = manifest["corpus"]
+    if not _begins_with(file, known["bytes"], known["sha256"]):
+        raise IndexFolderError(
+            f"corpus {file} must begin with the {known['count']} passages of index {folder}, byte "
+            f"for byte ({known['bytes']} bytes, sha256 {known['sha256'][:12]}...), and does not; "
+            f"put new passages behind the old ones, or {rebuild(folder, manifest, file)}"
+        )
+
+
+def _begins_with(file: Path, size: int, sha256: str) -> bool:
+    """Return whether the first ``size`` bytes of a larger file have this SHA-256."""
+    if file.stat().st_size <= size:
+        return False
+    digest, left = hashlib.sha256(), size
+    with file.open("rb") as content:
+        while left and (block := content.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest() == sha256
 
 
 def check_weights(
@@ -215,7 +246,9 @@ def near_path(file: Path, target: Path) -> str:
     return Path(os.path.relpath(file, target)).as_posix() if near else str(file)
 
 
-def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[str, Any]:
+def corpus_manifest(
+    file: Path, target: Path, count: int, sha256: str, left_out: int = 0
+) -> dict[str, Any]:
     """Describe the corpus."""
     stat = file.stat()
     return {
@@ -224,7 +257,7 @@ def corpus_manifest(file: Path, target: Path, count: int, sha256: str) -> dict[s
         "count": count,
         "bytes": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
-    }
+    } | ({"left_out": left_out} if left_out else {})
 
 
 def versions() -> dict[str, str]:

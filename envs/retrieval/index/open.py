@@ -15,7 +15,10 @@ import numpy as np
 
 from research_rl.envs.retrieval.corpus import Corpus
 from research_rl.envs.retrieval.encoders import make_encoder
-from research_rl.envs.retrieval.index.build_steps import remove_replaced
+from research_rl.envs.retrieval.index.build_steps import (
+    put_back_replaced,
+    remove_replaced,
+)
 from research_rl.envs.retrieval.index.manifest import (
     BM25,
     MANIFEST,
@@ -71,6 +74,7 @@ def load_retriever(
             names the field that differs and the command that mends it.
     """
     place = Path(folder).resolve()
+    put_back_replaced(place)
     manifest = read_manifest(folder)
     file = corpus_of(place, manifest, corpus)
     files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
@@ -83,6 +87,18 @@ def load_retriever(
             again = (str(place), None if corpus is None else str(file), mmap, cache_size)
             _CACHE[key] = ages, _open(place, manifest, file, again)
         return _CACHE[key][1]
+
+
+def open_corpus_of(folder: str | Path, corpus: str | Path | None = None) -> Corpus:
+    """Return the passages of an index folder, in the order of its corpus or of its vectors.
+
+    Raises:
+        IndexFolderError: no index there, or one that does not belong to the corpus.
+    """
+    place, manifest = Path(folder).resolve(), read_manifest(folder)
+    file = corpus_of(place, manifest, corpus)
+    check_corpus(place, manifest, file)
+    return _open_corpus(place, manifest, file)
 
 
 def forget_retrievers() -> None:

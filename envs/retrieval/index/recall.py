@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,14 @@ def exact_nearest(vectors: VectorParts, queries: Vectors, k: int, metric: Metric
 
     Vectors are read block by block; see ``with_ties``.
     """
+    best, places = _nearest(vectors, queries, k, metric)
+    return with_ties(best, places, k, rounding(best[:, :k], queries, metric))
+
+
+def _nearest(
+    vectors: VectorParts, queries: Vectors, k: int, metric: Metric
+) -> tuple[Vectors, Places]:
+    """Return distances and positions of the nearest vectors (q, n), the smallest first."""
     faiss = import_faiss()
     width = min(max(TIED, k), len(vectors))
     kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
@@ -121,7 +129,42 @@ def exact_nearest(vectors: VectorParts, queries: Vectors, k: int, metric: Metric
         order = np.argsort(best, axis=1, kind="stable")[:, :width]
         best = np.take_along_axis(best, order, axis=1)
         places = np.take_along_axis(places, order, axis=1)
-    return with_ties(best, places, k, rounding(best[:, :k], queries, metric))
+    return best, places
+
+
+def with_more(
+    sample: Sample,
+    encoded: Callable[[list[int]], Vectors],
+    new: VectorParts,
+    first: int,
+    metric: Metric,
+) -> Sample:
+    """Return a sample with what exact search finds now that there are more vectors.
+
+    What was nearest among the former vectors is all of them that can be nearest now.
+
+    Args:
+        sample: of the former vectors.
+        encoded: returns the vectors of former passages, by their positions.
+        new: the vectors that came.
+        first: the position of the first of them.
+    """
+    known = sample.nearest
+    rows = np.unique(known[known >= 0])
+    parts = [encoded(rows[i : i + 256].tolist()) for i in range(0, len(rows), 256)]
+    kept = np.concatenate(parts)[np.searchsorted(rows, np.maximum(known, rows[0]))]  # (q, n, dim)
+    if metric == "ip":
+        distances = -np.einsum("qnd,qd->qn", kept, sample.queries)
+    else:
+        distances = np.square(kept - sample.queries[:, None]).sum(axis=2)
+    distances = np.where(known >= 0, distances, np.inf).astype(np.float32)
+    nearer, places = _nearest(new, sample.queries, sample.k, metric)
+    distances = np.concatenate([distances, nearer], axis=1)
+    order = np.argsort(distances, axis=1, kind="stable")
+    distances = np.take_along_axis(distances, order, axis=1)
+    places = np.take_along_axis(np.concatenate([known, places + first], axis=1), order, axis=1)
+    margin = rounding(distances[:, : sample.k], sample.queries, metric)
+    return Sample(sample.queries, with_ties(distances, places, sample.k, margin), sample.k)
 
 
 def make_sample(

@@ -32,6 +32,7 @@ from research_rl.envs.retrieval.vectors.files import (
     BLOCK,
     VectorFile,
     VectorParts,
+    codes_behind_header,
     encode_codes,
     streamed_header,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "bytes_per_vector",
     "check_room",
     "clustering_on_gpus",
+    "codes_behind_header",
     "encode_codes",
     "exact_scores",
     "factory_string",

@@ -119,6 +119,29 @@ def streamed_header(index: Any, count: int) -> bytes | None:
     )
 
 
+def codes_behind_header(path: Path, index: Any) -> tuple[bytes, int] | None:
+    """Return the header of a FAISS file that nothing but codes follows, and what it counts.
+
+    Args:
+        path: the file.
+        index: what was read from it.
+
+    Returns:
+        The header and the number of units a vector in its last field; None for other files.
+    """
+    faiss = import_faiss()
+    if not isinstance(index, faiss.IndexFlatCodes) or not index.ntotal:
+        return None
+    count, code = int(index.ntotal), int(index.code_size)
+    length = path.stat().st_size - count * code
+    with path.open("rb") as file:
+        header = file.read(max(length, 0))
+    if len(header) < 24 or int.from_bytes(header[8:16], "little") != count:
+        return None
+    unit, rest = divmod(int.from_bytes(header[-8:], "little"), count)
+    return (header, unit) if not rest and unit in (index.d, code) else None
+
+
 def encode_codes(index: Any, vectors: Vectors) -> npt.NDArray[np.uint8]:
     """Return the codes under which an index keeps vectors: uint8 (n, code size)."""
     codes: npt.NDArray[np.uint8] = index.sa_encode(np.ascontiguousarray(vectors))

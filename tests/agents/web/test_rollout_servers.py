@@ -253,7 +253,7 @@ def test_weights_of_another_shape_are_refused(
     server: BackgroundRolloutServer, tmp_path: Path
 ) -> None:
     remote = engine(tiny.policy(num_hidden_layers=1), server.url, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"take the weights in .*status 500.*model that is served"):
+    with pytest.raises(ValueError, match=r"take the weights in .*status 400.*model that is served"):
         remote.sync(1)
 
 

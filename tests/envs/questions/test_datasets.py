@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research_rl.envs.questions import files as sources
+from research_rl.envs.questions import json_array
+from research_rl.envs.questions.bad_rows import QuestionError
 from research_rl.envs.questions.catalogue import DATASETS, OTHER, find_dataset
 from research_rl.envs.questions.cli import main
 from research_rl.envs.questions.convert import DatasetError, Job, convert, read_data_manifest
-from research_rl.envs.questions.files import QuestionError, open_rows
+from research_rl.envs.questions.files import open_rows
 from research_rl.envs.questions.paragraphs import passage_of
 from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval.corpus.corpus import Corpus
@@ -288,7 +290,7 @@ def test_what_was_there_outlives_a_failure(tmp_path: Path) -> None:
         (this.out / left).touch()  # of one that was killed, in 0.1.0 and now
     write(tmp_path / "dev.json", [HOTPOT, {**HOTPOT, "_id": "2", "answer": None}])
     with pytest.raises(QuestionError, match="has no answers"):
-        convert(this)
+        convert(replace(this, strict=True))
     assert {path.name: path.read_bytes() for path in this.out.iterdir()} == before
 
 
@@ -312,8 +314,29 @@ def test_a_bad_row_is_named_with_file_and_line(
     rows = [HOTPOT, {**HOTPOT, "_id": "2", **change}]
     source.write_text("\n\n".join(map(json.dumps, rows)))
     with pytest.raises(QuestionError, match=message):
-        convert(job(source, "hotpotqa"))
+        convert(replace(job(source, "hotpotqa"), strict=True))
     assert not (tmp_path / "out" / "questions.jsonl").exists()
+    manifest = convert(job(source, "hotpotqa"))
+    assert (manifest.questions, manifest.left_out) == (1, 1)
+    assert "1 row is left out: line 3: " in manifest.warnings[0]
+
+
+def test_bad_rows_are_counted_the_first_three_shown_and_most_are_too_many(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "question": f"Who is {i}?", "answer": "Ann"} for i in range(6)]
+    lines = [json.dumps(row) for row in rows]
+    source = tmp_path / "dev.jsonl"
+    source.write_text("\n".join([*lines, "{broken", "[]", *(['{"question": "x"}'] * 3)]))
+    manifest = convert(job(source))
+    assert (manifest.questions, manifest.left_out) == (6, 5)
+    said = manifest.warnings[0]
+    assert "5 rows are left out: line 7: must be a JSON object, got '{broken'" in said
+    assert "; line 8: a question must be" in said
+    assert said.endswith("; and 2 more lines")
+    with pytest.raises(QuestionError, match=r"dev\.jsonl:7: .*; line 9: .*; and 2 more lines"):
+        read_questions(source)
+    source.write_text("\n".join([lines[0], "[]", "[]"]))
+    with pytest.raises(QuestionError, match=r"dev\.jsonl:2: .*; line 3: "):
+        convert(job(source))
 
 
 def test_equal_texts_with_different_ids_are_told_and_kept(tmp_path: Path) -> None:
@@ -331,7 +354,7 @@ def test_an_empty_file_and_a_bad_table_are_refused(tmp_path: Path) -> None:
         convert(job(tmp_path / "empty.jsonl"))
     (tmp_path / "b.csv").write_text('Question,Answer\n"two\nlines",A\nonly\n')
     with pytest.raises(QuestionError, match=r"b\.csv:4: must have 2 columns \(question, answer\)"):
-        convert(job(tmp_path / "b.csv"))
+        convert(replace(job(tmp_path / "b.csv"), strict=True))
 
 
 JSON = st.recursive(
@@ -355,7 +378,7 @@ def test_arrays_are_read_through_any_window(
     path.write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii_only) + "\n", "utf-8")
     if not rows:
         path.write_text("[ ]")
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(json_array, "_BLOCK", block)
     assert [row for _, row in open_rows(path)[1]] == rows
 
 
@@ -366,7 +389,7 @@ def test_a_broken_array_is_a_question_error(
 ) -> None:
     path = tmp_path / "rows.json"
     path.write_text("[" + tail)
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(json_array, "_BLOCK", block)
     try:
         rows = [row for _, row in open_rows(path)[1]]
     except QuestionError as error:
@@ -380,7 +403,7 @@ def test_lines_of_an_array_are_counted_through_the_window(
 ) -> None:
     path = tmp_path / "rows.json"
     path.write_text('[\n{"a": 1},\n\n{"a":\n 2}, {"a": 3}\n,{"a" 4}]')
-    monkeypatch.setattr(sources, "_BLOCK", 8)
+    monkeypatch.setattr(json_array, "_BLOCK", 8)
     lines: list[int] = []
     with pytest.raises(QuestionError, match=r"rows\.json:6: must be a JSON array"):
         lines.extend(line for line, _ in open_rows(path)[1])
@@ -396,7 +419,7 @@ def test_a_row_is_given_before_what_follows_it_is_read(
     path.write_bytes(
         b'[{"a": 1},\n {"a": "' + b"x" * 100 + b'"},' + b" " * 300 + b'\n {"a": "caf\xe9"}]'
     )
-    monkeypatch.setattr(sources, "_BLOCK", 16)
+    monkeypatch.setattr(json_array, "_BLOCK", 16)
     rows = open_rows(path)[1]
     assert next(rows) == (1, {"a": 1})
     assert next(rows)[0] == 2
@@ -413,7 +436,7 @@ def test_an_array_behind_a_byte_order_mark(
 ) -> None:
     path = tmp_path / "rows.json"
     path.write_text(text, "utf-8-sig")
-    monkeypatch.setattr(sources, "_BLOCK", block)
+    monkeypatch.setattr(json_array, "_BLOCK", block)
     assert [row for _, row in open_rows(path)[1]] == [1, "\u00e9\u20ac\U0001f600"]
     path.write_bytes(path.read_bytes()[:14])  # ends within a character, or within the array
     with pytest.raises(QuestionError, match=r"rows\.json:1: must be"):

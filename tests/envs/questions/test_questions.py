@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.questions.files import QuestionError, find_split
+from research_rl.envs.questions.bad_rows import QuestionError
+from research_rl.envs.questions.files import find_split
 from research_rl.envs.questions.read import question_from_dict, read_questions
 
 FLASHRAG = {
@@ -159,7 +160,7 @@ def test_real_flashrag_files(real_data: Path) -> None:
         ('{"id": "x", "question": "a", "golden_answers": []}\n', 1, "'x' has no answers"),
         ('{"id": "x", "question": "a", "golden_answers": [" "]}\n', 1, "'x' has no answers"),
         ('{"id": "x", "question": "a", "golden_answers": [3]}\n', 1, "must be strings"),
-        ('{"id": "x", "query": "a", "answer": "b"}\n', 1, "fields: ['answer', 'id', 'query']"),
+        ('{"id": "x", "asked": "a", "answer": "b"}\n', 1, "fields: ['answer', 'asked', 'id']"),
         ('{"id": "x", "question": "a", "answer": "b"}\n' * 2, 2, "already used in line 1"),
         ('{"id": true, "question": "a", "answer": "b"}\n', 1, "id must be"),
         ('[{"question": "a", "answer": "b"},\n\n{"question": "c"}]', 3, "no answers"),

@@ -71,9 +71,19 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(
     broken.write_text('{"id": 1, "contents": "x"}\n{"id": 2}\n')
     out = str(tmp_path / "index")
     cases = {
-        ("build", "--corpus", str(broken), "--out", out): "broken.jsonl:2: contents must be text",
+        (
+            "build",
+            "--corpus",
+            str(broken),
+            "--out",
+            out,
+            "--strict",
+        ): "broken.jsonl:2: contents must",
         ("build", "--corpus", "none.jsonl", "--out", out): "there is no such corpus file",
-        ("serv", out): "no command 'serv' (known: build, merge, adopt, search, info, tune, serve); "
+        (
+            "serv",
+            out,
+        ): "no command 'serv' (known: build, add, merge, adopt, search, info, tune, serve); "
         "did you mean serve?",
         ("search", out, "Peru", "--top-k", "0"): "--top-k must be at least 1, got 0",
         ("search", out, " "): "a query must hold a word",

@@ -11,7 +11,12 @@ from research_rl.trainers.evaluate.measures.agreement import (
     agreement_of,
     pairwise_agreement,
 )
-from research_rl.trainers.evaluate.measures.answers import MEASURES, measure_prediction
+from research_rl.trainers.evaluate.measures.answers import (
+    MEASURES,
+    fold_title,
+    measure_prediction,
+    passage_title,
+)
 from research_rl.trainers.evaluate.measures.published import beside, check_system
 from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile, row_of
 from research_rl.trainers.evaluate.measures.self_correction import SelfCorrection
@@ -37,9 +42,11 @@ __all__ = [
     "beside",
     "bootstrap_interval",
     "check_system",
+    "fold_title",
     "holm",
     "measure_prediction",
     "paired_test",
     "pairwise_agreement",
+    "passage_title",
     "row_of",
 ]

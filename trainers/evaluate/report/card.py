@@ -51,6 +51,7 @@ def card_markdown(
     paper: str | None = None,
     classes: Mapping[str, str] | None = None,
     made: datetime | None = None,
+    ceilings: Mapping[str, float | None] | None = None,
 ) -> str:
     """Return the card as Markdown.
 
@@ -61,10 +62,12 @@ def card_markdown(
         paper: a ReSearch model of the paper to compare with.
         classes: method -> class name, by which the paper's baselines are found.
         made: the time to print, if any.
+        ceilings: data set -> share of its questions that can be answered from its passages, as
+            ``research data audit`` has found it.
     """
     naming = Naming(summary.cells)
     parts = [f"# {title}", *([note] if note else []), _head(summary, made)]
-    parts += ["## Answers", _table(_answers(summary, naming))]
+    parts += ["## Answers", _table(_answers(summary, naming, ceilings or {}))]
     if paper is not None:
         parts += [f"## Beside {paper} of the paper", _paper(summary, naming, paper, classes or {})]
     if summary.comparisons:
@@ -97,18 +100,26 @@ def _head(summary: Summary, made: datetime | None) -> str:
     )
 
 
-def _answers(summary: Summary, naming: Naming) -> Iterator[list[str]]:
+def _answers(
+    summary: Summary, naming: Naming, ceilings: Mapping[str, float | None]
+) -> Iterator[list[str]]:
+    known = any(share is not None for share in ceilings.values())
     judges = _judge_names(summary)
     names = ("em", "f1", "cover_em")
     heads = [f"{_HEADS[name]}, %" for name in names] + [f"{j} says right, %" for j in judges]
+    heads[1:1] = ["EM's ceiling, %"] * known
     yield ["data set", "method", "n", *heads]
     for cell, found in summary.cells.items():
+        share = ceilings.get(cell.dataset)
+        ceiling = ["–" if share is None else f"{100 * share:.1f}"] * known
         said = [found.judges[judge] for judge in judges]
         yield [
             cell.dataset,
             naming.system(cell.method, cell.model),
             f"{found.answered:,}",
-            *(percent(found.measures.get(name)) for name in names),
+            percent(found.measures.get("em")),
+            *ceiling,
+            *(percent(found.measures.get(name)) for name in names[1:]),
             *("–" if s.accuracy is None else f"{100 * s.accuracy:.1f} (n {s.n})" for s in said),
         ]
 

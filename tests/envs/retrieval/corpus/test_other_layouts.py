@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from research_rl.envs.questions import read_questions
+from research_rl.envs.retrieval import build_index, extend_index, load_retriever
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError, local_corpus
+from research_rl.envs.retrieval.index import read_manifest
 
 ROWS = [
     {"id": "1", "text": 'the "city", of Oslo', "title": "Oslo"},
@@ -195,3 +197,60 @@ def test_questions_are_read_from_compressed_files_too(tmp_path: Path) -> None:
     rows = [{"id": "1", "question": "Who?", "golden_answers": ["Ann"]}]
     file.write_bytes(gzip.compress(lines_of(rows)))
     assert [(q.text, q.answers) for q in read_questions(str(file))] == [("Who?", ("Ann",))]
+
+
+def test_questions_are_read_from_zstandard_and_saved_data_sets_too(tmp_path: Path) -> None:
+    compress = pytest.importorskip("zstandard").compress
+    datasets = pytest.importorskip("datasets")
+    rows = [{"id": "1", "question": "Who?", "golden_answers": ["Ann"]}]
+    (tmp_path / "q.jsonl.zst").write_bytes(compress(lines_of(rows)))
+    splits = datasets.DatasetDict({"dev": datasets.Dataset.from_list(rows)})
+    splits.save_to_disk(str(tmp_path / "saved"))
+    for source in (f"{tmp_path}/q.jsonl.zst", f"{tmp_path}/saved#dev"):
+        assert [(q.text, q.answers) for q in read_questions(source)] == [("Who?", ("Ann",))]
+    cut = (tmp_path / "q.jsonl.zst").read_bytes()[:-6]
+    (tmp_path / "q.jsonl.zst").write_bytes(cut)
+    with pytest.raises(ValueError, match=r"q\.jsonl\.zst"):
+        read_questions(tmp_path / "q.jsonl.zst")
+
+
+def test_bad_rows_are_counted_and_left_out_or_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "c.jsonl.gz"
+    good = lines_of([{"id": str(i), "text": f"t{i}"} for i in range(6)])
+    file.write_bytes(gzip.compress(good + b'{"id": "7"}\n[]\n{broken\n\xff\n'))
+    found = Corpus(local_corpus(file, tmp_path / "i"))
+    assert [p.id for p in found] == list("012345")
+    assert "4 rows are left out: line 7: must have a column contents or text" in caplog.text
+    assert "; line 8: must be an object, got list; line 9: must be a JSON" in caplog.text
+    assert "; and 1 more lines" in caplog.text
+    with pytest.raises(CorpusError, match=r"7: must have a column .*; and 1 more lines"):
+        local_corpus(file, tmp_path / "j", strict=True)
+    file.write_bytes(gzip.compress(good[:20] + b"\n[]\n[]\n"))
+    with pytest.raises(CorpusError, match="must be an object, got list"):
+        local_corpus(file, tmp_path / "k")
+    assert not list(tmp_path.glob("*[jk].corpus*"))
+
+
+def test_passages_of_a_jsonl_file_with_bad_lines_keep_their_places(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("faiss")
+    file = tmp_path / "c.jsonl"
+    rows = [{"id": i, "text": t} for i, t in enumerate(("oslo", "lima", "cairo", "rome"))]
+    lines = lines_of(rows).splitlines(keepends=True)
+    file.write_bytes(lines[0] + b"[]\n" + lines[1] + lines[0] + lines[2] + lines[3])
+    folder = build_index(file, tmp_path / "i", dim=64, strict=False)
+    assert "2 rows are left out: line 2: must be a JSON object, got list" in caplog.text
+    assert "line 4: id '0' is already used in line 1" in caplog.text
+    manifest = read_manifest(folder)
+    assert (manifest["corpus"]["count"], manifest["corpus"]["left_out"]) == (4, 2)
+    assert [row[0].id for row in load_retriever(folder).search(["lima", "rome"], 1)] == ["1", "3"]
+    with pytest.raises(CorpusError, match=r"c\.jsonl:2: .*; line 4: id '0'"):
+        build_index(file, tmp_path / "j", dim=64)
+    with file.open("ab") as more:
+        more.write(b'{"id": 9, "text": "quito"}\n')
+    extend_index(folder, strict=False)
+    assert read_manifest(folder)["corpus"]["left_out"] == 2
+    assert load_retriever(folder).search(["quito"], 1)[0][0].id == "9"

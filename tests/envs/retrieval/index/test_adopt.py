@@ -16,6 +16,7 @@ faiss = pytest.importorskip("faiss")
 
 from doubles.numbered import DIM, Numbered, write_corpus  # noqa: E402
 
+from research_rl.envs.questions import BadRows  # noqa: E402
 from research_rl.envs.retrieval import IndexFolderError, load_retriever  # noqa: E402
 from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError  # noqa: E402
 from research_rl.envs.retrieval.corpus.hub import local_corpus, write_rows  # noqa: E402
@@ -243,11 +244,11 @@ def test_rows_of_a_data_set_become_a_corpus(tmp_path: Path) -> None:
     for left in (".c.jsonl.part", ".c.jsonl.77.partial"):
         (target.parent / left).touch()  # of one that was killed, in 0.1.0 and now
     rows = [{"title": "Oslo", "text": "A city."}, {"_id": "x", "contents": "y", "other": 3}]
-    write_rows(rows, target)
+    write_rows(enumerate(rows, 1), target, BadRows())
     assert [(p.id, p.contents) for p in Corpus(target)] == [("0", '"Oslo"\nA city.'), ("x", "y")]
     assert [p.name for p in target.parent.iterdir()] == ["c.jsonl"]
-    with pytest.raises(CorpusError, match=r"must have a column contents or text, got \['body'\]"):
-        write_rows([{"body": "x"}], tmp_path / "d.jsonl")
+    with pytest.raises(CorpusError, match=r"must have a column contents or text, .*\['said'\]"):
+        write_rows([(1, {"said": "x"})], tmp_path / "d.jsonl", BadRows())
     assert not list(tmp_path.glob("*d.jsonl*"))
     assert local_corpus(target, tmp_path / "i") == target
     assert local_corpus("data/wiki.jsonl", tmp_path / "i") == Path("data/wiki.jsonl")

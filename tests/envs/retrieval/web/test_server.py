@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import json
 import subprocess
 import sys
 import threading
@@ -74,7 +76,10 @@ def test_a_body_of_unknown_length_is_cut_off(url: str) -> None:
             yield b" " * 1000
 
     request = urllib.request.Request(
-        url + "/search", parts(), {"Transfer-Encoding": "chunked"}, method="POST"
+        url + "/search",
+        parts(),
+        {"Transfer-Encoding": "chunked", "Content-Type": "application/json"},
+        method="POST",
     )
     with pytest.raises(OSError, match=r"413|reset|Broken pipe"):
         urllib.request.urlopen(request, timeout=10)
@@ -294,7 +299,7 @@ def test_the_command_line_fills_the_configuration(monkeypatch: pytest.MonkeyPatc
     add_serve_arguments(parser)
     args = parser.parse_args(["idx", "--port", "9", "--max-wait-ms", "0.5", "--timeout", "3"])
     served: list[Any] = []
-    monkeypatch.setenv(server_module.KEY_VARIABLE, "key")
+    monkeypatch.setenv(server_module.SERVER_KEY_VARIABLE, "key")
     opened = "research_rl.envs.retrieval.index.load_retriever"
     monkeypatch.setattr(opened, lambda folder, corpus: (folder, corpus))
     monkeypatch.setattr(server_module, "serve_search", lambda *given: served.append(given))
@@ -345,3 +350,35 @@ def test_a_taken_port_says_so() -> None:
     with BackgroundServer(FakeRetriever()) as server, pytest.raises(OSError, match="in use"):
         BackgroundServer(FakeRetriever(), port=server.port)
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_page_cannot_post(url: str, kind: str) -> None:
+    body = b'{"query": "a", "top_n": 3}'
+    status, told = post(f"{url}/search", body, {"Content-Type": kind})
+    assert status == 415
+    assert "application/json" in told["detail"]
+
+
+def test_a_search_that_nobody_waits_for_is_not_made() -> None:
+    retriever = FakeRetriever(delay=0.3)
+    with BackgroundServer(retriever, ServerConfig(max_batch=1)) as server:
+
+        def ask(query: str) -> http.client.HTTPConnection:
+            asking = http.client.HTTPConnection("127.0.0.1", server.port)
+            body = json.dumps({"query": query, "top_n": 1})
+            asking.request("POST", "/search", body, {"Content-Type": "application/json"})
+            return asking
+
+        first = ask("first")
+        while not retriever.calls:
+            time.sleep(0.01)
+        left = [ask(f"left {number}") for number in range(5)]
+        time.sleep(0.1)
+        for one in left:
+            one.close()
+        time.sleep(0.1)
+        last = ask("last")
+        assert first.getresponse().status == 200
+        assert last.getresponse().status == 200
+        assert [queries for queries, _ in retriever.calls] == [["first"], ["last"]]
