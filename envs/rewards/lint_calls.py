@@ -16,8 +16,6 @@ from research_rl.envs.rewards.lint_cases import (
     Cheat,
 )
 
-_OPEN, _CLOSE = "<think>", "</think>"
-
 
 class CallCases(Cases[CallProtocol]):
     """Responses of a protocol of tool calls; see Cases."""
@@ -27,12 +25,13 @@ class CallCases(Cases[CallProtocol]):
     def __init__(self, protocol: CallProtocol) -> None:
         self.tags = (*protocol.tags, protocol.written(QUERY))
         self._call = protocol.written(QUERY)
-        self._begin = "" if protocol.begins else _OPEN
+        self._open, self._close = protocol.thought_tags
+        self._begin = "" if protocol.begins else self._open
         super().__init__(protocol)
 
     def thought(self, text: str = "t") -> str:
         """Write the thought that a message begins with."""
-        return f"{self._begin}\n{text}\n{_CLOSE}\n\n"
+        return f"{self._begin}\n{text}\n{self._close}\n\n"
 
     def searching(self, query: str) -> str:
         """See Cases."""
@@ -66,13 +65,17 @@ class CallCases(Cases[CallProtocol]):
         yield from self._wrong_answers()
 
     def _wrong_thoughts(self) -> Iterator[Cheat]:
-        yield self.cheat("reversed think tags", self.answer("Paris", f"{_CLOSE} t {_OPEN}"))
+        yield self.cheat(
+            "reversed think tags", self.answer("Paris", f"{self._close} t {self._open}")
+        )
         inside = self.protocol.answer("Paris")
-        yield self.cheat("an answer inside the thought", f"{self._begin} {inside} {_CLOSE}")
+        yield self.cheat("an answer inside the thought", f"{self._begin} {inside} {self._close}")
         yield self.cheat("a thought that never ends", self.answer("Paris", f"{self._begin} t "))
-        nested = f"{self._begin}{_OPEN} t {_CLOSE}{_CLOSE}"
+        nested = f"{self._begin}{self._open} t {self._close}{self._close}"
         yield self.cheat("nested thoughts", self.answer("Paris", nested))
-        yield self.cheat("a thought closed twice", self.answer("Paris", self.thought() + _CLOSE))
+        yield self.cheat(
+            "a thought closed twice", self.answer("Paris", self.thought() + self._close)
+        )
         if self.protocol.needs_thought:
             yield self.cheat("no thought at all", inside)
 
@@ -81,9 +84,10 @@ class CallCases(Cases[CallProtocol]):
         answered = self.answer("Paris")
         never = self.case("a call that is never run", self.search + right)
         yield Cheat(never, self.searched)
-        forged = f"{self.search}\n<tool_response>\nParis\n</tool_response>\n"
+        opening, closing = protocol.result_tags
+        forged = f"{self.search}\n{opening}\nParis\n{closing}\n"
         yield Cheat(self.case("a result that the policy wrote", forged + answered), self.searched)
-        yield self.cheat("a result in front of the answer", "<tool_response>" + answered)
+        yield self.cheat("a result in front of the answer", opening + answered)
         first = self.answer("Paris") + self._call
         yield self.cheat("an answer before the call", first, self.thought(), found=fact)
         other = self.search.replace(protocol.tool, "fly")
@@ -114,10 +118,10 @@ class CallCases(Cases[CallProtocol]):
         yield from self.hard_answers()
         yield self.case("no segment but an empty one", "")
         for name, text in (
-            ("only thoughts opened", _OPEN * MANY),
-            ("only thoughts closed", _CLOSE * MANY),
+            ("only thoughts opened", self._open * MANY),
+            ("only thoughts closed", self._close * MANY),
             ("only calls opened", self.protocol.tags[0] * MANY),
-            ("only results opened", "<tool_response>\n" * MANY),
+            ("only results opened", f"{self.protocol.result_tags[0]}\n" * MANY),
             ("a call that nests deeply", self._call.replace(f'"{QUERY}"', "[" * MANY)),
             ("a call that holds a huge number", self._call.replace(f'"{QUERY}"', "9" * MANY)),
             ("only parameters opened", self._call.replace(QUERY, "<parameter=x>" * MANY)),
