@@ -226,8 +226,7 @@ def read_config(
     }
     if isinstance(given["index"], dict):
         described["index"] = _what_counts(given["index"])
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    made = build(parsed)
+    made = parser.instantiate(parsed)
     config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
     return config, described
 
@@ -331,8 +330,7 @@ def _typed(agent: type[Agent], init_args: dict[str, Any], where: str) -> dict[st
         parsed = parser.parse_object({"args": init_args})
     except ArgumentError as error:
         raise ValueError(f"{where}.init_args: {one_line(str(error))}") from error
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    made = vars(build(parsed).args)
+    made = vars(parser.instantiate(parsed).args)
     return {key: made[key] for key in init_args}
 
 
