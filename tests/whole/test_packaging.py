@@ -93,6 +93,7 @@ def test_what_is_imported_is_declared() -> None:
     known = {name.replace("-", "_") for name in names if name}
     known |= {"yaml"} if "pyyaml" in known else set()
     known |= {"faiss"} if {"faiss_cpu", "faiss_gpu"} <= known else set()
+    known |= {"grpc"} if "grpcio" in known else set()
     imported = set()
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
