@@ -15,11 +15,13 @@ from research_rl.envs.retrieval.index import (
     IndexFolderError,
     Storage,
     build_index,
+    build_milvus,
     extend_index,
     forget_retrievers,
     load_retriever,
     merge_shards,
 )
+from research_rl.envs.retrieval.milvus import MilvusRetriever
 from research_rl.envs.retrieval.rerank import RerankRetriever
 from research_rl.envs.retrieval.search import BM25Retriever, DenseRetriever
 from research_rl.envs.retrieval.torch_flat import TorchFlatRetriever
@@ -36,11 +38,13 @@ __all__ = [
     "HFEncoder",
     "HybridRetriever",
     "IndexFolderError",
+    "MilvusRetriever",
     "RemoteRetriever",
     "RerankRetriever",
     "Storage",
     "TorchFlatRetriever",
     "build_index",
+    "build_milvus",
     "extend_index",
     "forget_retrievers",
     "load_retriever",

@@ -14,17 +14,21 @@ from research_rl.envs.retrieval.arguments import (
     MODEL_OPTIONS,
     SKETCH_OPTIONS,
     add_encoder_arguments,
+    add_milvus_arguments,
     add_model_arguments,
     add_storage_arguments,
+    milvus_options,
     storage_of,
 )
 from research_rl.envs.retrieval.corpus import grown_corpus, local_corpus
 from research_rl.envs.retrieval.encoders import SKETCH
 from research_rl.envs.retrieval.index import (
     MANIFEST,
+    MILVUS,
     TARGET,
     adopt_index,
     build_index,
+    build_milvus,
     extend_index,
     load_retriever,
     merge_shards,
@@ -77,9 +81,17 @@ def _fail(message: str) -> NoReturn:
 
 def _build(args: argparse.Namespace) -> None:
     options = _encoder_options(args)
+    milvus = milvus_options(args)
     start = time.perf_counter()
+    corpus = local_corpus(args.corpus, args.out, progress=_shows_progress(args), strict=args.strict)
+    if args.kind == MILVUS:
+        options |= milvus | {"overwrite": args.overwrite, "progress": _shows_progress(args)}
+        options |= {} if args.quiet else {"report": _note}
+        folder = build_milvus(corpus, args.out, args.encoder, strict=args.strict, **options)
+        _done(args.out, folder, time.perf_counter() - start)
+        return
     folder = build_index(
-        local_corpus(args.corpus, args.out, progress=_shows_progress(args), strict=args.strict),
+        corpus,
         args.out,
         kind=args.kind,
         encoder=args.encoder,
@@ -205,9 +217,10 @@ def _encoder_options(args: argparse.Namespace) -> dict[str, Any]:
     options = _given(args, SKETCH_OPTIONS + MODEL_OPTIONS)
     own: Collection[str] = SKETCH_OPTIONS if args.encoder == SKETCH else MODEL_OPTIONS
     whose = args.encoder
-    if args.kind == "bm25":
-        own, whose = ("k1", "b", "title_weight"), "none, for --kind bm25 has no encoder"
-    elif args.kind == "hybrid":
+    words_alone = args.kind == MILVUS and args.search == "bm25"
+    if args.kind == "bm25" or words_alone:
+        own, whose = ("k1", "b", "title_weight"), "none, for BM25 has no encoder"
+    elif args.kind == "hybrid" or args.search == "hybrid":
         own = {*own, "k1", "b", "title_weight"}
     if foreign := sorted(set(options) - set(own)):
         flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
@@ -269,12 +282,13 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         "questions with paragraphs, a folder of BEIR or save_to_disk, or a data set on the Hub, "
         "owner/name[:config], are converted to it",
     )
-    add("--kind", default="dense", help="dense (default), bm25, or hybrid for both")
+    add("--kind", default="dense", help="dense (default), bm25, hybrid for both, or milvus")
     add("--encoder", default=SKETCH, help=f"{SKETCH} (default), or a Hugging Face name or path")
     add("--strict", action="store_true", help=_STRICT)
     add("--shard", help="i/n: encode the i-th of n parts only, to be merged")
     _add_making(build)
     add_storage_arguments(build)
+    add_milvus_arguments(build)
     add_encoder_arguments(build)
     build.set_defaults(run=_build)
 

@@ -35,6 +35,7 @@ from research_rl.envs.retrieval.index.manifest import (
     BM25,
     INDEX_FORMAT,
     MANIFEST,
+    MILVUS,
     OFFSETS,
     SAMPLE,
     VECTORS,
@@ -48,9 +49,8 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.open import read_vectors
-from research_rl.envs.retrieval.index.recall import Sample, judge, with_more
+from research_rl.envs.retrieval.index.recall import OWN, Sample, judge, own_sample, with_more
 from research_rl.envs.retrieval.index.storage import Storage
-from research_rl.envs.retrieval.index.tuning import OWN, own_sample
 from research_rl.envs.retrieval.search import fit_bm25, save_bm25
 from research_rl.envs.retrieval.vectors import (
     VectorFile,
@@ -105,6 +105,8 @@ def extend_index(
     target = Path(folder).resolve()
     put_back_replaced(target)
     manifest = read_manifest(target)
+    if manifest["kind"] == MILVUS:
+        raise IndexFolderError(f"index {folder} is in Milvus, where add does not work; build again")
     path = corpus_of(target, manifest, corpus)
     known = manifest["corpus"]
     source = SourceFile.of(path)
