@@ -25,7 +25,7 @@ class CallCases(Cases[CallProtocol]):
     def __init__(self, protocol: CallProtocol) -> None:
         self.tags = (*protocol.tags, protocol.written(QUERY))
         self._call = protocol.written(QUERY)
-        self._open, self._close = protocol.thought_tags
+        self._open, self._close = protocol.thought
         self._begin = "" if protocol.begins else self._open
         super().__init__(protocol)
 
