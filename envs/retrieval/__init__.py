@@ -1,8 +1,9 @@
 """Retrieval: everything behind Retriever.search, from one index folder to several together.
 
 Read first: index/open.py, then search/dense.py
-May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.index,
-    envs.retrieval.search, envs.retrieval.vectors, envs.retrieval.web, envs.system, envs.types
+May import: envs.questions, envs.retrieval.corpus, envs.retrieval.encoders,
+    envs.retrieval.index, envs.retrieval.search, envs.retrieval.vectors, envs.retrieval.web,
+    envs.system, envs.types
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval.arguments import (
     MODEL_OPTIONS,
     SKETCH_OPTIONS,
@@ -35,6 +36,7 @@ from research_rl.envs.retrieval.index import (
     read_manifest,
     size,
     tune_folder,
+    tune_fusion,
 )
 from research_rl.envs.system import CommandLine, did_you_mean, printable, printable_json
 from research_rl.envs.types import search_checked
@@ -158,7 +160,24 @@ def _adopt(args: argparse.Namespace) -> None:
     _done(args.out, folder, time.perf_counter() - start)
 
 
+def _tune_fusion(args: argparse.Namespace) -> None:
+    found = tune_fusion(args.folder, read_questions(args.questions), corpus=args.corpus)
+    shares = (found.recall, found.equal, *found.members)
+    ours, equal, dense, words = (f"{100 * share:.1f}" for share in shares)
+    gap = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    _say(
+        f"{args.folder}: weights {found.weights[0]:g} (vectors) and {found.weights[1]:g} (words), "
+        f"chosen by every second question; on the other {found.questions} recall@{found.k} {ours} "
+        f"%, with equal weights {equal}, vectors alone {dense}, words alone {words}; ahead of the "
+        f"better one by {gap} points (95 %)"
+        + ("" if found.worth_it else ": not surely worth searching twice")
+    )
+
+
 def _tune(args: argparse.Namespace) -> None:
+    if args.questions:
+        _tune_fusion(args)
+        return
     found = tune_folder(args.folder, args.recall, args.corpus)
     known = read_manifest(args.folder)["index"]
     search_width = next(name for name in ("nprobe", "efSearch") if name in known)
@@ -372,4 +391,7 @@ def _add_readers(commands: Any) -> None:
         "--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})"
     )
     tune.add_argument("--corpus", type=Path, help="where the corpus lies now, if it has moved")
+    tune.add_argument(
+        "--questions", help="with gold_ids: choose the weights of a hybrid index by them instead"
+    )
     tune.set_defaults(run=_tune)

@@ -25,7 +25,7 @@ from research_rl.envs.retrieval.index.open import (
     open_corpus_of,
     open_retriever,
 )
-from research_rl.envs.retrieval.index.recall import TARGET, tune_folder
+from research_rl.envs.retrieval.index.recall import TARGET, tune_folder, tune_fusion
 from research_rl.envs.retrieval.index.storage import Storage
 
 __all__ = [
@@ -49,4 +49,5 @@ __all__ = [
     "read_manifest",
     "size",
     "tune_folder",
+    "tune_fusion",
 ]

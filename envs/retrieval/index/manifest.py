@@ -70,7 +70,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     known_kind(kind)
     _check_fields(path, manifest, _CORPUS | _fields_of(kind, manifest), must=True)
     _check_fields(path, manifest, _MAY_BE, must=False)
-    for part in ("bm25", "versions"):
+    for part in ("bm25", "versions", "fusion"):
         if not isinstance(manifest.get(part, {}), dict):
             raise IndexFolderError(f"{path} must hold fields in {part}; build the index again")
     return dict(manifest)

@@ -126,7 +126,8 @@ def _open(folder: Path, manifest: dict[str, Any], file: Path, again: tuple[Any, 
         return BM25Retriever(model, passages, source, cache_size, rule)
     dense = _open_dense(folder, manifest, passages, None, mmap, 0)
     lexical = BM25Retriever(model, passages, rule=rule)
-    both = RankFusion([dense, lexical], cache_size=cache_size)
+    weights = manifest.get("fusion", {}).get("weights")
+    both = RankFusion([dense, lexical], weights, cache_size=cache_size)
     both.source = source
     return both
 

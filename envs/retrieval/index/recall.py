@@ -22,7 +22,13 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.open import load_retriever, vectors_of
-from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
+from research_rl.envs.retrieval.search import (
+    BM25Retriever,
+    DenseRetriever,
+    RankFusion,
+    TunedWeights,
+    tune_weights,
+)
 from research_rl.envs.retrieval.vectors import (
     BLOCK,
     Metric,
@@ -36,7 +42,7 @@ from research_rl.envs.retrieval.vectors import (
     set_search_width,
     widest,
 )
-from research_rl.envs.types import Passage
+from research_rl.envs.types import Passage, Question
 
 TARGET = 0.95
 TIED = 64  # neighbours looked at for those as near as the k-th: any of them will do
@@ -308,6 +314,46 @@ def tune_folder(
     manifest["recall"] = recall_manifest(sample, recall) | ({"against": OWN} if adopted else {})
     write_json(place / MANIFEST, manifest)
     return dict(manifest["recall"])
+
+
+def tune_fusion(
+    folder: str | Path,
+    questions: Sequence[Question],
+    k: int = 5,
+    corpus: str | Path | None = None,
+) -> TunedWeights:
+    """Find the weights of a hybrid index for questions, and write them into its manifest.
+
+    Args:
+        folder: what ``build_index`` made with kind "hybrid".
+        questions: with ``gold_ids`` of the corpus; others are passed over.
+        k: passages of a search.
+        corpus: where the corpus lies now, if it has moved.
+
+    Raises:
+        IndexFolderError: there is no index.
+        ValueError: it is none of kind hybrid, or fewer than 20 questions have supporting passages.
+    """
+    place = Path(folder)
+    manifest = read_manifest(place)
+    retriever = load_retriever(place, corpus)
+    if not isinstance(retriever, RankFusion):
+        kind = manifest["kind"]
+        raise ValueError(f"kind must be hybrid to be tuned for questions, got {kind!r}")
+    dense, lexical = retriever.retrievers
+    assert isinstance(dense, DenseRetriever)
+    assert isinstance(lexical, BM25Retriever)
+    wanted = {str(one) for q in questions for one in q.metadata.get("gold_ids") or ()}
+    rows = {p.id: row for row, p in enumerate(dense.passages) if p.id in wanted}
+    golds = [{rows.get(str(i), -1) for i in q.metadata.get("gold_ids") or ()} for q in questions]
+    asked = [row for row, gold in enumerate(golds) if gold and gold != {-1}]
+    texts = [questions[row].text for row in asked]
+    depth = max(k, retriever.depth)
+    ranked = zip(dense.places(texts, depth), lexical.places(texts, depth), strict=True)
+    found = tune_weights(list(ranked), [golds[row] for row in asked], k, retriever.k)
+    manifest["fusion"] = {"weights": list(found.weights), "recall": round(found.recall, 4), "k": k}
+    write_json(place / MANIFEST, manifest)
+    return found
 
 
 def own_sample(index: Any, passages: Sequence[Passage], encoder: Encoder) -> Sample:

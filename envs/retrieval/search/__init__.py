@@ -28,6 +28,7 @@ from research_rl.envs.retrieval.search.milvus import (
     lite_uri,
     milvus_words,
 )
+from research_rl.envs.retrieval.search.weights import TunedWeights, tune_weights
 
 __all__ = [
     "CACHED_RESULTS",
@@ -42,6 +43,7 @@ __all__ = [
     "MilvusSearch",
     "MilvusSearchBy",
     "RankFusion",
+    "TunedWeights",
     "fit_bm25",
     "import_bm25s",
     "import_pymilvus",
@@ -49,4 +51,5 @@ __all__ = [
     "load_bm25",
     "milvus_words",
     "save_bm25",
+    "tune_weights",
 ]
