@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research_rl.agents.types import Sequence
 from research_rl.agents.web.request_body import (
@@ -86,8 +87,29 @@ def create_sampling_app(
     app.add_api_route("/reset_prefix_cache", routes.reset_prefix_cache, methods=["POST"])
     app.add_api_route("/health", routes.health, methods=["GET"])
     app.add_api_route("/metrics", routes.metrics, methods=["GET"])
-    app.middleware("http")(routes.let_in)
+    app.add_middleware(_Gate, routes=routes)
     return app
+
+
+class _Gate:
+    """Lets in who may ask, before anything of the request is read.
+
+    It is plain ASGI: starlette's own kind starts tasks for each request, which many clients at once
+    make others wait for.
+    """
+
+    def __init__(self, app: ASGIApp, routes: _Routes) -> None:
+        self._app, self._routes = app, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] == "http":
+            try:
+                self._routes.let_in(Request(scope))
+            except Refused as error:
+                await _error(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Routes(Collector):
@@ -106,16 +128,15 @@ class _Routes(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    async def let_in(self, request: Request, call_next: Any) -> Response:
-        """Refuse those without the key, and pages of a browser; turn refusals into answers."""
-        try:
-            if request.url.path != "/health":
-                check_key(request, self._key)
-            check_host(request, self._key)
-        except Refused as error:
-            return _error(error)
-        answered: Response = await call_next(request)
-        return answered
+    def let_in(self, request: Request) -> None:
+        """Refuse those without the key, and pages of a browser.
+
+        Raises:
+            Refused: with status 401 or 403.
+        """
+        if request.url.path != "/health":
+            check_key(request, self._key)
+        check_host(request, self._key)
 
     async def complete(self, request: Request) -> Response:
         """Sample behind one prompt."""

@@ -67,9 +67,11 @@ class CallProtocol(Protocol):
     r"""Whether an answer must stand in a ``\boxed{}``; else it may, or be the whole message."""
     needs_thought: ClassVar[bool] = False
     """Whether each message of good form holds a thought."""
+    result_tags: ClassVar[tuple[str, str]] = _RESPONSE
     tags: ClassVar[tuple[str, ...]] = (
-        *("<tool_call>", "</tool_call>", *_RESPONSE),
-        *("<think>", "</think>"),
+        *("<tool_call>", "</tool_call>"),
+        *result_tags,
+        *Protocol.thought,
     )
     """What passages must not hold, for some tokenizers read it as one control token."""
 

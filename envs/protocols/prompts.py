@@ -174,9 +174,14 @@ def no_plain_prompt(protocol: str) -> ValueError:
     )
 
 
-def opens_thought(opened: str) -> bool:
-    """Return whether what a prompt opened is a thought that the policy is in."""
-    return opened.rstrip().endswith("<think>")
+def opens_thought(opened: str, tag: str = "<think>") -> bool:
+    """Return whether what a prompt opened is a thought that the policy is in.
+
+    Args:
+        opened: by the prompt.
+        tag: that stands in front of a thought.
+    """
+    return opened.rstrip().endswith(tag)
 
 
 PromptChoice: TypeAlias = str | Mapping[str, str | bool | None] | Prompt

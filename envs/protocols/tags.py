@@ -248,7 +248,7 @@ class TagProtocol(Protocol):
         return f"{opening} {text} {closing}"
 
     def _thought(self, thought: str, opened: str) -> str:
-        if opens_thought(opened):
+        if opens_thought(opened, self.thought[0]):
             return f" {thought} {self.tags['think'][1]} "
         return f"{self.block('think', thought)} " if thought else ""
 

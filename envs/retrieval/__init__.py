@@ -1,8 +1,9 @@
 """Retrieval: everything behind Retriever.search, from one index folder to several together.
 
 Read first: index/open.py, then search/dense.py
-May import: envs.retrieval.corpus, envs.retrieval.encoders, envs.retrieval.index,
-    envs.retrieval.search, envs.retrieval.vectors, envs.retrieval.web, envs.system, envs.types
+May import: envs.questions, envs.retrieval.corpus, envs.retrieval.encoders,
+    envs.retrieval.index, envs.retrieval.search, envs.retrieval.vectors, envs.retrieval.web,
+    envs.system, envs.types
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from research_rl.envs.retrieval.index import (
     IndexFolderError,
     Storage,
     build_index,
+    build_milvus,
     extend_index,
     forget_retrievers,
     load_retriever,
     merge_shards,
 )
+from research_rl.envs.retrieval.milvus import MilvusRetriever
 from research_rl.envs.retrieval.rerank import RerankRetriever
 from research_rl.envs.retrieval.search import BM25Retriever, DenseRetriever
 from research_rl.envs.retrieval.torch_flat import TorchFlatRetriever
@@ -36,11 +39,13 @@ __all__ = [
     "HFEncoder",
     "HybridRetriever",
     "IndexFolderError",
+    "MilvusRetriever",
     "RemoteRetriever",
     "RerankRetriever",
     "Storage",
     "TorchFlatRetriever",
     "build_index",
+    "build_milvus",
     "extend_index",
     "forget_retrievers",
     "load_retriever",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from research_rl.envs.retrieval.encoders import SKETCH
-from research_rl.envs.retrieval.index import TARGET, Storage
+from research_rl.envs.retrieval.index import MILVUS, TARGET, Storage
 from research_rl.envs.retrieval.vectors import TYPES
 
 SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
@@ -38,6 +39,36 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ef-search", type=int, help="passages an HNSW index walks over (default: likewise)")
     add("--recall", type=float, default=TARGET, help=f"of the exact first 5 (default: {TARGET})")
     add("--memory", help="what the build may take, such as 2GB (default: 4/5 of the machine's)")
+
+
+def milvus_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``build_milvus`` for its kind, and nothing for others.
+
+    Raises:
+        ValueError: an option belongs to another kind.
+    """
+    if args.kind != MILVUS:
+        for name in ("uri", "collection", "search"):
+            if getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name} must go with --kind milvus, got --kind {args.kind}; leave it out"
+                )
+        return {}
+    for name, default in (("shard", None), ("fp16", False), ("copy_corpus", False)):
+        if getattr(args, name) != default:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} must not be given with --kind milvus; leave it out")
+    named = {name: getattr(args, name) for name in ("metric", "uri", "collection", "nprobe")}
+    named |= {"search": args.search or "dense", "index_type": args.type}
+    return named | {"ef_search": args.ef_search}
+
+
+def add_milvus_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where Milvus is and how it is searched."""
+    add = parser.add_argument_group("an index in Milvus (--kind milvus)").add_argument
+    add("--uri", help="of the cluster; without one milvus-lite keeps it in the folder")
+    add("--collection", help="its name (default: made of the folder's and of what is in it)")
+    add("--search", choices=("dense", "bm25", "hybrid"), help="by what (default: dense)")
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:

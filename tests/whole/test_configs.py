@@ -46,7 +46,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def parse(*args: str) -> dict[str, Any]:
     """The whole configuration of ``research fit`` with these arguments, as plain values."""
     cli = run(["fit", *args], Parse)
-    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))["fit"])
+    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))["fit"])
 
 
 def test_each_kind_ships() -> None:

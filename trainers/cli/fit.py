@@ -198,7 +198,7 @@ class ResearchCLI(LightningCLI):
         if name := self._option("ckpt_path"):
             everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
             (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
-            now = saver.parser.dump(saver.config, skip_none=False)
+            now = saver.parser.dump(saver.config, skip_unset=False)
             warn_of_changes(self._root(), name, now)
         warn_of_lost_rows(self.trainer.loggers)
 

@@ -251,8 +251,7 @@ def read_config(
     }
     if isinstance(given["index"], dict):
         described["index"] = _what_counts(given["index"])
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    made = build(parsed)
+    made = parser.instantiate(parsed)
     config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
     return config, described
 

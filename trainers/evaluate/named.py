@@ -38,7 +38,7 @@ def typed_arguments(agent: type[Agent], init_args: dict[str, Any], where: str) -
         parsed = parser.parse_object({"args": init_args})
     except ArgumentError as error:
         raise ValueError(f"{where}.init_args: {one_line(str(error))}") from error
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    build = parser.instantiate
     made = vars(build(parsed).args)
     return {key: made[key] for key in init_args}
 

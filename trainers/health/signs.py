@@ -6,14 +6,18 @@ result, the protocol says (``Protocol.broken``, ``Protocol.forges_reply``).
 
 from __future__ import annotations
 
-from research_rl.envs.protocols import RESEARCH, Protocol
+from research_rl.envs.protocols import RESEARCH, Protocol, TagProtocol
 
 _NGRAM = 4
 
 
 def thoughts(turn: str, protocol: Protocol = RESEARCH) -> list[str]:
     """Return the text of each thought that the turn ends."""
-    return [part.text for part in protocol.parts(turn) if part.kind == "think" and part.closed]
+    if isinstance(protocol, TagProtocol) and not protocol.searches_in_thought:
+        found = protocol.parts(turn, ["think"])  # also one that stands inside another block
+    else:
+        found = protocol.parts(turn)
+    return [part.text for part in found if part.kind == "think" and part.closed]
 
 
 def repetition(text: str, n: int = _NGRAM) -> float:

@@ -296,7 +296,7 @@ def algorithm_of(section: Any) -> Algorithm:
     """Return the learning rule that a parsed config names, made as the run makes it."""
     parser = OneLineParser(prog="research plan")
     parser.add_subclass_arguments(Algorithm, "algorithm", required=True)
-    made = parser.instantiate_classes(parser.parse_object({"algorithm": section}))
+    made = parser.instantiate(parser.parse_object({"algorithm": section}))
     algorithm: Algorithm = made["algorithm"]
     return algorithm
 

@@ -65,7 +65,7 @@ class RunSettings:
         parser.add_argument("--sampling", type=SamplingParams)
         parser.add_argument("--engine", type=Callable[[LMPolicy], Engine])
         sections = {name: model[name] for name in ("env", "sampling", "engine")}
-        made = parser.instantiate_classes(parser.parse_object(sections))
+        made = parser.instantiate(parser.parse_object(sections))
         return cls(policy_config(path, run), made.env, made.sampling, made.engine)
 
 

@@ -112,7 +112,7 @@ def protocol_of(spec: Any, file: Path | None = None) -> Protocol:
         parser = OneLineParser(prog="research", exit_on_error=False)
         parser.add_argument("--protocol", type=Protocol)
         try:
-            build: Any = getattr(parser, "instantiate", None) or parser.instantiate_classes
+            build: Any = parser.instantiate
             made = build(parser.parse_object({"protocol": given}))
         except Exception as error:
             where = "--protocol" if file is None else f"protocol in {file}"

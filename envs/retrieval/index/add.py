@@ -35,6 +35,7 @@ from research_rl.envs.retrieval.index.manifest import (
     BM25,
     INDEX_FORMAT,
     MANIFEST,
+    MILVUS,
     OFFSETS,
     SAMPLE,
     VECTORS,
@@ -48,9 +49,8 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.open import read_vectors
-from research_rl.envs.retrieval.index.recall import Sample, judge, with_more
+from research_rl.envs.retrieval.index.recall import OWN, Sample, judge, own_sample, with_more
 from research_rl.envs.retrieval.index.storage import Storage
-from research_rl.envs.retrieval.index.tuning import OWN, own_sample
 from research_rl.envs.retrieval.search import fit_bm25, save_bm25
 from research_rl.envs.retrieval.vectors import (
     VectorFile,
@@ -105,6 +105,8 @@ def extend_index(
     target = Path(folder).resolve()
     put_back_replaced(target)
     manifest = read_manifest(target)
+    if manifest["kind"] == MILVUS:
+        raise IndexFolderError(f"index {folder} is in Milvus, where add does not work; build again")
     path = corpus_of(target, manifest, corpus)
     known = manifest["corpus"]
     source = SourceFile.of(path)
@@ -149,7 +151,15 @@ class _Growth:
             options |= manifest["encoder"]["settings"]
         how = (self.copied, True, self.progress, storage, None, self.report, self.strict)
         args = (manifest["kind"], name, storage.metric, *how)
-        return build_index(self.source.path, self.target, *args, **options)
+        folder = build_index(self.source.path, self.target, *args, **options)
+        return self._keep_fusion(folder)
+
+    def _keep_fusion(self, folder: Path) -> Path:
+        """Let tuned weights of a hybrid stay."""
+        if "fusion" in self.manifest:
+            made = read_manifest(folder) | {"fusion": self.manifest["fusion"]}
+            write_json(folder / MANIFEST, made)
+        return folder
 
     def run(self, encoder: Encoder | None) -> Path:
         """Encode the new passages and put them behind the old ones."""
@@ -256,7 +266,8 @@ class _Growth:
         with bar("counting", len(passages), " passages", self.progress) as advance:
             model = fit_bm25(contents_of(passages, advance), **settings)
         save_bm25(model, folder / BM25)
-        return {"bm25": settings, "words": NEWEST_RULE}
+        tuned = {name: self.manifest[name] for name in ("fusion",) if name in self.manifest}
+        return {"bm25": settings, "words": NEWEST_RULE} | tuned
 
     def _finish(self, folder: Path, count: int, left_out: int, kept: dict[str, Any]) -> None:
         where, target = self.source.path, self.target

@@ -33,8 +33,7 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.open import read_vectors
-from research_rl.envs.retrieval.index.recall import TARGET, recall_manifest
-from research_rl.envs.retrieval.index.tuning import OWN, own_sample
+from research_rl.envs.retrieval.index.recall import OWN, TARGET, own_sample, recall_manifest
 from research_rl.envs.retrieval.vectors import (
     is_inner,
     search_width_of,

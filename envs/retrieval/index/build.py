@@ -36,6 +36,7 @@ from research_rl.envs.retrieval.index.manifest import (
     BM25,
     INDEX_FORMAT,
     MANIFEST,
+    MILVUS,
     VECTORS,
     IndexFolderError,
     check_target,
@@ -118,6 +119,8 @@ def build_index(
 
 def _part(kind: str, shard: str | None) -> tuple[int, int] | None:
     """Return which part of how many is built, None for the whole."""
+    if kind == MILVUS:
+        raise ValueError("kind must be dense, bm25 or hybrid here; build_milvus makes that")
     if shard is None:
         return None
     part = parse_shard(shard)

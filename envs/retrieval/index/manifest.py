@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.npy", "sample.npz"
 BM25, SHARD = "bm25", "shard.json"
 INDEX_FORMAT = 1
-INDEX_KINDS = ("dense", "bm25", "hybrid")
+MILVUS = "milvus"
+INDEX_KINDS = ("dense", "bm25", "hybrid", MILVUS)
 _Fields = dict[str, dict[str, type]]
 _CORPUS: _Fields = {
     "corpus": {"path": str, "sha256": str, "count": int, "bytes": int, "mtime_ns": int}
@@ -27,6 +28,9 @@ _CORPUS: _Fields = {
 _DENSE: _Fields = {
     "index": {"type": str, "metric": str, "dimension": int},
     "encoder": {"name": str, "settings": dict},
+}
+_MILVUS: _Fields = {
+    "milvus": {"uri": str, "collection": str, "search": str, "metric": str, "width": dict}
 }
 _MAY_BE: _Fields = {"index": {"file": str, "nprobe": int, "efSearch": int}}
 
@@ -64,12 +68,20 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{path} must have format {INDEX_FORMAT}, got {version!r}; build the index again"
         )
     known_kind(kind)
-    _check_fields(path, manifest, _CORPUS | (_DENSE if kind != "bm25" else {}), must=True)
+    _check_fields(path, manifest, _CORPUS | _fields_of(kind, manifest), must=True)
     _check_fields(path, manifest, _MAY_BE, must=False)
-    for part in ("bm25", "versions"):
+    for part in ("bm25", "versions", "fusion"):
         if not isinstance(manifest.get(part, {}), dict):
             raise IndexFolderError(f"{path} must hold fields in {part}; build the index again")
     return dict(manifest)
+
+
+def _fields_of(kind: str, manifest: dict[str, Any]) -> _Fields:
+    """Return the fields that the manifest of a kind of index must have besides its corpus."""
+    if kind == MILVUS:
+        encoder = {"encoder": _DENSE["encoder"]} if manifest.get("encoder") else {}
+        return _MILVUS | encoder
+    return _DENSE if kind != "bm25" else {}
 
 
 def _check_fields(path: Path, manifest: dict[str, Any], parts: _Fields, must: bool) -> None:
@@ -260,9 +272,9 @@ def corpus_manifest(
     } | ({"left_out": left_out} if left_out else {})
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that make an index."""
-    names = ("research-rl", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "bm25s")
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of the packages that make an index, and of others."""
+    names = ("research-rl", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "bm25s", *more)
     found = {}
     for name in names:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.retrieval.corpus import Corpus
-from research_rl.envs.retrieval.encoders import make_encoder
+from research_rl.envs.retrieval.encoders import Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
     put_back_replaced,
     remove_replaced,
@@ -22,6 +22,7 @@ from research_rl.envs.retrieval.index.build_steps import (
 from research_rl.envs.retrieval.index.manifest import (
     BM25,
     MANIFEST,
+    MILVUS,
     OFFSETS,
     VECTORS,
     IndexFolderError,
@@ -35,6 +36,8 @@ from research_rl.envs.retrieval.search import (
     CACHED_RESULTS,
     BM25Retriever,
     DenseRetriever,
+    MilvusCollection,
+    MilvusSearch,
     RankFusion,
     load_bm25,
 )
@@ -108,6 +111,9 @@ def forget_retrievers() -> None:
 
 
 def _open(folder: Path, manifest: dict[str, Any], file: Path, again: tuple[Any, ...]) -> Retriever:
+    if manifest["kind"] == MILVUS:
+        parts = milvus_parts(folder, manifest)
+        return MilvusSearch(**parts, source=(load_retriever, again), cache_size=again[3])
     check_corpus(folder, manifest, file)
     passages = _open_corpus(folder, manifest, file)
     source, (mmap, cache_size) = (load_retriever, again), again[2:]
@@ -120,9 +126,63 @@ def _open(folder: Path, manifest: dict[str, Any], file: Path, again: tuple[Any, 
         return BM25Retriever(model, passages, source, cache_size, rule)
     dense = _open_dense(folder, manifest, passages, None, mmap, 0)
     lexical = BM25Retriever(model, passages, rule=rule)
-    both = RankFusion([dense, lexical], cache_size=cache_size)
+    weights = manifest.get("fusion", {}).get("weights")
+    both = RankFusion([dense, lexical], weights, cache_size=cache_size)
     both.source = source
     return both
+
+
+def milvus_parts(
+    folder: Path,
+    manifest: dict[str, Any],
+    uri: str | None = None,
+    by: str | None = None,
+    timeout: float = 30.0,
+    attempts: int = 3,
+) -> dict[str, Any]:
+    """Return the arguments of a ``MilvusSearch`` over the collection of a folder.
+
+    The corpus is not needed: passages lie in the collection, which must be the one of the manifest.
+
+    Args:
+        folder: what ``build_milvus`` made.
+        manifest: its manifest.
+        uri: where the collection lies now; None is where it was made.
+        by: "dense", "bm25" or "hybrid"; None is what it was made for.
+        timeout, attempts: of a request.
+
+    Raises:
+        IndexFolderError: the collection is not there, or another, or not complete.
+        RetrieverUnavailable: Milvus does not answer.
+    """
+    known = manifest["milvus"]
+    by = by or known["search"]
+    if by != known["search"] and known["search"] != "hybrid":
+        raise IndexFolderError(
+            f"index {folder} was made to be searched by {known['search']}, got {by!r}; build it "
+            "with --search hybrid"
+        )
+    where = uri or known["uri"]
+    if not uri and where.endswith(".db"):
+        where = str(folder / where)
+        if not Path(where).exists():
+            raise IndexFolderError(f"index {folder} is broken: there is no {where}; build it again")
+    place = MilvusCollection(where, known["collection"], timeout, attempts)
+    found, corpus = place.passport(), manifest["corpus"]
+    count = place.count() if found else 0
+    if not found or (found.get("corpus"), count) != (corpus["sha256"], corpus["count"]):
+        place.disconnect()
+        got = f"{count} passages of corpus {str(found.get('corpus'))[:12]}..." if found else "none"
+        raise IndexFolderError(
+            f"index {folder} must find its collection {place.name} at {where} with "
+            f"{corpus['count']} passages of corpus {corpus['sha256'][:12]}..., got {got}; name "
+            "where it lies (uri), or build it again"
+        )
+    encoder = None if by == "bm25" else _encoder_of(folder, manifest, manifest["corpus"]["path"])
+    return {
+        **{"collection": place, "by": by, "encoder": encoder, "metric": known["metric"]},
+        **{"width": known["width"], "rule": manifest.get("words", 1)},
+    }
 
 
 def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
@@ -181,26 +241,33 @@ def _open_dense(
             )
     if (search_width := search_width_of(index)) and search_width in known:
         set_search_width(index, known[search_width])
+    encoder = _encoder_of(folder, manifest, passages.path)
+    return DenseRetriever(index, passages, encoder, source, cache_size)
+
+
+def _encoder_of(folder: Path, manifest: dict[str, Any], corpus: str | Path) -> Encoder:
+    """Return the encoder of an index, with what it learned, after a check of its weights."""
+    file = Path(corpus)
     name = manifest["encoder"]["name"]
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise IndexFolderError(
             f"the encoder of index {folder} is not at {name}; put it back, or name where it lies "
-            f"now and {rebuild(folder, manifest, passages.path)}"
+            f"now and {rebuild(folder, manifest, file)}"
         )
     try:
         encoder = make_encoder(name, **manifest["encoder"]["settings"])
     except (ValueError, TypeError) as error:
         raise IndexFolderError(
             f"the manifest of index {folder} must name settings of its encoder ({error}); "
-            + rebuild(folder, manifest, passages.path)
+            + rebuild(folder, manifest, file)
         ) from error
     try:
         encoder.load(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, passages.path)}"
+        reason = f"index {folder} is broken ({error}); {rebuild(folder, manifest, file)}"
         raise IndexFolderError(reason) from error
-    check_weights(folder, manifest["encoder"], encoder, rebuild(folder, manifest, passages.path))
-    return DenseRetriever(index, passages, encoder, source, cache_size)
+    check_weights(folder, manifest["encoder"], encoder, rebuild(folder, manifest, file))
+    return encoder
 
 
 def _open_bm25(folder: Path, manifest: dict[str, Any], passages: Corpus) -> Any:

@@ -7,12 +7,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from research_rl.envs.retrieval.encoders import Encoder, Vectors
 from research_rl.envs.retrieval.index.estimate import SAMPLED, K
-from research_rl.envs.retrieval.index.manifest import SAMPLE, VECTORS
+from research_rl.envs.retrieval.index.manifest import (
+    MANIFEST,
+    SAMPLE,
+    VECTORS,
+    IndexFolderError,
+    read_manifest,
+    write_json,
+)
+from research_rl.envs.retrieval.index.open import load_retriever, vectors_of
+from research_rl.envs.retrieval.search import (
+    BM25Retriever,
+    DenseRetriever,
+    RankFusion,
+    TunedWeights,
+    tune_weights,
+)
 from research_rl.envs.retrieval.vectors import (
     BLOCK,
     Metric,
@@ -20,15 +36,18 @@ from research_rl.envs.retrieval.vectors import (
     VectorParts,
     blas_for,
     import_faiss,
+    is_inner,
+    search_one_by_one,
     search_width_of,
     set_search_width,
     widest,
 )
-from research_rl.envs.types import Passage
+from research_rl.envs.types import Passage, Question
 
 TARGET = 0.95
 TIED = 64  # neighbours looked at for those as near as the k-th: any of them will do
 _TIE = 1e-5  # relative, as in a search
+OWN = "the index's own vectors"
 _NOBODY = -2  # FAISS's own is -1
 
 
@@ -238,3 +257,112 @@ def judge(
 def recall_manifest(sample: Sample, recall: float) -> dict[str, Any]:
     """Return what a manifest says of an index's recall."""
     return {"k": sample.k, "recall": round(recall, 4), "queries": len(sample.queries)}
+
+
+def tune_folder(
+    folder: str | Path, target: float = TARGET, corpus: str | Path | None = None
+) -> dict[str, Any]:
+    """Find the search width of an index folder for a recall, and write it into the manifest.
+
+    An index that was built here has a sample of exact results. One that was adopted has none, and
+    the vectors it was made from are gone. Its recall is measured against a search of all its own,
+    compressed vectors, so that it leaves out what compression itself costs.
+
+    Args:
+        folder: what ``build_index`` or ``adopt_index`` made.
+        target: share of the exact first results to find.
+        corpus: where the corpus of an adopted index lies now, if it has moved.
+
+    Returns:
+        What the manifest then says of the recall: k, recall, queries, and for an adopted index
+        ``against``.
+
+    Raises:
+        IndexFolderError: there is no index.
+        ValueError: its type has nothing to tune.
+    """
+    place = Path(folder)
+    manifest = read_manifest(place)
+    if "index" not in manifest:
+        raise ValueError(f"kind must be dense or hybrid to be tuned, got {manifest['kind']!r}")
+    try:
+        index = vectors_of(place, manifest, None)
+    except (RuntimeError, OSError) as error:
+        raise IndexFolderError(f"index {folder} is broken ({error}); build it again") from error
+    search_width = search_width_of(index)
+    if search_width is None:
+        raise ValueError(
+            f"type must be an ivf or hnsw one to be tuned, got {manifest['index']['type']!r}"
+        )
+    adopted = "file" in manifest["index"]
+    if not (place / SAMPLE).is_file():
+        if not adopted:
+            raise IndexFolderError(
+                f"index {folder} has no sample of exact results ({SAMPLE}); build it again"
+            )
+        retriever = load_retriever(place, corpus, mmap=True)  # for its encoder and corpus only
+        dense = retriever.retrievers[0] if isinstance(retriever, RankFusion) else retriever
+        assert isinstance(dense, DenseRetriever)
+        own_sample(index, dense.passages, dense.encoder).save(place / SAMPLE)
+    try:
+        sample = Sample.load(place / SAMPLE)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        mend = f"remove {place / SAMPLE}" if adopted else "build it again"
+        raise IndexFolderError(f"index {folder} has a broken sample ({error}); {mend}") from error
+    value, recall = tune(index, sample, target)
+    manifest["index"][search_width] = value
+    manifest["recall"] = recall_manifest(sample, recall) | ({"against": OWN} if adopted else {})
+    write_json(place / MANIFEST, manifest)
+    return dict(manifest["recall"])
+
+
+def tune_fusion(
+    folder: str | Path,
+    questions: Sequence[Question],
+    k: int = 5,
+    corpus: str | Path | None = None,
+) -> TunedWeights:
+    """Find the weights of a hybrid index for questions, and write them into its manifest.
+
+    Args:
+        folder: what ``build_index`` made with kind "hybrid".
+        questions: with ``gold_ids`` of the corpus; others are passed over.
+        k: passages of a search.
+        corpus: where the corpus lies now, if it has moved.
+
+    Raises:
+        IndexFolderError: there is no index.
+        ValueError: it is none of kind hybrid, or fewer than 20 questions have supporting passages.
+    """
+    place = Path(folder)
+    manifest = read_manifest(place)
+    retriever = load_retriever(place, corpus)
+    if not isinstance(retriever, RankFusion):
+        kind = manifest["kind"]
+        raise ValueError(f"kind must be hybrid to be tuned for questions, got {kind!r}")
+    dense, lexical = retriever.retrievers
+    assert isinstance(dense, DenseRetriever)
+    assert isinstance(lexical, BM25Retriever)
+    wanted = {str(one) for q in questions for one in q.metadata.get("gold_ids") or ()}
+    rows = {p.id: row for row, p in enumerate(dense.passages) if p.id in wanted}
+    golds = [{rows.get(str(i), -1) for i in q.metadata.get("gold_ids") or ()} for q in questions]
+    asked = [row for row, gold in enumerate(golds) if gold and gold != {-1}]
+    texts = [questions[row].text for row in asked]
+    depth = max(k, retriever.depth)
+    ranked = zip(dense.places(texts, depth), lexical.places(texts, depth), strict=True)
+    found = tune_weights(list(ranked), [golds[row] for row in asked], k, retriever.k)
+    manifest["fusion"] = {"weights": list(found.weights), "recall": round(found.recall, 4), "k": k}
+    write_json(place / MANIFEST, manifest)
+    return found
+
+
+def own_sample(index: Any, passages: Sequence[Passage], encoder: Encoder) -> Sample:
+    """Search everything that an index holds, for queries made from its passages."""
+    queries = encoder.encode_queries(sample_queries(passages, SAMPLED))
+    k = min(K, index.ntotal)
+    with blas_for(len(queries)):
+        found, places = search_one_by_one(index, queries, min(TIED, index.ntotal))
+    inner = is_inner(index)
+    distances = -found if inner else found
+    margin = rounding(found[:, :k], queries, "ip" if inner else "l2")
+    return Sample(queries, with_ties(distances, np.asarray(places, np.int64), k, margin), k)

@@ -32,7 +32,11 @@ def import_bm25s() -> Any:
 
 
 def fit_bm25(
-    contents: Iterable[str], k1: float = 0.9, b: float = 0.75, title_weight: int = 2
+    contents: Iterable[str],
+    k1: float = 0.9,
+    b: float = 0.75,
+    title_weight: int = 2,
+    rule: WordRule = NEWEST_RULE,
 ) -> Any:
     """Return a ``bm25s.BM25`` that has counted the words of all passages.
 
@@ -44,6 +48,7 @@ def fit_bm25(
         k1: how slowly repeated words saturate.
         b: how strongly long passages are held back, 0 to 1.
         title_weight: how often the words of the first of several lines count.
+        rule: what a word is; a retriever over the model must have the same.
     """
     if k1 < 0 or not 0 <= b <= 1 or title_weight < 1:
         raise ValueError(
@@ -55,7 +60,8 @@ def fit_bm25(
     passages = []
     for text in contents:
         title, newline, _ = text.partition("\n")
-        terms = words(text) + (words(title) * (title_weight - 1) if newline else [])
+        extra = words(title, rule) * (title_weight - 1) if newline else []
+        terms = words(text, rule) + extra
         passages.append([numbers.setdefault(term, len(numbers)) for term in terms])
     if not numbers:
         raise ValueError(f"passages must hold words, got none in {len(passages)} passages")

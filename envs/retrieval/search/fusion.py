@@ -69,7 +69,8 @@ class RankFusion(CachedRetriever):
         depth = max(k, self.depth)
         if (corpus := self._shared_corpus()) is not None:  # k texts are read, not depth
             ranked = [one.places(queries, depth) for one in self._placing()]
-            fused = [self._fused(rows) for rows in zip(*ranked, strict=True)]
+            rows_of = zip(*ranked, strict=True)
+            fused = [fused_places(rows, self.weights, self.k) for rows in rows_of]
             return read_best(lambda n: [(p[:n], s[:n]) for p, s in fused], corpus, k)
         found = []
         for one in self.retrievers:
@@ -88,15 +89,6 @@ class RankFusion(CachedRetriever):
         placing = self._placing()
         same = len({id(one.passages) for one in placing}) == 1
         return placing[0].passages if same and len(placing) == len(self.retrievers) else None
-
-    def _fused(self, rankings: Sequence[Ranking]) -> Ranking:
-        """Return the fused ranking of rankings of one corpus."""
-        scores: dict[int, float] = {}
-        for weight, (places, _) in zip(self.weights, rankings, strict=True):
-            for rank, place in enumerate(places, 1):
-                scores[place] = scores.get(place, 0.0) + weight / (self.k + rank)
-        best = sorted(scores, key=lambda place: -scores[place])
-        return best, [scores[place] for place in best]
 
     def _fuse(self, rankings: Sequence[tuple[list[Passage], int]]) -> list[Passage]:
         """Return the fused ranking.
@@ -118,6 +110,16 @@ class RankFusion(CachedRetriever):
                 scores[passage.id] = scores.get(passage.id, 0.0) + share
         best = sorted(scores, key=lambda identity: -scores[identity])
         return [Passage(i, passages[i].contents, scores[i]) for i in best]
+
+
+def fused_places(rankings: Sequence[Ranking], weights: Sequence[float], k: int) -> Ranking:
+    """Return the fused ranking of rankings of one corpus."""
+    scores: dict[int, float] = {}
+    for weight, (places, _) in zip(weights, rankings, strict=True):
+        for rank, place in enumerate(places, 1):
+            scores[place] = scores.get(place, 0.0) + weight / (k + rank)
+    best = sorted(scores, key=lambda place: -scores[place])
+    return best, [scores[place] for place in best]
 
 
 def _count_found(ranking: list[Passage], known: bool) -> tuple[list[Passage], int]:

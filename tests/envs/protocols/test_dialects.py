@@ -486,6 +486,20 @@ def test_a_protocol_of_one_s_own_is_named_by_its_place() -> None:
     assert "[search]" not in own.reply([Found("q", [Passage("1", "a [search] b")])])
 
 
+class Begun(TagProtocol):
+    """Each response begins in a thought, whose tags are in brackets."""
+
+    tags = {**TagProtocol.tags, "think": ("[think]", "[/think]")}  # noqa: RUF012
+    begins = "[think]"
+
+
+def test_a_beginning_may_be_a_thought_in_other_tags() -> None:
+    own = Begun()
+    turn = own.begins + own.answer("x", thought="t", opened=own.begins)
+    assert turn == "[think] t [/think] <answer> The answer is \\boxed{x} </answer>"
+    assert own.format_error([Segment("policy", turn)]) is None
+
+
 def test_several_queries_of_tags_are_told_apart() -> None:
     found = [Found("a </result>", PAIR[:1]), Found("b", (), "none")]
     reply = PROTOCOLS["research"].reply(found, "the end")

@@ -22,12 +22,14 @@ from research_rl.envs.retrieval import (
     IndexFolderError,
     RerankRetriever,
     build_index,
+    cli,
+    extend_index,
     load_retriever,
 )
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
 from research_rl.envs.retrieval.encoders.terms import words
 from research_rl.envs.retrieval.index.manifest import read_manifest
-from research_rl.envs.retrieval.search import DenseRetriever, RankFusion
+from research_rl.envs.retrieval.search import DenseRetriever, RankFusion, tune_weights
 from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
@@ -298,3 +300,52 @@ def test_a_fusion_over_one_corpus_reads_the_texts_that_it_returns_and_no_others(
 
     assert corpus.reads == sum(map(len, found)) == 15
     assert found == apart.search(queries, 5), "as rankings are fused that have texts alone"
+
+
+def ranking(*places: int) -> tuple[list[int], list[float]]:
+    return list(places), [1.0] * len(places)
+
+
+def test_weights_are_chosen_by_one_half_and_measured_on_the_other() -> None:
+    good, bad = ranking(1, 2, 3), ranking(7, 8, 9)
+    found = tune_weights([(bad, good)] * 40, [{1}] * 40, k=1)
+    assert found.weights[0] < 0.5
+    assert (found.recall, found.members, found.questions) == (1.0, (0.0, 1.0), 20)
+    assert (found.equal, found.worth_it) == (0.0, False)
+    half = [(good, bad), (bad, good)] * 2
+    tuned = tune_weights(half * 10, [{1}] * 40, k=2)
+    assert tuned.weights == (0.5, 0.5), "equal unless others are better"
+    assert (tuned.recall, tuned.members) == (1.0, (0.5, 0.5)) or tuned.members == (0.0, 1.0)
+    for few in (0, 19):
+        with pytest.raises(ValueError, match=f"at least 20 questions .* got {few}"):
+            tune_weights([(good, bad)] * few, [{1}] * few)
+
+
+def test_a_hybrid_index_is_tuned_by_questions_and_keeps_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, questions = tmp_path / "c.jsonl", tmp_path / "q.jsonl"
+    rows = [{"id": f"p{i}", "contents": f'"Town {i}"\nriver{i} hill{i % 5}'} for i in range(60)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [
+        {"id": f"q{i}", "question": f"Which river{i}?", "answer": "x", "gold_ids": [f"p{i}"]}
+        for i in range(50)
+    ]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    folder = build_index(corpus, tmp_path / "i", kind="hybrid", dim=16, num_hashes=2)
+    cli.main(["tune", str(folder), "--questions", str(questions)])
+    said = capsys.readouterr().out
+    assert "chosen by every second question; on the other 25 recall@5" in said
+    weights = read_manifest(folder)["fusion"]["weights"]
+    retriever = load_retriever(folder)
+    assert isinstance(retriever, RankFusion)
+    assert retriever.weights == weights
+    assert f"weights {weights[0]:g} (vectors) and {weights[1]:g} (words)" in said
+    with corpus.open("a") as file:
+        file.write('{"id": "more", "contents": "more of river3"}\n')
+    extend_index(folder)
+    assert read_manifest(folder)["corpus"]["count"] == 61
+    assert read_manifest(folder)["fusion"]["weights"] == weights
+    with pytest.raises(SystemExit):
+        cli.main(["tune", str(build_index(corpus, tmp_path / "d")), "--questions", str(questions)])
+    assert "kind must be hybrid to be tuned for questions, got 'dense'" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from research_rl.envs.retrieval.corpus.corpus import Corpus, CorpusError  # noqa
 from research_rl.envs.retrieval.corpus.hub import local_corpus, write_rows  # noqa: E402
 from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.index.recall import tune_folder  # noqa: E402
 
 
 @pytest.fixture

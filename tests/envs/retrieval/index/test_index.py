@@ -257,7 +257,7 @@ def test_a_build_replaces_an_index_only_when_told(
 
 
 def test_unknown_choices_are_refused_before_any_work(tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(ValueError, match="kind must be one of dense, bm25, hybrid, got 'sparse'"):
+    with pytest.raises(ValueError, match="kind must be one of dense, bm25, hybrid, milvus, got"):
         build_index(corpus, tmp_path / "i", kind="sparse")
     with pytest.raises(ValueError, match="metric must be"):
         build_index(corpus, tmp_path / "i", metric="cosine")  # type: ignore[arg-type]

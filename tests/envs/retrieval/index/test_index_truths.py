@@ -31,8 +31,11 @@ from research_rl.envs.retrieval.index import estimate  # noqa: E402
 from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.index.build_steps import store  # noqa: E402
 from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
-from research_rl.envs.retrieval.index.recall import Sample, with_ties  # noqa: E402
-from research_rl.envs.retrieval.index.tuning import tune_folder  # noqa: E402
+from research_rl.envs.retrieval.index.recall import (  # noqa: E402
+    Sample,
+    tune_folder,
+    with_ties,
+)
 from research_rl.envs.retrieval.search.bm25 import fit_bm25  # noqa: E402
 from research_rl.envs.retrieval.torch_flat import TorchFlatRetriever  # noqa: E402
 from research_rl.envs.retrieval.vectors.files import VectorFile, VectorParts  # noqa: E402

@@ -242,12 +242,13 @@ def test_batches_are_bounded_and_hold_one_k() -> None:
     assert {k for _, k in fake.calls} == {1, 2}
 
 
-def test_a_request_larger_than_a_batch_goes_alone() -> None:
+def test_a_request_larger_than_a_batch_goes_in_parts() -> None:
     outcomes, searches = coalesce(
         FakeRetriever().search, [([f"q{i}" for i in range(9)], 1), (["z"], 1)], max_batch=4
     )
     assert [len(outcome) for outcome in outcomes] == [9, 1]
-    assert [count for count, _ in searches] == [9, 1]
+    counts = [count for count, _ in searches]
+    assert (sum(counts), max(counts)) == (10, 4)
 
 
 def test_too_many_waiting_queries_are_refused() -> None:
@@ -382,3 +383,23 @@ def test_a_search_that_nobody_waits_for_is_not_made() -> None:
         assert first.getresponse().status == 200
         assert last.getresponse().status == 200
         assert [queries for queries, _ in retriever.calls] == [["first"], ["last"]]
+
+
+def test_a_large_request_does_not_hold_up_the_others() -> None:
+    """It is searched in parts, between which others have their turn."""
+    fake = FakeRetriever(delay=0.05)
+
+    async def ask() -> tuple[list[list[Passage]], int]:
+        coalescer = Coalescer(fake.search, max_batch=16)
+        large = asyncio.create_task(coalescer.submit([f"q{i}" for i in range(100)], 1))
+        await asyncio.sleep(0.02)
+        await coalescer.submit(["small"], 1)
+        calls = len(fake.calls)
+        found = await large
+        await coalescer.close()
+        return found, calls
+
+    found, calls = asyncio.run(ask())
+    assert found == [fake.passages(f"q{i}", 1) for i in range(100)]
+    assert calls <= 2  # the part that was under way, and its own
+    assert max(len(queries) for queries, _ in fake.calls) == 16
