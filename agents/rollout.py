@@ -48,7 +48,9 @@ def collect_rollouts(
     if not questions:
         return []
     rows.resize(len(questions))
-    env.reset(options={"questions": list(questions)})
+    opened = policy.opened(rows.prompt, rows.protocol)
+    env.reset(options={"questions": list(questions), "opened": opened})
+    params = params.speaking(rows.protocol)
     texts = dict.fromkeys(q.text for q in questions)
     prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
     longest = max(questions, key=lambda q: len(prompts[q.text]))
@@ -88,21 +90,24 @@ class Play:
             self._heard[row] = sequence.turn_start
         replies = self._env.step(actions)[0]
         return [
-            None if self._episodes[row].done else self._encode(self._episodes[row], replies[row])
-            for row, _ in stopped
+            None
+            if self._episodes[row].done
+            else self._encode(self._episodes[row], replies[row], sequence.turn_ids)
+            for row, sequence in stopped
         ]
 
-    def _encode(self, episode: Episode, reply: str) -> list[int]:
+    def _encode(self, episode: Episode, reply: str, turn: list[int]) -> list[int]:
         """Ids of a result, with fewer passages where it is over the cap."""
-        ids = self._policy.encode(reply)
+        protocol = episode.rules.protocol
+        ids = self._policy.encode_reply(protocol, reply, turn)
         if self._cap is None:
             return ids
-        shown = len(episode.passages[-1]) if episode.passages else 0
+        shown = episode.shown
         while len(ids) > self._cap and shown:
             shown -= 1
             shorter = episode.keep_passages(shown)
             if shorter != reply:
-                reply, ids = shorter, self._policy.encode(shorter)
+                reply, ids = shorter, self._policy.encode_reply(protocol, shorter, turn)
         return ids
 
     def rollout(self, row: int, sequence: Sequence) -> Rollout:
@@ -125,6 +130,8 @@ class Play:
             finish_reason=episode.finish_reason,
             queries=list(episode.queries),
             passage_ids=[[p.id for p in found] for found in episode.passages],
+            protocol=episode.rules.protocol,
+            opened=episode.opened,
         )
 
 

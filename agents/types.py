@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 from research_rl.envs import Question, Reward
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Opened, Protocol, Search
+
+log = logging.getLogger(__name__)
 
 Finish = Literal["running", "stop", "eos", "length"]
 
@@ -27,7 +32,8 @@ class SamplingParams:
         temperature: softmax temperature; 0 is greedy.
         top_p: sample from the smallest set of tokens with this probability; 1 is all.
         top_k: sample from this many of the likeliest tokens; 0 is all.
-        stop: strings that end a turn.
+        stop: strings that end a turn; None is what the protocol of the environment says, and
+            ``</search>`` where there is none.
         min_new_tokens: no token that ends a sequence, or could complete a stop string, is sampled
             before the response has this many.
     """
@@ -37,8 +43,17 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    stop: tuple[str, ...] = ("</search>",)
+    stop: tuple[str, ...] | None = None
     min_new_tokens: int = 0
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end a turn."""
+        return RESEARCH.stops if self.stop is None else self.stop
+
+    def speaking(self, protocol: Protocol) -> SamplingParams:
+        """Return the settings with the stop strings of a protocol, unless they name their own."""
+        return self if self.stop is not None else replace(self, stop=protocol.stops)
 
 
 @dataclass
@@ -183,11 +198,35 @@ class Rollout:
     """What each query retrieved, best first."""
     seed: int | None = None
     """What it was sampled with, where somebody kept it."""
+    protocol: Protocol = RESEARCH
+    """The language of turns and results."""
+    opened: Opened = Opened()  # noqa: RUF009 (a tuple)
+    """What the prompt had opened in front of the turns."""
 
     @property
     def num_searches(self) -> int:
         """How many retrievals the rollout made."""
         return len(self.queries)
+
+    @property
+    def whole_turns(self) -> list[str]:
+        """The turns, each behind what the prompt had opened of it."""
+        keeps = self.protocol.keeps_eos
+        return [self.opened.before(n, keeps) + turn for n, turn in enumerate(self.turns)]
+
+    @property
+    def searched(self) -> list[list[int]]:
+        """For each result, which of ``queries`` were retrieved for it."""
+        found: list[list[int]] = []
+        place = 0
+        for turn, _ in zip(self.whole_turns, self.results, strict=False):
+            action = self.protocol.parse(turn)
+            found.append([])
+            for query in action.queries if isinstance(action, Search) else ():
+                if place < len(self.queries) and query == self.queries[place]:
+                    found[-1].append(place)
+                    place += 1
+        return found
 
     def to_row(self) -> dict[str, Any]:
         """Return the rollout as one flat row, ready for JSON where the question's metadata are.
@@ -212,8 +251,14 @@ class Rollout:
             "format_error": reward.format_error,
             "finish_reason": self.finish_reason,
             "seed": self.seed,
+            **self._language(),
             **_picked(vars(self.sequence), *_ID_COLUMNS),  # TextOnly has none
         }
+
+    def _language(self) -> dict[str, Any]:
+        """The columns of a rollout that is not in ReSearch's tags, or that a prompt had opened."""
+        named = {} if self.protocol == RESEARCH else {"protocol": self.protocol.name}
+        return named | ({"opened": list(self.opened)} if any(self.opened) else {})
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Rollout:
@@ -247,7 +292,21 @@ class Rollout:
             list(held["results"]),
             passage_ids=[list(found) for found in held.get("passage_ids", ())],
             **_picked(held, "finish_reason", "queries", "seed"),
+            protocol=_protocol_of(held.get("protocol", RESEARCH.name)),
+            opened=Opened(*held.get("opened", ())),
         )
+
+
+@cache
+def _protocol_of(name: str) -> Protocol:
+    """The dialect of this name; ReSearch's, and a word in the log, where only a class has it."""
+    if name not in PROTOCOLS:
+        log.warning(
+            "rollouts are in the protocol %s, which is no dialect that comes with research_rl: "
+            "their turns are shown as if they were in the tags of research",
+            name,
+        )
+    return PROTOCOLS.get(name, RESEARCH)
 
 
 def _picked(row: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -39,8 +39,7 @@ from research_rl.agents import (
     collect_rollouts,
     seed_of,
 )
-from research_rl.envs.protocols.prompts import get_prompt
-from research_rl.envs.protocols.tags import render_result
+from research_rl.envs.protocols import get_prompt, render_result
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.rewards.answers import f1_score
 from research_rl.envs.synthetic.world import SyntheticWorld

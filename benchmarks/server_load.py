@@ -1,10 +1,19 @@
-"""What joining concurrent requests brings: the retrieval server under load on loopback.
-
-A server process searches random vectors exactly; client threads send one query a request over kept
-connections, as the rollouts of a training run do. The same requests go to a server that joins them
-into batches and to one that searches each alone. Bounded in requests and in time.
+"""The retrieval server and the policy server under load on loopback.
 
     python benchmarks/server_load.py [--clients 1 32] [--requests 640] [--json FILE]
+    python benchmarks/server_load.py --part hostile memory [--json FILE]
+
+Part ``joining``: what joining concurrent requests brings. A server process searches random vectors
+exactly; client threads send one query a request over kept connections, as the rollouts of a
+training run do. The same requests go to a server that joins them into batches and to one that
+searches each alone.
+
+Part ``hostile``: honest clients of both servers, alone and beside clients that do what
+hostile_clients.py lists. Both are processes of their own; each hostile client makes a pause
+between two attempts, for else it would measure who gets the cores.
+
+Part ``memory``: what a server holds while it answers 20,000 requests, every tenth of them hostile.
+Everything is bounded in requests and in time.
 """
 
 from __future__ import annotations
@@ -28,11 +37,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from hostile_clients import KINDS, attack, run_hostile
 
 from research_rl.envs.retrieval.web.config import ServerConfig
 from research_rl.envs.retrieval.web.server import serve_search
 from research_rl.envs.types import Passage, Retriever
 
+SERVERS = {"retrieval": "joined", "policy": "policy"}
+"""The servers of the parts hostile and memory, and how each is started."""
 MODES = {"joined": ServerConfig(), "single": ServerConfig(max_batch=1, max_wait_ms=0.0)}
 
 
@@ -59,32 +71,57 @@ class RandomVectors(Retriever):
 def run_server(mode: str, port: int, passages: int, dim: int) -> None:
     """Serve in a process of its own, without uvicorn's log lines."""
     with open(os.devnull, "w", encoding="utf-8") as sys.stderr:
-        serve_search(RandomVectors(passages, dim), port=port, config=MODES[mode])
+        if mode == "policy":
+            run_policy_server(port)
+        else:
+            serve_search(RandomVectors(passages, dim), port=port, config=MODES[mode])
+
+
+def run_policy_server(port: int) -> None:
+    """Serve a model of random weights, of the quickstart's shape."""
+    import torch
+
+    from research_rl.agents.policy import LMPolicy
+    from research_rl.agents.web import RequestQueue, serve_sampling
+    from research_rl.envs.web import listen
+    from research_rl.trainers.warmstart import (
+        TAGS,
+        WORDS,
+        TinyModelConfig,
+        tiny_model,
+        word_tokenizer,
+    )
+
+    torch.set_num_threads(1)
+    tokenizer = word_tokenizer([*TAGS, *WORDS])
+    policy = LMPolicy(tiny_model(tokenizer, TinyModelConfig(), seed=0), tokenizer)
+    serve_sampling(RequestQueue(policy, "policy", max_slots=64), listen("127.0.0.1", port))
 
 
 @contextmanager
-def server(mode: str, passages: int, dim: int) -> Iterator[int]:
-    """Start a server process; yield its port once it answers; terminate it."""
+def server(mode: str, passages: int, dim: int) -> Iterator[tuple[int, int]]:
+    """Start a server process; yield its port, once it answers, and its process; terminate it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=run_server, args=(mode, port, passages, dim), daemon=True)
     process.start()
+    assert process.pid is not None
     try:
-        wait_for(port)
-        yield port
+        wait_for(mode, port)
+        yield port, process.pid
     finally:
         process.terminate()
         process.join()
 
 
-def wait_for(port: int, seconds: float = 60.0) -> None:
-    """Return once a search of the server at ``port`` is answered."""
+def wait_for(mode: str, port: int, seconds: float = 120.0) -> None:
+    """Return once the server at ``port`` answers an honest request."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            ask(http.client.HTTPConnection("127.0.0.1", port, timeout=30), "warm up")
+            ask(http.client.HTTPConnection("127.0.0.1", port, timeout=30), mode, "warm up")
             return
         except OSError:
             if time.monotonic() > deadline:
@@ -92,17 +129,26 @@ def wait_for(port: int, seconds: float = 60.0) -> None:
             time.sleep(0.05)
 
 
-def ask(connection: http.client.HTTPConnection, query: str) -> None:
-    """Search for one query; raise unless five passages come back."""
-    body = json.dumps({"query": query, "top_n": 5})
-    connection.request("POST", "/search", body, {"Content-Type": "application/json"})
+def ask(connection: http.client.HTTPConnection, mode: str, query: str) -> None:
+    """Search for one query, or sample 16 tokens; raise unless the answer is whole."""
+    route, wanted = "/search", 5
+    body: dict[str, Any] = {"query": query, "top_n": wanted}
+    if mode == "policy":
+        route, wanted = "/v1/completions", 1
+        seed = zlib.crc32(query.encode())
+        body = {"model": "policy", "prompt": [5, 6, 7, 8] * 4, "max_tokens": 16, "seed": seed}
+        body["min_tokens"] = 16
+    connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
     found = json.loads(response.read())
-    if response.status != 200 or len(found) != 5:
-        raise RuntimeError(f"status must be 200 with 5 passages, got {response.status}: {found}")
+    answers = found.get("choices", []) if isinstance(found, dict) else found
+    if response.status != 200 or len(answers) != wanted:
+        raise RuntimeError(f"status must be 200 with {wanted} answers, got {response.status}")
 
 
-def load(port: int, clients: int, requests: int, seconds: float) -> tuple[list[float], float]:
+def load(
+    mode: str, port: int, clients: int, requests: int, seconds: float
+) -> tuple[list[float], float]:
     """Return the latency of each request and the wall time of all, both in seconds."""
     latencies: list[float] = []
     errors: list[BaseException] = []
@@ -117,7 +163,7 @@ def load(port: int, clients: int, requests: int, seconds: float) -> tuple[list[f
                 if time.monotonic() > stop:
                     return
                 started = time.perf_counter()
-                ask(connection, f"query {number} of {client}")
+                ask(connection, mode, f"query {number} of {client}")
                 latencies.append(time.perf_counter() - started)
         except BaseException as error:
             errors.append(error)
@@ -150,10 +196,10 @@ def searches(port: int) -> tuple[float, float]:
 def measure(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row for each number of clients."""
     rows = []
-    with server(mode, args.passages, args.dim) as port:
+    with server(mode, args.passages, args.dim) as (port, _):
         for clients in args.clients:
             count, queries = searches(port)
-            latencies, wall = load(port, clients, args.requests, args.seconds)
+            latencies, wall = load(mode, port, clients, args.requests, args.seconds)
             later_count, later_queries = searches(port)
             p50, p99 = np.percentile(latencies, [50, 99]) * 1000
             rows.append(
@@ -170,8 +216,56 @@ def measure(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def beside_hostile(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what honest clients wait alone, beside each kind of hostile clients, and beside all.
+
+    Between two kinds the honest ones are alone again: their latency there is the one to compare.
+    """
+    rows = []
+    spawn = multiprocessing.get_context("spawn")
+    with server(mode, args.passages, args.dim) as (port, process):
+        load(mode, port, args.honest, 100, args.seconds)
+        for kind in (*KINDS[mode if mode == "policy" else "retrieval"], "all"):
+            alone, _ = load(mode, port, args.honest, args.requests, args.seconds)
+            stop = spawn.Event()
+            given = (mode, port, kind, args.hostile, args.pause, stop)
+            hostile = spawn.Process(target=run_hostile, args=given, daemon=True)
+            hostile.start()
+            time.sleep(2.0)
+            beside, _ = load(mode, port, args.honest, args.requests, args.seconds)
+            stop.set()
+            hostile.join()
+            p99, before = (float(np.percentile(t, 99)) * 1000 for t in (beside, alone))
+            row = {"server": mode, "beside": kind, "p99_alone_ms": before, "p99_ms": p99}
+            rows.append(row | {"times": p99 / before, "mb": resident(process) / 2**20})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def memory(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what the server holds after each tenth of many requests, one in ten hostile."""
+    kinds = [k for k in KINDS[mode if mode == "policy" else "retrieval"] if k != "stalled"]
+    rows, done = [], 0
+    with server(mode, args.passages // 10, args.dim) as (port, process):
+        while done < args.many:
+            part = args.many // 10
+            load(mode, port, args.honest, part - part // 10, 600)
+            for number in range(part // 10):
+                attack(mode, port, kinds[number % len(kinds)])
+            done += part
+            rows.append({"server": mode, "requests": done, "mb": resident(process) / 2**20})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def resident(process: int) -> int:
+    """Return the bytes of main memory that a process holds."""
+    with open(f"/proc/{process}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def main() -> None:
-    """Measure both modes and print a table."""
+    """Measure the parts that are asked for, and print their tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--requests", type=int, default=640, help="for each number of clients")
@@ -179,9 +273,42 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--json", help="file for the figures")
+    parser.add_argument(
+        "--part", nargs="+", choices=("joining", "hostile", "memory"), default=["joining"]
+    )
+    parser.add_argument("--server", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--honest", type=int, default=4, help="honest clients")
+    parser.add_argument("--hostile", type=int, default=8, help="hostile clients")
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two attempts")
+    parser.add_argument("--many", type=int, default=20_000, help="requests of part memory")
     args = parser.parse_args()
-    rows = [row for mode in MODES for row in measure(mode, args)]
+    parts: dict[str, list[dict[str, Any]]] = {}
     print(f"{args.passages} x {args.dim} float32, {os.cpu_count()} cores, one BLAS thread")
+    if "joining" in args.part:
+        parts["joining"] = [row for mode in MODES for row in measure(mode, args)]
+        show_joining(parts["joining"])
+    if "hostile" in args.part:
+        parts["hostile"] = [r for name in args.server for r in beside_hostile(SERVERS[name], args)]
+        print("| server | beside | p99 alone, ms | p99, ms | times | server holds, MB |")
+        print("|---|---|---|---|---|---|")
+        for row in parts["hostile"]:
+            print(
+                f"| {row['server']} | {row['beside']} | {row['p99_alone_ms']:.1f} "
+                f"| {row['p99_ms']:.1f} | {row['times']:.1f} | {row['mb']:.0f} |"
+            )
+    if "memory" in args.part:
+        parts["memory"] = [row for name in args.server for row in memory(SERVERS[name], args)]
+        print("| server | requests | holds, MB |\n|---|---|---|")
+        for row in parts["memory"]:
+            print(f"| {row['server']} | {row['requests']:,} | {row['mb']:.0f} |")
+    if args.json:
+        report = {"machine": platform.platform(), "cores": os.cpu_count(), **parts}
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({**report, "arguments": vars(args)}, file, indent=2)
+
+
+def show_joining(rows: list[dict[str, Any]]) -> None:
+    """Print the table of part joining."""
     print("| server | clients | requests | requests/s | p50 ms | p99 ms | queries a search |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
@@ -189,10 +316,6 @@ def main() -> None:
             f"| {row['mode']} | {row['clients']} | {row['requests']} | {row['requests_per_s']:.0f} "
             f"| {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['queries_per_search']:.1f} |"
         )
-    if args.json:
-        report = {"machine": platform.platform(), "cores": os.cpu_count(), "rows": rows}
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({**report, "arguments": vars(args)}, file, indent=2)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from research_rl.envs.episode import Episode
-from research_rl.envs.protocols import STOP, Prompt, PromptChoice
+from research_rl.envs.protocols import RESEARCH, Opened, Prompt, PromptChoice, Protocol
 from research_rl.envs.render import render_ansi
 from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.spaces import UnicodeText
@@ -37,7 +37,8 @@ class ReSearchEnv(gym.Env[str, str]):
     ## Action Space
     ``UnicodeText(0, max_chars)``: the text of one turn, without the end-of-sequence string. A
     policy stops writing at ``metadata["stop_strings"]``, included, or at its end of sequence.
-    Longer turns and characters behind ``</search>`` are accepted.
+    Longer turns and characters behind ``</search>`` are accepted. Other protocols have other tags,
+    or calls of a tool; ``env.metadata`` tells the stop strings of the one that was chosen.
 
     ## Observation Space
     ``UnicodeText(0, max_chars)``: what to append to the transcript. The prompt at reset, the block
@@ -53,6 +54,8 @@ class ReSearchEnv(gym.Env[str, str]):
     | ``default`` | ``max(F1, 0.1)`` if the policy's own text is well formed, else 0 |
     | ``paper`` | F1 if it is above 0, else 0.1 if the text is well formed, else 0 |
     | ``paper-code`` | what the paper's code pays: F1 or 0.1 if its format check passes, else 0 |
+    | ``em`` | 1 for an exact match in the right form, else 0 |
+    | ``cover`` | 1 if an answer stands in the prediction, in the right form, else 0 |
 
     A positive answer reward is lowered by ``search_cost`` for each search, but never below the
     0.1 that a wrong answer in the right format earns.
@@ -80,9 +83,12 @@ class ReSearchEnv(gym.Env[str, str]):
       another search truncates. None: no limit.
     * ``search_cost``: see Rewards.
     * ``max_chars``: longest observation, in characters.
-    * ``reward``: ``default``, ``paper``, ``paper-code`` or a ``RewardFunction``.
+    * ``reward``: ``default``, ``paper``, ``paper-code``, ``em``, ``cover`` or a
+      ``RewardFunction``.
     * ``prompt``: ``base``, ``instruct``, a text with ``{prompt}``, a chat as ``{system, user}``,
       ``{about}`` (what the documents are), a file of one of these, or a ``Prompt``.
+    * ``protocol``: how turns and replies are written: ``research``, ``search_r1``, ``hermes`` and
+      others (see ``get_protocol``), or a ``Protocol``.
     * ``on_retriever_error``: ``raise`` a ``RetrieverUnavailable``, after which the same step may
       be tried again, or ``observe`` it as a result text (listed in ``Episode.failed_results``).
     * ``render_mode``: None, or ``ansi``: the episode so far in colour.
@@ -90,8 +96,9 @@ class ReSearchEnv(gym.Env[str, str]):
     ## Info
     * reset: ``question_id``, ``question``.
     * step: ``action_type`` (``search``, ``answer``, ``malformed``), ``query``, ``num_searches``,
-      ``num_passages`` (shown by this search), ``invalid`` (``""``, ``empty_query`` or
-      ``retriever_unavailable``).
+      ``num_passages`` (shown by this search), ``invalid`` (``""``, ``empty_query``,
+      ``invalid_call``, ``too_many`` or ``retriever_unavailable``). Several queries of a turn stand
+      in ``query`` one a line.
     * the last step, besides: ``finish_reason``, ``prediction``, ``f1``, ``em``, ``format``,
       ``format_error``, ``reward_answer``, ``reward_format``.
 
@@ -102,7 +109,7 @@ class ReSearchEnv(gym.Env[str, str]):
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium declares it so)
         "render_modes": ["ansi"],
         "render_fps": 1,  # check_env warns without it
-        "stop_strings": (STOP,),
+        "stop_strings": RESEARCH.stops,
     }
 
     def __init__(
@@ -116,6 +123,7 @@ class ReSearchEnv(gym.Env[str, str]):
         reward: str | RewardFunction = "default",
         prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
+        protocol: str | Protocol = "research",
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode)
@@ -129,16 +137,24 @@ class ReSearchEnv(gym.Env[str, str]):
             reward,
             prompt,
             on_retriever_error,
+            protocol,
         )
+        self.metadata = {**type(self).metadata, "stop_strings": self.task.protocol.stops}
         self.render_mode = render_mode
         self.observation_space = UnicodeText(max_chars)
         self.action_space = UnicodeText(max_chars)
         self._episode: Episode | None = None
+        self._opened: Opened | None = None
 
     @property
     def prompt(self) -> Prompt:
         """The text in front of the response."""
         return self.task.prompt
+
+    @property
+    def protocol(self) -> Protocol:
+        """How turns and replies are written."""
+        return self.task.protocol
 
     @property
     def episode(self) -> Episode:
@@ -158,11 +174,16 @@ class ReSearchEnv(gym.Env[str, str]):
 
         Args:
             seed: seeds the draw of questions.
-            options: ``question`` asks that one.
+            options: ``question`` asks that one; ``opened`` is what the policy's chat template
+                opens of the response, such as ``<think>``: a text, or one for the first turn and
+                one for later turns. It holds until another is given; None is what the prompt opens.
         """
         super().reset(seed=seed)  # check_env: np_random alone may decide the question
-        check_options(options, known=("question",))
-        self._episode = self.task.episode((options or {}).get("question"), self.np_random)
+        check_options(options, known=("question", "opened"))
+        given = options or {}
+        if "opened" in given:
+            self._opened = opened_option(given["opened"])
+        self._episode = self.task.episode(given.get("question"), self.np_random, self._opened)
         return self._episode.prompt, self._episode.reset_info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -175,9 +196,7 @@ class ReSearchEnv(gym.Env[str, str]):
         episode = self.episode
         if episode.done:
             raise gym.error.ResetNeeded("the episode is over; call reset() before step()")
-        query = episode.begin(str(action))
-        found = None if query is None else self.task.search([query])[0]
-        return episode.finish(found)
+        return episode.finish(self.task.search(episode.begin(str(action))))
 
     def fork(self) -> ReSearchEnv:
         """Return an independent copy: the same episode so far, the same questions drawn later.
@@ -196,13 +215,32 @@ class ReSearchEnv(gym.Env[str, str]):
         """Return the episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None
-        return render_ansi(self.episode.prompt, self.episode.segments)
+        shown = self.episode
+        return render_ansi(shown.prompt, shown.segments, self.protocol, shown.opened.first)
 
 
 def check_render_mode(render_mode: str | None) -> None:
     """Refuse a render mode that the environment does not have."""
     if render_mode not in (None, "ansi"):
         raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+
+
+def opened_option(opened: Any) -> Opened | None:
+    """Return what the reset option ``opened`` means.
+
+    Raises:
+        ValueError: it is neither a text nor two.
+    """
+    if opened is None or isinstance(opened, Opened):
+        return opened
+    texts = (opened, "") if isinstance(opened, str) else opened
+    known = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
+    if not known or len(texts) != 2:
+        raise ValueError(
+            "the option opened must be a text, or one for the first turn and one for later turns, "
+            f"got {opened!r}"
+        )
+    return Opened(*texts)
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> None:

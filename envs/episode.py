@@ -2,33 +2,34 @@
 
 A step is cut in two around the search: ``begin(action)`` says what to retrieve and changes
 nothing, ``finish(found)`` commits the turn. So a search that fails may be tried again, and many
-episodes can share one search.
+episodes can share one search. What a turn means, and how it is answered, the protocol says.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, NamedTuple
 
 from research_rl.envs.protocols import (
     BUDGET_USED,
     NOTHING_FOUND,
     NOTHING_TO_SEARCH,
+    RESEARCH,
     Action,
     Answer,
+    Found,
+    Opened,
     Prompt,
+    Protocol,
     Search,
     Segment,
-    parse_action,
-    render_result,
 )
-from research_rl.envs.rewards import FORMAT_REWARD, RewardFunction
+from research_rl.envs.rewards import FORMAT_REWARD, RewardFunction, judged
 from research_rl.envs.types import Passage, Question, RetrieverUnavailable, Reward
 
+_LEAST = 16  # characters of a query or a note that are kept as long as others can go
 _CUT = Reward(0.0, format_error="the episode was cut off before an answer")
 
 
@@ -42,6 +43,7 @@ class Rules:
         max_searches: retrievals an episode may make; None for no limit.
         search_cost: taken off the reward of an answer for each retrieval.
         max_chars: length of the longest observation, in characters.
+        protocol: the language of turns and replies.
     """
 
     prompt: Prompt
@@ -49,6 +51,31 @@ class Rules:
     max_searches: int | None = None
     search_cost: float = 0.0
     max_chars: int = 32768
+    protocol: Protocol = RESEARCH
+
+    @property
+    def opened(self) -> Opened:
+        """What prompt and protocol open of the response, as far as no chat template does."""
+        return Opened(self.prompt.opened, self.protocol.begins * self.protocol.keeps_eos)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One query of the last turn.
+
+    Args:
+        query: as it was written.
+        note: what it is answered with beside passages.
+        invalid: why it is not retrieved, "" if it is.
+        runs: whether it is.
+        place: of what it found, in ``Episode.passages``.
+    """
+
+    query: str
+    note: str = ""
+    invalid: str = ""
+    runs: bool = False
+    place: int | None = None
 
 
 class Transition(NamedTuple):
@@ -66,10 +93,12 @@ class Episode:
 
     Attributes:
         question: what is asked.
-        segments: the response so far, turns and results in order, each with its writer.
-        turns: the policy's texts.
+        opened: what the prompt opened of the response, see Opened.
+        segments: the response so far, turns and results in order, each with its writer; a turn
+            begins with what the prompt opened of it.
+        turns: the policy's texts, as it wrote them.
         results: the environment's blocks; ``results[i]`` follows ``turns[i]``.
-        queries: what was retrieved; empty and failed queries are not in it.
+        queries: what was retrieved; empty, failed and refused queries are not in it.
         passages: what each of ``queries`` found, as far as it is shown.
         failed_results: which of ``results`` tell of a failed search, for a driver to mask.
         reward: the verdict; None while the episode runs.
@@ -79,9 +108,10 @@ class Episode:
             what the driver gave to :meth:`cut`: ``turn_budget`` or ``length``.
     """
 
-    def __init__(self, question: Question, rules: Rules) -> None:
+    def __init__(self, question: Question, rules: Rules, opened: Opened | None = None) -> None:
         self.question = question
         self.rules = rules
+        self.opened = rules.opened if opened is None else opened
         self.segments: list[Segment] = []
         self.turns: list[str] = []
         self.results: list[str] = []
@@ -93,8 +123,7 @@ class Episode:
         self.reward_format = 0.0
         self.finish_reason = ""
         self._pending: tuple[str, Action] | None = None
-        self._has_passages = False
-        self._found_nothing = False
+        self._asked: list[_Asked] = []
 
     @property
     def prompt(self) -> str:
@@ -115,44 +144,91 @@ class Episode:
         """Return the info of a reset."""
         return {"question_id": self.question.id, "question": self.question.text}
 
-    def begin(self, action: str) -> str | None:
-        """Take a turn and return the query to retrieve, None if nothing is to be retrieved."""
+    def begin(self, action: str) -> list[str]:
+        """Take a turn and return the queries to retrieve, none if nothing is to be retrieved."""
         assert not self.done, "the episode is over"
-        parsed = parse_action(action)
+        parsed = self.rules.protocol.parse(self.opening + action)
         self._pending = (action, parsed)
-        if not isinstance(parsed, Search) or self._budget_used:
-            return None
-        return parsed.query if parsed.query or self.rules.reward.original_rollout else None
+        return [one.query for one in self._to_ask(parsed) if one.runs]
 
-    def finish(self, found: Sequence[Passage] | RetrieverUnavailable | None = None) -> Transition:
+    def finish(self, found: Sequence[Sequence[Passage] | RetrieverUnavailable] = ()) -> Transition:
         """Commit the turn that ``begin`` took.
 
         Args:
-            found: the passages of the query, or why there are none; None if nothing was asked.
+            found: the passages of each query that ``begin`` returned, or why there are none.
         """
         assert self._pending is not None, "begin() comes before finish()"
         turn, action = self._pending
-        self._pending, self._has_passages = None, False
-        self.turns.append(turn)
-        self.segments.append(Segment("policy", turn))
+        asked = self._to_ask(action)
+        over_budget = self._budget_used
+        self._pending, self._asked = None, []
+        self._add_turn(turn)
         if not isinstance(action, Search):
             self._end("answer" if isinstance(action, Answer) else "no_answer")
             return self._step("answer" if isinstance(action, Answer) else "malformed")
-        if self._budget_used:
+        if over_budget:
             self.cut("search_budget")
             return self._step("search", query=action.query)
-        invalid = "" if action.query else "empty_query"
-        if isinstance(found, RetrieverUnavailable):
-            self._append_failure(found)
+        self._asked = asked
+        failure = self._take(found)
+        self._append_result()
+        if failure:
+            self.failed_results.append(len(self.results) - 1)
             return self._step("search", query=action.query, invalid="retriever_unavailable")
-        if found is None:
-            self._append(render_result([Passage("", NOTHING_TO_SEARCH)]))
-        else:
-            self._has_passages, self._found_nothing = True, not found
-            self.queries.append(action.query)
-            self.passages.append(list(found))
-            self._append_passages()
-        return self._step("search", query=action.query, invalid=invalid)
+        return self._step("search", query=action.query, invalid=_invalid(asked))
+
+    @property
+    def opening(self) -> str:
+        """What the prompt opened of the turn that comes next."""
+        return self.opened.before(len(self.turns), self.rules.protocol.keeps_eos)
+
+    def _add_turn(self, turn: str) -> None:
+        self.segments.append(Segment("policy", self.opening + turn))
+        self.turns.append(turn)
+
+    def _to_ask(self, action: Action) -> list[_Asked]:
+        """What becomes of each query of a turn: it is retrieved, or answered with a note."""
+        if not isinstance(action, Search) or self._budget_used:
+            return []
+        rules, protocol = self.rules, self.rules.protocol
+        most = protocol.max_queries
+        left = None if rules.max_searches is None else rules.max_searches - self.num_searches
+        asked: list[_Asked] = []
+        running = 0
+        written = list(zip(action.queries or ("",), action.problems or ("",), strict=True))
+        for number, (query, problem) in enumerate(written):
+            if number == most:  # one note for all that are too many: they may be thousands
+                note = f"not searched, {len(written) - number} of {len(written)}: {_at_most(most)}"
+                asked.append(_Asked(query, note, "too_many"))
+                break
+            if problem:
+                one = _Asked(query, problem, "invalid_call")
+            elif not query and not rules.reward.original_rollout:
+                one = _Asked(query, NOTHING_TO_SEARCH, "empty_query")
+            elif left is not None and running >= left:
+                one = _Asked(query, "not searched: the search budget is used", "too_many")
+            else:
+                one = _Asked(query, runs=True)
+                running += 1
+            asked.append(one)
+        return asked
+
+    def _take(self, found: Sequence[Sequence[Passage] | RetrieverUnavailable]) -> bool:
+        """Note what the queries found; return whether the retriever failed."""
+        running = [number for number, one in enumerate(self._asked) if one.runs]
+        assert len(found) == len(running), (len(found), len(running))
+        failed = False
+        for number, passages in zip(running, found, strict=True):
+            one = self._asked[number]
+            if isinstance(passages, RetrieverUnavailable):
+                failed = True
+                one = replace(one, note=f"the search failed: {passages}")
+            else:
+                one = replace(one, place=len(self.queries), note=NOTHING_FOUND * (not passages))
+                self.queries.append(one.query)
+                self.passages.append(list(passages))
+            self._asked[number] = one
+        return failed
 
     def cut(self, reason: str, turn: str = "") -> None:
         """End the episode without an answer and with reward 0.
@@ -162,22 +238,40 @@ class Episode:
             turn: what the policy had written of the turn that was cut.
         """
         if turn:
-            self.turns.append(turn)
-            self.segments.append(Segment("policy", turn))
+            self._add_turn(turn)
         self.reward, self.finish_reason = _CUT, reason
 
     def keep_passages(self, count: int) -> str:
-        """Show only the ``count`` best passages of the last result and return it.
+        """Show only the ``count`` best passages of each query of the last result and return it.
 
         A result without passages stays as it is.
         """
-        if not self._has_passages:
+        if not self.last_places:
             return self.results[-1]
-        self.passages[-1] = self.passages[-1][:count]
+        for place in self.last_places:
+            self.passages[place] = self.passages[place][:count]
         self.results.pop()
         self.segments.pop()
-        self._append_passages()
+        self._append_result()
         return self.results[-1]
+
+    def show_instead(self, passages: Sequence[Passage]) -> str:
+        """Show other passages for each query of the last result, and return it."""
+        for place in self.last_places:
+            self.passages[place] = list(passages)
+        if passages:  # a search that found nothing no longer says so
+            self._asked = [replace(o, note="") if o.place is not None else o for o in self._asked]
+        return self.keep_passages(len(passages))
+
+    @property
+    def shown(self) -> int:
+        """Passages that the last result shows of the query with most of them."""
+        return max((len(self.passages[p]) for p in self.last_places), default=0)
+
+    @property
+    def last_places(self) -> list[int]:
+        """Which of ``queries`` the last result answers."""
+        return [one.place for one in self._asked if one.place is not None]
 
     def fork(self) -> Episode:
         """Return an independent copy of the episode as it stands; question and rules are shared."""
@@ -193,32 +287,58 @@ class Episode:
         limit = self.rules.max_searches
         return limit is not None and self.num_searches >= limit
 
-    def _append(self, result: str) -> None:
-        self.results.append(result)
-        self.segments.append(Segment("env", result))
+    def _append_result(self) -> None:
+        """Append the reply to the last turn, noting which passages it shows."""
+        rows = [self._shown_of(one) for one in self._asked]
+        note = BUDGET_USED if self._budget_used and self.last_places else ""
+        text = self._fit(rows, note)
+        for one, row in zip(self._asked, rows, strict=True):
+            if one.place is not None:
+                self.passages[one.place] = row
+        self.results.append(text)
+        self.segments.append(Segment("env", text))
 
-    def _append_failure(self, error: RetrieverUnavailable) -> None:
-        self.failed_results.append(len(self.results))
-        self._append(self._fit([Passage("", f"the search failed: {error}")])[0])
+    def _shown_of(self, one: _Asked) -> list[Passage]:
+        return [] if one.place is None else list(self.passages[one.place])
 
-    def _append_passages(self) -> None:
-        """Append the result of the last search, noting which of its passages are shown."""
-        notes = [NOTHING_FOUND] * self._found_nothing + [BUDGET_USED] * self._budget_used
-        text, self.passages[-1] = self._fit(self.passages[-1], "\n\n".join(notes))
-        self._append(text)
+    def _fit(self, rows: list[list[Passage]], note: str) -> str:
+        """Render within max_chars, dropping passages from ``rows``.
 
-    def _fit(self, shown: list[Passage], note: str = "") -> tuple[str, list[Passage]]:
-        """Render within max_chars: drop whole passages from the end, then halve the first."""
+        Whole passages go first, from the end of the query that has most of them; then the last ones
+        are halved; then queries and notes are cut.
+        """
         while True:
-            text = render_result(shown, note, escape=not self.rules.reward.original_rollout)
-            if len(text) <= self.rules.max_chars or not shown:
-                return text, shown
-            head = shown[0]
-            shown = shown[:-1] if len(shown) > 1 else [_halved(head)] if head.contents else []
+            found = [Found(a.query, r, a.note) for a, r in zip(self._asked, rows, strict=True)]
+            text = self._written(found, note)
+            most = max(rows, key=len)
+            if len(text) <= self.rules.max_chars:
+                return text
+            if not most:
+                return self._cut_to_fit(found, note)
+            last = most.pop()
+            if not most and last.contents:
+                most.append(_halved(last))
+
+    def _cut_to_fit(self, found: list[Found], note: str) -> str:
+        """Render what holds no passage within max_chars: shorter texts, then fewer of them."""
+        limit = size = self.rules.max_chars
+        while True:
+            text = self._written([Found(f.query[:size], (), f.note[:size]) for f in found], note)
+            if len(text) <= limit:
+                return text
+            if size > _LEAST:
+                size //= 2
+            elif len(found) > 1:
+                found = found[: len(found) // 2]
+            else:
+                return text[:limit]
+
+    def _written(self, found: Sequence[Found], note: str) -> str:
+        return self.rules.protocol.reply(found, note, not self.rules.reward.original_rollout)
 
     def _end(self, reason: str) -> None:
         """Judge the response; split the reward into what pays the answer and what pays its form."""
-        verdict = _judged(self.rules.reward, self.segments, self.question)
+        verdict = judged(self.rules.reward, self.segments, self.question)
         self.finish_reason = reason
         if verdict.f1 > 0:
             floor = min(verdict.value, FORMAT_REWARD)
@@ -234,7 +354,7 @@ class Episode:
             "action_type": action_type,
             "query": query,
             "num_searches": self.num_searches,
-            "num_passages": len(self.passages[-1]) if self._has_passages else 0,
+            "num_passages": sum(len(self.passages[place]) for place in self.last_places),
             "invalid": invalid,
         }
         if self.reward is None:
@@ -256,34 +376,15 @@ class Episode:
         return Transition("", float(self.reward.value), not truncated, truncated, info)
 
 
-def _judged(reward: RewardFunction, segments: list[Segment], question: Question) -> Reward:
-    """Return the verdict of a reward function if it is one that a policy can be paid by.
+def _invalid(asked: Sequence[_Asked]) -> str:
+    """Why a query of the turn was not retrieved, the gravest reason of all; "" if all were."""
+    reasons = {one.invalid for one in asked}
+    known = ("invalid_call", "empty_query", "too_many")
+    return next((reason for reason in known if reason in reasons), "")
 
-    Raises:
-        ValueError: it raised, did not return a Reward, or a number in it is not finite.
-    """
-    name = f"the reward {type(reward).__module__}.{type(reward).__qualname__}"
-    asked = f"for question {question.id!r}"
-    try:
-        verdict: Any = reward(segments, question)
-    except Exception as error:
-        raise ValueError(
-            f"{name} must not raise on any text, got {type(error).__name__}: {error} {asked}; "
-            "`research lint-reward` tries it on many texts"
-        ) from error
-    if not isinstance(verdict, Reward):
-        raise ValueError(
-            f"{name} must return a Reward, got {verdict!r} of type {type(verdict).__name__} "
-            f"{asked}; return Reward(value, f1=..., em=...)"
-        )
-    for field in ("value", "f1", "em"):
-        number = getattr(verdict, field)
-        if not isinstance(number, Real) or not math.isfinite(number):
-            raise ValueError(
-                f"{name} must return a Reward whose {field} is a finite number, got {number!r} "
-                f"{asked}"
-            )
-    return verdict
+
+def _at_most(number: int) -> str:
+    return f"at most {number} {'query' if number == 1 else 'queries'} a turn"
 
 
 def _halved(passage: Passage) -> Passage:

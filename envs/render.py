@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal, TextIO, TypeAlias
 
-from research_rl.envs.protocols import Kind, Segment, parts
+from research_rl.envs.protocols import RESEARCH, Kind, Protocol, Segment
 from research_rl.envs.system import printable
 
 TextStyle: TypeAlias = Kind | Literal["prompt", "heading", "note", "error"]
@@ -21,6 +21,7 @@ _COLOURS: dict[TextStyle, str] = {
     "search": "1;33",  # bold yellow
     "result": "34",  # blue
     "answer": "1;32",  # bold green
+    "refine": "36",
     "text": "",
     "prompt": "2",  # dim
     "heading": "1",  # bold
@@ -43,12 +44,21 @@ def paint(style: TextStyle, text: str, colour: bool = True) -> str:
     return f"\x1b[{code}m{printable(text)}\x1b[0m" if code else printable(text)
 
 
-def render_ansi(prompt: str, segments: Sequence[Segment]) -> str:
-    """Return prompt and response as printable text, each kind of text in its colour."""
-    shown = [paint("prompt", prompt), "\n"]
+def render_ansi(
+    prompt: str, segments: Sequence[Segment], protocol: Protocol = RESEARCH, opened: str = ""
+) -> str:
+    """Return prompt and response as printable text, each kind of text in its colour.
+
+    Args:
+        prompt: in front of the response.
+        segments: of the response.
+        protocol: in which it is written.
+        opened: what the first segment begins with, which is not shown with the prompt as well.
+    """
+    shown = [paint("prompt", prompt.removesuffix(opened) if segments else prompt), "\n"]
     for segment in segments:
         if segment.kind == "env":
             shown += [paint("result", segment.text), "\n"]
         else:
-            shown += [paint(part.kind, part.written) for part in parts(segment.text)]
+            shown += [paint(part.kind, part.written) for part in protocol.parts(segment.text)]
     return "".join(shown)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from research_rl.envs.episode import Episode, Rules
-from research_rl.envs.protocols import PromptChoice, get_prompt
+from research_rl.envs.protocols import Opened, PromptChoice, Protocol, get_prompt, get_protocol
 from research_rl.envs.rewards import RewardFunction, get_reward
 from research_rl.envs.types import (
     Passage,
@@ -41,6 +41,7 @@ class Task:
         reward: str | RewardFunction = "default",
         prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
+        protocol: str | Protocol = "research",
     ) -> None:
         _check_numbers(top_k, max_searches, search_cost, max_chars)
         if on_retriever_error not in _FAILURES:
@@ -52,13 +53,15 @@ class Task:
                 "index must be given with questions, got None; make one with "
                 "`research index build --corpus FILE --out DIR` and pass index=DIR"
             )
-        self.prompt = get_prompt(prompt)
+        self.protocol = get_protocol(protocol)
+        self.prompt = get_prompt(prompt, self.protocol)
         self.rules = Rules(
             self.prompt,
-            get_reward(reward, chat=self.prompt.chat),
+            get_reward(reward, chat=self.prompt.chat, protocol=self.protocol),
             max_searches,
             search_cost,
             max_chars,
+            self.protocol,
         )
         self.top_k = top_k
         self.on_retriever_error = on_retriever_error
@@ -94,17 +97,20 @@ class Task:
 
         return load_retriever(self._index)
 
-    def episode(self, chosen: Any, draw: np.random.Generator) -> Episode:
+    def episode(
+        self, chosen: Any, draw: np.random.Generator, opened: Opened | None = None
+    ) -> Episode:
         """Begin an episode.
 
         Args:
             chosen: a Question, a mapping, the number of one of ``questions``, or None to draw.
             draw: draws the question.
+            opened: what a chat template opens of the response; None is what the prompt does.
 
         Raises:
             ValueError: the question does not exist, has no answers or does not fit max_chars.
         """
-        episode = Episode(self._question(chosen, draw), self.rules)
+        episode = Episode(self._question(chosen, draw), self.rules, opened)
         if len(episode.prompt) > self.rules.max_chars:
             raise ValueError(
                 f"max_chars must be at least {len(episode.prompt)} to hold the prompt of question "

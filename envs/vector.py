@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy, deepcopy
+from itertools import chain, islice
 from typing import Any
 
 import gymnasium as gym
@@ -13,9 +14,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from research_rl.envs.env import ReSearchEnv, check_options, check_render_mode
+from research_rl.envs.env import (
+    ReSearchEnv,
+    check_options,
+    check_render_mode,
+    opened_option,
+)
 from research_rl.envs.episode import Episode, Transition
-from research_rl.envs.protocols import Prompt
+from research_rl.envs.protocols import Opened, Prompt, Protocol
 from research_rl.envs.render import render_ansi
 from research_rl.envs.spaces import UnicodeText
 from research_rl.envs.task import Task
@@ -63,7 +69,12 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             )
         # gym.make_vec passes this limit on as an argument and adds no TimeLimit wrapper.
         self.max_episode_steps = max_episode_steps
-        self.metadata = {**ReSearchEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.metadata = {
+            **ReSearchEnv.metadata,
+            "stop_strings": self.task.protocol.stops,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self._opened: Opened | None = None
         self.single_observation_space = UnicodeText(self.task.rules.max_chars)
         self.single_action_space = UnicodeText(self.task.rules.max_chars)
         self.resize(num_envs)
@@ -72,6 +83,11 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
     def prompt(self) -> Prompt:
         """The text in front of each response."""
         return self.task.prompt
+
+    @property
+    def protocol(self) -> Protocol:
+        """How turns and replies are written."""
+        return self.task.protocol
 
     @property
     def episodes(self) -> list[Episode]:
@@ -110,10 +126,13 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             seed: one for each row, or the first row's, counted up from there. Equal seeds give
                 equal questions.
             options: ``questions`` (one for each row: Question, mapping or number), ``question``
-                (one for all), ``reset_mask`` (bool array (N,): which rows begin anew).
+                (one for all), ``reset_mask`` (bool array (N,): which rows begin anew), ``opened``
+                (for all rows, until another is given, see ReSearchEnv.reset).
         """
-        check_options(options, known=("questions", "question", "reset_mask"))
+        check_options(options, known=("questions", "question", "reset_mask", "opened"))
         options = options or {}
+        if "opened" in options:
+            self._opened = opened_option(options["opened"])
         mask = self._mask(options.get("reset_mask"))
         questions = options.get("questions", [options.get("question")] * self.num_envs)
         self._check_length("options['questions']", questions)
@@ -137,13 +156,13 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         """
         episodes = self.episodes
         self._check_length("actions", actions)
-        queries: dict[int, str] = {}
-        for row, action in enumerate(actions):
-            if action is not None and not self._done[row]:
-                query = episodes[row].begin(str(action))
-                if query is not None:
-                    queries[row] = query
-        found = dict(zip(queries, self.task.search([*queries.values()]), strict=True))
+        queries = {
+            row: episodes[row].begin(str(action))
+            for row, action in enumerate(actions)
+            if action is not None and not self._done[row]
+        }
+        answers = iter(self.task.search(list(chain.from_iterable(queries.values()))))
+        found = {row: list(islice(answers, len(asked))) for row, asked in queries.items()}
         observations, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         infos: dict[str, Any] = {}
@@ -154,7 +173,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
                 infos = self._wake(row, infos)
                 observations[row] = self._observations[row] if not self._done[row] else ""
                 continue
-            step = self._limit(row, episodes[row], episodes[row].finish(found.get(row)))
+            step = self._limit(row, episodes[row], episodes[row].finish(found[row]))
             rewards[row], terminated[row], truncated[row] = step[1:4]
             self._observations[row] = step.observation
             self._done[row] = step.terminated or step.truncated
@@ -190,7 +209,9 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         """Return each row's episode so far in colour, None without a render mode."""
         if self.render_mode is None:
             return None
-        return tuple(render_ansi(episode.prompt, episode.segments) for episode in self.episodes)
+        return tuple(
+            render_ansi(e.prompt, e.segments, self.protocol, e.opened.first) for e in self.episodes
+        )
 
     def _wake(self, row: int, infos: dict[str, Any]) -> dict[str, Any]:
         """Begin a finished row anew under NEXT_STEP; leave it idle otherwise."""
@@ -219,7 +240,7 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
         draw = self._draws[row]
         if draw is None:
             draw = self._draws[row] = seeding.np_random()[0]
-        return self.task.episode(question, draw)
+        return self.task.episode(question, draw, self._opened)
 
     def _place(self, row: int, episode: Episode) -> dict[str, Any]:
         """Put a new episode into its row and return its info."""

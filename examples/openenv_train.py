@@ -31,6 +31,7 @@ from research_rl.agents.adapters.trl import sampling_params
 from research_rl.agents.engines import CachedEngine
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs.adapters.openenv import SPLIT
+from research_rl.envs.protocols import Protocol, get_protocol
 
 
 class OpenEnvRollouts:
@@ -55,9 +56,10 @@ class OpenEnvRollouts:
                 stack.enter_context(GenericEnvClient(base_url=self.url).sync()) for _ in prompts
             ]
             starts = [
-                session.reset(split=SPLIT, index=self.numbers[prompt]).observation["text"]
+                session.reset(split=SPLIT, index=self.numbers[prompt]).observation
                 for session, prompt in zip(sessions, prompts, strict=True)
             ]
+            protocol = spoken(starts[0]["protocol"])
 
             def on_stop(stopped: list[tuple[int, Tokens]]) -> list[list[int] | None]:
                 replies: list[list[int] | None] = []
@@ -65,14 +67,15 @@ class OpenEnvRollouts:
                     found = sessions[row].step({"text": policy.decode(tokens.turn_ids)})
                     rewards[row] += found.reward or 0.0
                     text = found.observation["text"]
-                    replies.append(None if found.done else policy.encode(text))
+                    ids = policy.encode_reply(protocol, text, tokens.turn_ids)
+                    replies.append(None if found.done else ids)
                 return replies
 
             place = (trainer.args.seed, trainer.state.global_step)
             seeds = np.random.default_rng(place).integers(1 << 62, size=len(prompts))
             played = CachedEngine(policy).run(
-                [policy.encode(text) for text in starts],
-                sampling_params(trainer),
+                [policy.encode(start["text"]) for start in starts],
+                sampling_params(trainer).speaking(protocol),
                 on_stop,
                 [int(seed) for seed in seeds],
             )
@@ -83,6 +86,17 @@ class OpenEnvRollouts:
             "env_mask": [[int(own) for own in tokens.loss_mask] for tokens in played],
             "earned": rewards,
         }
+
+
+def spoken(name: str) -> Protocol:
+    """Return the server's protocol; a prompt that comes as text cannot begin a chat."""
+    protocol = get_protocol(name)
+    if protocol.keeps_eos:
+        raise ValueError(
+            "the server must speak a protocol whose replies go on in the same message, got "
+            f"{name!r}; serve with protocol=research or search_r1"
+        )
+    return protocol
 
 
 def earned(earned: Sequence[float], **_: Any) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from research_rl.agents import Rollout
-from research_rl.envs.protocols import STOP
+from research_rl.envs.protocols import CallProtocol, Search
 from research_rl.trainers.distributed import gather
 
 Measures = dict[str, float]
@@ -28,7 +28,8 @@ def measure(rollout: Rollout) -> Measures:
     (retrievals made); ``found_nothing`` (those that no passage matched);
     ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results included);
     ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
-    that were not searched, because a later ``<search>`` of the same turn replaced them); ``chain``
+    that were not searched, because a later ``<search>`` of the same turn replaced them);
+    ``wrong_calls`` (tool calls that could not be read), in protocols of tool calls; ``chain``
     (1 if the queries are exactly the question's gold chain) and ``hops``, each only if the
     question's metadata hold it.
     """
@@ -43,8 +44,10 @@ def measure(rollout: Rollout) -> Measures:
         "sampled_tokens": float(sum(sequence.loss_mask)),
         "response_tokens": float(len(sequence.response_ids)),
         "truncated": float(rollout.finish_reason == "length"),
-        "overridden_searches": float(sum(map(_overridden, rollout.turns))),
+        "overridden_searches": float(sum(map(rollout.protocol.overridden, rollout.turns))),
     }
+    if isinstance(rollout.protocol, CallProtocol):
+        values["wrong_calls"] = float(_wrong_calls(rollout))
     if (chain := question.metadata.get("chain")) is not None:
         values["chain"] = float(_folded(rollout.queries) == _folded(chain))
     if (hops := question.metadata.get("hops")) is not None:
@@ -114,7 +117,7 @@ def prediction_row(rollout: Rollout) -> dict[str, Any]:
 def transcript(rollout: Rollout) -> str:
     """Return the response as one text: the first turn, its result, the second turn, and so on."""
     parts: list[str] = []
-    for number, turn in enumerate(rollout.turns):
+    for number, turn in enumerate(rollout.whole_turns):
         parts.append(turn)
         parts.extend(rollout.results[number : number + 1])
     return "".join(parts)
@@ -126,9 +129,9 @@ def _means(rows: Sequence[Measures]) -> Measures:
     return {name: sum(column) / len(column) for name, column in columns.items()}
 
 
-def _overridden(turn: str) -> int:
-    """How many searches a turn opens before the one that it ends with."""
-    return max(0, turn.count("<search>") - 1) if STOP in turn else 0
+def _wrong_calls(rollout: Rollout) -> int:
+    actions = map(rollout.protocol.parse, rollout.whole_turns)
+    return sum(bool(e) for a in actions if isinstance(a, Search) for e in a.errors)
 
 
 def _folded(queries: Iterable[str]) -> list[str]:

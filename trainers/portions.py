@@ -14,7 +14,7 @@ from torch import Tensor
 
 from research_rl.trainers.algorithms import Batch
 
-Piece = list[int]
+_Piece = list[int]
 """Row numbers that stay together."""
 
 
@@ -32,10 +32,10 @@ class Cost(ABC):
     def __init__(self, batch: Batch) -> None: ...
 
     @abstractmethod
-    def tokens(self, pieces: list[Piece]) -> int:
+    def tokens(self, pieces: list[_Piece]) -> int:
         """Return how many tokens a pass over the pieces reads."""
 
-    def size(self, pieces: list[Piece]) -> int:
+    def size(self, pieces: list[_Piece]) -> int:
         """Return the number by which pieces and portions are sorted, largest first."""
         return self.tokens(pieces)
 
@@ -56,7 +56,7 @@ class PackedCost(Cost):
         longest = lambda row: (-self._responses[row], row)  # noqa: E731
         self.families = [sorted(rows, key=longest) for rows in groups.values()]
 
-    def tokens(self, pieces: list[Piece]) -> int:
+    def tokens(self, pieces: list[_Piece]) -> int:
         """Return the sum of each piece's prompt and its rows' responses.
 
         What stands behind the last token that the policy wrote is not read.
@@ -71,11 +71,11 @@ class PaddedCost(Cost):
         self._lengths: list[int] = batch.lengths.tolist()
         self.families = [sorted(range(len(batch)), key=lambda row: (-self._lengths[row], row))]
 
-    def tokens(self, pieces: list[Piece]) -> int:
+    def tokens(self, pieces: list[_Piece]) -> int:
         """Return rows times columns."""
         return sum(map(len, pieces)) * self.size(pieces)
 
-    def size(self, pieces: list[Piece]) -> int:
+    def size(self, pieces: list[_Piece]) -> int:
         """Return columns: the memory of attention grows with their square."""
         return max(self._lengths[row] for piece in pieces for row in piece)
 
@@ -102,17 +102,17 @@ def portions(
     price = cost(batch)
     most_rows, most_tokens = rows or len(batch), tokens or 1 << 62
 
-    def fits(pieces: list[Piece]) -> bool:
+    def fits(pieces: list[_Piece]) -> bool:
         return sum(map(len, pieces)) <= most_rows and price.tokens(pieces) <= most_tokens
 
-    pieces: list[Piece] = []
+    pieces: list[_Piece] = []
     for family in price.families:
-        piece: Piece = []
+        piece: _Piece = []
         for row in family:
             if not piece or not fits([[*piece, row]]):
                 pieces.append(piece := [])
             piece.append(row)
-    dealt: list[list[Piece]] = []
+    dealt: list[list[_Piece]] = []
     for piece in sorted(pieces, key=lambda piece: (-price.size([piece]), piece)):
         portion = next((held for held in dealt if fits([*held, piece])), None)
         if portion is None:

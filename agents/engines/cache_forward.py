@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,28 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 
 from research_rl.agents.kernels import text_config
+from research_rl.agents.proofs import mixer_gap, mixers_noted
 
 _NAMES = ("past_key_values", "cache_params", "state", "mems")
 """What models call their cache."""
-_Found = tuple[list[int], int, Tensor]
-"""A text, a place in it, and logits (V,) of the token behind that."""
 _LENGTH = "cumulative_length"
 """What a layer with a window calls the number of tokens that it has seen."""
+
+
+class _Found(NamedTuple):
+    """What a call with a cache gave for a token.
+
+    Args:
+        text: whole.
+        place: of the token in it.
+        logits: (V,) of the token behind.
+        row: of the text in the call.
+    """
+
+    text: list[int]
+    place: int
+    logits: Tensor
+    row: int = 0
 
 
 @dataclass
@@ -215,15 +230,15 @@ class CacheForward:
         """
         vocab = self.model.get_input_embeddings().weight.shape[0]
         one, other = ([(7 * i + 3 * n) % vocab for i in range(n)] for n in (16, 13))
-        with torch.autocast(self.device.type, enabled=False):
-            stock = {tuple(text): self._stock(text) for text in (one, other, one[::-1])}
-            if not all(bool(logits.isfinite().all()) for logits in stock.values()):
+        with torch.autocast(self.device.type, enabled=False), mixers_noted(self.model) as mixed:
+            stock = {tuple(text): self._stock(text, mixed) for text in (one, other, one[::-1])}
+            if not all(bool(logits.isfinite().all()) for logits, _ in stock.values()):
                 return None
             full = next(self.model.parameters()).dtype in (torch.float32, torch.float64)
             largest = 0.01 if full else 0.1
 
             def gap_of(found: Iterator[_Found]) -> tuple[float, str]:
-                return _worst(_distance(x, stock[tuple(text)][place]) for text, place, x in found)
+                return _worst(self._gap(one, *stock[tuple(one.text)], mixed) for one in found)
 
             gap, why = math.inf, ""
             for given in (False, True):
@@ -248,11 +263,20 @@ class CacheForward:
             self.ways = CacheWays(self.ways.given, reads_on, joins, gap)
         return self.ways
 
-    def _stock(self, text: list[int]) -> Tensor:
-        """Logits (tokens, V) without a cache."""
+    def _stock(self, text: list[int], mixed: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits (tokens, V) without a cache, and what each mixer gave, (tokens, D)."""
         ids = torch.tensor([text], device=self.device)
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
-        return logits.float()
+        return logits.float(), [out[0] for out in mixed if out.shape[:2] == (1, len(text))]
+
+    @staticmethod
+    def _gap(found: _Found, logits: Tensor, theirs: list[Tensor], mixed: list[Tensor]) -> float:
+        """How far logits and mixers of a token are from those without a cache."""
+        gap = _distance(found.logits, logits[found.place])
+        ours = [out[found.row, -1] for out in mixed if len(out) > found.row]
+        if len(ours) != len(theirs):  # some are called otherwise: logits have to do
+            return gap
+        return max(gap, mixer_gap(ours, [out[found.place] for out in theirs]))
 
     def _one(self, text: list[int], place: int) -> Tensor:
         return torch.tensor(text[place : place + 1], device=self.device)
@@ -263,16 +287,16 @@ class CacheForward:
         for text in texts:
             logits, rows = self.read(text[:5])
             held.append(rows)
-            yield text, 4, logits[0]
+            yield _Found(text, 4, logits[0])
         for place in range(5, min(map(len, texts))):
             for i, text in enumerate(texts):
                 logits, held[i] = self.step(self._one(text, place), held[i])
-                yield text, place, logits[0]
+                yield _Found(text, place, logits[0])
 
     def _touched(self, text: list[int], other: list[int]) -> Iterator[float]:
         """By how much another neighbour changes the logits of a text; the size says nothing."""
         with_other, with_another = (
-            [logits for of, _, logits in self._in_turn(text, beside) if of is text]
+            [one.logits for one in self._in_turn(text, beside) if one.text is text]
             for beside in (other, other[::-1])
         )
         yield from map(_distance, with_other, with_another)
@@ -282,7 +306,7 @@ class CacheForward:
         rows = None
         for begin, end in ((0, 5), (5, 7), (7, 8), (8, 12), (12, 14), (14, len(text))):
             logits, rows = self.read(text[begin:end], rows)
-            yield text, end - 1, logits[0]
+            yield _Found(text, end - 1, logits[0])
 
     def _together(self, *texts: list[int]) -> Iterator[_Found]:
         """Side by side behind all but the last five tokens; for the last two each alone again."""
@@ -292,12 +316,13 @@ class CacheForward:
         for more in range(3):
             tokens = torch.cat([self._one(text, begin + more) for text, begin in pairs])
             logits, rows = self.step(tokens, rows)
-            yield from ((text, begin + more, logits[i]) for i, (text, begin) in enumerate(pairs))
+            for i, (text, begin) in enumerate(pairs):
+                yield _Found(text, begin + more, logits[i], i)
         for i, (text, begin) in enumerate(pairs):
             alone = chosen(rows, [i])
             for more in (3, 4):
                 logits, alone = self.step(self._one(text, begin + more), alone)
-                yield text, begin + more, logits[0]
+                yield _Found(text, begin + more, logits[0])
 
 
 def _worst(gaps: Iterator[float]) -> tuple[float, str]:
@@ -308,7 +333,7 @@ def _worst(gaps: Iterator[float]) -> tuple[float, str]:
         raise
     except Exception as error:  # whatever a model does with a cache that it cannot use
         return math.inf, f"{type(error).__name__} ({str(error).strip().partition(chr(10))[0]})"
-    return worst, f"logits that differ by {worst:.2g} of their spread"
+    return worst, f"what differs by {worst:.2g} of its size"
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

@@ -85,7 +85,7 @@ class CachedEngine(Engine):
         self._deterministic, self._coalescing = deterministic, coalescing
         self.max_slots = max_slots
         self._max_prefill_tokens = max_prefill_tokens
-        self.end = TurnEnd(policy, SamplingParams().stop)
+        self.end = TurnEnd(policy, SamplingParams().stops)
         self.stats = EngineStats()
 
     @property
@@ -116,7 +116,7 @@ class CachedEngine(Engine):
         self.stats = EngineStats()
         if not sequences:
             return []
-        self.end = self.end.at(params.stop)
+        self.end = self.end.at(params.stops)
         with evaluating(self._policy.model), self._stops(on_stop, sequences) as stops:
             forward = self._forward()
             limits = RunLimits(self.max_slots, self.max_prefill_tokens, self.cuda_graphs, self.end)

@@ -28,7 +28,7 @@ class ReferenceEngine(Engine):
     def __init__(self, policy: LMPolicy, batch_size: int = 64) -> None:
         self._policy = policy
         self._batch_size = batch_size
-        self._end = TurnEnd(policy, SamplingParams().stop)
+        self._end = TurnEnd(policy, SamplingParams().stops)
 
     @torch.no_grad()
     def run(
@@ -40,7 +40,7 @@ class ReferenceEngine(Engine):
     ) -> list[Sequence]:
         """See Engine.run."""
         sequences, seed = begin(prompts, params, seeds)
-        self._end = self._end.at(params.stop)
+        self._end = self._end.at(params.stops)
         with evaluating(self._policy.model):
             while running := [i for i, s in enumerate(sequences) if s.finish == "running"]:
                 self._sample_one([sequences[i] for i in running], seed[running], params)

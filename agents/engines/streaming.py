@@ -47,7 +47,7 @@ class StreamingEngine(Engine):
     ) -> list[Sequence]:
         """See Engine.run; prompts are played one after the other."""
         sequences, seed = begin(prompts, params, seeds)
-        end = TurnEnd(self._policy, params.stop)
+        end = TurnEnd(self._policy, params.stops)
         with evaluating(self._policy.model):
             self._forward = self._forward_of(self._policy.model)
             for row, sequence in enumerate(sequences):

@@ -68,7 +68,7 @@ class TurnwiseEngine(Engine):
             dtype_of(dtype)  # refuses a name that is none
         self._dtype = dtype
         self._copies = SamplingCopies()
-        self.end = TurnEnd(policy, SamplingParams().stop)
+        self.end = TurnEnd(policy, SamplingParams().stops)
         self._ways: CacheWays | None = None
         self._untrusted = False
         self.stats = EngineStats()
@@ -91,8 +91,8 @@ class TurnwiseEngine(Engine):
         self.stats = EngineStats()
         if not prompts:
             return []
-        if self.end.stop != tuple(params.stop):
-            self.end = TurnEnd(self._policy, params.stop)
+        if self.end.stop != params.stops:
+            self.end = TurnEnd(self._policy, params.stops)
         with evaluating(self._policy.model):
             model = self._model()
             if (forward := self._forward(model)) is None:

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
 from research_rl.agents.engines import engine_for
-from research_rl.agents.policy import LMPolicy, PolicyConfig
+from research_rl.agents.policy import LMPolicy, PolicyConfig, Tools
 from research_rl.agents.types import Engine, SamplingParams, Sequence
 from research_rl.envs.protocols import Prompt
 
-ChatMessage: TypeAlias = dict[str, str]
-"""``role`` (system, user or assistant) and ``content``."""
+log = logging.getLogger(__name__)
+
+ChatMessage: TypeAlias = dict[str, Any]
+"""``role`` (system, user, assistant or tool) and ``content``; of a message with tool calls, or of
+one that answers a call, what OpenAI's chat completions have beside."""
 ModelInput: TypeAlias = str | list[ChatMessage]
 """Plain text, or chat messages. A last message of the assistant is what the model's own message
 begins with: the model goes on from there."""
 
 _PLAIN = Prompt(None, "{prompt}")
+
+
+class ToolCall(NamedTuple):
+    """A tool call that a server has read out of a model's text.
+
+    Args:
+        id: by which its result is told; "" where the server gives none.
+        name: of the tool.
+        arguments: as JSON, or what the model wrote in its place.
+    """
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,8 @@ class Generation:
         prompt_tokens: how many it read; None where the server does not tell.
         token_ids: what it wrote, where that is known.
         error: why there is no text; None if there is.
+        reasoning: the thought that a server has moved out of the text; it stands in front of it.
+        calls: the tool calls that a server has moved out of the text; they stand behind it.
     """
 
     text: str
@@ -45,6 +66,8 @@ class Generation:
     prompt_tokens: int | None = None
     token_ids: tuple[int, ...] | None = None
     error: str | None = None
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
     @classmethod
     def failed(cls, error: str) -> Generation:
@@ -54,6 +77,9 @@ class Generation:
 
 class Generator(ABC):
     """Goes on with texts and chats."""
+
+    continues: bool = True
+    """Whether the model can go on with a message of the assistant that has begun."""
 
     @abstractmethod
     def generate(
@@ -81,6 +107,27 @@ class Generator(ABC):
     def count(self, text: str) -> int | None:
         """Return the number of tokens of ``text``, None where there is no tokenizer to ask."""
         return None
+
+    def offering(self, tools: Tools) -> Generator | None:
+        """Return a generator that tells the model itself of the tools that it may call.
+
+        None where only the messages can tell; so it is unless a class says otherwise.
+        """
+        return None
+
+    def takes_role(self, role: str) -> bool:
+        """Return whether a chat may have messages of this role behind the assistant's."""
+        return True
+
+    def opened(self, messages: Seq[ChatMessage]) -> str:
+        """Return the thought that the chat template opens for the model, as far as is known."""
+        return ""
+
+
+@functools.cache
+def tell_once(message: str) -> None:
+    """Log a warning about what a server cannot do, unless these very words were logged before."""
+    log.warning(message)
 
 
 def params_of_each(

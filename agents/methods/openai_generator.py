@@ -7,6 +7,7 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html .
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Mapping
@@ -14,8 +15,19 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from research_rl.agents.methods.generators import Generation, Generator, ModelInput, params_of_each
+from research_rl.agents.methods.dialogue import rendered
+from research_rl.agents.methods.generators import (
+    ChatMessage,
+    Generation,
+    Generator,
+    ModelInput,
+    ToolCall,
+    params_of_each,
+    tell_once,
+)
+from research_rl.agents.policy import ChatTemplate, PolicyConfig, Tools, load_tokenizer
 from research_rl.agents.types import ModelUnavailable, SamplingParams
+from research_rl.envs.protocols import opened_by
 from research_rl.envs.web import (
     Endpoints,
     NoAnswerError,
@@ -66,6 +78,9 @@ class OpenAIGenerator(Generator):
         api_key: sent as ``Authorization: Bearer KEY``; None reads the variable
             ``OPENAI_API_KEY``, which keeps the key out of configuration files.
         extra: further fields of every request.
+        tools: how a model is told of tools, and its calls are had. ``auto`` asks the server, with
+            two requests of one token: ``fields`` where it shows the model ``tools``, ``text``
+            where it refuses them or passes over them. Calls are read wherever they come.
     """
 
     def __init__(
@@ -80,8 +95,11 @@ class OpenAIGenerator(Generator):
         retry_window: float = 60.0,
         api_key: str | None = None,
         extra: dict[str, Any] | None = None,
+        tools: Literal["auto", "fields", "text"] = "auto",
     ) -> None:
         _check(api, dialect, concurrency, timeout, retry_window)
+        if tools not in ("auto", "fields", "text"):
+            raise ValueError(f"tools must be auto, fields or text, got {tools!r}")
         urls = [url] if isinstance(url, str) else list(url)
         self.urls = [_versioned(one) for one in urls]
         if not self.urls or len(set(self.urls)) != len(self.urls):
@@ -93,7 +111,10 @@ class OpenAIGenerator(Generator):
         key = keys[0] if all(keys) else None
         self._transport = Transport(timeout, concurrency, key)
         self._endpoints = Endpoints(self.urls)
-        self._tokenizer = None if tokenizer is None else _load_tokenizer(tokenizer)
+        own: Any = None if tokenizer is None else load_tokenizer(PolicyConfig(tokenizer))
+        self._tokenizer, self._template = own, None if own is None else ChatTemplate(own)
+        self.continues = api == "completions" or dialect in _GO_ON_FIELDS
+        self.tools, self._offered = tools, tuple[Mapping[str, Any], ...]()
         self._answered = False
         """Whether any request was ever served: from then on a refusal is the input's fault."""
 
@@ -121,7 +142,7 @@ class OpenAIGenerator(Generator):
         with ThreadPoolExecutor(min(self.concurrency, len(bodies))) as workers:
             try:
                 asked = [
-                    workers.submit(self._ask, body, one.stop, stop)
+                    workers.submit(self._ask, body, one.stops, stop)
                     for body, one in zip(bodies, each, strict=True)
                 ]
                 answers = [one.result() for one in asked]
@@ -136,6 +157,61 @@ class OpenAIGenerator(Generator):
         if self._tokenizer is None:
             return None
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def offering(self, tools: Tools) -> OpenAIGenerator | None:
+        """See Generator.offering; says in the log where the server cannot, and why."""
+        if self.tools == "text":
+            return None
+        offering = copy.copy(self)
+        offering._offered = tuple(tools)
+        if self.api == "completions":
+            return offering if self._template and self._template.takes_tools(tools) else None
+        if self.tools == "fields":
+            return offering
+        asked: list[ChatMessage] = [{"role": "user", "content": "?"}]
+        read, without = offering._probe(asked), self._probe(asked)
+        if isinstance(without, RefusedByServerError):
+            return None  # it refuses whatever is asked; what is asked in earnest says why
+        if isinstance(read, RefusedByServerError) or (read is not None and read == without):
+            why = read if isinstance(read, RefusedByServerError) else "it passes over them"
+            tell_once(
+                f"the model {self.model!r} at {self.urls[0]} is told of its tools in words, for "
+                f"the server does not take `tools`: {why}"
+            )
+            return None
+        return offering
+
+    def takes_role(self, role: str) -> bool:
+        """See Generator.takes_role; a server is asked once, with a request of one token."""
+        if self.api == "completions" or role == "user" or self.tools == "text":
+            return True
+        user: ChatMessage = {"role": "user", "content": "?"}
+        told: ChatMessage = {"role": role, "content": "?", "tool_call_id": "call_0"}
+        refused = self._probe([user, {"role": "assistant", "content": "?"}, told])
+        if not isinstance(refused, RefusedByServerError):
+            return True
+        if not isinstance(self._probe([user]), RefusedByServerError):
+            tell_once(
+                f"the model {self.model!r} at {self.urls[0]} reads what a tool says as the "
+                f"user's messages, for the server refuses the role {role!r}: {refused}"
+            )
+        return False
+
+    def opened(self, messages: Seq[ChatMessage]) -> str:
+        """See Generator.opened; known where the chat is rendered here."""
+        if self.api != "completions" or self._template is None:
+            return ""
+        return opened_by(self._template.render(messages, self._offered))
+
+    def _probe(self, messages: list[ChatMessage]) -> int | RefusedByServerError | None:
+        """The tokens that the server reads, None where it does not tell, or why it refuses."""
+        body = self._body(messages, SamplingParams(1, temperature=0.0, stop=()), None)
+        said = self._ask(body, (), threading.Event())
+        if isinstance(said, Generation):
+            return said.prompt_tokens
+        if isinstance(said, RefusedByServerError):
+            return said
+        raise ModelUnavailable(self._why([said], refused=False)) from said
 
     def close(self) -> None:
         """Close the kept connections; a further call opens new ones."""
@@ -176,8 +252,8 @@ class OpenAIGenerator(Generator):
             "max_tokens": params.max_response_tokens,
             "temperature": params.temperature,
         }
-        if params.stop:
-            fields["stop"] = list(params.stop)
+        if params.stops:
+            fields["stop"] = list(params.stops)
         if params.top_p != 1.0:
             fields["top_p"] = params.top_p
         if params.top_k:
@@ -188,6 +264,8 @@ class OpenAIGenerator(Generator):
             fields["prompt"] = one if isinstance(one, str) else self._rendered(one)
         else:
             fields |= self._chat(one)
+            if self._offered:
+                fields["tools"] = [dict(tool) for tool in self._offered]
         return json.dumps(fields | _ASK_FOR[self.dialect] | self.extra).encode()
 
     def _chat(self, one: ModelInput) -> dict[str, Any]:
@@ -199,23 +277,17 @@ class OpenAIGenerator(Generator):
             return {"messages": messages, **_GO_ON_FIELDS[self.dialect]}
         return {"messages": [*messages, {"role": "user", "content": GO_ON}]}
 
-    def _rendered(self, messages: Seq[Mapping[str, str]]) -> str:
+    def _rendered(self, messages: Seq[ChatMessage]) -> str:
         """Chat messages as the text that the model reads."""
-        if self._tokenizer is None:
+        if self._template is None:
             raise ValueError(
                 "chat messages must go to api='chat', or meet a tokenizer that renders them for "
                 "api='completions', got neither; set api, or tokenizer to the model's folder or "
                 "Hugging Face id, or use the prompt 'base'"
             )
-        *before, last = messages
-        begun = last["content"] if last["role"] == "assistant" else ""
-        text = self._tokenizer.apply_chat_template(
-            list(before if last["role"] == "assistant" else messages),
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = rendered(self._template, messages, self._offered)
         # The server puts the beginning of a text in front of it itself.
-        return str(text).removeprefix(self._tokenizer.bos_token or "") + begun
+        return text.removeprefix(self._tokenizer.bos_token or "")
 
     def _ask(
         self, body: bytes, stop_strings: Seq[str], cancelled: threading.Event
@@ -243,14 +315,16 @@ def _parsed(data: bytes, stop_strings: Seq[str]) -> Generation:
     try:
         reply = json.loads(data)
         choice = reply["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        message = choice.get("message") or {}
+        text = message["content"] if "content" in message else choice.get("text", "")
+        if "message" not in choice and "text" not in choice:
+            raise KeyError("message")
         usage = reply.get("usage") or {}
         ids = choice.get("token_ids")
         token_ids = None if ids is None else tuple(int(i) for i in ids)
         prompt_tokens = usage.get("prompt_tokens")
         tokens = int(usage.get("completion_tokens") or len(token_ids or ()))
-        if text is None:  # an empty message of some servers
-            text = ""
+        text = "" if text is None else text  # a message of calls alone, or an empty one
         if not isinstance(text, str):
             raise TypeError(f"the text is of type {type(text).__name__}")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -258,8 +332,29 @@ def _parsed(data: bytes, stop_strings: Seq[str]) -> Generation:
         raise TransientError(
             f"the answer must be a completion, got {said!r} ({type(error).__name__}: {error})"
         ) from error
-    text, finish = _finished(text, choice, stop_strings)
-    return Generation(text, finish, tokens, prompt_tokens, token_ids)
+    thoughts = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    thought = next((one for one in thoughts if isinstance(one, str) and one), "")
+    calls = _calls(message.get("tool_calls"))
+    if thought and not text and not calls:  # the stop string, if any, stands in the thought
+        thought, finish = _finished(thought, choice, stop_strings)
+    else:
+        text, finish = _finished(text, choice, stop_strings)
+    return Generation(
+        text, finish, tokens, prompt_tokens, token_ids, reasoning=thought, calls=calls
+    )
+
+
+def _calls(told: Any) -> tuple[ToolCall, ...]:
+    """The calls of a message; one in a wrong form is a call of nothing, for the reply to say so."""
+    found = []
+    for one in told if isinstance(told, list) else ():
+        call = one if isinstance(one, dict) else {"function": one}
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {"arguments": function}
+        given = function.get("arguments")
+        text = given if isinstance(given, str) else json.dumps({} if given is None else given)
+        found.append(ToolCall(str(call.get("id") or ""), str(function.get("name") or ""), text))
+    return tuple(found)
 
 
 def _finished(
@@ -280,12 +375,6 @@ def _versioned(url: str) -> str:
     """Return the url up to and with the version, without a route."""
     base = base_url(url, "/chat/completions", "/completions")
     return base if "/" in base.split("://", 1)[1] else f"{base}/v1"
-
-
-def _load_tokenizer(name: str) -> Any:
-    from research_rl.agents.policy import PolicyConfig, load_tokenizer
-
-    return load_tokenizer(PolicyConfig(name))
 
 
 def _check(api: str, dialect: str, concurrency: int, timeout: float, retry_window: float) -> None:

@@ -15,6 +15,7 @@ from research_rl.agents.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import Engine, Rollout, SamplingParams
 from research_rl.envs import Episode, Passage, Question, ReSearchVectorEnv
+from research_rl.envs.protocols import RESEARCH, Protocol
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Prediction:
     text: str
     """The answer itself; "" if there is none."""
     steps: tuple[Message, ...] = ()
-    """What the model wrote and was given, in order, without the prompt."""
+    """What the model wrote and was given, in order, without the prompt; a turn stands behind what
+    the prompt had opened of it."""
     queries: tuple[str, ...] = ()
     """What was searched for, in order."""
     passages: tuple[tuple[Passage, ...], ...] = ()
@@ -55,6 +57,8 @@ class Prediction:
     error: str | None = None
     """Why the model's server gave no answer to this question: a gap in the data, not a wrong
     answer."""
+    protocol: Protocol = RESEARCH
+    """The language of the steps; that of ReSearch where the method has none of its own."""
 
 
 class Agent(ABC):
@@ -111,7 +115,7 @@ def _told(rollout: Rollout, episode: Episode, seconds: float) -> Prediction:
     return Prediction(
         question=rollout.question,
         text=rollout.reward.prediction,
-        steps=alternate(rollout.turns, rollout.results),
+        steps=alternate(rollout.whole_turns, rollout.results),
         queries=tuple(rollout.queries),
         passages=tuple(map(tuple, episode.passages)),
         finish_reason=rollout.finish_reason,
@@ -120,7 +124,18 @@ def _told(rollout: Rollout, episode: Episode, seconds: float) -> Prediction:
         result_tokens=len(sequence.loss_mask) - sum(sequence.loss_mask),
         seconds=seconds,
         rollout=rollout,
+        protocol=rollout.protocol,
     )
+
+
+def opened_of(episode: Episode, turn: int) -> str:
+    """Return what the prompt of an episode opened of a turn, by its number from 0."""
+    return episode.opened.before(turn, episode.rules.protocol.keeps_eos)
+
+
+def whole_turns(episode: Episode) -> list[str]:
+    """Return the turns of an episode, each behind what the prompt had opened of it."""
+    return [opened_of(episode, number) + turn for number, turn in enumerate(episode.turns)]
 
 
 def alternate(turns: Seq[str], results: Seq[str]) -> tuple[Message, ...]:

@@ -1,7 +1,8 @@
 """ReSearch on any generator: the environment of training, played as text.
 
 On a model in this process the episode is played token by token as in training; behind a server
-the transcript goes over the wire as text, turn by turn, and the server tokenises it anew.
+the transcript goes over the wire as text or as chat messages, turn by turn, and the server
+tokenises it anew. There a passage can forge what the server's own template writes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ from typing import Any
 import gymnasium as gym
 
 from research_rl.agents.engines import seed_of
-from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, ModelInput
-from research_rl.agents.methods.research import Agent, Message, Prediction, ReSearchAgent, alternate
+from research_rl.agents.methods.dialogue import Dialogue, OneMessage, SeparateMessages, turn_text
+from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, tell_once
+from research_rl.agents.methods.research import (
+    Agent,
+    Message,
+    Prediction,
+    ReSearchAgent,
+    alternate,
+    opened_of,
+    whole_turns,
+)
 from research_rl.agents.rollout import vector_rows
 from research_rl.agents.types import SamplingParams
-from research_rl.envs import Episode, Question, Retriever
-from research_rl.envs.protocols import STOP, PromptChoice
+from research_rl.envs import Episode, Question, ReSearchVectorEnv, Retriever
+from research_rl.envs.protocols import Opened, Prompt, PromptChoice, Protocol
 from research_rl.envs.rewards import RewardFunction
 
 OnStep = Callable[[Question, Message], None]
@@ -43,6 +53,8 @@ class ReSearch(Agent):
         max_result_tokens: cap of one result; None for no cap.
         temperature: 0 is greedy.
         seed: of sampled texts; each question has its own seed made from it.
+        protocol: the one it was trained in: ``research``, ``search_r1``, ``hermes`` or another
+            dialect, or a Protocol.
     """
 
     def __init__(
@@ -57,6 +69,7 @@ class ReSearch(Agent):
         max_result_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        protocol: str | Protocol = "research",
     ) -> None:
         self.env = gym.make_vec(
             "research_rl.envs:ReSearch-v0",
@@ -67,6 +80,7 @@ class ReSearch(Agent):
             max_searches=max_searches,
             prompt=prompt,
             reward=reward,
+            protocol=protocol,
         )
         params = SamplingParams(max_response_tokens, max_result_tokens, temperature)
         self.agent: Agent
@@ -88,7 +102,7 @@ class ReSearch(Agent):
 class _Row:
     """What one episode has cost so far, and whether its server failed."""
 
-    prompt: ModelInput
+    dialogue: Dialogue
     sampled: int = 0
     given: int = 0
     uncounted: bool = False
@@ -106,12 +120,74 @@ class _Row:
         self.read = (text.prompt_tokens or 0) + text.tokens
 
 
+@dataclass(frozen=True)
+class _Manner:
+    """How a generator is asked in the protocol of an environment.
+
+    Args:
+        asked: what is asked; it tells of the tools itself where ``tools`` is set.
+        prompt: in front of the response.
+        protocol: of the environment.
+        tools: whether the messages need not tell of the tools.
+        roles: whether replies go over in messages of their own roles.
+    """
+
+    asked: Generator
+    prompt: Prompt
+    protocol: Protocol
+    tools: bool = False
+    roles: bool = True
+
+    @classmethod
+    def of(cls, generator: Generator, rows: ReSearchVectorEnv) -> _Manner:
+        """Find out how; what a server cannot do is told once, and done otherwise."""
+        prompt, protocol = rows.prompt, rows.protocol
+        if (prompt.begins or protocol.begins) and not generator.continues:
+            tell_once(
+                f"the response begins with {prompt.begins or protocol.begins!r}, but the server "
+                "does not let the model go on with a message that has begun: it begins by itself; "
+                "use api: completions with a tokenizer, or dialect: vllm or sglang"
+            )
+        if not protocol.keeps_eos:
+            return cls(generator, prompt, protocol)
+        offering = generator.offering(prompt.tools) if prompt.tools else None
+        roles = {piece.role or "user" for piece in protocol.pieces("")}
+        keeps = offering is not None or all(map(generator.takes_role, roles))
+        return cls(offering or generator, prompt, protocol, offering is not None, keeps)
+
+    def begin(self, question: Question) -> Dialogue:
+        """Begin the dialogue about a question."""
+        prompt, goes_on = self.prompt, self.asked.continues
+        messages = prompt.messages(question.text, tools_in_text=not self.tools)
+        if messages is None:
+            return OneMessage(prompt.text(question.text))
+        begins = goes_on and not self.asked.opened(messages)
+        first, later = (b if begins else "" for b in (prompt.begins, self.protocol.begins))
+        if not self.protocol.keeps_eos:
+            return OneMessage(list(messages), first)
+        return SeparateMessages(messages, self.protocol, first, later, self.roles)
+
+    def opened(self) -> Opened:
+        """Return what is known to stand in front of the turns."""
+        prompt, goes_on = self.prompt, self.asked.continues
+        messages = prompt.messages("?", tools_in_text=not self.tools)
+        if messages is None:
+            return Opened(prompt.opened)
+        both = (prompt.begins if goes_on else "", self.protocol.begins if goes_on else "")
+        first, later = (self.asked.opened(messages) or begins for begins in both)
+        return Opened(first, later if self.protocol.keeps_eos else "")
+
+
 class ServedReSearchAgent(Agent):
-    """Plays the environment with a generator: a turn, its result, the next turn, as one text.
+    """Plays the environment with a generator: a turn, its result, the next turn.
 
     All questions take their next turn together: one call of the generator and one search a round.
     The token budget is that of training as far as tokens can be counted: a result is counted with
     the generator's tokenizer, or else when the server tells how much it has read the next time.
+
+    In a protocol of tags the model goes on with its own text. In one of chat messages each turn and
+    each result is a message; tool calls that the server reads itself are written back into the
+    text of the turn, and go back to the server as calls.
 
     Args:
         generator: writes the turns.
@@ -133,6 +209,7 @@ class ServedReSearchAgent(Agent):
         self.generator, self.env, self.seed = generator, env, seed
         self.params = params or SamplingParams(temperature=0.0)
         self._on_step = on_step or (lambda question, step: None)
+        self._manner: _Manner | None = None
         self._counts = generator.count("") is not None
         if self.params.max_result_tokens is not None and not self._counts:
             raise ValueError(
@@ -152,8 +229,9 @@ class ServedReSearchAgent(Agent):
         began = time.perf_counter()
         rows = vector_rows(self.env)
         rows.resize(len(questions))
-        self.env.reset(options={"questions": list(questions)})
-        played = [_Row(rows.prompt.messages(q.text) or rows.prompt.text(q.text)) for q in questions]
+        manner = self._manner = self._manner or _Manner.of(self.generator, rows)
+        self.env.reset(options={"questions": list(questions), "opened": manner.opened()})
+        played = [_Row(manner.begin(question)) for question in questions]
         while turn := [
             row for row, one in enumerate(played) if self._runs(one, rows.episodes[row])
         ]:
@@ -173,17 +251,21 @@ class ServedReSearchAgent(Agent):
             if text.error is not None:
                 played[row].error = text.error
                 continue
+            episode = episodes[row]
             played[row].count(text)
-            said = closed(text)
-            self._on_step(episodes[row].question, Message("model", said))
+            opened = opened_of(episode, len(episode.turns))
+            said = turn_text(text, episode.rules.protocol, opened)
+            played[row].dialogue.take(said, text)
+            self._on_step(episode.question, Message("model", opened + said))
             if text.finish == "length" or self._left(played[row]) < 0:
-                episodes[row].cut("length", said)
+                episode.cut("length", said)
             else:
                 actions[row] = said
         replies = self.env.step(actions)[0]
         for row, action in enumerate(actions):
             if action is not None and not episodes[row].done:
                 reply = self._fitted(episodes[row], replies[row], played[row])
+                played[row].dialogue.give(reply)
                 self._on_step(episodes[row].question, Message("environment", reply))
                 if self._left(played[row]) < 1:
                     episodes[row].cut("length")
@@ -192,11 +274,13 @@ class ServedReSearchAgent(Agent):
         self, turn: list[int], played: list[_Row], episodes: list[Episode]
     ) -> list[Generation]:
         """The next turn of each, within what its budget has left."""
-        inputs = [_continued(played[row].prompt, episodes[row]) for row in turn]
-        params = [replace(self.params, max_response_tokens=self._left(played[row])) for row in turn]
+        assert self._manner is not None, "answer() has found it out"
+        sampling = self.params.speaking(self._manner.protocol)
+        inputs = [played[row].dialogue.shown for row in turn]
+        params = [replace(sampling, max_response_tokens=self._left(played[row])) for row in turn]
         asked = [(episodes[row].question.id, len(episodes[row].turns)) for row in turn]
         seeds = [seed_of(self.seed, *one) for one in asked]
-        return self.generator.generate(inputs, params, seeds)
+        return self._manner.asked.generate(inputs, params, seeds)
 
     def _left(self, row: _Row) -> int:
         return self.params.max_response_tokens - row.sampled - row.given
@@ -208,7 +292,7 @@ class ServedReSearchAgent(Agent):
             row.uncounted = True
             return reply
         cap = self.params.max_result_tokens
-        shown = len(episode.passages[-1]) if episode.passages else 0
+        shown = episode.shown
         while cap is not None and count > cap and shown:
             shown -= 1
             reply = episode.keep_passages(shown)
@@ -217,32 +301,13 @@ class ServedReSearchAgent(Agent):
         return reply
 
 
-def closed(text: Generation) -> str:
-    """Return a turn with the stop string that its server may have cut off.
-
-    Without any word from the server, an end of sequence behind an open ``<search>`` that holds
-    something is taken for the stop string.
-    """
-    _, opened, query = text.text.rpartition("<search>")
-    cut_off = text.finish == "eos" and opened and query.strip() and "</" not in query
-    return text.text + STOP if cut_off else text.text
-
-
-def _continued(prompt: ModelInput, episode: Episode) -> ModelInput:
-    """The prompt and the transcript so far, which the model goes on with."""
-    said = "".join(segment.text for segment in episode.segments)
-    if isinstance(prompt, str):
-        return prompt + said
-    return [*prompt, {"role": "assistant", "content": said}] if said else prompt
-
-
 def _told(row: _Row, episode: Episode, seconds: float) -> Prediction:
     reward = episode.reward
     results = episode.results if row.error else episode.results[: len(episode.turns) - 1]
     return Prediction(
         question=episode.question,
         text="" if reward is None else reward.prediction,
-        steps=alternate(episode.turns, results),
+        steps=alternate(whole_turns(episode), results),
         queries=tuple(episode.queries),
         passages=tuple(map(tuple, episode.passages)),
         finish_reason="error" if row.error is not None else episode.finish_reason,
@@ -251,4 +316,5 @@ def _told(row: _Row, episode: Episode, seconds: float) -> Prediction:
         result_tokens=row.given,
         seconds=seconds,
         error=row.error,
+        protocol=episode.rules.protocol,
     )

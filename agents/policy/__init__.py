@@ -6,7 +6,7 @@ May import: agents.kernels, agents.proofs, envs
 
 from __future__ import annotations
 
-from research_rl.agents.policy.chat import ChatTemplateConfig
+from research_rl.agents.policy.chat import ChatTemplate, ChatTemplateConfig, Tools
 from research_rl.agents.policy.loading import (
     LoraConfig,
     PolicyConfig,
@@ -22,12 +22,14 @@ from research_rl.agents.policy.working_weights import WorkingWeights
 from research_rl.agents.policy.written import is_untied_by_adapter
 
 __all__ = [
+    "ChatTemplate",
     "ChatTemplateConfig",
     "LMPolicy",
     "LoraConfig",
     "PolicyConfig",
     "PolicyOutput",
     "Reference",
+    "Tools",
     "WeightDtype",
     "WorkingWeights",
     "decoder_layers",

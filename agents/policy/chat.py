@@ -7,13 +7,14 @@ that folder renders the same, servers of others included.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -22,11 +23,30 @@ from research_rl.agents.policy.notice import notice
 
 Messages = Sequence[Mapping[str, str]]
 """Of a chat: ``role`` and ``content`` of each."""
+Tools = Sequence[Mapping[str, Any]]
+"""JSON schemas in OpenAI's layout."""
 _MARK = "mark7of9"
 """Stands for a text whose place in the prompt is looked for."""
 _ASKED = [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}]
 _ANSWERED = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+_FAILURES = (TemplateError, TypeError)
+"""What a template raises: by itself, or where it takes for granted what it is not given."""
+_PROBE = 'a "quoted"\nline'
+"""Shows whether a template writes what a tool says as it is."""
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+class Glue(NamedTuple):
+    """What a template writes between the texts of messages.
+
+    Args:
+        between: behind the assistant's text, between the tool's texts, and behind the last up to
+            where the assistant begins again.
+        as_json: whether the template writes a tool's text as JSON, escapes and all.
+    """
+
+    between: tuple[str, ...]
+    as_json: bool
 
 
 @dataclass
@@ -114,11 +134,17 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._glues: dict[tuple[int, str], Glue] = {}
+        self._told: dict[str, bool] = {}
 
-    def render(self, messages: Messages) -> str:
+    def render(self, messages: Messages, tools: Tools = ()) -> str:
         """Return the prompt, up to where the model begins to write.
 
         Where the template has no role for a system message, its text begins the user's.
+
+        Args:
+            messages: of the chat.
+            tools: JSON schemas for a template that takes tools, see ``takes_tools``.
 
         Raises:
             ValueError: there is no template, or it refuses these messages.
@@ -136,13 +162,85 @@ class ChatTemplate:
             )
             messages = _folded(messages)
         try:
-            return self._rendered(messages, True)
-        except TemplateError as error:
+            return self._rendered(messages, True, tools)
+        except _FAILURES as error:
             raise ValueError(
                 f"the chat template of {self._tokenizer.name_or_path!r} must render messages of "
                 f"{', '.join(m['role'] for m in messages)}, got {str(error) or repr(error)}; "
                 "change the prompt, or set policy.chat_template"
             ) from error
+
+    def takes_tools(self, tools: Tools) -> bool:
+        """Return whether the template tells the model of its tools; some pass over them."""
+        key = json.dumps([dict(tool) for tool in tools], sort_keys=True)
+        if key not in self._told:
+            try:
+                text = self._rendered(_ASKED[1:], True, tools)
+                self._told[key] = all(str(tool["function"]["name"]) in text for tool in tools)
+            except (*_FAILURES, KeyError):
+                self._told[key] = False
+        return self._told[key]
+
+    def glue(self, replies: int, role: str = "tool", tools: Tools = ()) -> Glue:
+        """Return what the template writes around messages behind the assistant's.
+
+        The template is asked with marks in place of the texts, and cut at the marks. What is
+        sampled is never rendered again.
+
+        Args:
+            replies: how many messages follow.
+            role: of them.
+            tools: that the prompt told of.
+
+        Raises:
+            ValueError: the template cannot have these messages, or writes something else of the
+                assistant's message once others follow.
+        """
+        if (replies, role) not in self._glues:
+            self._glues[replies, role] = self._glue(replies, role, tools)
+        return self._glues[replies, role]
+
+    def _glue(self, replies: int, role: str, tools: Tools) -> Glue:
+        marks = [f"{_MARK}t{number}e" for number in range(replies)]
+        asked, said = _ANSWERED
+        called = {**said, "content": f"{_MARK}e"}
+        told = [_message(role, mark, number) for number, mark in enumerate(marks)]
+        name = self._tokenizer.name_or_path
+        try:
+            alone = self._rendered([asked, called], False, tools).rpartition(f"{_MARK}e")[2]
+            text = self._rendered([asked, called, *told], True, tools)
+            probe = self._rendered([asked, called, {**told[0], "content": _PROBE}], True, tools)
+        except _FAILURES as error:
+            raise ValueError(
+                f"the chat template of {name!r} must render messages of the role {role!r} "
+                f"behind the assistant's, got {str(error) or repr(error)}; use a protocol of tags, "
+                "or set policy.chat_template.file"
+            ) from error
+        cut = re.split("|".join(map(re.escape, [f"{_MARK}e", *marks])), text)
+        between = cut[-replies - 1 :]
+        if len(cut) < replies + 2 or not self._ends_alike(alone, between[0]):
+            raise ValueError(
+                f"the chat template of {name!r} must end the assistant's message as before and "
+                f"show each message of the role {role!r} behind it, got {text[-200:]!r}; use a "
+                "protocol of tags, or set policy.chat_template.file"
+            )
+        escapes = _PROBE not in probe
+        if escapes and json.dumps(_PROBE, ensure_ascii=False)[1:-1] not in probe:
+            raise ValueError(
+                f"the chat template of {name!r} must show what a tool says as it is or as JSON, "
+                f"got {probe[-200:]!r} for {_PROBE!r}; set policy.chat_template.file"
+            )
+        return Glue(tuple(between), escapes)
+
+    def _ends_alike(self, alone: str, followed: str) -> bool:
+        """Whether the assistant's message ends the same with and without others behind it.
+
+        Where it is the last, some templates write an end of sequence too.
+        """
+        pairs = enumerate(zip(alone, followed, strict=False))
+        common = alone[: next((i for i, (a, b) in pairs if a != b), len(alone))]
+        known = (t.content for t in self._tokenizer.added_tokens_decoder.values())
+        return common.startswith(alone.rstrip("\n")) or any(token in common for token in known)
 
     def end_of_turn(self, eos: frozenset[int]) -> frozenset[int]:
         """Return the token that ends an assistant's message and is no known end of sequence.
@@ -156,7 +254,7 @@ class ChatTemplate:
             return frozenset()
         try:
             text = self._rendered(_ANSWERED, False)
-        except TemplateError as error:
+        except _FAILURES as error:
             notice(f"the chat template cannot be asked where an assistant's message ends: {error}")
             return frozenset()
         behind = text.rpartition(_MARK)[2].strip()
@@ -180,14 +278,24 @@ class ChatTemplate:
         """Whether a system message reaches the prompt; some templates drop it without a word."""
         try:
             return _MARK in self._rendered(_ASKED, True)
-        except TemplateError:
+        except _FAILURES:
             return False
 
-    def _rendered(self, messages: Messages, begins: bool) -> str:
+    def _rendered(self, messages: Messages, begins: bool, tools: Tools = ()) -> str:
         rendered: Any = self._tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=begins
+            [dict(m) for m in messages],
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=begins,
         )
         return str(rendered)
+
+
+def _message(role: str, text: str, number: int) -> dict[str, str]:
+    """A message; one of a tool names the call that it answers, as some templates want it."""
+    message = {"role": role, "content": text}
+    answers = {"name": "search", "tool_call_id": f"call{number:05d}"}  # Mistral wants 9 characters
+    return message | answers if role == "tool" else message
 
 
 def _folded(messages: Messages) -> list[Mapping[str, str]]:

@@ -25,7 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from research_rl.agents.kernels import PACKED, SLOTS, unsplit_modules
 from research_rl.agents.policy.chat import ChatTemplateConfig
 from research_rl.agents.policy.dropout import switch_off_dropout
-from research_rl.envs.system import LOADING
+from research_rl.envs.system import LOADING, TrustError, code_of
 
 log = logging.getLogger(__name__)
 WeightDtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -62,7 +62,7 @@ class PolicyConfig:
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         freeze_embeddings: input embeddings and output head are not trained.
         lora: train low-rank adapters only; needs the extra ``lora``.
-        trust_remote_code: run code that comes with the model.
+        trust_remote_code: run code that comes with the model; so does ``--trust``.
         compile: backend of torch.compile for the layers while learning, inductor for instance;
             None does not compile. Attention over packed rollouts stays outside.
         chat_template: how chat messages become a prompt; by default as the tokenizer says.
@@ -99,13 +99,17 @@ def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
 
     Raises:
         FileNotFoundError: there is none of this name, or no chat template of its own.
+        TrustError: it brings code, and nobody has granted that it is run.
         ValueError: the settings of the chat template are wrong.
     """
     name = config.tokenizer or config.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        with code_of(name, config.trust_remote_code) as code:
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=config.revision, trust_remote_code=code
+            )
+    except TrustError:
+        raise
     except (OSError, ValueError) as error:
         raise _missing("tokenizer", name, error) from error
     config.chat_template.apply(tokenizer)
@@ -117,6 +121,7 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
 
     Raises:
         FileNotFoundError: there is none of this name.
+        TrustError: it brings code, and nobody has granted that it is run.
         ModuleNotFoundError: LoRA is asked for and peft is not installed.
         ValueError: the dtype or the attention implementation is unknown.
     """
@@ -125,16 +130,15 @@ def load_model(config: PolicyConfig) -> PreTrainedModel:
         kwargs["attn_implementation"] = config.attn_implementation
     model: Any
     try:
-        with LOADING:
+        with LOADING, code_of(config.model, config.trust_remote_code) as code:
             model = AutoModelForCausalLM.from_pretrained(
-                config.model,
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
-                **kwargs,
+                config.model, revision=config.revision, trust_remote_code=code, **kwargs
             )
+    except TrustError:
+        raise
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "attn_implementation" in str(error):
-            raise  # names the known ones
+            raise ValueError(str(error)) from error  # names the known ones
         raise _missing("model", config.model, error) from error
     return _prepared(model, config)
 
@@ -144,11 +148,15 @@ def load_shape(config: PolicyConfig) -> Any:
 
     Raises:
         FileNotFoundError: there is no model of this name.
+        TrustError: it brings code, and nobody has granted that it is run.
     """
     try:
-        return AutoConfig.from_pretrained(
-            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        with code_of(config.model, config.trust_remote_code) as code:
+            return AutoConfig.from_pretrained(
+                config.model, revision=config.revision, trust_remote_code=code
+            )
+    except TrustError:
+        raise
     except (OSError, ValueError) as error:
         raise _missing("model", config.model, error) from error
 
@@ -166,12 +174,18 @@ def empty_model(config: PolicyConfig, shape: Any = None) -> PreTrainedModel:
     dtype = _dtype(config.dtype)
     if dtype == "auto":
         dtype = getattr(shape, "dtype", None) or torch.float32
-    kwargs: dict[str, Any] = {"dtype": dtype, "trust_remote_code": config.trust_remote_code}
+    kwargs: dict[str, Any] = {"dtype": dtype}
     if config.attn_implementation is not None:
         kwargs["attn_implementation"] = config.attn_implementation
     maker: Any = AutoModelForCausalLM
-    with LOADING, torch.device("meta"):
-        return _prepared(maker.from_config(shape, **kwargs), config)
+    try:
+        with LOADING, torch.device("meta"), code_of(config.model, config.trust_remote_code) as code:
+            model = maker.from_config(shape, trust_remote_code=code, **kwargs)
+            return _prepared(model, config)
+    except ValueError as error:
+        if "attn_implementation" not in str(error):
+            raise
+        raise ValueError(str(error)) from error
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

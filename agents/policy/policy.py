@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,9 +20,10 @@ from research_rl.agents.policy.chat import ChatTemplate
 from research_rl.agents.policy.dropout import dropout_as_loaded
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
 from research_rl.agents.policy.modes import evaluating
+from research_rl.agents.policy.notice import notice
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.agents.policy.written import check_written, merged_copy
-from research_rl.envs.protocols import Prompt
+from research_rl.envs.protocols import RESEARCH, Opened, Prompt, Protocol, opened_by
 
 _MARK = "\ufdd0"
 """Parts text for a moment; no character, by Unicode's own promise."""
@@ -93,7 +95,7 @@ class LMPolicy(nn.Module):
 
         A lone surrogate becomes U+FFFD.
         """
-        return self._ids(text, add_special_tokens=False)
+        return self._piece(text, trusted=False)
 
     def encode_prompt(self, prompt: Prompt, question: str) -> list[int]:
         """Ids of the prompt for one question: the chat template, or plain text with the bos.
@@ -103,27 +105,102 @@ class LMPolicy(nn.Module):
         Raises:
             ValueError: the prompt is a chat and the tokenizer has no chat template.
         """
-        messages = prompt.messages(question)
+        tools = self._tools(prompt.tools)
+        if prompt.tools and not tools:
+            notice("the chat template takes no tools: the system message tells of them instead")
+        messages = prompt.messages(question, tools_in_text=not tools)
         if messages is None:
             ids = self._ids(prompt.text(question), add_special_tokens=True)
             while len(ids) > 1 and ids[-1] in self.eos_ids:
                 ids.pop()  # some tokenizers end every text
             return ids
-        return self.encode_chat(messages)
+        return self.encode_chat(messages, tools) + self.encode(self._begins(prompt))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def opened(self, prompt: Prompt, protocol: Protocol = RESEARCH) -> Opened:
+        """Return what prompt and chat template open of the response, such as ``<think>``.
+
+        Args:
+            prompt: in front of the response.
+            protocol: of the episode; where each turn is a message, each is opened.
+        """
+        messages = prompt.messages("?")
+        if messages is None:
+            return Opened(prompt.opened)
+        by_template = self._opened_by_template(prompt)
+        later = by_template or protocol.begins if protocol.keeps_eos else ""
+        return Opened(by_template + self._begins(prompt), later)
+
+    def _opened_by_template(self, prompt: Prompt) -> str:
+        messages = prompt.messages("?") or []
+        return opened_by(self._chat.render(messages, self._tools(prompt.tools)))
+
+    def _begins(self, prompt: Prompt) -> str:
+        """What the response begins with; nothing more where the template has begun a thought."""
+        return prompt.begins if prompt.begins and not self._opened_by_template(prompt) else ""
+
+    def _tools(self, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The tools, none where the chat template would pass over them."""
+        return tools if tools and self._chat.takes_tools(tools) else ()
+
+    def encode_reply(self, protocol: Protocol, reply: str, turn: Sequence[int] = ()) -> list[int]:
+        """Ids of what the environment says behind a turn, each piece encoded once and by itself.
+
+        Control tokens count as such only in what a protocol or the chat template wrote, never in
+        what was retrieved.
+
+        Args:
+            protocol: of the episode.
+            reply: of the environment.
+            turn: ids of the turn, which tell whether the policy has ended its message itself.
+
+        Raises:
+            ValueError: the chat template cannot have the messages of the reply.
+        """
+        pieces = protocol.pieces(reply)
+        messages = [piece for piece in pieces if piece.role is not None]
+        if not messages:
+            return [i for p in pieces for i in self._piece(p.text, p.trusted)]
+        role = messages[0].role or "tool"
+        glue = self._chat.glue(len(messages), role, self._tools(protocol.tools()))
+        ended = bool(turn) and turn[-1] in self.eos_ids
+        ids = self._behind_turn(glue.between[0], ended)
+        for piece, behind in zip(messages, glue.between[1:], strict=True):
+            text = json.dumps(piece.text, ensure_ascii=False)[1:-1] if glue.as_json else piece.text
+            ids += self._piece(text, piece.trusted) + self._piece(behind, True)
+        begun = opened_by(glue.between[-1])
+        return ids + self.encode(protocol.begins) if protocol.begins and not begun else ids
+
+    def _behind_turn(self, glue: str, ended: bool) -> list[int]:
+        """Ids of the glue behind a turn, without its first if the policy has ended its message."""
+        ids = self._piece(glue, True)
+        return ids[1:] if ended and ids and ids[0] in self.eos_ids else ids
+
+    def _piece(self, text: str, trusted: bool) -> list[int]:
+        encoded = self.tokenizer(
+            _scalar_text(text), add_special_tokens=False, split_special_tokens=not trusted
+        )
+        ids: list[int] = encoded["input_ids"]
+        return ids
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Ids of chat messages through the tokenizer's template, up to where the model begins.
 
         Control tokens that stand in a message stay plain text.
 
         Where the template has no role for a system message, its text begins the user's.
 
+        Args:
+            messages: of the chat.
+            tools: JSON schemas, for a template that takes tools.
+
         Raises:
             ValueError: the tokenizer has no chat template, or it refuses these messages.
         """
         marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
         ids = []
-        for number, piece in enumerate(self._chat.render(marked).split(_MARK)):
+        for number, piece in enumerate(self._chat.render(marked, tools).split(_MARK)):
             plain = number % 2 == 1
             ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
                 "input_ids"

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research_rl.agents.types import Sequence
 from research_rl.agents.web.request_body import (
@@ -33,10 +34,12 @@ from research_rl.agents.web.request_body import (
     is_int,
     text_in,
 )
-from research_rl.agents.web.request_queue import Completion, RequestQueue
+from research_rl.agents.web.request_queue import Completion, QueueFullError, RequestQueue
 from research_rl.envs.web import (
+    BodyBudget,
     Refused,
     ServerThread,
+    answered,
     check_host,
     check_json_type,
     check_key,
@@ -50,8 +53,10 @@ from research_rl.envs.web import (
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 * 2**20
 BODY_SECONDS = 30.0
-_LOOKS = 0.5
-"""Seconds after which it is looked whether a client still waits."""
+_BYTES_A_TOKEN, _BYTES_BESIDE = 16, 2**16
+"""A body may have so many for each position of the model, and so many for all else."""
+GRACE = 60
+"""Seconds that turns under way have when the server is told to stop."""
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
@@ -72,7 +77,7 @@ def create_sampling_app(
     async def lifespan(_: FastAPI) -> Any:
         queue.start()
         yield
-        await asyncio.to_thread(queue.close)
+        await asyncio.to_thread(queue.close, finish=False)
 
     app = make_app("research-rl rollout server", lifespan)
     app.add_api_route("/v1/completions", routes.complete, methods=["POST"])
@@ -82,8 +87,29 @@ def create_sampling_app(
     app.add_api_route("/reset_prefix_cache", routes.reset_prefix_cache, methods=["POST"])
     app.add_api_route("/health", routes.health, methods=["GET"])
     app.add_api_route("/metrics", routes.metrics, methods=["GET"])
-    app.middleware("http")(routes.let_in)
+    app.add_middleware(_Gate, routes=routes)
     return app
+
+
+class _Gate:
+    """Lets in who may ask, before anything of the request is read.
+
+    It is plain ASGI: starlette's own kind starts tasks for each request, which many clients at once
+    make others wait for.
+    """
+
+    def __init__(self, app: ASGIApp, routes: _Routes) -> None:
+        self._app, self._routes = app, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] == "http":
+            try:
+                self._routes.let_in(Request(scope))
+            except Refused as error:
+                await _error(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Routes(Collector):
@@ -92,30 +118,35 @@ class _Routes(Collector):
     def __init__(self, queue: RequestQueue, api_key: str | None, below: Path | None) -> None:
         self._queue, self._key, self._below = queue, api_key, below
         self._encoding = asyncio.Lock()
+        longest = queue.policy.max_length
+        room = MAX_BODY_BYTES if longest is None else longest * _BYTES_A_TOKEN + _BYTES_BESIDE
+        self._max_body = min(room, MAX_BODY_BYTES)
+        self._bodies = BodyBudget()
         self._longest_token: int | None = None
         self._started = time.time()
         self._answered = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    async def let_in(self, request: Request, call_next: Any) -> Response:
-        """Refuse those without the key, and pages of a browser; turn refusals into answers."""
-        try:
-            if request.url.path != "/health":
-                check_key(request, self._key)
-            check_host(request, self._key)
-        except Refused as error:
-            return _error(error)
-        answered: Response = await call_next(request)
-        return answered
+    def let_in(self, request: Request) -> None:
+        """Refuse those without the key, and pages of a browser.
+
+        Raises:
+            Refused: with status 401 or 403.
+        """
+        if request.url.path != "/health":
+            check_key(request, self._key)
+        check_host(request, self._key)
 
     async def complete(self, request: Request) -> Response:
         """Sample behind one prompt."""
         try:
-            body = await _json(request)
+            body = await self._json(request)
             completion = await self._completion(body)
             try:
                 job = self._queue.submit(completion)
+            except QueueFullError as error:
+                raise Refused(f"{error}; ask again later", 429) from error
             except ValueError as error:
                 raise Refused(str(error)) from error
             sequence = await self._answer(request, job)
@@ -136,14 +167,14 @@ class _Routes(Collector):
     async def load_adapter(self, request: Request) -> Response:
         """Serve a LoRA adapter from a folder."""
         try:
-            body = await _json(request)
+            body = await self._json(request)
             name, folder = text_in(body, "lora_name"), self._folder(body, "lora_path")
             known = self._queue.models
             if name == known[0]:
                 raise Refused(f"lora_name must not be the model's own name {name!r}")
             if name in known and not body.get("load_inplace"):
                 raise Refused(f"the adapter {name!r} is loaded already; send load_inplace: true")
-            await _waited(self._queue.load_adapter(name, folder))
+            await _changed("lora_path", self._queue.load_adapter, name, folder)
         except Refused as error:
             return _error(error)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -151,13 +182,14 @@ class _Routes(Collector):
     async def collective_rpc(self, request: Request) -> Response:
         """Take the weights of a folder; no other method is there."""
         try:
-            body = await _json(request)
+            body = await self._json(request)
             if body.get("method") != "reload_weights":
                 raise Refused(f"method must be reload_weights, got {body.get('method')!r}")
             kwargs = body.get("kwargs")
             if not isinstance(kwargs, dict):
                 raise Refused("kwargs must hold weights_path")
-            await _waited(self._queue.reload(self._folder(kwargs, "weights_path")))
+            folder = self._folder(kwargs, "weights_path")
+            await _changed("weights_path", self._queue.reload, folder)
         except Refused as error:
             return _error(error)
         return JSONResponse({"results": [None]})
@@ -188,20 +220,26 @@ class _Routes(Collector):
 
     async def _answer(self, request: Request, job: Future[Sequence]) -> Sequence:
         """What a request gets; one whose client hung up is given up."""
-        waited = asyncio.ensure_future(_waited(job))
-        while not (await asyncio.wait({waited}, timeout=_LOOKS))[0]:
-            if await request.is_disconnected():
-                self._queue.drop(job)
-                raise Refused("the client hung up", 499)
-        sequence: Sequence = waited.result()
+        try:
+            sequence: Sequence = await answered(request, None, _waited(job))
+        except BaseException:  # also where the server stops, and cancels what waits
+            self._queue.drop(job)
+            raise
         return sequence
+
+    async def _json(self, request: Request) -> dict[str, Any]:
+        check_json_type(request)
+        body = await json_body(request, self._max_body, BODY_SECONDS, self._bodies)
+        if not isinstance(body, dict):
+            raise Refused(f"the body must be a JSON object, got {type(body).__name__}")
+        return body
 
     def _folder(self, body: Mapping[str, Any], name: str) -> str:
         """The folder that a request wants loaded."""
         if self._key is None and self._below is None:
             raise Refused(
                 "weights are loaded only for clients with a key, or from a folder that the server "
-                "was given; start it with RESEARCH_API_KEY or --weights-below DIR",
+                "was given; start it with RESEARCH_SERVER_KEY or --weights-below DIR",
                 403,
             )
         folder = text_in(body, name)
@@ -263,7 +301,7 @@ class _Routes(Collector):
     ) -> dict[str, Any]:
         policy, ids = self._queue.policy, sequence.response_ids
         text = policy.decode(ids)
-        found = [(text.find(s), s) for s in completion.params.stop if s in text]
+        found = [(text.find(s), s) for s in completion.params.stops if s in text]
         stop = min(found)[1] if found and sequence.finish == "stop" else None
         if stop is not None and not body.get("include_stop_str_in_output"):
             text = text[: text.find(stop)]
@@ -290,6 +328,21 @@ class _Routes(Collector):
         }
 
 
+async def _changed(field: str, change: Callable[..., Future[None]], *given: str) -> None:
+    """Have weights taken; those that cannot be are the request's fault.
+
+    Raises:
+        Refused: names the field, with status 400, or 429 where the queue is full.
+    """
+    try:
+        await asyncio.wrap_future(change(*given))
+    except QueueFullError as error:
+        raise Refused(f"{error}; ask again later", 429) from error
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        log.warning("%s was not taken: %s", field, error)
+        raise Refused(f"{field} must name a folder that can be taken, but {error}") from error
+
+
 async def _waited(job: Future[Any]) -> Any:
     """The job's result; what went wrong in it becomes a refusal."""
     try:
@@ -299,14 +352,6 @@ async def _waited(job: Future[Any]) -> Any:
     except Exception as error:
         log.exception("a job failed")
         raise Refused(f"{type(error).__name__}: {error}", 500) from error
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    check_json_type(request)
-    body = await json_body(request, MAX_BODY_BYTES, BODY_SECONDS)
-    if not isinstance(body, dict):
-        raise Refused(f"the body must be a JSON object, got {type(body).__name__}")
-    return body
 
 
 def _error(error: Refused) -> Response:
@@ -331,7 +376,7 @@ def _server(
     queue: RequestQueue, api_key: str | None, weights_below: Path | None, level: str
 ) -> uvicorn.Server:
     app = create_sampling_app(queue, api_key, weights_below)
-    return make_server(app, level, grace=60, keep_alive=600)
+    return make_server(app, level, grace=GRACE, keep_alive=600)
 
 
 class BackgroundRolloutServer(ServerThread):

@@ -215,7 +215,7 @@ def completion_request(
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "seed": seed,
-        "stop": list(params.stop),
+        "stop": list(params.stops),
         "stop_token_ids": list(eos_ids),
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,

@@ -79,7 +79,7 @@ class ServerEngine(Engine):
         where = None if folder is None else Path(folder).absolute()
         self.fleet = Fleet(policy, clients, model, weights, where, retry_window)
         """The servers, how they are, and which weights they have."""
-        self._end = TurnEnd(policy, SamplingParams().stop)
+        self._end = TurnEnd(policy, SamplingParams().stops)
         self._workers: list[ThreadPoolExecutor] = []  # of runs that are not over, or failed
 
     def sync(self, version: int) -> None:
@@ -113,7 +113,7 @@ class ServerEngine(Engine):
         if self.fleet.version is None:
             self.sync(0)
         _check_room(self.fleet.room, max(map(len, prompts)), params.max_response_tokens)
-        self._end = self._end.at(params.stop)
+        self._end = self._end.at(params.stops)
         rows = seed.tolist()
         cancelled = threading.Event()
         workers = ThreadPoolExecutor(min(self._concurrency, len(prompts)), "rollout")

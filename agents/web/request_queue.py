@@ -30,6 +30,13 @@ from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.agents.web.weights import take_adapter, take_weights
 
+MAX_WAITING = 4096
+"""Requests that wait; a turn of a training run is one."""
+
+
+class QueueFullError(RuntimeError):
+    """More requests wait than the server accepts; to be asked again later."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -108,20 +115,29 @@ class RequestQueue:
         name: under which it is asked for.
         max_slots: sequences under way together.
         max_wait: seconds that a run waits for others to join.
+        max_waiting: requests that may wait; further ones are refused.
     """
 
     def __init__(
-        self, policy: LMPolicy, name: str, max_slots: int = MAX_SLOTS, max_wait: float = 0.005
+        self,
+        policy: LMPolicy,
+        name: str,
+        max_slots: int = MAX_SLOTS,
+        max_wait: float = 0.005,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
         policy.eval()
         self._policy, self.name = policy, name
         engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
         engine.eos = min(policy.eos_ids)
         self._engine: Any = engine  # or the turnwise one; both have budgets and eos
-        self._max_wait = max_wait
+        self._max_wait, self._max_waiting = max_wait, max_waiting
         self._adapters: list[str] = []
         self._waiting: deque[_Job] = deque()
         self._running: list[_Job] = []
+        self._given_up: set[Future[Any]] = set()
         self._arrived = threading.Condition()
         self._closing = False
         self.runs = 0
@@ -154,6 +170,7 @@ class RequestQueue:
 
         Raises:
             ValueError: it cannot be; says what must hold.
+            QueueFullError: too many wait already.
         """
         self._check(completion)
         job = _Job(completion=completion)
@@ -171,16 +188,27 @@ class RequestQueue:
     def drop(self, done: Future[Any]) -> None:
         """Give up a request that nobody waits for; one that is under way ends at its next token."""
         if done.cancel():
+            with self._arrived:  # those that nobody waits for take no place in the queue
+                self._waiting = deque(job for job in self._waiting if job.done is not done)
             return
-        for row, job in enumerate(self._running):
-            if job.done is done:
-                self._engine.budgets[row] = 0
+        if not done.done():
+            self._given_up.add(done)
+            for row, job in enumerate(self._running):
+                if job.done is done:
+                    self._engine.budgets[row] = 0
 
-    def close(self) -> None:
-        """Finish what waits, then end."""
+    def close(self, finish: bool = True) -> None:
+        """End.
+
+        Args:
+            finish: what waits is answered first; otherwise it is given up.
+        """
         with self._arrived:
             self._closing = True
+            given_up = [] if finish else [*self._running, *self._waiting]
             self._arrived.notify_all()
+        for job in given_up:
+            self.drop(job.done)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -197,6 +225,8 @@ class RequestQueue:
         with self._arrived:
             if self._closing:
                 raise ValueError("the server must be running, but it is stopping")
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
             self._waiting.append(job)
             self._arrived.notify_all()
 
@@ -257,10 +287,14 @@ class RequestQueue:
         asked = [job.completion for job in jobs if job.completion is not None]
         self._engine.budgets = torch.tensor([one.params.max_response_tokens for one in asked])
         self._running = jobs
+        for row, job in enumerate(jobs):
+            if job.done in self._given_up:  # between its turn and here
+                self._engine.budgets[row] = 0
         try:
             return self._sampled(asked)
         finally:
             self._running = []
+            self._given_up.difference_update(job.done for job in jobs)
 
     def _sampled(self, completions: list[Completion]) -> list[Sequence]:
         first = completions[0]

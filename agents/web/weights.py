@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs.system import LOADING
@@ -22,9 +21,8 @@ def take_weights(policy: LMPolicy, folder: str) -> None:
         ValueError: the folder lacks some, or they are of another model.
     """
     own: Any = policy.model
-    loader: Any = AutoModelForCausalLM
-    with LOADING:
-        new, found = loader.from_pretrained(
+    with LOADING:  # by the class that is served already: the folder's own code is not looked at
+        new, found = type(own).from_pretrained(
             folder,
             dtype="auto",
             local_files_only=True,
@@ -62,6 +60,7 @@ def take_adapter(policy: LMPolicy, name: str, folder: str, known: bool) -> None:
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     config: Any = PeftConfig.from_pretrained(folder)
+    _check_adapter(config, folder)
     config.inference_mode = True
     weights = load_peft_weights(folder, device="cpu")
     model: Any = policy.model
@@ -77,6 +76,23 @@ def take_adapter(policy: LMPolicy, name: str, folder: str, known: bool) -> None:
         if former is not None:
             _attach(policy, name, *former, folder)
         raise
+
+
+def _check_adapter(config: Any, folder: str) -> None:
+    """Refuse an adapter whose config has peft import modules, or read more files.
+
+    Raises:
+        ValueError: it does.
+    """
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        raise ValueError(f"the adapter in {folder} must be LoRA, got {kind}")
+    start = getattr(config, "init_lora_weights", True)
+    if getattr(config, "megatron_config", None) or start not in (True, False, "gaussian"):
+        raise ValueError(
+            f"the adapter in {folder} must be plain LoRA, without megatron_config and with "
+            f"init_lora_weights true, false or gaussian, got {start!r}"
+        )
 
 
 def _attach(

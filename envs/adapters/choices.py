@@ -15,6 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from research_rl.envs.env import ReSearchEnv
+from research_rl.envs.protocols import Protocol
 from research_rl.envs.rewards import RewardFunction
 from research_rl.envs.synthetic import MAX_HOPS, query_of
 from research_rl.envs.task import QuestionLike
@@ -89,11 +90,12 @@ class ReSearchChoices(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """
         if not self.action_space.contains(choice):
             raise ValueError(f"action must be in {self.action_space}, got {choice}")
+        protocol, opened = self._base.protocol, self._base.episode.opening
         if choice == 2 * MAX_HOPS:
-            return f"<think> t </think><answer> \\boxed{{{self._people[-1]}}} </answer>"
+            return protocol.answer(self._people[-1], thought="t", opened=opened)
         relation = self._relations[choice // 2 % len(self._relations)]
         query = query_of(relation, self._people[-(choice % 2)])
-        return f"<think> t </think><search> {query} </search>"
+        return protocol.search(query, thought="t", opened=opened)
 
     def _seen(self) -> Numbers:
         return np.array([len(self._relations), len(self._people) - 1], np.int64)
@@ -106,13 +108,16 @@ def make_choices(
     max_searches: int = 4,
     search_cost: float = 0.0,
     reward: str | RewardFunction = "default",
+    protocol: str | Protocol = "research",
 ) -> ReSearchChoices:
     """Return ReSearchChoices over ReSearch-v0, whose arguments these are.
 
     There is no ``render_mode``: Stable-Baselines3 asks for pictures first and goes without them
     where the argument is unknown. Wrap an environment of your own to have one.
     """
-    env = ReSearchEnv(questions, index, top_k, max_searches, search_cost, reward=reward)
+    env = ReSearchEnv(
+        questions, index, top_k, max_searches, search_cost, reward=reward, protocol=protocol
+    )
     return ReSearchChoices(env)
 
 

@@ -47,7 +47,9 @@ class ReSearchGem(Env):  # type: ignore[misc]
 
     def sample_random_action(self) -> str:
         """Return a turn that searches for random words."""
-        return f"<think> t </think><search> {self._env.action_space.sample().strip()} </search>"
+        protocol, words = self._env.protocol, self._env.action_space.sample().strip()
+        opened = self._env.task.rules.opened.first
+        return protocol.search(protocol.escape(words), thought="t", opened=opened)
 
     def spawn(self, same_state: bool = False, **kwargs: Any) -> ReSearchGem:
         """Return another environment of the same arguments, or a copy as this one stands.

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from research_rl.envs.adapters.missing import missing_library
 from research_rl.envs.env import ReSearchEnv
+from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.types import Question
 
 try:
@@ -42,6 +43,8 @@ class TextObservation(Observation):  # type: ignore[misc]
     """
 
     text: str
+    protocol: str = RESEARCH.name
+    """How turns and replies are written, see ``get_protocol``."""
 
 
 class EpisodeState(State):  # type: ignore[misc]
@@ -94,7 +97,7 @@ class ReSearchServer(Environment):  # type: ignore[misc]
         self._state = EpisodeState(
             episode_id=episode_id or str(uuid4()), step_count=0, question=info["question"]
         )
-        return TextObservation(text=text, done=False, reward=None, metadata=info)
+        return self._told(text, done=False, reward=None, metadata=info)
 
     def step(self, action: TurnAction, timeout_s: float | None = None, **_: Any) -> TextObservation:
         """Play a turn.
@@ -105,12 +108,15 @@ class ReSearchServer(Environment):  # type: ignore[misc]
         text, reward, terminated, truncated, info = self._env.step(action.text)
         self._state.step_count += 1
         self._state.num_searches = info["num_searches"]
-        return TextObservation(
-            text=text,
+        return self._told(
+            text,
             done=terminated or truncated,
             reward=reward,
             metadata={**info, "truncated": truncated},
         )
+
+    def _told(self, text: str, **more: Any) -> TextObservation:
+        return TextObservation(text=text, protocol=self._env.protocol.name, **more)
 
     @property
     def state(self) -> EpisodeState:

@@ -6,18 +6,20 @@ TRL 1.16, whose GRPOTrainer makes a tool of every public method but ``reset`` an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from research_rl.envs.env import ReSearchEnv
-from research_rl.envs.protocols import BUDGET_USED, escape_tags, result_content
+from research_rl.envs.protocols import BUDGET_USED, last_boxed
 from research_rl.envs.types import Question, RetrieverUnavailable
 
 SYSTEM = (
     "Answer the user's question. Use the search tool as often as you need, one fact at a time, and "
     r"end with the answer, as short as it can be, within \boxed{}."
 )
+
+_THOUGHT = "."  # some protocols ask for one
 
 
 # No ReSearchEnv with another name: TRL would make tools of its step, close and render as well.
@@ -26,6 +28,8 @@ class SearchTool:
 
     Args:
         kwargs: arguments of ReSearch-v0 (``index``, ``top_k``, ``max_searches``, ``reward`` ...).
+            The protocol is how the rewards read what was called and answered; what the model reads
+            and writes is its own chat format, whatever the protocol.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -64,13 +68,16 @@ class SearchTool:
         if limit is not None and episode.num_searches >= limit:
             return BUDGET_USED
         try:
-            found = self._env.step(f"<think></think><search> {escape_tags(str(query))} </search>")[
-                0
-            ]
+            found = self._env.step(self._turn(self._env.protocol.search, str(query)))[0]
         except RetrieverUnavailable as error:
             self._failure = error  # the trainer makes text of it: _judge raises it again
             raise
-        return result_content(found)
+        return self._env.protocol.content(found)
+
+    def _turn(self, write: Callable[..., str], text: str) -> str:
+        """Write a turn of good form: the chat template decides the model's own."""
+        escaped = self._env.protocol.escape(text)
+        return write(escaped, thought=_THOUGHT, opened=self._env.episode.opening)
 
     def _judge(self, message: str) -> float:
         """Return what the last message is worth.
@@ -80,7 +87,8 @@ class SearchTool:
         """
         if self._failure is not None:
             raise self._failure
-        self._env.step(f"<think></think><answer> {escape_tags(message)} </answer>")
+        boxed = last_boxed(message)
+        self._env.step("" if boxed is None else self._turn(self._env.protocol.answer, boxed))
         assert self._env.episode.reward is not None
         return self._env.episode.reward.value
 

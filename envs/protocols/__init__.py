@@ -1,40 +1,53 @@
-"""The language of a rollout: its tags, its prompts, and what an action means.
+"""The language of a rollout: protocols, their prompts, and what an action means.
 
-Read first: tags.py
-May import: envs.types
+Read first: base.py, then tags.py and calls.py
+May import: envs.protocols.dialects, envs.system, envs.types
 """
 
 from __future__ import annotations
 
-from research_rl.envs.protocols.prompts import (
-    BASE,
-    INSTRUCT,
-    Prompt,
-    PromptChoice,
-    get_prompt,
-    prompt_about,
-)
-from research_rl.envs.protocols.tags import (
+from research_rl.envs.protocols.actions import (
     BUDGET_USED,
     NOTHING_FOUND,
     NOTHING_TO_SEARCH,
-    STOP,
     Action,
     Answer,
+    Found,
     Kind,
     Malformed,
     Part,
+    Piece,
     Search,
     Segment,
-    answer_content,
+)
+from research_rl.envs.protocols.base import Protocol
+from research_rl.envs.protocols.boxes import answer_content, last_boxed
+from research_rl.envs.protocols.calls import CallProtocol
+from research_rl.envs.protocols.choices import (
+    PROTOCOLS,
+    get_prompt,
+    get_protocol,
+    prompt_about,
+)
+from research_rl.envs.protocols.dialects import (
+    RESEARCH,
+    STOP,
     escape_tags,
     format_error,
-    last_boxed,
     parse_action,
     parts,
     render_result,
     result_content,
 )
+from research_rl.envs.protocols.prompts import (
+    BASE,
+    INSTRUCT,
+    Opened,
+    Prompt,
+    PromptChoice,
+    opened_by,
+)
+from research_rl.envs.protocols.tags import TagProtocol
 
 __all__ = [
     "BASE",
@@ -42,21 +55,31 @@ __all__ = [
     "INSTRUCT",
     "NOTHING_FOUND",
     "NOTHING_TO_SEARCH",
+    "PROTOCOLS",
+    "RESEARCH",
     "STOP",
     "Action",
     "Answer",
+    "CallProtocol",
+    "Found",
     "Kind",
     "Malformed",
+    "Opened",
     "Part",
+    "Piece",
     "Prompt",
     "PromptChoice",
+    "Protocol",
     "Search",
     "Segment",
+    "TagProtocol",
     "answer_content",
     "escape_tags",
     "format_error",
     "get_prompt",
+    "get_protocol",
     "last_boxed",
+    "opened_by",
     "parse_action",
     "parts",
     "prompt_about",

@@ -8,12 +8,49 @@ Wikipedia is searched; ``prompt_about`` says what your corpus is about.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 _QUESTION = "{prompt}"
+_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+
+
+class Opened(NamedTuple):
+    """What stands in front of the policy's own text and belongs to its response.
+
+    Some prompts and chat templates end in ``<think>``, others open a thought and close it at once.
+
+    Args:
+        first: in front of the first turn.
+        later: in front of each later turn, where a turn is a chat message of its own.
+    """
+
+    first: str = ""
+    later: str = ""
+
+    def before(self, turn: int, keeps_eos: bool) -> str:
+        """Return what was opened in front of a turn.
+
+        Args:
+            turn: its number, from 0.
+            keeps_eos: whether each turn is a message of its own.
+        """
+        if turn == 0:
+            return self.first
+        return self.later if keeps_eos else ""
+
+
+def opened_by(prompt: str) -> str:
+    r"""Return the thought that a text opens at its very end, closed or not; "" for none.
+
+    >>> opened_by("Assistant: <think>\n")
+    '<think>\n'
+    """
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
 
 
 @dataclass(frozen=True)
@@ -25,11 +62,18 @@ class Prompt:
         user: the user's text with ``{prompt}`` where the question goes.
         chat: messages for the tokenizer's chat template, not plain text; so it is with a system
             message.
+        tools: what the model may call, as JSON schemas of OpenAI's layout; for a chat template
+            that takes tools.
+        tools_text: says the same in words, for a chat template that takes none.
+        begins: what the response begins with; it is given, not sampled.
     """
 
     system: str | None
     user: str
     chat: bool = False
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    tools_text: str = ""
+    begins: str = ""
 
     def __post_init__(self) -> None:
         if self.system is not None:
@@ -42,15 +86,34 @@ class Prompt:
 
     def text(self, question: str) -> str:
         """Return the prompt as one string; for a chat prompt, the texts of its messages."""
+        system = self._system(tools_in_text=True)
         user = self.user.replace(_QUESTION, question)
-        return user if self.system is None else f"{self.system}\n\n{user}"
+        return (user if system is None else f"{system}\n\n{user}") + self.begins
 
-    def messages(self, question: str) -> list[dict[str, str]] | None:
-        """Return the chat messages for the tokenizer's template; None for a base prompt."""
+    def messages(self, question: str, tools_in_text: bool = False) -> list[dict[str, str]] | None:
+        """Return the chat messages for the tokenizer's template; None for a base prompt.
+
+        Args:
+            question: what is asked.
+            tools_in_text: the template takes no tools, so the system message tells of them.
+        """
         if not self.chat:
             return None
+        system = self._system(tools_in_text)
         user = {"role": "user", "content": self.user.replace(_QUESTION, question)}
-        return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
+        return [user] if system is None else [{"role": "system", "content": system}, user]
+
+    @property
+    def opened(self) -> str:
+        """The thought that the prompt opens at its end, as far as that is known without a chat
+        template."""
+        if self.chat:
+            return self.begins
+        return opened_by(self.user.rpartition(_QUESTION)[2]) + self.begins
+
+    def _system(self, tools_in_text: bool) -> str | None:
+        told = [text for text in (self.system, self.tools_text * tools_in_text) if text]
+        return "\n\n".join(told) or self.system
 
 
 BASE = Prompt(
@@ -86,91 +149,104 @@ INSTRUCT = Prompt(
 """For instruction-tuned models: a system message, the question as the user's."""
 
 
-_ABOUT = (
-    "Answer the question step by step. You can look things up with a search tool over {about}. "
-    "Write your reasoning inside <think> </think>. To look something up, write a short query "
-    "inside <search> </search>; what the tool finds comes back inside <result> </result>. Read it, "
-    "think again, and search as often as something is missing. When you know the answer, write it "
-    r"inside <answer> </answer>, with nothing but the final answer inside \boxed{}. For example: "
-    "<think> what I need to find first </think> <search> a query </search> <result> what was found "
-    "</result> <think> what follows from it </think> <answer> The answer is "
-    r"\boxed{the final answer} </answer>"
-)
-
-
-def prompt_about(about: str, chat: bool = True) -> Prompt:
-    """Return a prompt that says what is searched.
-
-    >>> "over the manuals of Acme." in prompt_about("the manuals of Acme").system
-    True
+def rules_prompt(rules: str, chat: bool, begins: str = "") -> Prompt:
+    """Return a prompt that tells the rules: as a system message, or in front of the question.
 
     Args:
-        about: what the documents are; it completes ``a search tool over ...``.
-        chat: rules as a system message and the question as the user's; False is one text, for base
-            models.
-
-    Raises:
-        ValueError: ``about`` is empty.
+        rules: in words.
+        chat: messages, not plain text.
+        begins: what the response begins with.
     """
-    if not about.strip():
-        raise ValueError("about must say what the documents are, got an empty text")
-    rules = _ABOUT.replace("{about}", about.strip())
-    return Prompt(rules, _QUESTION) if chat else Prompt(None, f"{rules}\n\nQuestion: {_QUESTION}\n")
+    if chat:
+        return Prompt(rules, _QUESTION, begins=begins)
+    return Prompt(None, f"{rules}\n\nQuestion: {_QUESTION}\n", begins=begins)
+
+
+def no_plain_prompt(protocol: str) -> ValueError:
+    """Return the error for plain text in front of a protocol whose replies are chat messages.
+
+    Args:
+        protocol: its name.
+    """
+    return ValueError(
+        f"the protocol {protocol!r} must have a chat prompt, got plain text; set chat to true, or "
+        "use a protocol whose replies stand in the same message, such as research"
+    )
+
+
+def opens_thought(opened: str) -> bool:
+    """Return whether what a prompt opened is a thought that the policy is in."""
+    return opened.rstrip().endswith("<think>")
 
 
 PromptChoice: TypeAlias = str | Mapping[str, str | bool | None] | Prompt
-"""``base`` or ``instruct``; a text with ``{prompt}``; ``{system, user}`` of a chat; ``{about}`` or
-``{about, chat}``, see ``prompt_about``; a file of one of these; or a Prompt."""
+"""``base`` or ``instruct``; a text with ``{prompt}``; ``{system, user, begins, tools}`` of a chat;
+``{about}`` or ``{about, chat}``; a file of one of these; or a Prompt. See ``get_prompt``."""
 
 
-def get_prompt(prompt: PromptChoice) -> Prompt:
-    """Return the prompt that is meant.
-
-    >>> get_prompt({"system": "Answer briefly.", "user": "Q: {prompt}"}).messages("Who?")[1]
-    {'role': 'user', 'content': 'Q: Who?'}
+class Parts(NamedTuple):
+    """What a prompt in parts says.
 
     Args:
-        prompt: see PromptChoice. A mapping is a chat, also without a system message; without
-            ``user`` the user says the question alone. A file is text, or YAML or JSON with the
-            mapping.
+        prompt: the prompt, where it is given in full.
+        about: what the documents are, where it is not.
+        chat: messages or plain text; None where that is not said.
+        begins: what the response begins with; None where that is not said.
+        tools: whether the model is told of its tools beside the prompt.
+    """
+
+    prompt: Prompt | None
+    about: str | None = None
+    chat: bool | None = None
+    begins: str | None = None
+    tools: bool = True
+
+
+def prompt_parts(choice: Mapping[str, Any]) -> Parts:
+    """Read a prompt in parts; None is a part that is not there.
 
     Raises:
-        ValueError: it does not say where the question goes, or has other keys.
+        ValueError: parts that nothing reads, or that do not go together.
     """
-    if isinstance(prompt, Prompt):
-        return prompt
-    if isinstance(prompt, Mapping):
-        return _from_mapping({k: v for k, v in prompt.items() if v is not None})
-    known = {"base": BASE, "instruct": INSTRUCT}.get(prompt)
-    if known is None and _QUESTION not in prompt and _is_file(prompt):
-        return get_prompt(_read(Path(prompt)))
-    return known or Prompt(None, prompt)
-
-
-def _from_mapping(given: Mapping[str, Any]) -> Prompt:
-    allowed = {"about", "chat"} if "about" in given else {"system", "user"}
+    given = {name: part for name, part in choice.items() if part is not None}
+    allowed = {"about", "chat"} if "about" in given else {"system", "user", "begins", "tools"}
     if unknown := sorted(set(given) - allowed):
         raise ValueError(
-            "a prompt in parts must have system and user, or about and chat; got "
+            "a prompt in parts must have system, user, begins and tools, or about and chat; got "
             f"{unknown[0]!r} beside {', '.join(sorted(set(given) - {unknown[0]})) or 'nothing'}; "
             "leave it out, or set the others to null (--model.env.prompt.about null)"
         )
     if not given:
         raise ValueError("a prompt in parts must have system, user or about, got none of them")
     if "about" in given:
-        return prompt_about(str(given["about"]), bool(given.get("chat", True)))
-    return Prompt(given.get("system"), given.get("user") or _QUESTION, chat=True)
+        about = str(given["about"]).strip()
+        if not about:
+            raise ValueError("about must say what the documents are, got an empty text")
+        return Parts(None, about, bool(given.get("chat", True)))
+    prompt = Prompt(given.get("system"), given.get("user") or _QUESTION, chat=True)
+    return Parts(prompt, begins=given.get("begins"), tools=bool(given.get("tools", True)))
 
 
-def _is_file(name: str) -> bool:
+def prompt_file(name: str) -> Path | None:
+    """Return the file of this name, None where it is a text or a name of something else."""
+    if _QUESTION in name:
+        return None
     try:
-        return Path(name).is_file()
+        return Path(name) if Path(name).is_file() else None
     except OSError:  # a text too long to be a name
-        return False
+        return None
 
 
-def _read(file: Path) -> PromptChoice:
-    text = file.read_text(encoding="utf-8")
+def read_prompt(file: Path) -> PromptChoice:
+    """Return what a file says: a text, or YAML or JSON with the parts.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a prompt's file must be text in UTF-8, got {file} ({error})") from error
     if file.suffix == ".json":
         found = json.loads(text)
     elif file.suffix in (".yaml", ".yml"):

@@ -1,238 +1,320 @@
-r"""The tag language between policy and environment, as pure functions on text.
+r"""Protocols of tags: a response is one text, with blocks such as ``<search> ... </search>`` in it.
 
-A turn of the policy is free text that ends in ``</search>`` (the only stop string) or, behind
-``<answer> ... \boxed{x} ... </answer>``, at the end of the sequence. The environment answers a
-search with one ``<result>`` block. No function of this module raises, whatever the string.
+A turn is free text that ends in a search, or in an answer. The environment's reply goes on in the
+same text. A dialect is a class that says how its tags are written and how a result is laid out::
+
+    class Bracketed(TagProtocol):
+        tags = {**TagProtocol.tags, "search": ("[search]", "[/search]")}
+        stops = ("[/search]",)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
+from research_rl.envs.protocols.actions import (
+    Action,
+    Answer,
+    Found,
+    Kind,
+    Malformed,
+    Part,
+    Search,
+    Segment,
+)
+from research_rl.envs.protocols.base import Protocol
+from research_rl.envs.protocols.boxes import last_boxed, tagged
+from research_rl.envs.protocols.prompts import (
+    Prompt,
+    no_plain_prompt,
+    opens_thought,
+    rules_prompt,
+)
 from research_rl.envs.types import Passage
 
-STOP = "</search>"
-"""The stop string of a turn."""
-NOTHING_TO_SEARCH = "nothing to search"
-"""The text of the result of an empty query."""
-NOTHING_FOUND = "no passage found"
-"""What a search is answered that no passage matches."""
-BUDGET_USED = "The search budget is used: answer now."
-"""The end of the last result that an episode with ``max_searches`` gets."""
-
-_TAG = re.compile(r"<(/?)(think|search|result|answer)>")
-_BRACE = re.compile(r"(?<!\\)\\+boxed\s*\{|\\[{}]|[{}]")  # the lookbehind keeps runs of \ linear
+Tags = Mapping[Kind, tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Search:
-    """The policy asks for passages; an empty query asks for nothing."""
+class TagProtocol(Protocol):
+    """What protocols of tags have in common; ReSearch's own tags unless a class says otherwise."""
 
-    query: str
+    tags: ClassVar[Tags] = {
+        "think": ("<think>", "</think>"),
+        "search": ("<search>", "</search>"),
+        "result": ("<result>", "</result>"),
+        "answer": ("<answer>", "</answer>"),
+    }
+    """In front of and behind a block of each kind."""
+    blocks: ClassVar[tuple[Kind, ...]] = ("think", "search", "answer")
+    """The kinds that a policy writes."""
+    inner_tags: ClassVar[tuple[str, ...]] = ()
+    """Tags inside of a block, which passages must not hold either."""
+    boxed: ClassVar[bool] = True
+    r"""Whether the answer is what a ``\boxed{}`` inside its tags holds, not all that they hold."""
+    needs_thought: ClassVar[bool] = True
+    """Whether a response of good form holds a thought."""
+    searches_in_thought: ClassVar[bool] = False
+    """Whether a search stands inside a thought, which goes on behind the result."""
+    stops: tuple[str, ...] = ("</search>",)
+
+    _tag: ClassVar[re.Pattern[str]]
+
+    def __init_subclass__(cls) -> None:
+        """Compile the patterns of a class."""
+        super().__init_subclass__()
+        cls._compile()
+
+    @classmethod
+    def _compile(cls) -> None:
+        written = {tag for pair in cls.tags.values() for tag in pair} | set(cls.inner_tags)
+        # the longest first, so that no tag hides one that begins like it
+        cls._tag = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+        cls.thought = cls.tags["think"]
+
+    def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
+        """See Protocol.
+
+        Raises:
+            ValueError: plain text is asked for, and replies are messages of a chat.
+        """
+        if self.keeps_eos and not chat:
+            raise no_plain_prompt(self.name)
+        return rules_prompt(self.rules(about or "an encyclopedia"), chat, self.begins)
+
+    def rules(self, about: str) -> str:
+        """Return the rules in words.
+
+        Args:
+            about: what the documents are; it completes ``a search tool over ...``.
+        """
+        think, search, result, answer = (
+            " ".join(self.tags[kind]) for kind in ("think", "search", "result", "answer")
+        )
+        held = "nothing but the final answer"
+        held = rf"with {held} inside \boxed{{}}" if self.boxed else f"and {held}"
+        return (
+            "Answer the question step by step. You can look things up with a search tool over "
+            f"{about}. Write your reasoning inside {think}. To look something up, write a short "
+            f"query inside {search}; what the tool finds comes back inside {result}. Read it, "
+            "think again, and search as often as something is missing. When you know the answer, "
+            f"write it inside {answer}, {held}. For example: {self._example()}"
+        )
+
+    def _example(self) -> str:
+        found = " ".join((self.tags["result"][0], "what was found", self.tags["result"][1]))
+        first = self.search("a query", thought="what I need to find first")
+        return f"{first} {found} {self.answer('the final answer', 'what follows from it')}"
+
+    def parse(self, turn: str) -> Action:
+        r"""Return what a turn asks for.
+
+        A turn with a closed search and no complete answer behind it is a search, also where
+        characters follow the tag: the token that completes the stop string may hold more than it
+        (``>\n``). The query stands between the last two tags; without an opening one it is empty.
+        """
+        opening, closing = self.tags["search"]
+        head, stop, tail = turn.rpartition(closing)
+        answer = tagged(tail, *self.tags["answer"])
+        if stop and answer is None:
+            _, opened, asked = head.rpartition(opening)
+            return Search(self.queries_in(asked) if opened else ("",))
+        if answer is None:
+            wanted = " and no ".join(" ... ".join(self.tags[k]) for k in ("search", "answer"))
+            return Malformed(f"no {wanted}")
+        if not self.boxed:
+            return Answer(answer.strip())
+        held = last_boxed(answer)
+        return Malformed("no \\boxed{} in the answer") if held is None else Answer(held)
+
+    def queries_in(self, asked: str) -> tuple[str, ...]:
+        """Return the queries that a search block holds; at least one, "" for none."""
+        return (asked.strip(),)
+
+    def reply(self, found: Sequence[Found], note: str = "", escape: bool = True) -> str:
+        """See Protocol."""
+        texts: list[str] = []
+        for one in found:
+            shown = [self._document(n, p, escape) for n, p in enumerate(one.passages, 1)]
+            own = [self.joiner.join(shown)] if shown else []
+            own += [self.escape(one.note) if escape else one.note] if one.note else []
+            if len(found) > 1:
+                own = ["\n".join([self.escape(one.query), *own])]
+            texts += own
+        return self.frame("\n\n".join([*texts, note] if note else texts).strip())
+
+    joiner: ClassVar[str] = "\n\n"
+    """Between two documents of a result."""
+
+    def _document(self, number: int, passage: Passage, escape: bool) -> str:
+        contents = self.escape(passage.contents) if escape else passage.contents
+        return self.document(number, contents)
+
+    def document(self, number: int, contents: str) -> str:
+        """Lay out one document of a result.
+
+        Args:
+            number: from 1.
+            contents: title, a newline and the body.
+        """
+        return contents
+
+    def frame(self, body: str) -> str:
+        """Put the tags of a result around its text, with the space that belongs there."""
+        opening, closing = self.tags["result"]
+        return f" {opening}\n{body}\n{closing}"
+
+    def content(self, reply: str) -> str:
+        """See Protocol."""
+        text = reply.strip()
+        opening, closing = self.tags["result"]
+        if text.startswith(opening) and text.endswith(closing):
+            return text.removeprefix(opening).removesuffix(closing).strip()
+        return text
+
+    def format_error(self, segments: Sequence[Segment]) -> str | None:
+        r"""Say what is wrong with the form of a finished response; None if nothing is.
+
+        Only what the policy wrote is read. Each of its turns but the last must end in one search;
+        the last must end in one answer, outside of any thought, with something in it. Where the
+        protocol wants thoughts there must be one somewhere. Inside a thought the tags of searches
+        and answers are words like others, unless they end a turn; text between the blocks is free,
+        behind the answer it is not.
+        """
+        turns = [segment.text for segment in segments if segment.kind == "policy"]
+        if not turns:
+            return "the policy wrote nothing"
+        thoughts, state = 0, "text"
+        for number, turn in enumerate(turns, 1):
+            reader = _Reader(self, state)
+            error = reader.read(turn, final=number == len(turns))
+            if error is not None:
+                return error
+            thoughts += reader.thoughts
+            state = "think" if reader.within else "text"
+        if self.needs_thought and not thoughts:
+            return f"no {' ... '.join(self.tags['think'])}"
+        if not self.boxed:
+            return None if reader.answer.strip() else "the answer is empty"
+        held = last_boxed(reader.answer)
+        if held is None:
+            return "no \\boxed{} in the answer"
+        return None if held.strip() else "the \\boxed{} is empty"
+
+    def parts(self, turn: str, kinds: Sequence[Kind] | None = None) -> list[Part]:
+        """Cut a turn at its tags; joined, what was ``written`` is the turn again.
+
+        A block reaches from its opening tag to the next closing tag of its kind, or else to the
+        end; other tags inside it are text.
+
+        Args:
+            turn: any text.
+            kinds: the blocks to cut out; tags of others are text. None is all that a policy writes.
+        """
+        by_opening = {self.tags[kind][0]: kind for kind in kinds or self.blocks}
+        openings = re.compile("|".join(map(re.escape, by_opening)))
+        found: list[Part] = []
+        begin = 0
+        while (match := openings.search(turn, begin)) is not None:
+            found += _between(turn[begin : match.start()])
+            kind = by_opening[match[0]]
+            closing = self.tags[kind][1]
+            end = turn.find(closing, match.end())
+            closed = end >= 0
+            end = end if closed else len(turn)
+            usual = self.tags[kind] == (f"<{kind}>", f"</{kind}>")
+            tags = None if usual else self.tags[kind]
+            found.append(Part(kind, turn[match.end() : end], closed, tags))
+            begin = end + len(closing) * closed
+        return found + _between(turn[begin:])
+
+    def escape(self, text: str) -> str:
+        """Return the text with the protocol's tags made unreadable (``<`` as ``&lt;``)."""
+        return self._tag.sub(lambda match: _entity(match[0][0]) + match[0][1:], text)
+
+    def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
+        """See Protocol."""
+        return f"{self._thought(thought, opened)}{self.block('search', ' '.join(queries))}"
+
+    def answer(self, text: str, thought: str = "", opened: str = "") -> str:
+        """See Protocol."""
+        held = rf"The answer is \boxed{{{text}}}" if self.boxed else text
+        return f"{self._thought(thought, opened)}{self.block('answer', held)}"
+
+    def block(self, kind: Kind, text: str) -> str:
+        """Return the text inside the tags of its kind, with a space on both sides."""
+        opening, closing = self.tags[kind]
+        return f"{opening} {text} {closing}"
+
+    def _thought(self, thought: str, opened: str) -> str:
+        if opens_thought(opened):
+            return f" {thought} {self.tags['think'][1]} "
+        return f"{self.block('think', thought)} " if thought else ""
+
+    def forges_reply(self, turn: str) -> bool:
+        """See Protocol."""
+        return any(tag in turn for tag in self.tags["result"])
+
+    def broken(self, turn: str, cut: bool = False) -> bool:
+        """See Protocol; tags of results are left out, and of searches and answers in a thought."""
+        found = self.parts(turn)
+        if any(tag in part.text for part in found for tag in self._wrong_in(part.kind)):
+            return True
+        return not (cut or all(part.closed for part in found))
+
+    def _wrong_in(self, kind: Kind) -> list[str]:
+        openings, closings = ([self.tags[block][side] for block in self.blocks] for side in (0, 1))
+        if kind == "text":
+            return closings
+        # a thought may speak of the others, as the format check allows
+        return [self.tags["think"][0]] if kind == "think" else openings + closings
+
+    def overridden(self, turn: str) -> int:
+        """See Protocol."""
+        opening, closing = self.tags["search"]
+        return max(0, turn.count(opening) - 1) if closing in turn else 0
+
+    def unclosed(self, text: str) -> str:
+        """Return the turn, closed where it ends in an open search or answer that holds something.
+
+        Only a block whose closing tag ends a turn can have lost it.
+        """
+        cut_off = [tags for tags in self.tags.values() if tags[1] in self.stops]
+        opening, closing = max(cut_off, key=lambda tags: text.rfind(tags[0]), default=("", ""))
+        _, opened, held = text.rpartition(opening) if opening else ("", "", "")
+        for tag in self.inner_tags:
+            held = held.replace(tag, " ")
+        ended = any(end in held for end in ("</", *(tags[1] for tags in self.tags.values())))
+        return text + closing if opened and held.strip() and not ended else text
 
 
-@dataclass(frozen=True)
-class Answer:
-    r"""The policy answers; ``text`` is what the last ``\boxed{}`` holds, as it was written."""
-
-    text: str
+TagProtocol._compile()
 
 
-@dataclass(frozen=True)
-class Malformed:
-    """The turn neither searches nor answers; ``reason`` says what is missing."""
-
-    reason: str
-
-
-Action: TypeAlias = Search | Answer | Malformed
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of the response and who wrote it."""
-
-    kind: Literal["policy", "env"]
-    text: str
-
-
-Kind: TypeAlias = Literal["think", "search", "result", "answer", "text"]
-BLOCKS: tuple[Kind, ...] = ("think", "search", "answer")
-"""The kinds of block that a policy writes."""
-
-
-class Part(NamedTuple):
-    """A block of a turn, or the text between two blocks.
-
-    Args:
-        kind: the name of the block's tags; "text" outside of all.
-        text: what it holds, without its tags.
-        closed: False for a block whose closing tag is missing.
-    """
-
-    kind: Kind
-    text: str
-    closed: bool = True
-
-    @property
-    def written(self) -> str:
-        """The part as it stands in the turn, with its tags."""
-        if self.kind == "text":
-            return self.text
-        return f"<{self.kind}>{self.text}" + f"</{self.kind}>" * self.closed
-
-
-def parts(turn: str, kinds: Sequence[Kind] = BLOCKS) -> list[Part]:
-    """Cut a turn at its tags; joined, what was ``written`` is the turn again.
-
-    A block reaches from its opening tag to the next closing tag of its kind, or else to the end;
-    other tags inside it are text.
-
-    Args:
-        turn: any text.
-        kinds: the blocks to cut out; tags of others are text.
-
-    >>> [(part.kind, part.text) for part in parts("<think> who? </think><search> boss of")]
-    [('think', ' who? '), ('search', ' boss of')]
-    """
-    found: list[Part] = []
-    begin = 0
-    for match in re.finditer(rf"<({'|'.join(kinds)})>(.*?)(</\1>|\Z)", turn, re.DOTALL):
-        found += _between(turn[begin : match.start()])
-        kind = next(kind for kind in kinds if kind == match[1])
-        found.append(Part(kind, match[2], closed=match[3] != ""))
-        begin = match.end()
-    return found + _between(turn[begin:])
+def _entity(character: str) -> str:
+    return {"<": "&lt;", ">": "&gt;"}.get(character, f"&#{ord(character)};")
 
 
 def _between(text: str) -> list[Part]:
     return [Part("text", text)] if text else []
 
 
-def parse_action(turn: str) -> Action:
-    r"""Return what a turn asks for.
-
-    A turn with ``</search>`` and no complete answer behind it is a search, also where characters
-    follow the tag: the token that completes the stop string may hold more than it (``>\n``). The
-    query stands between the last ``<search>`` and the last ``</search>``; without ``<search>`` it
-    is empty.
-
-    >>> parse_action("<think> t </think><search> boss of Bakset </search>")
-    Search(query='boss of Bakset')
-    >>> parse_action(r"<answer> It is \boxed{Domlor}. </answer>")
-    Answer(text='Domlor')
-    """
-    head, stop, tail = turn.rpartition(STOP)
-    answer = answer_content(tail)
-    if stop and answer is None:
-        _, opened, query = head.rpartition("<search>")
-        return Search(query.strip() if opened else "")
-    if answer is None:
-        return Malformed("no <search> ... </search> and no <answer> ... </answer>")
-    boxed = last_boxed(answer)
-    return Malformed("no \\boxed{} in the answer") if boxed is None else Answer(boxed)
-
-
-def answer_content(text: str) -> str | None:
-    """Return what the last complete ``<answer> ... </answer>`` holds, None without one."""
-    head, closed, _ = text.rpartition("</answer>")
-    _, opened, content = head.rpartition("<answer>")
-    return content if closed and opened else None
-
-
-def last_boxed(text: str) -> str | None:
-    r"""Return what the last complete ``\boxed{...}`` holds, None without one.
-
-    Braces are balanced. Of nested boxes the inner one counts; a box that is not closed does not.
-
-    >>> last_boxed(r"\boxed{x_{1}} or \boxed {y")
-    'x_{1}'
-    """
-    opened: list[tuple[int, bool]] = []
-    start, found = -1, None
-    for match in _BRACE.finditer(text):
-        token = match[0]
-        if token == "}" and opened:
-            begin, box = opened.pop()
-            if box and begin > start:
-                start, found = begin, text[begin : match.start()]
-        elif token.endswith("{") and token != "\\{":
-            opened.append((match.end(), token != "{"))
-    return found
-
-
-def escape_tags(text: str) -> str:
-    """Return ``text`` with the protocol's tags made unreadable as tags (``<`` as ``&lt;``)."""
-    return _TAG.sub(lambda match: "&lt;" + match[0][1:], text)
-
-
-def render_result(passages: Sequence[Passage], note: str = "", escape: bool = True) -> str:
-    """Return the block that answers a search.
-
-    Args:
-        passages: what was found, best first; their contents are joined by blank lines.
-        note: a paragraph of the environment's own behind the passages.
-        escape: make protocol tags inside the passages unreadable as tags.
-
-    >>> render_result([Passage("7", "boss of Bakset\\nthe boss of Bakset is Domlor .")])
-    ' <result>\\nboss of Bakset\\nthe boss of Bakset is Domlor .\\n</result>'
-    """
-    contents = [escape_tags(p.contents) if escape else p.contents for p in passages]
-    body = "\n\n".join([*contents, note] if note else contents).strip()
-    return f" <result>\n{body}\n</result>"
-
-
-def result_content(block: str) -> str:
-    """Return what a result block holds, without spaces around it; a text that is no block, whole.
-
-    >>> result_content(render_result([Passage("7", "Bakset\\nthe boss of Bakset is Domlor .")]))
-    'Bakset\\nthe boss of Bakset is Domlor .'
-    """
-    text = block.strip()
-    if text.startswith("<result>") and text.endswith("</result>"):
-        return text.removeprefix("<result>").removesuffix("</result>").strip()
-    return text
-
-
-def format_error(segments: Sequence[Segment]) -> str | None:
-    r"""Say what is wrong with the form of a finished response; None if nothing is.
-
-    Only what the policy wrote is read. Each of its turns but the last must end in one search; the
-    last must end in one answer, outside of any thought, that holds a ``\boxed{}`` with something
-    in it. There must be a thought somewhere. Inside a thought ``<search>`` and ``<answer>`` are
-    words like others; text between the tags is free, behind the answer it is not.
-    """
-    turns = [segment.text for segment in segments if segment.kind == "policy"]
-    if not turns:
-        return "the policy wrote nothing"
-    thoughts = 0
-    for number, turn in enumerate(turns, 1):
-        reader = _Reader()
-        error = reader.read(turn, final=number == len(turns))
-        if error is not None:
-            return error
-        thoughts += reader.thoughts
-    if not thoughts:
-        return "no <think> ... </think>"
-    boxed = last_boxed(reader.answer)
-    if boxed is None:
-        return "no \\boxed{} in the answer"
-    return None if boxed.strip() else "the \\boxed{} is empty"
-
-
-_OPENED_BY = {"<think>": "think", "<search>": "search", "<answer>": "answer"}
-_CLOSED_BY = {"think": "</think>", "search": STOP, "answer": "</answer>"}
-_MENTIONS = {"<search>", "<answer>", "</answer>"}  # inside a thought these are words like others
-
-
 class _Reader:
-    """The state machine of one turn; ``state`` is text, think, search, answer or over."""
+    """The state machine of one turn; ``state`` is text, over, or the kind of an open block."""
 
-    def __init__(self) -> None:
-        self.state = "text"
+    def __init__(self, protocol: TagProtocol, state: str = "text") -> None:
+        tags = protocol.tags
+        self._nests = protocol.searches_in_thought
+        self._tag, self._tags = protocol._tag, tags
+        self._opened_by = {tags[kind][0]: kind for kind in protocol.blocks}
+        self._opening_of = {tags[kind][1]: tags[kind][0] for kind in protocol.blocks}
+        mentions = {tag for kind in protocol.blocks for tag in tags[kind] if kind != "think"}
+        self._mentions = mentions - set(protocol.stops)  # inside a thought these are words
+        self._inner = protocol.inner_tags
+        self.state = state
+        self.within = False
+        """Whether the turn ended in a search inside a thought."""
         self.last_tag = ""
         self.thoughts = 0
         self.answer = ""
@@ -240,16 +322,18 @@ class _Reader:
     def read(self, turn: str, final: bool) -> str | None:
         """Return what is wrong with the turn; the last one must answer, the others search."""
         begin = 0
-        for match in _TAG.finditer(turn):
+        for match in self._tag.finditer(turn):
+            if match[0] in self._inner:
+                continue
             error = self._step(match[0], turn[begin : match.start()])
             if error is not None:
                 return error
             begin = match.end()
-        if self.state in _CLOSED_BY:
-            return f"<{self.state}> is not closed"
-        if final and self.last_tag != "</answer>":
-            return "no <answer> ... </answer>"
-        if not final and self.last_tag != STOP:
+        if self.state not in ("text", "over"):
+            return f"{self._tags[self.state][0]} is not closed"  # type: ignore[index]
+        if final and self.last_tag != self._tags["answer"][1]:
+            return f"no {' ... '.join(self._tags['answer'])}"
+        if not final and self.last_tag != self._tags["search"][1]:
             return "a turn before the last does not end in a search"
         if final and turn[begin:].strip():
             return "text behind the answer"
@@ -257,20 +341,24 @@ class _Reader:
 
     def _step(self, tag: str, text: str) -> str | None:
         """Take one tag and the text in front of it; return what is wrong with it."""
-        if tag in ("<result>", "</result>"):
+        if tag in self._tags["result"]:
             return f"the policy wrote {tag}"
         if self.state == "over":
             return f"{tag} behind {self.last_tag}"
         if self.state == "text":
-            if tag not in _OPENED_BY:
-                return f"{tag} without <{tag[2:]}"
-            self.state = _OPENED_BY[tag]
-        elif tag == _CLOSED_BY[self.state]:
+            if tag not in self._opened_by:
+                return f"{tag} without {self._opening_of[tag]}"
+            if self._nests and tag == self._tags["search"][0]:
+                return f"{tag} outside {self._tags['think'][0]}"
+            self.state = self._opened_by[tag]
+        elif self._nests and self.state == "think" and tag == self._tags["search"][0]:
+            self.state, self.within = "search", True
+        elif tag == self._tags[self.state][1]:  # type: ignore[index]
             self.thoughts += self.state == "think"
             if self.state == "answer":
                 self.answer = text
-            self.state = "text" if self.state == "think" else "over"
-        elif self.state != "think" or tag not in _MENTIONS:
-            return f"{tag} inside <{self.state}>"
+            self.state = "over" if self.state in ("search", "answer") else "text"
+        elif self.state != "think" or tag not in self._mentions:
+            return f"{tag} inside {self._tags[self.state][0]}"  # type: ignore[index]
         self.last_tag = tag
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from research_rl.envs.retrieval.index import open_retriever
 from research_rl.envs.retrieval.search import CACHED_RESULTS, CachedRetriever
-from research_rl.envs.system import LOADING
+from research_rl.envs.system import LOADING, code_of
 from research_rl.envs.types import Passage, Retriever, search_checked
 
 
@@ -84,13 +84,16 @@ class RerankRetriever(CachedRetriever):
             device = self.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-            tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self.revision)
-            with LOADING:
+            with LOADING, code_of(self.model) as code:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    self.model, revision=self.revision, trust_remote_code=code
+                )
                 model, found = AutoModelForSequenceClassification.from_pretrained(
                     self.model,
                     revision=self.revision,
                     dtype=getattr(torch, self.dtype),
                     output_loading_info=True,
+                    trust_remote_code=code,
                 )
             if missing := sorted(found["missing_keys"]):  # would be filled with random numbers
                 raise ValueError(

@@ -14,16 +14,23 @@ from research_rl.envs.rewards.answers import (
 )
 from research_rl.envs.rewards.presets import (
     FORMAT_REWARD,
+    PRESETS,
+    CoverReward,
     DefaultReward,
+    ExactMatchReward,
     PaperCodeReward,
     PaperReward,
     RewardFunction,
     get_reward,
 )
+from research_rl.envs.rewards.verdict import judged
 
 __all__ = [
     "FORMAT_REWARD",
+    "PRESETS",
+    "CoverReward",
     "DefaultReward",
+    "ExactMatchReward",
     "PaperCodeReward",
     "PaperReward",
     "RewardFunction",
@@ -31,5 +38,6 @@ __all__ = [
     "exact_match",
     "f1_score",
     "get_reward",
+    "judged",
     "normalize_answer",
 ]

@@ -17,23 +17,21 @@ from importlib import import_module
 from itertools import chain
 from pathlib import PurePath
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
-from research_rl.envs.protocols import Segment, format_error
-from research_rl.envs.rewards.lint_cases import (
-    CHEATS,
-    HARD,
-    LADDER,
-    RIGHT,
-    SAME_ANSWER,
-    SEARCHED,
-    Case,
-    Pair,
-    mutations,
-    pairs,
-    tag_strings,
+from research_rl.envs.protocols import (
+    PROTOCOLS,
+    RESEARCH,
+    CallProtocol,
+    Protocol,
+    Segment,
+    TagProtocol,
+    get_protocol,
 )
-from research_rl.envs.rewards.presets import RewardFunction, get_reward
+from research_rl.envs.rewards.lint_calls import CallCases
+from research_rl.envs.rewards.lint_cases import Case, Cases, OwnCases, Pair
+from research_rl.envs.rewards.lint_tags import TagCases
+from research_rl.envs.rewards.presets import PRESETS, RewardFunction, get_reward
 from research_rl.envs.system import CommandLine
 from research_rl.envs.types import Question, Reward
 
@@ -46,7 +44,7 @@ FINDING_KINDS = {
     "hackable": "a degenerate response is paid as much as its honest counterpart",
 }
 """What can be wrong, and what it means."""
-PRESETS = ("default", "paper", "paper-code")
+MadeT = TypeVar("MadeT")
 _SHOWN = 200  # characters of an offending text in the report
 
 
@@ -131,8 +129,19 @@ class _Judge:
         return verdict, perf_counter() - start
 
 
+def cases_of(protocol: Protocol) -> Cases[Any]:
+    """Return the responses that a reward is tried on, as the protocol writes them."""
+    if isinstance(protocol, TagProtocol):
+        return TagCases(protocol)
+    return CallCases(protocol) if isinstance(protocol, CallProtocol) else OwnCases(protocol)
+
+
 def lint_reward(
-    reward: RewardFunction, low: float = 0.0, high: float = 1.0, seconds: float = 0.5
+    reward: RewardFunction,
+    low: float = 0.0,
+    high: float = 1.0,
+    seconds: float = 0.5,
+    protocol: str | Protocol = RESEARCH,
 ) -> list[Finding]:
     """Return every hole found, known responses first, found by search last; empty if none.
 
@@ -141,24 +150,29 @@ def lint_reward(
         low: smallest value a response may be paid.
         high: largest value.
         seconds: longest time one judgement may take.
+        protocol: in which the responses are written.
+
+    Raises:
+        ValueError: the reward is made for another protocol alone.
     """
-    judge = _Judge(reward, low, high, seconds)
-    honest = {case.name: judge(case) for case in (*LADDER, *SAME_ANSWER)}
-    _compare(judge, honest)
-    for cheat in CHEATS:
+    cases = cases_of(get_protocol(protocol))
+    judge = _Judge(reward.speaking(cases.protocol), low, high, seconds)
+    honest = {case.name: judge(case) for case in (*cases.ladder, *cases.same_answer)}
+    _compare(judge, cases, honest)
+    for cheat in cases.cheats:
         paid, fair = judge(cheat.case), honest[cheat.honest.name]
         if _as_good(paid, fair):
             judge.add("hackable", cheat.case, f"paid {paid:g}, as {cheat.honest.name} is")
-    for case in HARD:
+    for case in cases.hard:
         judge(case)
-    _search(judge, honest)
+    _search(judge, cases, honest)
     return judge.findings
 
 
-def _compare(judge: _Judge, honest: dict[str, float | None]) -> None:
+def _compare(judge: _Judge, cases: Cases[Any], honest: dict[str, float | None]) -> None:
     """Note each honest response that a worse one beats, with the one that beats it by most."""
     beaten: dict[str, tuple[float, Pair]] = {}
-    for pair in pairs():
+    for pair in cases.pairs():
         worse, better = honest[pair.worse.name], honest[pair.better.name]
         if worse is not None and better is not None and better < worse:
             most = max((worse, pair), beaten.get(pair.better.name, (worse, pair)), key=_first)
@@ -172,19 +186,19 @@ def _first(item: tuple[float, Pair]) -> float:
     return item[0]
 
 
-def _search(judge: _Judge, honest: dict[str, float | None]) -> None:
+def _search(judge: _Judge, cases: Cases[Any], honest: dict[str, float | None]) -> None:
     """Judge strings of tags; one that the format check refuses must not be paid as an honest one.
 
     Shorter responses come first, and where many are alike one is noted: same reason, same error.
     """
     seen: set[tuple[str, str]] = set()
-    for case in chain(tag_strings(), mutations()):
-        error = format_error(case.segments())
+    for case in chain(cases.strings(), cases.mutations()):
+        error = cases.protocol.format_error(case.segments())
         if error is None:
             continue
         known = len(judge.findings)
         paid = judge(case)
-        if _as_good(paid, honest[(SEARCHED if case.found else RIGHT).name]):
+        if _as_good(paid, honest[(cases.searched if case.found else cases.right).name]):
             judge.add("hackable", case, f"paid {paid:g} though {error}")
         fresh = [f for f in judge.findings[known:] if (f.kind, error) not in seen]
         seen |= {(f.kind, error) for f in fresh}
@@ -201,28 +215,11 @@ def load_reward(name: str) -> RewardFunction:
     Raises:
         ValueError: the name means none of them; says what it does mean.
     """
-    module, _, attribute = name.rpartition(".")
-    if not module:
+    if "." not in name:
         return get_reward(name)
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(
-            f"a reward must be one of {', '.join(PRESETS)} or my_file.my_reward, got {name!r}: "
-            f"{error}; {_advice(module, attribute)}"
-        ) from error
-    except Exception as error:
-        raise ValueError(
-            f"{module} must be a file that Python can run, got {type(error).__name__}: {error}"
-        ) from error
+    found = _loaded(name, "reward", PRESETS)
     if isinstance(found, type) and issubclass(found, RewardFunction):
-        try:
-            return found()
-        except TypeError as error:
-            raise ValueError(
-                f"{name} cannot be made without arguments ({error}); name an instance of it: "
-                f"my_reward = {attribute}(...) in the same file"
-            ) from error
+        return _made(found, name, "reward")
     if isinstance(found, RewardFunction):
         return found
     if callable(found) and not isinstance(found, type):
@@ -233,9 +230,51 @@ def load_reward(name: str) -> RewardFunction:
     )
 
 
-def _advice(module: str, attribute: str) -> str:
+def load_protocol(name: str) -> Protocol:
+    """Return a dialect, or what a dotted name means: a Protocol or its class.
+
+    Raises:
+        ValueError: the name means neither; says what it does mean.
+    """
+    if "." not in name:
+        return get_protocol(name)
+    found = _loaded(name, "protocol", list(PROTOCOLS))
+    if isinstance(found, type) and issubclass(found, Protocol):
+        return _made(found, name, "protocol")
+    if isinstance(found, Protocol):
+        return found
+    raise ValueError(f"a protocol must be a Protocol or its class, got {name}, a {type(found)}")
+
+
+def _loaded(name: str, what: str, known: Sequence[str]) -> Any:
+    """What a dotted name stands for."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(
+            f"a {what} must be one of {', '.join(known)} or my_file.my_{what}, got {name!r}: "
+            f"{error}; {_advice(module, attribute, what)}"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{module} must be a file that Python can run, got {type(error).__name__}: {error}"
+        ) from error
+
+
+def _made(found: Callable[[], MadeT], name: str, what: str) -> MadeT:
+    try:
+        return found()
+    except TypeError as error:
+        raise ValueError(
+            f"{name} cannot be made without arguments ({error}); name an instance of it: "
+            f"my_{what} = {name.rpartition('.')[2]}(...) in the same file"
+        ) from error
+
+
+def _advice(module: str, attribute: str, what: str) -> str:
     if attribute == "py":  # the file was named, not what is in it
-        return f"name what is in the file, {PurePath(module).name}.my_reward, where the file lies"
+        return f"name what is in the file, {PurePath(module).name}.my_{what}, where the file lies"
     return f"run the command where {module.replace('.', '/')}.py lies and has {attribute}"
 
 
@@ -274,17 +313,24 @@ def main(args: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("reward", help=f"{', '.join(PRESETS)}, or my_file.my_reward")
+    parser.add_argument(
+        "--protocol",
+        default=RESEARCH.name,
+        help=f"in which the responses are written: {', '.join(PROTOCOLS)}, or my_file.MyProtocol",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--limit", type=int, default=5, help="findings to show of each kind")
     parser.add_argument("--low", type=float, default=0.0, help="smallest value allowed")
     parser.add_argument("--high", type=float, default=1.0, help="largest value allowed")
     parser.add_argument("--seconds", type=float, default=0.5, help="longest judgement allowed")
     given = parser.parse_args(args)
-    reward = load_reward(given.reward)
-    findings = lint_reward(reward, given.low, given.high, given.seconds)
+    reward, protocol = load_reward(given.reward), load_protocol(given.protocol)
+    findings = lint_reward(reward, given.low, given.high, given.seconds, protocol)
+    spoken = {} if protocol == RESEARCH else {"protocol": protocol.name}
     if given.json:
         rows = [asdict(finding) for finding in findings]
-        print(json.dumps({"reward": given.reward, "findings": rows}, indent=2))
+        print(json.dumps({"reward": given.reward, **spoken, "findings": rows}, indent=2))
     else:
-        print(report(given.reward, findings, given.limit))
+        name = " in ".join([given.reward, *spoken.values()])
+        print(report(name, findings, given.limit))
     sys.exit(bool(findings))

@@ -2,27 +2,30 @@ r"""Responses that a reward must tell apart: honest ones, better and worse, and 
 
 Each was paid wrongly by some published reward for search agents. The honest ones end in a right,
 half right or wrong answer of good form; the degenerate ones are what a policy that is paid for
-them would come to write.
+them would come to write. How they are written the protocol says; which cheats there are depends on
+its family, see :mod:`lint_tags` and :mod:`lint_calls`.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from research_rl.envs.protocols import Segment, render_result
+from research_rl.envs.protocols import RESEARCH, Found, Opened, Protocol, Search, Segment
 from research_rl.envs.types import Passage, Question
 
 QUESTION = Question("lint", "What is the capital of France ?", ("Paris",))
 MARKED_QUESTION = Question("lint-marker", "What does Assistant: say to User: ?", ("Paris",))
 FACT = "France\nParis is the capital of France ."
-LINT_TAGS = tuple(
-    f"<{bar}{tag}>" for tag in ("think", "search", "result", "answer") for bar in ("", "/")
-)
-RIGHT_BOX = r"\boxed{Paris}"
-_MANY = 20_000  # repetitions in the texts that a slow pattern chokes on
+QUERY = "capital of France"
+CITIES = "Paris Rome Berlin Madrid Vienna"
+MANY = 20_000
+"""Repetitions in the texts that a slow pattern chokes on."""
+SpokenT = TypeVar("SpokenT", bound=Protocol)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Case:
     turns: tuple[str, ...]
     found: tuple[str, ...] = ()
     question: Question = QUESTION
+    protocol: Protocol = field(default=RESEARCH, repr=False)
 
     def segments(self, escape: bool = True) -> list[Segment]:
         """Return the response as the environment hands it to a reward.
@@ -41,12 +45,16 @@ class Case:
             escape: tags in passages are made unreadable, as the environment does unless the reward
                 asks for the rules of the paper's code.
         """
-        segments = []
-        for turn, contents in itertools.zip_longest(self.turns, self.found):
-            segments.append(Segment("policy", turn))
+        protocol, segments = self.protocol, []
+        opened = Opened(protocol.begins, protocol.begins)
+        for number, (turn, contents) in enumerate(itertools.zip_longest(self.turns, self.found)):
+            text = opened.before(number, protocol.keeps_eos) + turn
+            segments.append(Segment("policy", text))
             if contents is not None:
-                block = render_result([Passage("1", contents)], escape=escape)
-                segments.append(Segment("env", block))
+                action, passages = protocol.parse(text), [Passage("1", contents)]
+                queries = action.queries if isinstance(action, Search) else ("",)
+                found = [Found(query, passages) for query in queries]
+                segments.append(Segment("env", protocol.reply(found, escape=escape)))
         return segments
 
 
@@ -66,157 +74,185 @@ class Cheat:
     honest: Case = field(repr=False)
 
 
-def answer(prediction: str, before: str = "<think> t </think>") -> str:
-    """Return a last turn of good form that boxes the prediction."""
-    return f"{before}<answer> It is \\boxed{{{prediction}}} </answer>"
+class Cases(ABC, Generic[SpokenT]):
+    """The responses of a protocol.
+
+    Attributes:
+        protocol: in which they are written.
+        ladder: honest answers of good form, worst first.
+        wrong: the worst of them.
+        right: the best of them.
+        searched: the right answer behind a search.
+        same_answer: right answers of good form: each is worth as much as any half right one.
+        cheats: degenerate responses.
+        hard: texts on which a reward may stumble: none may raise, and none may take long.
+        tags: what the strings of ``strings`` are made of.
+        box: the right answer alone, as it would stand in an answer.
+    """
+
+    tags: tuple[str, ...]
+    box: str
+
+    def __init__(self, protocol: SpokenT) -> None:
+        self.protocol = protocol
+        self.search = self.searching(QUERY)
+        self.wrong = self.case("a wrong answer", self.answer("Rome"))
+        self.right = self.case("the right answer", self.answer("Paris"))
+        words = " ".join(["Paris", *["word"] * 29])
+        self.ladder = (
+            self.wrong,
+            self.case("Paris among 29 other words", self.answer(words)),
+            self.case("Paris with two other words", self.answer("Paris in summer")),
+            self.right,
+        )
+        name = "a search, then the right answer"
+        self.searched = self.case(name, self.search, self.later("Paris"), found=(FACT,))
+        self.same_answer = (self.searched, *self._same_answer())
+        self.cheats = tuple(self._cheats())
+        self.hard = tuple(self._hard())
+
+    @abstractmethod
+    def searching(self, query: str) -> str:
+        """Write a first turn of good form that searches."""
+
+    @abstractmethod
+    def answer(self, prediction: str) -> str:
+        """Write a first turn of good form that answers."""
+
+    def later(self, prediction: str) -> str:
+        """Write a second turn of good form that answers."""
+        return self.answer(prediction)
+
+    @abstractmethod
+    def _same_answer(self) -> Iterator[Case]: ...
+
+    @abstractmethod
+    def _cheats(self) -> Iterator[Cheat]: ...
+
+    @abstractmethod
+    def _hard(self) -> Iterator[Case]: ...
+
+    def case(
+        self, name: str, *turns: str, found: tuple[str, ...] = (), question: Question = QUESTION
+    ) -> Case:
+        """Return a response in the protocol."""
+        return Case(name, turns, found, question, self.protocol)
+
+    def cheat(self, name: str, *turns: str, found: tuple[str, ...] = ()) -> Cheat:
+        """Return a cheat that must be paid less than the right answer, searched for or not."""
+        honest = self.searched if found or len(turns) > 1 else self.right
+        return Cheat(self.case(name, *turns, found=found), honest)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield every two honest responses of which one is better, worse first."""
+        yield from (Pair(worse, better) for worse, better in itertools.combinations(self.ladder, 2))
+        for case in self.same_answer:
+            yield from (Pair(worse, case) for worse in self.ladder[:-1])
+
+    def strings(self, size: int = 4) -> Iterator[Case]:
+        """Yield every last turn of up to ``size`` tags in which the right box stands somewhere.
+
+        With more than eight tags, of one tag less.
+        """
+        for count in range(1, size + (len(self.tags) <= 8)):
+            for tags in itertools.product(self.tags, repeat=count):
+                for place in range(count + 1):
+                    text = " ".join((*tags[:place], self.box, *tags[place:]))
+                    yield self.case("a string of tags", text)
+
+    def mutations(self, number: int = 3000, seed: int = 0) -> Iterator[Case]:
+        """Yield honest responses with one to three of their tags dropped, added, moved, changed."""
+        rng = random.Random(f"lint {seed}")
+        for count in range(number):
+            origin = (self.right, self.searched)[count % 2]
+            turns = [self._pieces(turn) for turn in origin.turns]
+            for _ in range(rng.randint(1, 3)):
+                self._mutate(rng.choice(turns), rng)
+            texts = (" ".join(turn) for turn in turns)
+            yield self.case("a mutation", *texts, found=origin.found)
+
+    def _pieces(self, turn: str) -> list[str]:
+        spaced = turn
+        for tag in self.tags:
+            spaced = spaced.replace(tag, f" {tag} ")
+        return spaced.split()
+
+    def _mutate(self, pieces: list[str], rng: random.Random) -> None:
+        tags: Sequence[int] = [i for i, piece in enumerate(pieces) if piece in self.tags]
+        kind = rng.choice(("drop", "add", "move", "change"))
+        if kind == "add" or not tags:
+            pieces.insert(rng.randint(0, len(pieces)), rng.choice(self.tags))
+            return
+        place = rng.choice(tags)
+        if kind == "change":
+            pieces[place] = rng.choice(self.tags)
+            return
+        tag = pieces.pop(place)
+        if kind == "move":
+            pieces.insert(rng.randint(0, len(pieces)), tag)
+
+    def hard_answers(self) -> Iterator[Case]:
+        """Yield answers that hold what is hard to read."""
+        for name, text in (
+            ("lone surrogates", "Pa\ud800ris"),
+            ("a null character", "Pa\x00ris"),
+            ("no letters in the box", "!!! \u2028"),
+            ("only boxes opened", "\\boxed{" * MANY),
+            ("a run of backslashes", "\\" * MANY),
+            ("a run of braces", "{" * MANY + "}" * MANY),
+            ("a run of spaces", " " * MANY + "Paris"),
+            ("a very long answer", "Paris " * MANY),
+        ):
+            yield self.case(name, self.answer(text))
 
 
-SEARCH = "<think> t </think><search> capital of France </search>"
-WRONG = Case("a wrong answer", (answer("Rome"),))
-LONG = Case("Paris among 29 other words", (answer(" ".join(["Paris", *["word"] * 29])),))
-HALF = Case("Paris with two other words", (answer("Paris in summer"),))
-RIGHT = Case("the right answer", (answer("Paris"),))
-SEARCHED = Case("a search, then the right answer", (SEARCH, answer("Paris")), (FACT,))
+class OwnCases(Cases[Protocol]):
+    """Responses of a protocol of any family: what every protocol can write."""
 
-LADDER = (WRONG, LONG, HALF, RIGHT)
-"""Honest answers of good form, worst first."""
+    def __init__(self, protocol: Protocol) -> None:
+        self.box = "Paris"
+        texts = [protocol.search("x", thought="t"), protocol.answer("x", thought="t")]
+        tags = (_tags_of(protocol, text) for text in texts)
+        self.tags = tuple(dict.fromkeys(itertools.chain.from_iterable(tags))) or (texts[0],)
+        super().__init__(protocol)
 
-SAME_ANSWER = (
-    SEARCHED,
-    Case(r"\text{} around the right answer", (answer(r"\text{Paris}"),)),
-    Case(r"\textbf{} around the right answer", (answer(r"\textbf{Paris}"),)),
-    Case("a thought that mentions <answer>", (answer("Paris", "<think> an <answer> </think>"),)),
-    Case("a thought that says Assistant:", (answer("Paris", "<think> Assistant: </think>"),)),
-    Case("a passage holds <answer>", SEARCHED.turns, ("Tags\nWrite <answer> here",)),
-    Case("a passage holds <think>", SEARCHED.turns, ("Tags\nWrite <think> here",)),
-    Case("a passage says Assistant:", SEARCHED.turns, ("Chat\nUser: hi Assistant: hello",)),
-    Case("the question says Assistant:", (answer("Paris"),), (), MARKED_QUESTION),
-)
-"""Right answers of good form: each is worth as much as any half right one."""
+    def searching(self, query: str) -> str:
+        """See Cases."""
+        return self.protocol.search(query, thought="t", opened=self.protocol.begins)
 
-CHEATS = (
-    Cheat(Case("reversed think tags", (answer("Paris", "</think> t <think>"),)), RIGHT),
-    Cheat(
-        Case("an answer inside the thought", (f"<think> {answer('Paris', '')} </think>",)), RIGHT
-    ),
-    Cheat(
-        Case(
-            "an answer before the search",
-            (answer("Paris") + SEARCH, "<think> t </think>"),
-            (FACT,),
-        ),
-        SEARCHED,
-    ),
-    Cheat(
-        Case(
-            "a result that the policy wrote",
-            (f"{SEARCH} <result>\nParis\n</result>{RIGHT.turns[0]}",),
-        ),
-        SEARCHED,
-    ),
-    Cheat(
-        Case("a search that is never run", (f"{SEARCH}{RIGHT.turns[0]}",)),
-        SEARCHED,
-    ),
-    Cheat(Case("junk behind the answer", (RIGHT.turns[0] + " Rome Berlin Madrid" * 20,)), RIGHT),
-    Cheat(Case("a thought behind the answer", (RIGHT.turns[0] + "<think> t </think>",)), RIGHT),
-    Cheat(Case("a second answer", (RIGHT.turns[0] + answer("Rome", ""),)), RIGHT),
-    Cheat(Case("no thought at all", (answer("Paris", ""),)), RIGHT),
-    Cheat(Case("a thought that never ends", (answer("Paris", "<think> t "),)), RIGHT),
-    Cheat(Case("nested thoughts", (answer("Paris", "<think><think> t </think></think>"),)), RIGHT),
-    Cheat(
-        Case(
-            "a nested search",
-            ("<think> t </think><search><search> x </search>", answer("Paris")),
-            (FACT,),
-        ),
-        SEARCHED,
-    ),
-    Cheat(
-        Case("a stray </search>", ("<think> t </think> x </search>", answer("Paris")), (FACT,)),
-        SEARCHED,
-    ),
-    Cheat(Case("a dangling <result>", (answer("Paris") + "<result>",)), RIGHT),
-    Cheat(Case("an answer that never ends", (RIGHT.turns[0].removesuffix("</answer>"),)), RIGHT),
-    Cheat(Case("a box without an answer", (f"<think> t </think> {RIGHT_BOX}",)), RIGHT),
-    Cheat(Case("nothing but a box", (RIGHT_BOX,)), RIGHT),
-    Cheat(Case("every city in one box", (answer("Paris Rome Berlin Madrid Vienna"),)), RIGHT),
-    Cheat(
-        Case(
-            "the answer stands in a passage",
-            (SEARCH, "<think> t </think>"),
-            (f"x\n{answer('Paris', '')}",),
-        ),
-        SEARCHED,
-    ),
-    Cheat(Case("an empty box", (answer(""),)), WRONG),
-    Cheat(Case("a blank box", (answer("  "),)), WRONG),
-    Cheat(Case("an answer without a box", ("<think> t </think><answer> Rome </answer>",)), WRONG),
-    Cheat(Case("nothing", ("",)), WRONG),
-    Cheat(Case("tags and nothing in them", ("<think></think><answer></answer>",)), WRONG),
-)
+    def answer(self, prediction: str) -> str:
+        """See Cases."""
+        return self.protocol.answer(prediction, thought="t", opened=self.protocol.begins)
 
-HARD = (
-    Case("lone surrogates", (answer("Pa\ud800ris"),)),
-    Case("a null character", (answer("Pa\x00ris"),)),
-    Case("no letters in the box", (answer("!!! \u2028"),)),
-    Case("no segment but an empty one", ("",)),
-    Case("only thoughts opened", ("<think>" * _MANY,)),
-    Case("only answers opened", ("<answer>" * _MANY,)),
-    Case("only boxes opened", (answer("\\boxed{" * _MANY),)),
-    Case("a run of backslashes", (answer("\\" * _MANY),)),
-    Case("a run of braces", (answer("{" * _MANY + "}" * _MANY),)),
-    Case("a run of spaces", (answer(" " * _MANY + "Paris"),)),
-    Case("many searches in a turn", ("<search> x </search>" * (_MANY // 10) + answer("Paris"),)),
-    Case("a very long answer", (answer("Paris " * _MANY),)),
-)
-"""Texts on which a reward may stumble: none may raise, and none may take long."""
+    def later(self, prediction: str) -> str:
+        """See Cases."""
+        opened = self.protocol.begins * self.protocol.keeps_eos
+        return self.protocol.answer(prediction, thought="t", opened=opened)
+
+    def _same_answer(self) -> Iterator[Case]:
+        said = self.protocol.answer("Paris", thought="Assistant:", opened=self.protocol.begins)
+        yield self.case("a thought that says Assistant:", said)
+        for tag in self.tags:
+            turns = (self.search, self.later("Paris"))
+            yield self.case(f"a passage holds {tag}", *turns, found=(f"Tags\nWrite {tag} here",))
+
+    def _cheats(self) -> Iterator[Cheat]:
+        yield self.cheat("a search that is never run", self.search + self.right.turns[0])
+        yield self.cheat("a search that is never followed", self.search)
+        yield self.cheat("every city in one answer", self.answer(CITIES))
+        yield self.cheat("two answers in turns", self.answer("Paris"), self.later("Rome"))
+        yield Cheat(self.case("an empty answer", self.answer("")), self.wrong)
+        yield Cheat(self.case("nothing", ""), self.wrong)
+
+    def _hard(self) -> Iterator[Case]:
+        yield from self.hard_answers()
+        for tag in self.tags:
+            yield self.case(f"only {tag}", tag * MANY)
 
 
-def pairs() -> Iterator[Pair]:
-    """Yield every two honest responses of which one is better, worse first."""
-    yield from (Pair(worse, better) for worse, better in itertools.combinations(LADDER, 2))
-    for case in SAME_ANSWER:
-        yield from (Pair(worse, case) for worse in (WRONG, LONG, HALF))
-
-
-def tag_strings(size: int = 4) -> Iterator[Case]:
-    """Yield every last turn of up to ``size`` tags in which the right box stands somewhere."""
-    for count in range(1, size + 1):
-        for tags in itertools.product(LINT_TAGS, repeat=count):
-            for place in range(count + 1):
-                text = " ".join((*tags[:place], RIGHT_BOX, *tags[place:]))
-                yield Case("a string of tags", (text,))
-
-
-def mutations(number: int = 3000, seed: int = 0) -> Iterator[Case]:
-    """Yield honest responses with one to three of their tags dropped, added, moved or changed."""
-    rng = random.Random(f"lint {seed}")
-    for count in range(number):
-        origin = (RIGHT, SEARCHED)[count % 2]
-        turns = [_pieces(turn) for turn in origin.turns]
-        for _ in range(rng.randint(1, 3)):
-            _mutate(rng.choice(turns), rng)
-        yield Case("a mutation", tuple(" ".join(turn) for turn in turns), origin.found)
-
-
-def _pieces(turn: str) -> list[str]:
-    spaced = turn
-    for tag in LINT_TAGS:
-        spaced = spaced.replace(tag, f" {tag} ")
-    return spaced.split()
-
-
-def _mutate(pieces: list[str], rng: random.Random) -> None:
-    tags: Sequence[int] = [i for i, piece in enumerate(pieces) if piece in LINT_TAGS]
-    kind = rng.choice(("drop", "add", "move", "change"))
-    if kind == "add" or not tags:
-        pieces.insert(rng.randint(0, len(pieces)), rng.choice(LINT_TAGS))
-        return
-    place = rng.choice(tags)
-    if kind == "change":
-        pieces[place] = rng.choice(LINT_TAGS)
-        return
-    tag = pieces.pop(place)
-    if kind == "move":
-        pieces.insert(rng.randint(0, len(pieces)), tag)
+def _tags_of(protocol: Protocol, turn: str) -> Iterator[str]:
+    """The tags around the blocks of a turn."""
+    for part in protocol.parts(turn):
+        opening, found, closing = part.written.partition(part.text)
+        if part.kind != "text" and found:
+            yield from (tag for tag in (opening.strip(), closing.strip()) if tag)

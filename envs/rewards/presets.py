@@ -1,17 +1,28 @@
-r"""Rewards of a finished episode: the three presets of ReSearch.
+r"""Rewards of a finished episode: the three presets of ReSearch, and two of its rivals.
 
 ``default`` pays ``max(F1, 0.1)`` when the format is right and 0 otherwise; ``paper`` pays F1, or
 0.1 for the right format alone (equation 2 of arXiv 2503.19470); ``paper-code`` pays what the code
-of that paper pays (:mod:`research_rl.envs.rewards.paper_code`). None raises, whatever the text.
+of that paper pays (:mod:`research_rl.envs.rewards.paper_code`). ``em`` pays an exact match,
+``cover`` an answer that stands anywhere in the prediction. None raises, whatever the text. Where
+the answer stands in a response, and what its right form is, the protocol says.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Self
 
-from research_rl.envs.protocols import Answer, Segment, format_error, parse_action
-from research_rl.envs.rewards.answers import exact_match, f1_score, normalize_answer, plain_latex
+from research_rl.envs.protocols import RESEARCH, Answer, Protocol, Segment
+from research_rl.envs.rewards.answers import (
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    normalize_answer,
+    plain_latex,
+)
 from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.paper_code import extract_prediction
 from research_rl.envs.system import did_you_mean
@@ -29,6 +40,20 @@ class RewardFunction(ABC):
     """
 
     original_rollout: bool = False
+    protocol: Protocol = RESEARCH
+    """The language of the responses; set by ``speaking``."""
+
+    def speaking(self, protocol: Protocol) -> Self:
+        """Return the reward for responses in another language: a copy, unless it is the same.
+
+        Raises:
+            ValueError: the reward is made for one language alone.
+        """
+        if protocol == self.protocol:
+            return self
+        twin = copy(self)
+        twin.protocol = protocol
+        return twin
 
     @abstractmethod
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
@@ -45,9 +70,9 @@ class DefaultReward(RewardFunction):
 
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
         """Return the verdict."""
-        error = format_error(segments)
+        error = self.protocol.format_error(segments)
         turns = [segment.text for segment in segments if segment.kind == "policy"]
-        action = parse_action(turns[-1]) if turns else None
+        action = self.protocol.parse(turns[-1]) if turns else None
         prediction = plain_latex(action.text) if isinstance(action, Answer) else ""
         f1, em = self.compare(prediction, question.answers) if prediction else (0.0, 0.0)
         return Reward(self.value(f1, error), f1, em, error, prediction)
@@ -77,6 +102,36 @@ class PaperReward(DefaultReward):
         return f1_score(prediction, wordy), exact_match(prediction, wordy)
 
 
+class ExactMatchReward(PaperReward):
+    """1 for an exact match in the right form, else 0; by the published formula, as Search-R1 pays.
+
+    arXiv 2503.09516. Unlike there, the form must be right too.
+    """
+
+    def value(self, f1: float, error: str | None) -> float:
+        """Return 1 where the F1 of ``__call__`` is that of an exact match."""
+        return float(f1 == 1.0 and error is None)
+
+    def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
+        """Return the verdict."""
+        found = super().__call__(segments, question)
+        return replace(found, value=self.value(found.em, found.format_error))
+
+
+class CoverReward(ExactMatchReward):
+    """1 if a gold answer stands anywhere in the prediction, in the right form, else 0.
+
+    Kind to long answers, and so open to a policy that names everything: ``research lint-reward``
+    shows it. For comparison with those who pay it.
+    """
+
+    def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
+        """Return the verdict."""
+        found = super().__call__(segments, question)
+        covered = cover_exact_match(found.prediction, question.answers) if found.prediction else 0.0
+        return replace(found, value=self.value(covered, found.format_error))
+
+
 def _fold(text: str) -> str:
     return " ".join(text.lower().split())
 
@@ -91,6 +146,19 @@ class PaperCodeReward(RewardFunction):
 
     original_rollout = True
     _EOS = "<|endoftext|>"  # an episode that was cut off is not judged, so each one here has ended
+
+    def speaking(self, protocol: Protocol) -> Self:
+        """Return the reward itself.
+
+        Raises:
+            ValueError: the responses are not in ReSearch's tags.
+        """
+        if protocol != RESEARCH:
+            raise ValueError(
+                "the reward paper-code must meet the protocol research, whose code it repeats, got "
+                f"{protocol.name!r}; use default, paper, em or cover"
+            )
+        return self
 
     def __init__(self, chat: bool = False) -> None:
         self.marker = "<|im_start|>assistant\n" if chat else "Assistant:"
@@ -107,25 +175,38 @@ class PaperCodeReward(RewardFunction):
         return Reward(f1 or FORMAT_REWARD, f1, em, None, prediction)
 
 
-def get_reward(reward: str | RewardFunction, chat: bool = False) -> RewardFunction:
-    """Return the preset of this name, or the function itself.
+PRESETS = ("default", "paper", "paper-code", "em", "cover")
+"""The rewards that have a name."""
+
+
+def get_reward(
+    reward: str | RewardFunction, chat: bool = False, protocol: Protocol = RESEARCH
+) -> RewardFunction:
+    """Return the preset of this name, or the function itself, for responses of a protocol.
 
     Args:
-        reward: ``default``, ``paper``, ``paper-code`` or a RewardFunction.
+        reward: one of PRESETS or a RewardFunction.
         chat: whether the prompt is a chat prompt (only ``paper-code`` depends on it).
+        protocol: the language of the responses.
 
     Raises:
-        ValueError: no preset has this name.
+        ValueError: no preset has this name, or it does not know the protocol.
     """
     if isinstance(reward, RewardFunction):
-        return reward
+        return reward.speaking(protocol)
+    made: RewardFunction
     match reward:
         case "default":
-            return DefaultReward()
+            made = DefaultReward()
         case "paper":
-            return PaperReward()
+            made = PaperReward()
         case "paper-code":
-            return PaperCodeReward(chat)
-    known = ["default", "paper", "paper-code"]
-    hint = did_you_mean(reward, known, quoted=True) or "; or give a RewardFunction"
-    raise ValueError(f"reward must be one of {known}, got {reward!r}{hint}")
+            made = PaperCodeReward(chat)
+        case "em":
+            made = ExactMatchReward()
+        case "cover":
+            made = CoverReward()
+        case _:
+            hint = did_you_mean(reward, list(PRESETS), quoted=True) or "; or give a RewardFunction"
+            raise ValueError(f"reward must be one of {list(PRESETS)}, got {reward!r}{hint}")
+    return made.speaking(protocol)

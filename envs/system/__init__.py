@@ -31,23 +31,29 @@ from research_rl.envs.system.files import (
 from research_rl.envs.system.letters import UNSPACED, folded, marks
 from research_rl.envs.system.locks import LOADING, LOCK, alone_in
 from research_rl.envs.system.progress import progress_bar
+from research_rl.envs.system.trust import TRUST, TrustError, code_of, grant, not_plain, trusted
 
 __all__ = [
     "FAILED",
     "LOADING",
     "LOCK",
+    "TRUST",
     "UNSPACED",
     "CommandLine",
     "LineError",
+    "TrustError",
     "alone_in",
     "clear_partial",
+    "code_of",
     "did_you_mean",
     "folded",
     "folder_in_place",
     "former_folder",
+    "grant",
     "lazy",
     "lines_of",
     "marks",
+    "not_plain",
     "partial_file",
     "partial_folder",
     "printable",
@@ -57,5 +63,6 @@ __all__ = [
     "remove_former",
     "replace_folder",
     "sha256_of",
+    "trusted",
     "write_whole",
 ]

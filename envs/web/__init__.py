@@ -7,17 +7,25 @@ May import: nothing of ours
 from __future__ import annotations
 
 from research_rl.envs.web.client import (
-    KEY_VARIABLE,
     RefusedByServerError,
     TransientError,
     Transport,
     base_url,
 )
 from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
-from research_rl.envs.web.keys import key_for, name_servers, withhold_keys
+from research_rl.envs.web.keys import (
+    KEY_VARIABLE,
+    SERVER_KEY_VARIABLE,
+    key_for,
+    name_servers,
+    server_key,
+    withhold_keys,
+)
 from research_rl.envs.web.server import (
+    BodyBudget,
     Refused,
     ServerThread,
+    answered,
     check_host,
     check_installed,
     check_json_type,
@@ -33,6 +41,8 @@ from research_rl.envs.web.server import (
 
 __all__ = [
     "KEY_VARIABLE",
+    "SERVER_KEY_VARIABLE",
+    "BodyBudget",
     "Endpoint",
     "Endpoints",
     "NoAnswerError",
@@ -41,6 +51,7 @@ __all__ = [
     "ServerThread",
     "TransientError",
     "Transport",
+    "answered",
     "base_url",
     "check_host",
     "check_installed",
@@ -53,6 +64,7 @@ __all__ = [
     "make_server",
     "name_servers",
     "refusal",
+    "server_key",
     "warn_if_open",
     "withhold_keys",
     "within",

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import urllib3
 
-KEY_VARIABLE = "RESEARCH_API_KEY"
-"""The environment variable with the key of our servers, which they and their clients read."""
 CONNECT_SECONDS = 5.0
 MAX_REPLY_BYTES = 512 * 2**20
 _CHUNK = 2**16

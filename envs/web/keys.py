@@ -11,6 +11,10 @@ import logging
 import os
 import re
 
+KEY_VARIABLE = "RESEARCH_API_KEY"
+"""The environment variable with the key that clients send to retrieval servers."""
+SERVER_KEY_VARIABLE = "RESEARCH_SERVER_KEY"
+"""The environment variable with the key that a server of ours wants from its clients."""
 log = logging.getLogger(__name__)
 _URL = re.compile(r"https?://[^\s/\"',\]}]+", re.IGNORECASE)
 _withheld = False
@@ -32,6 +36,25 @@ def key_for(url: str, variable: str) -> str | None:
         _origin(url),
     )
     return None
+
+
+def server_key() -> str | None:
+    """Return the key that a server of ours wants, None where it lets all in.
+
+    The variable of clients was that of servers too. It is still heard, with a warning: a server
+    that had a key must not stand open after an update.
+    """
+    if key := os.environ.get(SERVER_KEY_VARIABLE):
+        return key
+    former = os.environ.get(KEY_VARIABLE) or None
+    if former is not None:
+        log.warning(
+            "%s, the key that clients send, is also the key that this server wants, because %s is "
+            "not set; set that one, a server's key is not for every place that a client asks",
+            KEY_VARIABLE,
+            SERVER_KEY_VARIABLE,
+        )
+    return former
 
 
 def name_servers(text: str) -> None:

@@ -19,10 +19,14 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from research_rl.envs.web.keys import SERVER_KEY_VARIABLE
+
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI, Request, Response
 
+MAX_VALUES = 500_000
+"""In a body; it is parsed in one go, and meanwhile no one else is answered."""
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -69,7 +73,7 @@ def make_app(
 
 
 def make_server(app: FastAPI, log_level: str, grace: int, keep_alive: int = 5) -> uvicorn.Server:
-    """Return what runs an application.
+    """Return what runs an application; clients that stall are cut off, see connections.py.
 
     Args:
         app: the application.
@@ -79,8 +83,11 @@ def make_server(app: FastAPI, log_level: str, grace: int, keep_alive: int = 5) -
     """
     import uvicorn
 
+    from research_rl.envs.web.connections import BoundedProtocol
+
     settings = uvicorn.Config(
         app,
+        http=BoundedProtocol,
         log_level=log_level,
         access_log=False,
         timeout_graceful_shutdown=grace,
@@ -115,7 +122,7 @@ def check_host(request: Request, key: str | None) -> None:
     if key is None and reached in _LOOPBACK and name not in _LOOPBACK:
         raise Refused(
             f"Host must be one of {', '.join(_LOOPBACK)} on a server without a key, got {host!r}; "
-            "set RESEARCH_API_KEY to be asked under another name",
+            f"set {SERVER_KEY_VARIABLE} to be asked under another name",
             403,
         )
 
@@ -131,33 +138,110 @@ def check_json_type(request: Request) -> None:
         raise Refused(f"Content-Type must be application/json, got {kind[:80]!r}", 415)
 
 
+class BodyBudget:
+    """Bytes of bodies that a server holds at once, of all its clients together.
+
+    Args:
+        most: further bodies are refused with 429.
+    """
+
+    def __init__(self, most: int = 64 * 2**20) -> None:
+        self.most, self.held = most, 0
+
+    def add(self, size: int) -> None:
+        """Count bytes that have arrived.
+
+        Raises:
+            Refused: they are too many.
+        """
+        self.held += size
+        if self.held > self.most:
+            raise Refused(
+                f"bodies of all clients may have {self.most} bytes at once; ask again later", 429
+            )
+
+
 async def json_body(
-    request: Request, max_bytes: int | None = None, seconds: float | None = None
+    request: Request,
+    max_bytes: int | None = None,
+    seconds: float | None = None,
+    budget: BodyBudget | None = None,
 ) -> Any:
     """Return the JSON value that a request brings; reading stops where it grows too large.
 
+    Args:
+        request: whose body is read.
+        max_bytes: of the body; None is no limit.
+        seconds: in which it must arrive; None is no limit.
+        budget: of all bodies of the server; None is no limit.
+
     Raises:
-        Refused: with status 400 it is no JSON, with 408 too slow, with 413 too large.
+        Refused: with status 400 it is no JSON, with 408 too slow, with 413 too large, with 429
+            beside too many others.
     """
+    from starlette.requests import ClientDisconnect
+
+    bodies = BodyBudget(2**62) if budget is None else budget
+    taken = 0
     too_large = Refused(f"a body must have at most {max_bytes} bytes", 413)
     length = request.headers.get("content-length", "")
     if max_bytes is not None and length.isdigit() and int(length) > max_bytes:
         raise too_large
 
     async def read() -> bytes:
+        nonlocal taken
         parts = bytearray()
         async for part in request.stream():
-            parts += part
-            if max_bytes is not None and len(parts) > max_bytes:
+            if max_bytes is not None and taken + len(part) > max_bytes:
                 raise too_large
+            taken += len(part)
+            bodies.add(len(part))
+            parts += part
         return bytes(parts)
 
-    data = await within(seconds, 408, read())
+    try:
+        data = await within(seconds, 408, read())
+    except ClientDisconnect as error:
+        raise Refused("the client hung up", 499) from error
+    finally:
+        bodies.held -= taken
+    if (values := data.count(b",") + data.count(b"[") + data.count(b"{")) > MAX_VALUES:
+        raise Refused(f"a body must hold at most {MAX_VALUES} values, got about {values}", 413)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         start = data[:60].decode("utf-8", "replace")
         raise Refused(f"the body must be JSON, got {start!r} ({error})") from error
+
+
+async def answered(request: Request, seconds: float | None, work: Awaitable[_T]) -> _T:
+    """Return what ``work`` returns, as long as the client waits for it.
+
+    The body must have been read. Where the client hangs up, ``work`` is cancelled at once.
+
+    Raises:
+        Refused: with status 499 the client hung up, with 504 it takes longer than ``seconds``.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_hung_up(request))
+    try:
+        done, _ = await asyncio.wait(
+            {task, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        left.cancel()
+        if not task.done():
+            task.cancel()
+    if task in done:
+        return task.result()
+    if left in done:
+        raise Refused("the client hung up", 499)
+    raise Refused(f"no answer within {seconds:g} s", 504)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        """A rest of the body."""
 
 
 async def within(seconds: float | None, status: int, work: Awaitable[_T]) -> _T:
@@ -188,7 +272,7 @@ def refusal(error: Refused, body: Any) -> Response:
         headers["Retry-After"] = "1"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 413):  # part of the body is unread
+    if error.status in (408, 413, 429):  # part of the body is unread
         headers["Connection"] = "close"
     data = json.dumps(body).encode("ascii")
     return Response(data, error.status, headers, media_type="application/json")

@@ -12,7 +12,7 @@ from doubles.places import ROOT
 
 _FOLDERS = "envs|agents|trainers|tests|configs|benchmarks|examples|docs"
 _PATH = re.compile(rf"(?<![\w./-])(?:{_FOLDERS})/[\w./-]*")
-_NAME = re.compile(r"\bresearch_rl(?:\.\w+)+")
+_NAME = re.compile(r"\bresearch_rl(?!\.json\b)(?:\.\w+)+")
 
 
 def paths_in(text: str) -> set[str]:

@@ -12,7 +12,7 @@ from doubles import tiny
 
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.protocols.tags import Segment
+from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question, Reward

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from research_rl.envs.protocols.tags import Segment
+from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.types import Passage, Question, Retriever, Reward, search_checked
 

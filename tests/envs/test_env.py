@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research_rl.envs import INSTRUCT, Question, ReSearchEnv, RetrieverUnavailable
-from research_rl.envs.protocols.tags import BUDGET_USED
+from research_rl.envs.protocols import BUDGET_USED
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()), max_size=60)
 STEP_KEYS = {

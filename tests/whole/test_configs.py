@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from research_rl.envs.protocols import PROTOCOLS
 from research_rl.trainers.cli.fit import ResearchCLI, run
 from research_rl.trainers.evaluate.config import make_parser
 from research_rl.trainers.settings.shipped import CONFIGS, EVALUATION, find_config, shipped_configs
@@ -45,7 +46,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def parse(*args: str) -> dict[str, Any]:
     """The whole configuration of ``research fit`` with these arguments, as plain values."""
     cli = run(["fit", *args], Parse)
-    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))["fit"])
+    return dict(yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))["fit"])
 
 
 def test_each_kind_ships() -> None:
@@ -168,3 +169,15 @@ def test_configs_hold_no_stranger() -> None:
     files = (p for p in CONFIGS.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     others = {p.name for p in files if p.suffix != ".yaml"}
     assert others == {"__init__.py", "py.typed"}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_each_dialect_has_a_config_with_its_own_number_of_passages(name: str) -> None:
+    env = parse("-c", "quickstart", "-c", f"protocol/{name}")["model"]["env"]
+    assert (env["protocol"], env["top_k"]) == (name, PROTOCOLS[name].top_k)
+    evaluation = make_parser().parse_args(["-c", "evaluate/served", "-c", f"protocol/{name}"])
+    assert (evaluation.protocol, evaluation.top_k) == (name, PROTOCOLS[name].top_k)
+
+
+def test_every_config_of_a_protocol_is_a_dialect() -> None:
+    assert {f"protocol/{name}" for name in PROTOCOLS} == set(shipped_configs("protocol"))

@@ -69,7 +69,7 @@ def test_console_command(wheel: ZipFile) -> None:
 
 def test_faiss_is_an_extra_and_never_both(metadata: Message) -> None:
     needs = metadata.get_all("Requires-Dist") or []
-    faiss = {n.partition(";")[2].strip(): n.partition(">")[0] for n in needs if "faiss" in n}
+    faiss = {n.partition(";")[2].strip(): re.split("[<>=]", n)[0] for n in needs if "faiss" in n}
     assert faiss == {'extra == "cpu"': "faiss-cpu", 'extra == "gpu"': "faiss-gpu"}
     core = {n for n in needs if "extra ==" not in n}
     assert any(n.startswith("pytorch-lightning") for n in core)
@@ -80,6 +80,7 @@ ELSEWHERE = {
     "gem": "an adapter to a trainer that a user has installed already",
     "lightning_fabric": "a part of pytorch-lightning's own distribution",
     "research_rl": "this package",
+    "starlette": "what fastapi is made of",
 }
 """Modules that are imported and not declared, each with the reason."""
 
@@ -104,6 +105,64 @@ def test_what_is_imported_is_declared() -> None:
     missing = imported - known - set(sys.stdlib_module_names) - set(ELSEWHERE)
     assert not missing, f"setup.cfg must declare {sorted(missing)}"
     assert set(ELSEWHERE) <= imported
+
+
+OF = {
+    **{"pytorch_lightning": "pytorch-lightning", "lightning_fabric": "pytorch-lightning"},
+    **{"yaml": "PyYAML", "faiss": "faiss-cpu"},
+}
+"""Modules whose distribution has another name."""
+BOUNDED = {"uvicorn", "fastapi", "peft", "transformers", "jsonargparse", "gymnasium", "numpy"}
+"""Packages without private names here, of which a major version changes what is used."""
+
+
+def private_owners() -> set[str]:
+    """The packages whose private names are imported or read from their module."""
+    owners = set()
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            modules = {}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    modules |= {a.asname or a.name.partition(".")[0]: a.name for a in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+                    if any(part.startswith("_") and part != "__future__" for part in parts):
+                        owners.add(parts[0])
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                    root = node.value
+                    while isinstance(root, ast.Attribute):
+                        root = root.value
+                    if isinstance(root, ast.Name) and root.id in modules:
+                        owners.add(modules[root.id].partition(".")[0])
+    return owners - set(sys.stdlib_module_names) - {"research_rl", "__future__"}
+
+
+def test_what_may_break_us_is_bounded_above() -> None:
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg", encoding="utf-8")
+    texts = [declared["options"]["install_requires"], *declared["options.extras_require"].values()]
+    lines = [line.strip() for text in texts for line in text.split("\n") if line.strip()]
+    bounds: dict[str, list[bool]] = {}
+    for line in lines:
+        name = re.split(r"[\[<>=;,\s]", line)[0].lower().replace("_", "-")
+        bounds.setdefault(name, []).append("<" in line)
+    found = private_owners()
+    assert {"torch", "jsonargparse"} <= found
+    for owner in found | BOUNDED:
+        name = OF.get(owner, owner).lower().replace("_", "-")
+        assert all(bounds[name]), f"setup.cfg must have an upper bound for {name}"
+
+
+def test_nothing_is_called_that_the_next_jsonargparse_lacks() -> None:
+    gone = re.compile(r"\.instantiate_classes\(|skip_none=|enable_path=|add_instantiator\(")
+    for package in (*PACKAGES, "tests", "benchmarks"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file != Path(__file__):
+                found = gone.search(file.read_text(encoding="utf-8"))
+                assert found is None, f"{file.name} calls {found[0] if found else ''}"
 
 
 def test_all_files_name_one_version() -> None:

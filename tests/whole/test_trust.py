@@ -25,6 +25,7 @@ from doubles.tiny_run import write_config
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.envs.retrieval.web.client import RemoteRetriever
+from research_rl.envs.system import TRUST
 from research_rl.envs.types import RetrieverUnavailable, Reward
 from research_rl.trainers.checkpoint.files import (
     AtomicCheckpointIO,
@@ -36,7 +37,6 @@ from research_rl.trainers.cli import dispatch as cli
 from research_rl.trainers.lightning_internals import sharded_metadata
 from research_rl.trainers.recorder.records import Record, Records
 from research_rl.trainers.settings.trust import (
-    TRUST,
     TrustError,
     careful,
     distrust,
@@ -377,8 +377,8 @@ def test_no_command_unpickles_a_checkpoint(
     best.unlink()
     in_list(shards(best), run.parent / RAN)
     torch.save({"state": Payload(run.parent / RAN)}, run / "checkpoints" / "last.ckpt")
-    with pytest.raises((SystemExit, pickle.UnpicklingError)):
-        research(monkeypatch, *opener(run))
+    said = refused(monkeypatch, capfd, *opener(run))
+    assert "nothing of it was run" in said
     assert not Path(RAN).exists()
 
 
@@ -386,6 +386,6 @@ def test_a_checkpoint_of_a_url_is_not_unpickled(tmp_path: Path) -> None:
     content = io.BytesIO()
     torch.save(Payload(tmp_path / RAN), content)
     server = StubServer(lambda path, body: (200, content.getvalue()))
-    with server, pytest.raises(pickle.UnpicklingError):
+    with server, pytest.raises(UnsafeCheckpointError, match="nothing of it was run"):
         AtomicCheckpointIO().load_checkpoint(f"{server.url}/{tmp_path.name}.ckpt")
     assert not (tmp_path / RAN).exists()

@@ -17,7 +17,8 @@ from research_rl.trainers.checkpoint import ExportError, save_policy
 class ExportPolicy(RunCallback):
     """Writes the policy as a plain Hugging Face folder when training has ended.
 
-    It is the policy of the last iteration; ``research export`` makes one of any checkpoint.
+    ``research_rl.json`` in it says in which protocol and with which prompt it is to be asked. It is
+    the policy of the last iteration; ``research export`` makes one of any checkpoint.
 
     Args:
         folder: below the run's folder, or an absolute path; what is there is replaced.
@@ -41,7 +42,7 @@ class ExportPolicy(RunCallback):
                 return
             target = run_folder(trainer) / self.folder
             try:
-                save_policy(module.policy, target)
+                save_policy(module.policy, target, getattr(module, "env_config", None))
             except ExportError as error:
                 raise ExportError(
                     f"{error}, then run `research export --ckpt ... --out ...` on the last "

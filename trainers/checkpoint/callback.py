@@ -151,7 +151,8 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state; a folder that was moved keeps its best."""
         self._owes_validation = state_dict.get("owes_validation", False)
-        super().load_state_dict(_moved(state_dict, Path(str(self.dirpath))))
+        folder = Path(str(self.dirpath))
+        super().load_state_dict(_inside(_moved(state_dict, folder), folder))
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Return whether the current policy is at least as good as the best so far."""
@@ -215,6 +216,17 @@ def _is_over(trainer: pl.Trainer) -> bool:
     progress = trainer.fit_loop.epoch_loop.batch_progress
     every = progress.is_last_batch or progress.current.ready == trainer.num_training_batches
     return every or -1 < trainer.max_steps <= trainer.global_step
+
+
+def _inside(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The state of a callback without paths that lie elsewhere: what is no longer best is removed.
+
+    A checkpoint may be somebody else's, and name any file of this machine.
+    """
+    kept = state.get("best_k_models", {})
+    where = folder.resolve()
+    mine = {path: kept[path] for path in kept if Path(path).resolve().parent == where}
+    return {**state, "best_k_models": mine}
 
 
 def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:

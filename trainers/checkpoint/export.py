@@ -6,17 +6,18 @@ This is what ``research export`` runs. The model's name and its tokenizer come f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import folder_in_place
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
-from research_rl.trainers.settings import read_run_config, refuse_code
+from research_rl.trainers.checkpoint.shards import load_plain
+from research_rl.trainers.settings import EnvConfig, read_run_config, refuse_code, write_policy_file
 
 _PREFIX = "policy."
 
@@ -44,15 +45,24 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
         raise ValueError(f"out must be an empty or a new folder, got {out}; name another one")
     checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
     run = checkpoint.parent.parent
-    policy = LMPolicy.from_config(policy_config(config or _config_of(checkpoint), run))
+    config = config or _config_of(checkpoint)
+    policy = LMPolicy.from_config(policy_config(config, run))
     load_weights(policy, checkpoint)
-    save_policy(policy, out)
+    save_policy(policy, out, read_run_config(config, run)["model"].get("env"))
 
 
-def save_policy(policy: LMPolicy, target: Path) -> None:
+def save_policy(
+    policy: LMPolicy, target: Path, env: EnvConfig | Mapping[str, Any] | None = None
+) -> None:
     """Write the policy as a Hugging Face folder, whole or not at all; replace what is there.
 
     What has been written is read back and compared with the policy.
+
+    Args:
+        policy: to be written.
+        target: the folder.
+        env: the environment that it was trained in, or that section of a config, for the folder to
+            say how the policy is to be asked; None leaves it unsaid.
 
     Raises:
         ExportError: the disk does not take it; what was there is untouched.
@@ -61,6 +71,8 @@ def save_policy(policy: LMPolicy, target: Path) -> None:
     with disk_errors_named(f"export the policy to {target}"), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
         policy.check_written(partial)
+        if env is not None:
+            write_policy_file(partial, env)
         readable(partial)
 
 
@@ -93,7 +105,7 @@ def readable(folder: Path) -> None:
 def iteration_of(checkpoint: Path) -> int | None:
     """Return the iterations that the weights in a checkpoint file have learned from."""
     file = checkpoint / META if checkpoint.is_dir() else checkpoint
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state = load_plain(file, mmap=True)
     iteration = state.get("iteration")
     return None if iteration is None else int(iteration)
 
@@ -104,7 +116,7 @@ def learned_nothing(checkpoint: Path) -> bool:
     A run with a SignalCheck keeps a fingerprint of both; without one it is False.
     """
     file = checkpoint / META if checkpoint.is_dir() else checkpoint
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state = load_plain(file, mmap=True)
     kept = state.get("callbacks") or {}
     seen = next((v for k, v in kept.items() if str(k).startswith("SignalCheck")), None) or {}
     return seen.get("start") is not None and seen["start"] == seen.get("now")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from research_rl.envs.system import clear_partial, put_back_former, write_whole
-from research_rl.trainers.checkpoint.shards import METADATA, check_shards
+from research_rl.trainers.checkpoint.shards import METADATA, check_shards, load_plain, unsafe
 from research_rl.trainers.lightning_internals import load_shards, sharded_metadata
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Return a checkpoint; one that ranks wrote in shards is put together.
 
         Whatever ``weights_only`` says, nothing in it is run: tensors, numbers and texts are read.
+
+        Raises:
+            UnsafeCheckpointError: it holds more than these.
         """
         if "://" in str(path) or not Path(path).is_dir():
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            try:
+                return super().load_checkpoint(path, map_location, weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise unsafe(path, error) from error
         return load_state(Path(path))
 
 
@@ -94,7 +101,7 @@ def load_state(path: Path) -> dict[str, Any]:
     Of a folder, which ranks wrote in shards, the result is what a single process would have saved.
     """
     if path.is_file():
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state: dict[str, Any] = load_plain(path, mmap=True)
         return state
     check_shards(path)
     state = load_shards(path)
@@ -225,7 +232,7 @@ def _newest_whole(name: str, folder: Path) -> Path:
 
 def _best(newest: Path) -> Path:
     file = newest / META if newest.is_dir() else newest
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state = load_plain(file, mmap=True)
     saved = [s for s in state.get("callbacks", {}).values() if isinstance(s, dict)]
     for each in saved:
         if each.get("best_model_path"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from research_rl.envs.system import not_plain
 from research_rl.trainers.lightning_internals import sharded_metadata
 
 METADATA = ".metadata"
@@ -52,6 +53,28 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def load_plain(source: Any, where: Path | str | None = None, **how: Any) -> Any:
+    """Return what ``torch.load`` reads of tensors, numbers and text; nothing is run.
+
+    Args:
+        source: a path or an open file.
+        where: its name in messages; None is the path.
+        how: further arguments of ``torch.load``.
+
+    Raises:
+        UnsafeCheckpointError: it holds more than that.
+    """
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True, **how)
+    except pickle.UnpicklingError as error:
+        raise unsafe(where or source, error) from error
+
+
+def unsafe(where: Any, error: Exception) -> UnsafeCheckpointError:
+    """Return the error of a checkpoint that holds more than tensors, numbers and text."""
+    return UnsafeCheckpointError(not_plain(where, error))
+
+
 def check_shards(folder: Path) -> None:
     """Refuse a checkpoint in shards that would run code when it is read.
 
@@ -70,15 +93,11 @@ def check_shards(folder: Path) -> None:
                 with (folder / place).open("rb") as file:
                     file.seek(stored.offset)
                     content = io.BytesIO(file.read(stored.length))
-                torch.load(content, map_location="cpu", weights_only=True)
+                load_plain(content, folder)
         extra = folder / sharded_metadata()
         if extra.is_file():
-            torch.load(extra, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
+            load_plain(extra, mmap=True)
+    except (FileNotFoundError, UnsafeCheckpointError):
         raise
     except Exception as error:  # a crafted file can fail in any way
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise UnsafeCheckpointError(
-            f"{folder} must hold tensors, numbers and text alone, but {reason}; nothing of it was "
-            "run, and no option grants it: have its author export it as safetensors"
-        ) from error
+        raise unsafe(folder, error) from error

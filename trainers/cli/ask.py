@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from research_rl.envs import Question, Retriever, TextStyle, paint, shows_colour
-from research_rl.envs.protocols import result_content
+from research_rl.envs.protocols import RESEARCH, Protocol, get_protocol
 from research_rl.envs.system import CommandLine, printable
-from research_rl.trainers.settings import UsageError, distrust, read_run_config
+from research_rl.trainers.settings import (
+    UsageError,
+    asked_as,
+    distrust,
+    protocol_of,
+    read_policy_file,
+    read_run_config,
+)
 
 if TYPE_CHECKING:
     from research_rl.agents.methods import Agent, Message, Prediction
@@ -39,17 +46,18 @@ class Screen:
     Args:
         out: where to.
         colour: use escape codes.
+        protocol: the language of the episode.
     """
 
-    def __init__(self, out: TextIO, colour: bool) -> None:
-        self._out, self._colour = out, colour
+    def __init__(self, out: TextIO, colour: bool, protocol: Protocol = RESEARCH) -> None:
+        self._out, self._colour, self._protocol = out, colour, protocol
 
     def write(self, role: str, text: str) -> None:
         """Write a piece of the episode: the model's text as it comes, a result indented."""
         if role == "model":
             self._put("text", text)
             return
-        body = textwrap.indent(result_content(text), "    │ ", lambda _: True)
+        body = textwrap.indent(self._protocol.content(text), "    │ ", lambda _: True)
         self._put("text", "\n")
         self._line("result", body)
 
@@ -59,7 +67,7 @@ class Screen:
         if prediction.text:
             self._line("answer", f"Answer: {prediction.text}")
         else:
-            why = _NO_ANSWER.get(prediction.finish_reason, "the \\boxed{} is empty")
+            why = _NO_ANSWER.get(prediction.finish_reason, "the answer is empty")
             why = f"{why}: {prediction.error}" if prediction.error else why
             self._line("error", f"No answer: {why}.")
         searches = len(prediction.queries)
@@ -95,8 +103,21 @@ class Asked:
     max_tokens: int = 2048
     temperature: float = 0.0
     seed: int = 0
-    api: str = "completions"
+    api: str | None = None
     tokenizer: str | None = None
+    dialect: str = "openai"
+    protocol: str | Protocol = "research"
+
+    @property
+    def language(self) -> Protocol:
+        """The protocol itself."""
+        return get_protocol(self.protocol)
+
+    @property
+    def route(self) -> str:
+        """The api of the server: text, unless a protocol of messages needs a chat."""
+        chat = self.language.keeps_eos and self.tokenizer is None
+        return self.api or ("chat" if chat else "completions")
 
 
 def main(args: Sequence[str]) -> None:
@@ -105,7 +126,7 @@ def main(args: Sequence[str]) -> None:
     settings = resolve(given)
     if given.index is None and settings.index.startswith(("http://", "https://")):
         sys.stderr.write(printable(f"searches {settings.index}, which the run names\n"))
-    screen = Screen(sys.stdout, shows_colour(sys.stdout))
+    screen = Screen(sys.stdout, shows_colour(sys.stdout), settings.language)
     agent = make_agent(settings, screen.write)
     if given.question:
         _ask(agent, " ".join(given.question), screen)
@@ -120,7 +141,8 @@ def resolve(given: argparse.Namespace) -> Asked:
     """Return the settings that the command line means.
 
     What is not given comes from the run's ``config.yaml``: that of ``--run``, or of a finished
-    quickstart where neither a model nor a server is named.
+    quickstart where neither a model nor a server is named. The folder of an exported policy says
+    for itself how it is to be asked.
 
     Raises:
         UsageError: there is no model, or no index.
@@ -130,8 +152,12 @@ def resolve(given: argparse.Namespace) -> Asked:
     if run is None and not (given.model or given.server) and _finished(QUICKSTART):
         run = QUICKSTART
     told = {} if run is None else from_run(run)
+    if given.model and not given.server and Path(given.model).is_dir():
+        told |= read_policy_file(Path(given.model))
     named = {name: getattr(given, name) for name in Asked.__dataclass_fields__}
     told |= {name: value for name, value in named.items() if value is not None}
+    if given.protocol is not None:
+        told["protocol"] = protocol_of(given.protocol)
     if given.server:
         told["model"] = given.model
     if not (told.get("model") or told.get("server")):
@@ -170,7 +196,7 @@ def from_run(run: Path) -> dict[str, Any]:
     config = read_run_config(file)
     distrust(file)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
-    told = {name: env.get(name) for name in ("top_k", "max_searches", "prompt")}
+    told = asked_as(env, file)
     told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}
     if isinstance(env.get("index"), str):
         told["index"] = _moved(env["index"], run)
@@ -192,6 +218,7 @@ def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
         top_k=settings.top_k,
         max_searches=settings.max_searches,
         prompt=settings.prompt,
+        protocol=settings.language,
     )
     params = SamplingParams(settings.max_tokens, temperature=settings.temperature)
     if settings.server is not None:
@@ -205,7 +232,33 @@ def make_agent(settings: Asked, on_text: Callable[[str, str], None]) -> Agent:
     if Path(settings.model).is_dir():  # a download keeps its bars
         disable_progress_bar()  # type: ignore[no-untyped-call]
     policy = load_policy(settings.model)
-    return ReSearchAgent(policy, StreamingEngine(policy, on_text), env, params, settings.seed)
+    engine = StreamingEngine(policy, _Told(env, on_text))
+    return ReSearchAgent(policy, engine, env, params, settings.seed)
+
+
+class _Told:
+    """Passes on what a local model is told and writes, as the environment has it.
+
+    A turn is shown behind what the prompt has opened of it, a result without the chat template's
+    words around it.
+    """
+
+    def __init__(self, env: Any, on_text: Callable[[str, str], None]) -> None:
+        from research_rl.agents import vector_rows
+
+        self._rows, self._on_text = vector_rows(env), on_text
+        self._begun = -1
+
+    def __call__(self, role: str, text: str) -> None:
+        """Pass on a piece of text."""
+        episode = self._rows.episodes[0]
+        turns = len(episode.turns)
+        if role != "model":
+            text, self._begun = episode.results[-1], -1
+        elif self._begun != turns:
+            text = episode.opened.before(turns, episode.rules.protocol.keeps_eos) + text
+            self._begun = turns
+        self._on_text(role, text)
 
 
 def _served(settings: Asked, env: Any, params: Any, on_text: Callable[[str, str], None]) -> Agent:
@@ -215,9 +268,10 @@ def _served(settings: Asked, env: Any, params: Any, on_text: Callable[[str, str]
     assert settings.server is not None
     if settings.model is None:
         raise UsageError("--server must come with --model, the model's name on that server")
-    api: Any = settings.api
+    api: Any = settings.route
+    dialect: Any = settings.dialect
     generator = OpenAIGenerator(
-        settings.server, settings.model, api=api, tokenizer=settings.tokenizer
+        settings.server, settings.model, api, dialect, tokenizer=settings.tokenizer
     )
 
     def tell(question: Question, step: Message) -> None:
@@ -275,7 +329,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", metavar="DIR", help="a finished run: its policy, index, prompt and limits")
     add("--model", metavar="NAME", help="folder or Hugging Face id; with --server its name there")
     add("--server", metavar="URL", help="an OpenAI-compatible server instead of a local model")
-    add("--api", choices=("completions", "chat"), help="of the server (default: completions)")
+    add(
+        "--api",
+        choices=("completions", "chat"),
+        help="of the server (default: completions; chat where the protocol needs it)",
+    )
+    add("--dialect", choices=("openai", "vllm", "sglang"), help="of the server (default: openai)")
     add(
         "--tokenizer",
         metavar="NAME",
@@ -284,6 +343,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--index", metavar="DIR", help="a search index, or the url of a retrieval server")
     add("--prompt", metavar="TEXT", help="base (default), instruct, a text with {prompt}, a file")
+    add(
+        "--protocol",
+        metavar="NAME",
+        help="research (default), search_r1, hermes, ... or a class path; a run's own by default",
+    )
     add("--top-k", type=int, metavar="N", help="passages of a search (default: 5)")
     add("--max-searches", type=int, metavar="N", help="searches at most (default: no limit)")
     add("--max-tokens", type=int, metavar="N", help="tokens at most, results included (2048)")

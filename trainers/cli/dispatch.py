@@ -7,12 +7,20 @@ is named.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from research_rl.envs.system import FAILED, did_you_mean, printable
-from research_rl.trainers.settings import TRACEBACK, TRUST, UsageError, careful, is_users_mistake
+from research_rl.envs.system import (
+    FAILED,
+    TRUST,
+    TrustError,
+    did_you_mean,
+    not_plain,
+    printable,
+)
+from research_rl.trainers.settings import TRACEBACK, UsageError, careful, is_users_mistake
 
 HELP = """\
 usage: research COMMAND [options]
@@ -73,12 +81,23 @@ def main() -> None:
         sys.path.append(os.getcwd())
     try:
         _dispatch(sys.argv[1:])
-    except Exception as error:
+    except Exception as caught:
+        error = _plainly(caught)
         if os.environ.get(TRACEBACK) or not is_users_mistake(error):
             raise
         line = printable(f"research: error: {' '.join(str(error).split())}")
         print(line, file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _plainly(error: Exception) -> Exception:
+    """The error to tell of; that of a file which torch refused to unpickle says what may be done.
+
+    A plug-in of Lightning that a config names reads checkpoints by itself.
+    """
+    if isinstance(error, pickle.UnpicklingError):
+        return TrustError(not_plain("the checkpoint", error))
+    return error
 
 
 def _dispatch(args: list[str]) -> None:

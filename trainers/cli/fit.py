@@ -135,10 +135,12 @@ class ResearchCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse a model's own code where a config that is not trusted asks for it."""
         super().parse_arguments(parser, args)
-        named = "--model.policy.trust_remote_code" in " ".join(map(str, args or sys.argv))
-        if (file := distrusted()) is not None and not named:
+        if (file := distrusted()) is not None:
+            words = " ".join(map(str, args or sys.argv))
             policy = self.config[self.config["subcommand"]]["model"].policy
-            refuse_code({"trust_remote_code": policy.trust_remote_code}, file)
+            asked = ("trust_remote_code", "attn_implementation")
+            theirs = [name for name in asked if f"--model.policy.{name}" not in words]
+            refuse_code({name: policy[name] for name in theirs}, file)
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would fail or overwrite a run later; set the number of threads."""
@@ -196,7 +198,7 @@ class ResearchCLI(LightningCLI):
         if name := self._option("ckpt_path"):
             everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
             (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
-            now = saver.parser.dump(saver.config, skip_none=False)
+            now = saver.parser.dump(saver.config, skip_unset=False)
             warn_of_changes(self._root(), name, now)
         warn_of_lost_rows(self.trainer.loggers)
 

@@ -6,11 +6,16 @@ It is for machines that cannot run vLLM: training samples its rollouts from eith
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from research_rl.envs.system import CommandLine
-from research_rl.envs.web import KEY_VARIABLE, check_installed, listen, warn_if_open
+from research_rl.envs.web import (
+    SERVER_KEY_VARIABLE,
+    check_installed,
+    listen,
+    server_key,
+    warn_if_open,
+)
 from research_rl.trainers.settings import trusted
 
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -31,7 +36,7 @@ def main(argv: list[str]) -> None:
     from research_rl.agents.policy import LMPolicy, PolicyConfig
     from research_rl.agents.web import RequestQueue, serve_sampling
 
-    key = os.environ.get(KEY_VARIABLE) or None
+    key = server_key()
     warn_if_open(args.host, key)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -43,14 +48,15 @@ def main(argv: list[str]) -> None:
     name = args.served_model_name or args.model
     host, port = bound.getsockname()[:2]
     print(f"serving {name} on http://{host}:{port}", flush=True)
-    serve_sampling(RequestQueue(policy, name, args.max_slots), bound, key, args.weights_below)
+    queue = RequestQueue(policy, name, args.max_slots, max_waiting=args.max_waiting)
+    serve_sampling(queue, bound, key, args.weights_below)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="research serve-policy",
         description="Serve a model for rollouts, in the protocol of `vllm serve`.",
-        epilog=f"Clients must send a key if the variable {KEY_VARIABLE} holds one.",
+        epilog=f"Clients must send a key if the variable {SERVER_KEY_VARIABLE} holds one.",
         allow_abbrev=False,
     )
     parser.add_argument("model", help="a Hugging Face id, or a folder")
@@ -60,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the weights")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the default is cuda if there")
     parser.add_argument("--max-slots", type=int, default=256, help="turns at once (%(default)s)")
+    parser.add_argument(
+        "--max-waiting",
+        type=int,
+        default=4096,
+        help="requests that may wait; further ones are answered 429 (%(default)s)",
+    )
     parser.add_argument(
         "--weights-below",
         type=Path,

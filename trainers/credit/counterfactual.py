@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from research_rl.agents import Rollout
 from research_rl.agents.policy import LMPolicy
-from research_rl.trainers.credit.search_effects import Target, emptied, logprob_effects
+from research_rl.trainers.credit.search_effects import Target, emptied_results, logprob_effects
 from research_rl.trainers.credit.turns import Credit, TurnRewards
 
 Instead = Literal["nothing", "another"]
@@ -71,7 +71,7 @@ class CounterfactualCredit(Credit):
 
     def _instead(self, rollout: Rollout, rollouts: Sequence[Rollout]) -> list[str]:
         """Return the block that replaces each result; without other questions, an empty one."""
-        empty = [emptied(result) for result in rollout.results]
+        empty = emptied_results(rollout)
         if self.instead == "nothing":
             return empty
         others = [r for r in rollouts if r.question.id != rollout.question.id and r.results]

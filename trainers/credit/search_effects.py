@@ -21,7 +21,7 @@ import torch
 from research_rl.agents import Engine, Play, Rollout, SamplingParams
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Passage, ReSearchVectorEnv
-from research_rl.envs.protocols import BUDGET_USED, Search, parse_action, render_result
+from research_rl.envs.protocols import BUDGET_USED, RESEARCH, Found, Protocol, Search
 
 Target = Literal["rest", "answer"]
 
@@ -43,9 +43,16 @@ class SearchEffect:
     reward: float | None = None
 
 
-def emptied(result: str) -> str:
-    """Return a result block without its passages; a note on the used-up budget is kept."""
-    return render_result([], BUDGET_USED if BUDGET_USED in result else "")
+def emptied(result: str, protocol: Protocol = RESEARCH, queries: Seq[str] = ("",)) -> str:
+    """Return a reply without its passages; a note on the used-up budget is kept.
+
+    Args:
+        result: as it was read.
+        protocol: it is written in.
+        queries: that it answers.
+    """
+    note = BUDGET_USED if BUDGET_USED in result else ""
+    return protocol.reply([Found(query) for query in queries or ("",)], note)
 
 
 def logprob_effects(
@@ -74,13 +81,35 @@ def logprob_effects(
         raise ValueError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
     texts: list[_Text] = []
     for number, rollout in enumerate(rollouts):
-        blocks = [emptied(r) for r in rollout.results] if instead is None else instead[number]
-        texts += _texts(rollout, [policy.encode(block) for block in blocks], target)
+        blocks = emptied_results(rollout) if instead is None else instead[number]
+        texts += _texts(rollout, _encoded(rollout, blocks, policy), target)
     scores = _scores(texts, policy, micro_batch_tokens)
     found: list[list[float]] = []
     for rollout in rollouts:
         pairs = [(next(scores), next(scores)) for _ in rollout.results]
         found.append([real - changed for real, changed in pairs])
+    return found
+
+
+def _queries_of(rollout: Rollout, turn: int) -> list[str]:
+    action = rollout.protocol.parse(rollout.whole_turns[turn])
+    return list(action.queries) if isinstance(action, Search) else []
+
+
+def emptied_results(rollout: Rollout) -> list[str]:
+    """Return each result of a rollout without its passages, see ``emptied``."""
+    return [
+        emptied(result, rollout.protocol, _queries_of(rollout, turn))
+        for turn, result in enumerate(rollout.results)
+    ]
+
+
+def _encoded(rollout: Rollout, blocks: Seq[str], policy: LMPolicy) -> list[list[int]]:
+    """Ids of blocks in place of a rollout's results, each behind the turn that it answers."""
+    found = []
+    for (begin, _), block in zip(given_spans(rollout), blocks, strict=True):
+        turn = rollout.sequence.response_ids[:begin]
+        found.append(policy.encode_reply(rollout.protocol, block, turn))
     return found
 
 
@@ -188,11 +217,11 @@ def reward_effect(
     base = _replayed(rollout, turn, env)
     forks = base.fork([0] * 2 * len(seeds))
     for episode in forks.episodes[len(seeds) :]:
-        episode.passages[-1] = list(instead)
-        episode.keep_passages(len(instead))
+        episode.show_instead(instead)
     begin, end = given_spans(rollout)[turn]
     sequence = rollout.sequence
-    changed = policy.encode(forks.episodes[-1].results[-1])
+    answered = sequence.response_ids[:begin]
+    changed = policy.encode_reply(rollout.protocol, forks.episodes[-1].results[-1], answered)
     prompts = [
         sequence.prompt_ids + sequence.response_ids[:begin] + shown
         for shown in (sequence.response_ids[begin:end], changed)
@@ -213,7 +242,7 @@ def _replayed(
     rows = env.unwrapped
     assert isinstance(rows, ReSearchVectorEnv), type(rows).__name__
     base = rows.fork([0])
-    base.reset(options={"questions": [rollout.question]})
+    base.reset(options={"questions": [rollout.question], "opened": rollout.opened})
     found = -1
     for action in rollout.turns[: turn + 1]:
         found = base.episodes[0].num_searches
@@ -244,8 +273,7 @@ def search_effects(
     """
     effects = []
     for turn, logprob in enumerate(logprob_effects([rollout], policy)[0]):
-        action = parse_action(rollout.turns[turn])
-        query = action.query if isinstance(action, Search) else ""
+        query = "\n".join(_queries_of(rollout, turn))
         effects.append(SearchEffect(turn, query, logprob))
     if env is None or engine is None or params is None or not seeds:
         return effects

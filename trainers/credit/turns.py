@@ -17,10 +17,12 @@ import torch
 
 from research_rl.agents import Rollout
 from research_rl.agents.policy import LMPolicy
+from research_rl.envs.protocols import RESEARCH
 
 Measure = Literal["probability", "logprob"]
 ANSWER_PREFIX = "<think> I know enough . </think> <answer> the answer is \\boxed{"
-"""Text behind a transcript, after which the next tokens are the answer."""
+"""Text behind a transcript of ReSearch, after which the next tokens are the answer."""
+_THOUGHT, _MARK = "I know enough .", "\ufdd0"
 _EPSILON = 1e-6
 
 TurnRewards: TypeAlias = Sequence[Sequence[float | None]]
@@ -55,7 +57,7 @@ class InformationGain(Credit):
 
     Args:
         answer_prefix: text between the transcript and the answer, in the format that the policy
-            is taught.
+            is taught; None is that of the rollout's protocol.
         measure: probability, or logprob for the mean log-probability of the tokens, which also
             shows an increase among unlikely answers.
         max_answers: number of gold answers that are tried, the first ones; each costs a pass.
@@ -64,7 +66,7 @@ class InformationGain(Credit):
 
     def __init__(
         self,
-        answer_prefix: str = ANSWER_PREFIX,
+        answer_prefix: str | None = None,
         measure: Measure = "probability",
         max_answers: int = 2,
         micro_batch_tokens: int = 16384,
@@ -83,14 +85,14 @@ class InformationGain(Credit):
 
     def turn_rewards(self, rollouts: Sequence[Rollout], policy: LMPolicy) -> TurnRewards:
         """Return the information gain of each turn; see Credit."""
-        prefix = policy.encode(self.answer_prefix)
         wanted: dict[_Text, float] = {}
         states = []
         for rollout in rollouts:
             answers = [policy.encode(a) for a in rollout.question.answers[: self.max_answers]]
             before = [
                 [(tuple(ids + prefix), tuple(answer)) for answer in answers if answer]
-                for ids in transcripts(rollout)
+                for turn, ids in enumerate(transcripts(rollout))
+                for prefix in [policy.encode(self._prefix(rollout, turn))]
             ]
             states.append(before)
             wanted.update((text, 0.0) for texts in before for text in texts)
@@ -102,6 +104,16 @@ class InformationGain(Credit):
             )
             for rollout, before in zip(rollouts, states, strict=True)
         ]
+
+    def _prefix(self, rollout: Rollout, turn: int) -> str:
+        """The text between the transcript before a turn and an answer in its place."""
+        if self.answer_prefix is not None:
+            return self.answer_prefix
+        protocol = rollout.protocol
+        if protocol == RESEARCH and not any(rollout.opened):
+            return ANSWER_PREFIX
+        opened = rollout.opened.before(turn, protocol.keeps_eos)
+        return protocol.answer(_MARK, _THOUGHT, opened).partition(_MARK)[0]
 
     def _value(self, logprob: float) -> float:
         return logprob if self.measure == "logprob" else torch.tensor(logprob).exp().item()

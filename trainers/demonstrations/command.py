@@ -67,7 +67,7 @@ def _source(own: argparse.Namespace, run: Any) -> Any:
         return FromPolicy(policy, model.make_engine(policy), env, model.sampling, model.seed)
     if not own.url or not own.served_model:
         raise UsageError("--from served must have --url and --served_model, got not both")
-    generator = OpenAIGenerator(url=own.url, model=own.served_model)
+    generator = OpenAIGenerator(own.url, own.served_model, own.api, own.dialect)
     return FromServer(generator, env, model.sampling, model.seed)
 
 
@@ -131,5 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         help="gold: thoughts do not quote the sentence that they rest on",
     )
     parser.add_argument("--url", help="served: address of the server, http://host:port/v1")
+    parser.add_argument(
+        "--api", choices=["chat", "completions"], default="chat", help="of it (chat)"
+    )
+    parser.add_argument(
+        "--dialect",
+        choices=["openai", "vllm", "sglang"],
+        default="openai",
+        help="served: what the server understands beside the standard (openai)",
+    )
     parser.add_argument("--served_model", help="served: name of the model there")
     return parser

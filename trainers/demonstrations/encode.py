@@ -7,6 +7,27 @@ from dataclasses import replace
 from research_rl.agents import Rollout, Sequence, TextOnly
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Prompt
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Opened, Protocol
+
+
+def in_protocol(rollout: Rollout, protocol: Protocol) -> Rollout:
+    """Return a demonstration in the protocol in which a policy is to imitate it.
+
+    A row names its protocol. One that only a class has is read as ReSearch's, and is taken for the
+    run's own here.
+
+    Raises:
+        ValueError: it is in another one.
+    """
+    if rollout.protocol == protocol:
+        return rollout
+    if rollout.protocol == RESEARCH and protocol.name not in PROTOCOLS:
+        return replace(rollout, protocol=protocol)
+    raise ValueError(
+        f"a demonstration must be in the run's protocol {protocol.name}, got "
+        f"{rollout.protocol.name} for question {rollout.question.id!r}; set --model.env.protocol "
+        f"{rollout.protocol.name}, or collect demonstrations anew"
+    )
 
 
 def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
@@ -14,17 +35,18 @@ def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
 
     Ids that the same tokenizer gave are kept: what was sampled is never encoded again. Text is
     encoded piece by piece, as an episode is: the prompt, each turn, each result; the last turn of a
-    finished episode ends in the end of sequence. Turns carry loss_mask True, all else False; the
-    log-probs are 0, for nobody sampled.
+    finished episode, and each message of a chat, ends in the end of sequence. Turns carry
+    loss_mask True, all else False; the log-probs are 0, for nobody sampled.
 
     Args:
         rollout: with ids or with text alone.
-        policy: encodes.
+        policy: encodes. What its chat template opens of a turn is no part of the turn.
         prompt: what stands in front of the response.
 
     Raises:
         ValueError: the demonstration is longer than the model's positions; names its question.
     """
+    rollout = _behind(rollout, policy.opened(prompt, rollout.protocol))
     prompt_ids = policy.encode_prompt(prompt, rollout.question.text)
     kept = rollout.sequence
     if isinstance(kept, TextOnly) or not _is_of(kept, rollout, policy, prompt_ids):
@@ -37,6 +59,24 @@ def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
             "fewer or shorter passages a search"
         )
     return replace(rollout, sequence=kept)
+
+
+def _behind(rollout: Rollout, opened: Opened) -> Rollout:
+    """The rollout as if a prompt had opened something else of its turns."""
+    if rollout.opened == opened:
+        return rollout
+    before = [opened.before(n, rollout.protocol.keeps_eos) for n in range(len(rollout.turns))]
+    written = zip(before, rollout.whole_turns, strict=True)
+    return replace(rollout, opened=opened, turns=[_without(b, turn) for b, turn in written])
+
+
+def _without(opened: str, turn: str) -> str:
+    """A turn without its beginning, where that is opened for it already."""
+    if turn.startswith(opened):
+        return turn.removeprefix(opened)
+    if opened.rstrip().endswith("<think>") and turn.lstrip().startswith("<think>"):
+        return turn.lstrip().removeprefix("<think>").removeprefix("\n" * opened.endswith("\n"))
+    return turn
 
 
 def _is_of(sequence: Sequence, rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> bool:
@@ -52,12 +92,13 @@ def _encoded(rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> Seque
     last = len(rollout.turns) - 1
     for number, turn in enumerate(rollout.turns):
         ids = policy.encode(turn)
-        if number == last and rollout.finish_reason != "length":
+        whole = number < last or rollout.finish_reason != "length"
+        if whole and rollout.protocol.writes_eos(turn, last=number == last):
             ids = [*ids, _end(policy)]
         for token in ids:
             sequence.append_sampled(token, 0.0)
         for result in rollout.results[number : number + 1]:
-            sequence.append_given(policy.encode(result))
+            sequence.append_given(policy.encode_reply(rollout.protocol, result, ids))
     return sequence
 
 

@@ -110,9 +110,11 @@ class GoldPlayer:
                 return NOT_NAMED
             query = name_of(title) if title else question.text.rstrip(" ?")
             thought = self._thought(title, read)
-            episode.begin(_turn(thought, f"<search> {query} </search>", bool(episode.turns)))
-            found = yield query
-            episode.finish(found)
+            asked = episode.begin(_turn(episode, thought, query=query))
+            if not asked:  # nothing of the title is left to search for
+                return NOT_FOUND
+            found = yield asked[0]
+            episode.finish([found])
             shown = episode.passages[-1]  # what is left under the character limit
             hits = {t for t in wanted if any(title_of(p) == t for p in shown)}
             if not hits or (title is not None and title not in hits):
@@ -125,7 +127,8 @@ class GoldPlayer:
             return NO_ANSWER
         answer = known[0]
         quotation = "" if _chosen(answer, question.text) else self._quotation(answer, read)
-        episode.begin(_turn(f"{quotation}So I know the answer.", _answer(answer), True))
+        thought = f"{quotation}So I know the answer."
+        episode.begin(_turn(episode, thought, answer=answer))
         episode.finish()
         assert episode.reward is not None
         return "" if episode.reward.f1 == 1.0 and not episode.reward.format_error else REFUSED
@@ -190,12 +193,16 @@ def _chosen(answer: str, question: str) -> bool:
     return _folded(answer) in _CLOSED or _holds(question, answer)
 
 
-def _turn(thought: str, rest: str, later: bool) -> str:
-    return f"{chr(10) if later else ''}<think> {thought} </think> {rest}"
-
-
-def _answer(answer: str) -> str:
-    return f"<answer> The answer is \\boxed{{{answer}}} </answer>"
+def _turn(episode: Episode, thought: str, query: str = "", answer: str = "") -> str:
+    """The next turn of an episode, in its protocol; on a line of its own behind a result."""
+    protocol, turns = episode.rules.protocol, len(episode.turns)
+    opened = episode.opened.before(turns, protocol.keeps_eos)
+    goes_on = turns and not protocol.keeps_eos and not episode.results[-1].endswith("\n")
+    if answer:
+        text = protocol.answer(answer, thought, opened)
+    else:
+        text = protocol.search(query, thought=thought, opened=opened)
+    return "\n" * bool(goes_on) + text
 
 
 def _folded(text: str) -> str:

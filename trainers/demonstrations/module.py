@@ -14,7 +14,7 @@ from research_rl.agents import Engine, Rollout, SamplingParams, vector_rows
 from research_rl.agents.engines import CachedEngine, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.trainers.algorithms import SFT
-from research_rl.trainers.demonstrations.encode import as_sampled
+from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
 from research_rl.trainers.distributed import means_over_ranks
 from research_rl.trainers.learner import MISMATCH
 from research_rl.trainers.measures import prefixed
@@ -75,8 +75,9 @@ class SFTModule(ReSearchModule):
         """Imitate a batch of demonstrations."""
         start = perf_counter()
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
-        prompt = vector_rows(self.env).prompt
-        self.train_rollouts = [as_sampled(one, self.policy, prompt) for one in rollouts]
+        rows = vector_rows(self.env)
+        spoken = [in_protocol(one, rows.protocol) for one in rollouts]
+        self.train_rollouts = [as_sampled(one, self.policy, rows.prompt) for one in spoken]
         metrics = self._learn(self.train_rollouts)
         shared = means_over_ranks(self.trainer, metrics)
         unlike = (*MISMATCH, "frac_zero_std")  # of sampled rollouts alone

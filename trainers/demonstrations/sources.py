@@ -98,4 +98,6 @@ def text_rollout(episode: Episode) -> Rollout:
         finish_reason=episode.finish_reason,
         queries=list(episode.queries),
         passage_ids=[[p.id for p in found] for found in episode.passages],
+        protocol=episode.rules.protocol,
+        opened=episode.opened,
     )

@@ -5,25 +5,30 @@ All of it is checked before a model is loaded, so that a misspelt name costs sec
 
 from __future__ import annotations
 
-import inspect
-from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from research_rl.agents import methods
 from research_rl.agents.methods import Agent, Generator
 from research_rl.envs import Retriever, retrieval  # noqa: F401  (a config may name its classes)
-from research_rl.envs.system import did_you_mean
+from research_rl.envs.protocols import Protocol
 from research_rl.trainers.evaluate.measures import check_system
-from research_rl.trainers.settings import EVALUATION, OneLineParser, ShippedConfigFile, one_line
+from research_rl.trainers.evaluate.named import check_protocol, find_agent, one_of, typed_arguments
+from research_rl.trainers.settings import (
+    EVALUATION,
+    PROTOCOL_CONFIGS,
+    OneLineParser,
+    PromptParts,
+    ShippedConfigFile,
+    find_config,
+    read_yaml,
+    shipped_configs,
+)
 
-PROVIDED = ("generator", "retriever", "policy", "engine", "top_k", "temperature", "seed")
-"""Arguments of an agent that the evaluation fills in, unless ``init_args`` does."""
 _HOW_NOT_WHAT = (
     *("concurrency", "timeout", "retry_window", "api_key"),
     *("max_batch", "connections", "cache_size"),
@@ -89,6 +94,11 @@ class ModelConfig:
             transformers choose.
         device: of local weights; None takes a GPU if there is one.
         max_slots: sequences that a local model writes at once.
+        protocol: the one that the model was trained in, for methods that search by themselves:
+            ``search_r1``, ``hermes`` or another dialect, or a Protocol by class_path. None is what
+            the run or the exported folder says, or the method's own.
+        prompt: the one that it was trained with, for the same methods: ``base``, ``instruct``, a
+            text with {prompt}, a chat as {system, user}, or a file. None as for the protocol.
     """
 
     model: str | None = None
@@ -99,6 +109,8 @@ class ModelConfig:
     attn_implementation: str | None = None
     device: str | None = None
     max_slots: int = 64
+    protocol: str | Protocol | None = None
+    prompt: str | PromptParts | None = None
 
 
 @dataclass
@@ -116,6 +128,7 @@ class EvaluationConfig:
         out: folder for the rows, the card, the figures and the page.
         index: folder of an index, or a retriever, for data sets that name none.
         top_k: passages of a search.
+        protocol: of models that name none; see models.
         temperature: how every method samples; 0 is greedy.
         seed: of sampled texts.
         judges: name -> a Generator that judges the answers, such as OpenAIGenerator.
@@ -142,6 +155,7 @@ class EvaluationConfig:
     out: str = "runs/evaluation"
     index: str | Retriever | None = None
     top_k: int = 5
+    protocol: str | Protocol | None = None
     temperature: float = 0.0
     seed: int = 0
     judges: dict[str, Generator] = field(default_factory=dict)
@@ -178,6 +192,23 @@ class Method:
     datasets: tuple[str, ...] | None = None
 
 
+class EvaluationConfigFile(ShippedConfigFile):
+    """``--config NAME``, which may also be one that says how an environment is played.
+
+    ``protocol/search_r1`` and its like are for ``research fit``; their protocol and number of
+    passages are those of the evaluation here.
+    """
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        """Merge the config into what was parsed so far."""
+        name = str(value).removesuffix(".yaml")
+        if name in shipped_configs(PROTOCOL_CONFIGS):
+            env = read_yaml(Path(find_config(name)))["model"]["env"]
+            value = json.dumps({key: env[key] for key in ("protocol", "top_k")})
+        ShippedConfigFile.apply_config(parser, cfg, dest, value)
+
+
 def make_parser() -> OneLineParser:
     """Return the parser of ``research evaluate``."""
     parser = OneLineParser(
@@ -191,7 +222,7 @@ def make_parser() -> OneLineParser:
     parser.add_argument(
         "-c",
         "--config",
-        action=ShippedConfigFile,
+        action=EvaluationConfigFile,
         help=f"a YAML file or a shipped config ({EVALUATION}/...); repeat it to merge several",
     )
     parser.add_argument(
@@ -220,8 +251,7 @@ def read_config(
     }
     if isinstance(given["index"], dict):
         described["index"] = _what_counts(given["index"])
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    made = build(parsed)
+    made = parser.instantiate(parsed)
     config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
     return config, described
 
@@ -245,6 +275,7 @@ def check_config(config: EvaluationConfig) -> dict[str, Method]:
     for name, dataset in config.datasets.items():
         if (dataset.questions is None) == (dataset.world is None):
             raise ValueError(f"datasets.{name} must have either questions or world")
+    check_protocol("protocol", config.protocol)
     for name, model in config.models.items():
         _check_model(name, model)
     for name in ("top_k", "batch_size", "resamples", "page_questions", "max_failed_batches"):
@@ -276,6 +307,7 @@ def _check_model(name: str, model: ModelConfig) -> None:
             if given
             else f"models.{name} must have one of model, run and generator, got none of them"
         )
+    check_protocol(f"models.{name}.protocol", model.protocol)
     if model.run is not None and not Path(model.run).is_dir():
         raise FileNotFoundError(
             f"models.{name}.run must be the folder of a run, got {model.run!r}, which is not "
@@ -301,7 +333,8 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
         one_of(f"a key of {where}", key, _METHOD_KEYS)
     agent = find_agent(str(spec["class_path"]), where)
     init_args = dict(spec.get("init_args") or {})
-    init_args = _typed(agent, init_args, where)
+    init_args = typed_arguments(agent, init_args, where)
+    check_protocol(f"{where}.init_args.protocol", init_args.get("protocol"))
     return Method(
         name,
         agent,
@@ -311,70 +344,9 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
     )
 
 
-def _typed(agent: type[Agent], init_args: dict[str, Any], where: str) -> dict[str, Any]:
-    """The arguments, converted to the types that the constructor declares."""
-    taken = inspect.signature(agent).parameters
-    for key in init_args:
-        one_of(f"a key of {where}.init_args", key, taken)
-    required = {name for name, one in taken.items() if one.default is one.empty}
-    # an argument that is missing is reported later, with the cell that needs it
-    skip: Any = {*PROVIDED, *required} - {*init_args}
-    parser = OneLineParser(exit_on_error=False)
-    parser.add_class_arguments(agent, "args", skip=skip, fail_untyped=False, instantiate=False)
-    try:
-        parsed = parser.parse_object({"args": init_args})
-    except ArgumentError as error:
-        raise ValueError(f"{where}.init_args: {one_line(str(error))}") from error
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    made = vars(build(parsed).args)
-    return {key: made[key] for key in init_args}
-
-
 def _some(names: Any, where: str, known: Iterable[str]) -> tuple[str, ...] | None:
     if names is None:
         return None
     for name in names:
         one_of(where, name, known)
     return tuple(names)
-
-
-def find_agent(path: str, where: str) -> type[Agent]:
-    """Return the class of a method: ``NaiveRAG`` for one of this package, or ``module.Class``.
-
-    Raises:
-        ValueError: there is none, or it is no Agent.
-    """
-    module, _, name = path.rpartition(".")
-    ours: dict[str, type[Agent]] = {
-        n: c for n, c in vars(methods).items() if _is_agent(c) and not inspect.isabstract(c)
-    }
-    if not module:
-        one_of(f"{where}.class_path", name, ours)
-        return ours[name]
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{where}.class_path must be a class that imports, got {path!r} ({error}); "
-            f"known: {', '.join(ours)}"
-        ) from error
-    if not _is_agent(found):
-        raise ValueError(f"{where}.class_path must be an Agent, got {path!r}")
-    agent: type[Agent] = found
-    return agent
-
-
-def _is_agent(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Agent)
-
-
-def one_of(what: str, name: Any, known: Iterable[str]) -> None:
-    """Refuse an unknown name; the message suggests the nearest known one.
-
-    Raises:
-        ValueError: it is not among ``known``.
-    """
-    names: Sequence[str] = list(known)
-    if name not in names:
-        hint = did_you_mean(name, names)
-        raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")

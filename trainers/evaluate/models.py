@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +14,19 @@ import torch
 from research_rl.agents.engines import engine_for
 from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
+from research_rl.envs.protocols import Protocol
 from research_rl.envs.system import sha256_of
 from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
-from research_rl.trainers.evaluate.config import PROVIDED, Method, ModelConfig
+from research_rl.trainers.evaluate.config import Method, ModelConfig
+from research_rl.trainers.evaluate.named import PROVIDED
 from research_rl.trainers.evaluate.sources import Source
+from research_rl.trainers.settings import (
+    PromptParts,
+    asked_as,
+    protocol_of,
+    read_policy_file,
+    read_run_config,
+)
 
 LOCAL_ONLY = ("policy", "engine")
 """Arguments that only a model in this process can provide."""
@@ -77,18 +87,66 @@ def time_stamp(path: Path) -> list[Any]:
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
+def spoken(config: ModelConfig, usual: str | Protocol | None = None) -> dict[str, Any]:
+    """Return in which ``protocol`` and with which ``prompt`` a model is to be asked.
+
+    What the configuration leaves open, the run's config.yaml says, or the file beside exported
+    weights; what nobody says is not there.
+
+    Args:
+        config: of the model.
+        usual: the protocol where nobody names one; None is what a method is made with.
+
+    Raises:
+        TrustError: a folder names a protocol of another package, and nobody has granted that.
+    """
+    told: dict[str, Any] = {}
+    if config.run is not None:
+        run = Path(config.run)
+        if (run / "config.yaml").is_file():
+            read = read_run_config(run / "config.yaml", run)
+            told = asked_as((read.get("model") or {}).get("env") or {}, run / "config.yaml")
+    elif config.model is not None and Path(config.model).expanduser().is_dir():
+        told = read_policy_file(Path(config.model).expanduser())
+    found: dict[str, Any] = {name: told[name] for name in ("protocol", "prompt") if name in told}
+    named = config.protocol
+    if named is None and "protocol" not in found:
+        named = usual
+    if named is not None:
+        found["protocol"] = protocol_of(named) if isinstance(named, str) else named
+    if config.prompt is not None:
+        own = config.prompt
+        found["prompt"] = asdict(own) if isinstance(own, PromptParts) else own
+    return found
+
+
+def spoken_by(
+    method: Method, config: ModelConfig, usual: str | Protocol | None = None
+) -> dict[str, Any]:
+    """Return what of ``spoken`` a method is given: all that its ``init_args`` do not say.
+
+    A method that takes no protocol speaks none of them, and has prompts of its own.
+    """
+    if "protocol" not in inspect.signature(method.agent).parameters:
+        return {}
+    return {
+        name: one for name, one in spoken(config, usual).items() if name not in method.init_args
+    }
+
+
 class LoadedModel:
     """A loaded model, over which the agents of methods are made.
 
     Args:
         config: names it.
+        usual: the protocol where nobody names one.
 
     Raises:
         FileNotFoundError: the model does not exist.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, usual: str | Protocol | None = None) -> None:
+        self.config, self._usual = config, usual
         self.provided: dict[str, Any] = {}
         if config.generator is not None:
             self.provided["generator"] = config.generator
@@ -106,7 +164,11 @@ class LoadedModel:
             source: brings the retriever.
             shared: settings of all methods; those that the constructor has are passed.
         """
-        given: dict[str, Any] = {**self.provided, **shared}
+        given: dict[str, Any] = {
+            **self.provided,
+            **shared,
+            **spoken_by(method, self.config, self._usual),
+        }
         if source.has_retriever:
             given["retriever"] = source.retriever()
         wanted = inspect.signature(method.agent).parameters

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from research_rl.agents import ModelUnavailable
 from research_rl.agents.methods import Agent, Prediction
 from research_rl.envs import Question
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
 from research_rl.envs.system import alone_in, clear_partial, progress_bar
 from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
 from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_of
@@ -26,11 +27,13 @@ from research_rl.trainers.evaluate.models import (
     LoadedModel,
     Stamp,
     model_identity,
+    spoken_by,
     time_stamp,
     what_is_missing,
 )
 from research_rl.trainers.evaluate.settings import EvaluationSettings
 from research_rl.trainers.evaluate.sources import Source
+from research_rl.trainers.settings import protocol_of
 
 log = logging.getLogger(__name__)
 EVALUATION_ROWS = "rows.jsonl"
@@ -115,7 +118,12 @@ class Evaluation:
             for model in dict.fromkeys(cell.model for cell in self.cells):
                 cells = [cell for cell in self.cells if cell.model == model and left[cell]]
                 if cells:
-                    self._answer_with(LoadedModel(self.config.models[model]), cells, left, bar)
+                    self._answer_with(
+                        LoadedModel(self.config.models[model], self.config.protocol),
+                        cells,
+                        left,
+                        bar,
+                    )
                     gc.collect()  # free this model before the next is loaded
         finally:
             bar.close()
@@ -214,7 +222,21 @@ class Evaluation:
             "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
             "init_args": _plain(method.init_args),
             "shared": shared_settings(config),
+            **_asked_otherwise(spoken_by(method, model, config.protocol)),
         }
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """The protocols that rows may be in, by name."""
+        found = dict(PROTOCOLS)
+        for cell in self.cells:
+            method, model = self.methods[cell.method], self.config.models[cell.model]
+            told = {**spoken_by(method, model, self.config.protocol), **method.init_args}.get(
+                "protocol"
+            )
+            own = protocol_of(told) if isinstance(told, str) else told
+            found |= {own.name: own} if isinstance(own, Protocol) else {}
+        return found
 
     def _check_needs(self) -> None:
         for cell in self.cells:
@@ -285,6 +307,14 @@ def _unanswered(silent: Mapping[str, Sequence[str | None]]) -> str:
         f"at least one answer must not be an error, but all are for {counts}; the last one: "
         f"{last}; the card is written and the same command asks again: mend the server first"
     )
+
+
+def _asked_otherwise(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Protocol and prompt for the settings, where they are not those of earlier versions."""
+    protocol, prompt = told.get("protocol", RESEARCH), told.get("prompt", "base")
+    usual = protocol == RESEARCH and prompt == "base"
+    named = [protocol.name, _plain(vars(protocol))]
+    return {} if usual else {"spoken": {"protocol": named, "prompt": _plain(prompt)}}
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,8 @@ from research_rl.envs.retrieval.index import load_retriever, read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever
 from research_rl.envs.synthetic import WORLD_SPLITS, Split, SyntheticWorld
 from research_rl.trainers.audit import ceiling_of
-from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions, one_of
+from research_rl.trainers.evaluate.config import DatasetConfig, WorldQuestions
+from research_rl.trainers.evaluate.named import one_of
 
 
 class Source:

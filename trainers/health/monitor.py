@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from research_rl.agents import Rollout
-from research_rl.envs.protocols import Search, parse_action
+from research_rl.envs.protocols import Search
 from research_rl.trainers.callbacks import (
     RunCallback,
     cosmetic,
@@ -24,7 +24,7 @@ from research_rl.trainers.callbacks import (
     run_folder,
 )
 from research_rl.trainers.distributed import gather
-from research_rl.trainers.health.signs import broken_tags, forges_result, repetition, thoughts
+from research_rl.trainers.health.signs import repetition, thoughts
 from research_rl.trainers.measures import SOLVED, Measures, average
 
 
@@ -41,7 +41,7 @@ def measure_health(rollout: Rollout) -> Measures:
     """
     right = rollout.reward.f1 >= SOLVED
     signs: Measures = {
-        "forged_results": float(any(map(forges_result, rollout.turns))),
+        "forged_results": float(any(map(rollout.protocol.forges_reply, rollout.turns))),
         "broken_tags": float(_broken(rollout)),
         **_of_searches(rollout),
         **_of_thoughts(rollout),
@@ -63,8 +63,9 @@ def measure_health(rollout: Rollout) -> Measures:
 
 
 def _of_searches(rollout: Rollout) -> Measures:
-    actions = [parse_action(turn) for turn in rollout.turns]
-    queries = [" ".join(a.query.casefold().split()) for a in actions if isinstance(a, Search)]
+    actions = [rollout.protocol.parse(turn) for turn in rollout.whole_turns]
+    asked = [q for a in actions if isinstance(a, Search) for q in a.queries]
+    queries = [" ".join(query.casefold().split()) for query in asked]
     if not queries:
         return {}
     repeated = sum(count - 1 for query, count in Counter(queries).items() if query)
@@ -75,7 +76,8 @@ def _of_searches(rollout: Rollout) -> Measures:
 
 
 def _of_thoughts(rollout: Rollout) -> Measures:
-    found = [thought for turn in rollout.turns for thought in thoughts(turn)]
+    turns = rollout.whole_turns
+    found = [thought for turn in turns for thought in thoughts(turn, rollout.protocol)]
     if not found:
         return {}
     return {
@@ -88,7 +90,8 @@ def _of_thoughts(rollout: Rollout) -> Measures:
 def _broken(rollout: Rollout) -> bool:
     cut = rollout.finish_reason == "length"
     last = len(rollout.turns) - 1
-    return any(broken_tags(turn, cut and i == last) for i, turn in enumerate(rollout.turns))
+    broken = rollout.protocol.broken
+    return any(broken(turn, cut and i == last) for i, turn in enumerate(rollout.whole_turns))
 
 
 def measure_groups(rollouts: Iterable[Rollout]) -> list[Measures]:

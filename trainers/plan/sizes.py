@@ -18,6 +18,7 @@ from research_rl.agents import fast_dtype
 from research_rl.agents.engines import MAX_SLOTS
 from research_rl.agents.kernels import text_config
 from research_rl.agents.policy import LoraConfig, PolicyConfig, empty_model
+from research_rl.envs.system import TrustError, code_of
 from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.plan.seconds import PROMPT_TOKENS, SAMPLED_SHARE
 from research_rl.trainers.settings import OneLineParser, Updates
@@ -159,12 +160,14 @@ def shape_of(policy: Mapping[str, Any], trainer: Mapping[str, Any]) -> Any:
 
     Raises:
         FileNotFoundError: it is in none of the three.
+        TrustError: it brings code, and nobody has granted that it is run.
     """
     name = str(policy["model"])
     try:
-        return AutoConfig.from_pretrained(
-            name, local_files_only=True, trust_remote_code=bool(policy.get("trust_remote_code"))
-        )
+        with code_of(name, bool(policy.get("trust_remote_code"))) as code:
+            return AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=code)
+    except TrustError:
+        raise
     except (OSError, ValueError) as error:
         if (warm := _warm_start(name, trainer)) is not None:
             return warm
@@ -293,7 +296,7 @@ def algorithm_of(section: Any) -> Algorithm:
     """Return the learning rule that a parsed config names, made as the run makes it."""
     parser = OneLineParser(prog="research plan")
     parser.add_subclass_arguments(Algorithm, "algorithm", required=True)
-    made = parser.instantiate_classes(parser.parse_object({"algorithm": section}))
+    made = parser.instantiate(parser.parse_object({"algorithm": section}))
     algorithm: Algorithm = made["algorithm"]
     return algorithm
 

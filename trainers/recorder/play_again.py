@@ -14,7 +14,7 @@ from typing import Any
 from research_rl.agents import Engine, SamplingParams, collect_rollouts
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Question, ReSearchVectorEnv
-from research_rl.envs.protocols import Search, parse_action
+from research_rl.envs.protocols import Opened, Protocol, Search
 from research_rl.trainers.checkpoint import iteration_of, load_weights, policy_config, why_torn
 from research_rl.trainers.recorder.records import Numbered, Record, record_of
 from research_rl.trainers.settings import (
@@ -65,7 +65,7 @@ class RunSettings:
         parser.add_argument("--sampling", type=SamplingParams)
         parser.add_argument("--engine", type=Callable[[LMPolicy], Engine])
         sections = {name: model[name] for name in ("env", "sampling", "engine")}
-        made = parser.instantiate_classes(parser.parse_object(sections))
+        made = parser.instantiate(parser.parse_object(sections))
         return cls(policy_config(path, run), made.env, made.sampling, made.engine)
 
 
@@ -80,17 +80,17 @@ def weights_of(run: Path, iterations: int) -> Path | None:
 def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
     """Return the records with the passages and rewards that their turns get now."""
     env.resize(len(chosen))
-    env.reset(options={"questions": [_question(r) for _, r in chosen]})
+    env.reset(options={"questions": [_question(r) for _, r in chosen], "opened": _opened(chosen)})
     episodes = env.episodes
     for turn in range(max(len(record.turns) for _, record in chosen)):
-        actions = [_action(record, turn) for _, record in chosen]
+        actions = [_action(record, turn, env.protocol) for _, record in chosen]
         env.step([None if e.done else a for e, a in zip(episodes, actions, strict=True)])
         for episode, (_, record), action in zip(episodes, chosen, actions, strict=True):
-            searches = len(episode.passages)
-            if action is None or not 0 < searches <= len(record.passage_ids):
+            places = episode.last_places
+            if action is None or not places or max(places) >= len(record.passage_ids):
                 continue
-            shown = len(record.passage_ids[searches - 1])
-            if searches == len(episode.queries) and shown < len(episode.passages[-1]):
+            shown = max(len(record.passage_ids[place]) for place in places)
+            if shown < episode.shown:
                 episode.keep_passages(shown)  # more passages would have been over the token limit
     again = []
     for episode, (number, record) in zip(episodes, chosen, strict=True):
@@ -105,12 +105,18 @@ def played_again(chosen: Numbered, env: ReSearchVectorEnv) -> Numbered:
     return again
 
 
-def _action(record: Record, turn: int) -> str | None:
+def _opened(chosen: Numbered) -> Opened | None:
+    """What the prompt opened, the same in all rollouts of an iteration."""
+    opened = next((record.opened for _, record in chosen if record.opened is not None), None)
+    return None if opened is None else Opened(*opened)
+
+
+def _action(record: Record, turn: int, protocol: Protocol) -> str | None:
     """The text of a turn; None where there is none, or where the tokens ran out in it."""
     if turn >= len(record.turns):
         return None
     text = record.turns[turn]
-    cut_off = record.finish_reason == "length" and not isinstance(parse_action(text), Search)
+    cut_off = record.finish_reason == "length" and not isinstance(protocol.parse(text), Search)
     return None if cut_off else text
 
 

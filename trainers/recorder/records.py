@@ -41,6 +41,7 @@ class Record:
         reward: value, f1, em, format_error and prediction.
         advantage: the mean over its tokens.
         finish_reason: why it ended.
+        opened: what the prompt had opened of the response, see Opened; None for nothing.
     """
 
     question: dict[str, Any]
@@ -55,6 +56,7 @@ class Record:
     reward: dict[str, Any]
     advantage: float | None
     finish_reason: str
+    opened: list[str] | None = None
 
 
 _COLUMNS = (
@@ -105,8 +107,14 @@ def record_of(rollout: Rollout, advantage: float | None = None) -> Record:
         logprobs=[x for x, written in zip(row["logprobs"], mask, strict=True) if written],
         reward=asdict(rollout.reward),
         advantage=advantage,
+        opened=row.get("opened"),
         **{name: row[name] for name in _COLUMNS},
     )
+
+
+def _row_of(record: Record) -> dict[str, Any]:
+    row = asdict(record)
+    return row if row["opened"] is not None else {k: v for k, v in row.items() if k != "opened"}
 
 
 class Records:
@@ -128,7 +136,7 @@ class Records:
     def write(self, iteration: int, weights: int, records: Sequence[Record]) -> Path:
         """Write an iteration, and remove the oldest ones while the limit is exceeded."""
         head = {"format": _FORMAT, "iteration": iteration, "weights": weights, "rows": len(records)}
-        rows: Iterable[Mapping[str, Any]] = [head, *map(asdict, records)]
+        rows: Iterable[Mapping[str, Any]] = [head, *map(_row_of, records)]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         # no time stamp, so that equal runs write equal bytes
         data = gzip.compress(text.encode("utf-8", "backslashreplace"), mtime=0)

@@ -11,43 +11,58 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from research_rl.envs.system import lazy
+from research_rl.envs.system import TRUST, TrustError, grant, lazy, trusted
 from research_rl.trainers.settings.errors import TRACEBACK, UsageError, is_users_mistake, one_line
 from research_rl.trainers.settings.shipped import (
     CONFIGS,
     EVALUATION,
+    PROTOCOL_CONFIGS,
     OneLineParser,
     ShippedConfigFile,
     find_config,
     shipped_configs,
 )
 from research_rl.trainers.settings.trust import (
-    TRUST,
-    TrustError,
     careful,
     distrust,
     distrusted,
-    grant,
     read_run_config,
+    refuse_class,
     refuse_code,
-    trusted,
 )
+from research_rl.trainers.settings.yaml_files import read_yaml
 
 if TYPE_CHECKING:
-    from research_rl.trainers.settings.options import EnvConfig, Updates, ValidationSampling
+    from research_rl.trainers.settings.options import (
+        EnvConfig,
+        PromptParts,
+        Updates,
+        ValidationSampling,
+    )
+    from research_rl.trainers.settings.policy_file import (
+        POLICY_FILE,
+        asked_as,
+        protocol_of,
+        read_policy_file,
+        write_policy_file,
+    )
 
 __all__ = [
     "CONFIGS",
     "EVALUATION",
+    "POLICY_FILE",
+    "PROTOCOL_CONFIGS",
     "TRACEBACK",
     "TRUST",
     "EnvConfig",
     "OneLineParser",
+    "PromptParts",
     "ShippedConfigFile",
     "TrustError",
     "Updates",
     "UsageError",
     "ValidationSampling",
+    "asked_as",
     "careful",
     "distrust",
     "distrusted",
@@ -55,11 +70,28 @@ __all__ = [
     "grant",
     "is_users_mistake",
     "one_line",
+    "protocol_of",
+    "read_policy_file",
     "read_run_config",
+    "read_yaml",
+    "refuse_class",
     "refuse_code",
     "shipped_configs",
     "trusted",
+    "write_policy_file",
 ]
 
 # a usage error does not wait for torch
-__getattr__ = lazy(__name__, {"options": ["EnvConfig", "Updates", "ValidationSampling"]})
+__getattr__ = lazy(
+    __name__,
+    {
+        "options": ["EnvConfig", "PromptParts", "Updates", "ValidationSampling"],
+        "policy_file": [
+            "POLICY_FILE",
+            "asked_as",
+            "protocol_of",
+            "read_policy_file",
+            "write_policy_file",
+        ],
+    },
+)

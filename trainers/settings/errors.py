@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
-from pydoc import locate
 from traceback import walk_tb
 
 from research_rl.envs import RetrieverUnavailable
-from research_rl.envs.system import did_you_mean
+from research_rl.envs.system import TrustError, did_you_mean
 
 TRACEBACK = "RESEARCH_TRACEBACK"
 """Environment variable that asks for tracebacks all the same."""
@@ -48,7 +48,7 @@ def is_users_mistake(error: BaseException) -> bool:
     True for files that are missing or do not open, and for errors that this package raises on
     purpose. An error from deep inside a library is a bug of ours and keeps its traceback.
     """
-    if isinstance(error, OSError | RetrieverUnavailable | UsageError):
+    if isinstance(error, OSError | RetrieverUnavailable | TrustError | UsageError):
         return True
     # an interpolation of a config fails, or the file is no YAML and named in the message
     if type(error).__module__.startswith(("omegaconf.", "yaml.")):
@@ -146,5 +146,7 @@ def _suggest(name: str, known: Sequence[str]) -> str:
 
 
 def _class(path: str) -> type:
-    found = locate(path)
+    """The class of that name, where its module is imported: a message may quote any text."""
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) else object

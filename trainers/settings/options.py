@@ -15,8 +15,10 @@ from gymnasium.vector import VectorEnv
 import research_rl.envs  # noqa: F401  (registers ReSearch-v0)
 from research_rl.agents import SamplingParams, chosen_dtype
 from research_rl.envs import Retriever
+from research_rl.envs.protocols import Protocol
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
+from research_rl.trainers.settings.trust import refuse_class
 
 
 @dataclass
@@ -32,12 +34,16 @@ class PromptParts:
         about: in place of both: what the documents are, e.g. ``the manuals of Acme``; the rules are
             then told in words that fit any corpus.
         chat: with about: false is one text, for base models.
+        begins: what the response begins with; None is what the protocol says.
+        tools: false leaves it to the messages to tell of the tool of a protocol of tool calls.
     """
 
     system: str | None = None
     user: str | None = None
     about: str | None = None
     chat: bool | None = None
+    begins: str | None = None
+    tools: bool | None = None
 
 
 @dataclass
@@ -50,11 +56,13 @@ class EnvConfig:
         top_k: passages that a search returns.
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
-        reward: default, paper, paper-code or a reward function.
+        reward: default, paper, paper-code, em, cover or a reward function.
         prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, {about} for
             a corpus of your own, or the path of a file with one of these.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
         max_chars: longest observation and action in characters.
+        protocol: how turns and replies are written: research, search_r1, zero_search, autorefine,
+            r1_searcher, o2, hermes, recall, qwen3_coder, llama3, or a Protocol by class_path.
     """
 
     id: str = "ReSearch-v0"
@@ -66,12 +74,18 @@ class EnvConfig:
     prompt: str | PromptParts = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
+    protocol: str | Protocol = "research"
 
     def make(self, num_envs: int = 1) -> VectorEnv[Any, Any, Any]:
         """Make the vector environment; finished rows idle until the next reset.
 
         An index is opened here, so that a wrong one ends a run before its first rollout.
+
+        Raises:
+            TrustError: a config that came with a folder names an environment of another package.
         """
+        if ":" in self.id:  # gymnasium imports what stands before the colon
+            refuse_class(self.id, "model.env.id")
         if isinstance(self.index, str):
             load_retriever(self.index)
         return gym.make_vec(
@@ -86,6 +100,7 @@ class EnvConfig:
             prompt=asdict(self.prompt) if isinstance(self.prompt, PromptParts) else self.prompt,
             on_retriever_error=self.on_retriever_error,
             max_chars=self.max_chars,
+            protocol=self.protocol,
         )
 
 

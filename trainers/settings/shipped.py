@@ -27,6 +27,8 @@ from research_rl.trainers.settings.yaml_files import check_bounds, read_yaml
 CONFIGS = Path(str(files("research_rl.configs")))
 EVALUATION = "evaluate"
 """The folder of the configs that are for ``research evaluate`` alone."""
+PROTOCOL_CONFIGS = "protocol"
+"""The folder of the configs that set a protocol alone."""
 _BASE = re.compile(r"^base:.*$", re.MULTILINE)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 
 from jsonargparse import _common, set_parsing_settings
 
+from research_rl.envs.system import TrustError, grant, trusted
 from research_rl.envs.web import name_servers, withhold_keys
 from research_rl.trainers.settings.errors import UsageError
 from research_rl.trainers.settings.yaml_files import read_yaml
 
-TRUST = "RESEARCH_TRUST"
-"""The environment variable with which ``--trust`` reaches the processes of other ranks."""
 _CLASSES = (
     *("research_rl", "torch.optim", "pytorch_lightning", "lightning_fabric"),
     *("bitsandbytes.optim", "torchao.optim"),
@@ -30,18 +29,11 @@ _CLASSES = (
 """Packages whose classes any config may name."""
 _OF_A_RUN = ("checkpoints", "metrics.csv", "signal.jsonl", "*.ckpt", "*.safetensors", "config.json")
 """What lies beside the config.yaml of a run or a model, and not beside one that a user wrote."""
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""With it torch.load unpickles nothing, whoever calls it and with whatever arguments."""
 _POLICY = ("import_path_verdicts", "import_paths_enforced")
 """Settings of jsonargparse that can be changed by its function, but not put back."""
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-
-class TrustError(UsageError):
-    """A folder asks for what only ``--trust`` on the command line grants."""
-
-
-def trusted() -> bool:
-    """Whether the command line says ``--trust``."""
-    return bool(os.environ.get(TRUST))
 
 
 class _Command:
@@ -50,6 +42,9 @@ class _Command:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
         self.distrusts: Path | None = None
+        names = [w.partition("=")[2] if w.startswith("-") else w for w in words]
+        self.names = names
+        self.classes = [n for n in names if _CLASS_PATH.fullmatch(n) and not Path(n).exists()]
 
 
 _command: _Command | None = None
@@ -59,6 +54,7 @@ _command: _Command | None = None
 def careful(words: Sequence[str]) -> Iterator[None]:
     """Within, one command runs; what it was forbidden is forgotten at its end.
 
+    Whatever the command is, torch unpickles nothing, also where a library or a plug-in calls it.
     Within another one it changes nothing: the command is the outer one.
 
     Args:
@@ -68,7 +64,8 @@ def careful(words: Sequence[str]) -> Iterator[None]:
     if _command is not None:
         yield
         return
-    kept = dict(_common.parsing_settings)
+    kept, forced = dict(_common.parsing_settings), os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
     _command = _Command(words)
     try:
         yield
@@ -78,6 +75,8 @@ def careful(words: Sequence[str]) -> Iterator[None]:
             _let_resolve_variables(True)
             withhold_keys(False)
         _command = None
+        if forced is None:
+            del os.environ[_FORCE]
 
 
 def came_with_a_run(file: Path) -> bool:
@@ -102,13 +101,32 @@ def distrust(file: Path) -> None:
     if _command is None:
         return
     if _command.distrusts is None:
-        names = [w.partition("=")[2] if w.startswith("-") else w for w in _command.words]
-        mine = [n for n in names if _CLASS_PATH.fullmatch(n) and not Path(n).exists()]
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_CLASSES, *mine])
+        allowed = [*_CLASSES, *_command.classes]
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
         _let_resolve_variables(False)
         withhold_keys(True)
         name_servers(" ".join(_command.words))
     _command.distrusts = file
+
+
+def refuse_class(path: str, where: str) -> None:
+    """Refuse to import a class that a config names which came with a folder.
+
+    jsonargparse is held to the same; this is for names that are imported without it.
+
+    Args:
+        path: with its module, ``my_file.MyAgent`` or ``my_file:MyEnv-v0`` for instance.
+        where: the option that names it.
+
+    Raises:
+        TrustError: it is of another package, and the user has not named it.
+    """
+    if _command is None or _command.distrusts is None or path in _command.names:
+        return
+    dotted = f"{path.replace(':', '.')}."
+    if not any(dotted.startswith(f"{known}.") for known in _CLASSES):
+        said = f"names in {where} a class of another package ({path})"
+        raise TrustError(grant(said, _command.distrusts))
 
 
 def distrusted() -> Path | None:
@@ -116,16 +134,8 @@ def distrusted() -> Path | None:
     return _command.distrusts if _command is not None else None
 
 
-def grant(what: str, where: Path | str) -> str:
-    """Return a message that says what a folder asks for, and how to give it."""
-    return (
-        f"{where} {what}, and it came with a folder that may be somebody else's; add --trust to "
-        "the command if you trust everything in that folder"
-    )
-
-
 def refuse_code(policy: Mapping[str, Any], where: Path | str) -> None:
-    """Refuse the ``model.policy`` of a run's config that lets a model bring code.
+    """Refuse the ``model.policy`` of a run's config that lets a model or a kernel bring code.
 
     Raises:
         TrustError: it does, and the command line does not say ``--trust``.
@@ -133,6 +143,11 @@ def refuse_code(policy: Mapping[str, Any], where: Path | str) -> None:
     if policy.get("trust_remote_code") and not trusted():
         raise TrustError(
             grant("asks to run code that comes with the model (trust_remote_code)", where)
+        )
+    kernel = str(policy.get("attn_implementation") or "")
+    if "/" in kernel and not trusted():  # transformers fetches such a name and runs it
+        raise TrustError(
+            grant(f"asks to run code of the Hub (attn_implementation {kernel})", where)
         )
 
 

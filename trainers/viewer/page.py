@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from research_rl.agents import Rollout
 from research_rl.envs import Question, paint, printable
-from research_rl.envs.protocols import Part, Search, parse_action, parts, result_content
+from research_rl.envs.protocols import RESEARCH, Part, Protocol
 from research_rl.trainers.viewer.html import html_page
 
 _Verdict = Literal["right", "wrong", "format"]
@@ -19,23 +19,24 @@ _COLUMNS = ("reward", "f1", "prediction", "format_error", "finish_reason")
 _RULE = "-" * 72
 
 
-def turn_parts(turn: str) -> list[Part]:
-    """Cut what the policy wrote in one turn at its tags, without spaces around and between.
+def turn_parts(turn: str, protocol: Protocol = RESEARCH) -> list[Part]:
+    """Cut what the policy wrote in one turn into its blocks, without spaces around and between.
 
     >>> turn_parts("  <think> who? </think>  ")
     [Part(kind='think', text='who?', closed=True)]
     """
-    found = (part._replace(text=part.text.strip()) for part in parts(turn))
+    found = (part._replace(text=part.text.strip()) for part in protocol.parts(turn))
     return [part for part in found if part.kind != "text" or part.text]
 
 
 def rollout_parts(rollout: Rollout) -> list[Part]:
     """Return the response in order: the parts of each turn, then the result that followed it."""
     shown: list[Part] = []
-    for number, turn in enumerate(rollout.turns):
-        shown += turn_parts(turn)
+    protocol = rollout.protocol
+    for number, turn in enumerate(rollout.whole_turns):
+        shown += turn_parts(turn, protocol)
         if number < len(rollout.results):
-            shown.append(Part("result", result_content(rollout.results[number])))
+            shown.append(Part("result", protocol.content(rollout.results[number])))
     return shown
 
 
@@ -58,7 +59,7 @@ def rollout_text(rollout: Rollout, advantage: float | None = None, colour: bool 
     """
     question = rollout.question
     lines = [_line("question", question.text), _line("gold", " | ".join(question.answers)), _RULE]
-    for kind, text, _ in rollout_parts(rollout):
+    for kind, text, *_ in rollout_parts(rollout):
         lines.append(paint(kind, _line(kind, text), colour))
     return "\n".join([*lines, _RULE, _line("reward", _summary(rollout, advantage)), ""])
 
@@ -158,11 +159,8 @@ def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dic
 
 def _found(rollout: Rollout) -> Iterator[list[str]]:
     """Yield the passage ids of each result; an empty list where nothing was retrieved."""
-    retrieved = list(zip(rollout.queries, rollout.passage_ids, strict=False))
-    for turn, _ in zip(rollout.turns, rollout.results, strict=False):
-        action = parse_action(turn)
-        asked = isinstance(action, Search) and bool(retrieved) and action.query == retrieved[0][0]
-        yield [str(i) for i in retrieved.pop(0)[1]] if asked else []
+    for places in rollout.searched:
+        yield [str(i) for place in places for i in rollout.passage_ids[place]]
 
 
 def _finite(value: Any) -> Any:

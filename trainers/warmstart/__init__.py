@@ -1,7 +1,8 @@
 """The warm start of a tiny model, in place of pretraining.
 
 Read first: callback.py
-May import: agents, envs, trainers.checkpoint
+May import: agents, envs, trainers.algorithms, trainers.checkpoint, trainers.learner,
+    trainers.settings
 """
 
 from __future__ import annotations

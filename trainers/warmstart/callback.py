@@ -13,7 +13,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import islice
@@ -24,22 +24,26 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
 
-from research_rl.agents import cpu_abilities
+from research_rl.agents import Rollout, Sequence, cpu_abilities
 from research_rl.agents.policy import LMPolicy
-from research_rl.envs.protocols import get_prompt
+from research_rl.envs import Question, Reward
+from research_rl.envs.protocols import RESEARCH, Protocol, get_protocol
 from research_rl.envs.synthetic import SyntheticWorld
 from research_rl.envs.system import folder_in_place, progress_bar
+from research_rl.trainers.algorithms import SFT, Batch
 from research_rl.trainers.checkpoint import disk_errors_named, readable, sigterm_noted
+from research_rl.trainers.learner import Learner
+from research_rl.trainers.settings import Updates
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart.words import CHAT_TEMPLATE, bare_prompt, marks_of, words_of
 
 log = logging.getLogger(__name__)
 
 REPORT = "warmstart.json"
 _FORMAT = 1  # of the settings; if it changes, folders with an older number are made again
-_IGNORED = -100
 _BATCHES_SORTED = 16  # batches whose demonstrations are sorted by length together, to pad less
 _TOKENS = 36  # policy tokens of a usual demonstration. The loss of a batch is divided by its size
 # times this and not by its own tokens, with which the tokens of short rollouts would weigh more
@@ -61,6 +65,7 @@ class WarmStartConfig:
         seed: of the weights and the demonstrations.
         alias_share: share of the people in the demonstrations whose facts are filed under another
             name.
+        protocol: that the demonstrations are written in.
     """
 
     num_people: int = 600
@@ -73,6 +78,7 @@ class WarmStartConfig:
     model: TinyModelConfig = field(default_factory=TinyModelConfig)
     seed: int = 0
     alias_share: float = 0.0
+    protocol: str | Protocol = "research"
 
 
 class WarmStart(pl.Callback):
@@ -129,7 +135,7 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
         log.warning("%s was made with other settings; the warm start is done anew", target)
     started = time.perf_counter()
     world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
-    tokenizer = word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    tokenizer = _tokenizer(world, get_protocol(config.protocol))
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
     with sigterm_noted() as check:
@@ -146,31 +152,48 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     return target
 
 
+def _tokenizer(world: SyntheticWorld, protocol: Protocol) -> PreTrainedTokenizerFast:
+    if protocol == RESEARCH:
+        return word_tokenizer([*TAGS, *WORDS, *world.vocabulary])
+    words = [*words_of(protocol), *WORDS, *world.vocabulary]
+    tokenizer = word_tokenizer(words, marks_of(protocol))
+    if protocol.keeps_eos:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 class _Encoder:
     """Encodes demonstrations piece by piece, as rollouts are; the last turn ends with the eos.
 
     Each word is encoded once and remembered, for the tokenizer has one token for each word.
     """
 
-    def __init__(self, policy: LMPolicy) -> None:
-        self._prompt = get_prompt("{prompt}")
+    def __init__(self, policy: LMPolicy, protocol: Protocol) -> None:
+        self._protocol, self._prompt = protocol, bare_prompt(protocol)
         self._policy = policy
         self._word = cache(policy.encode)
-        self._bos = policy.encode_prompt(self._prompt, "")
         self._eos = [int(policy.tokenizer.eos_token_id)]
 
-    def __call__(self, demonstration: Demonstration) -> tuple[list[int], list[bool]]:
-        """Return the ids of prompt, turns and results, and which of them the policy wrote."""
-        ids = self._bos + self._encode(demonstration.question)
-        written = [False] * len(ids)
-        pieces = [*zip(demonstration.turns, demonstration.results, strict=False)]
-        for turn, result in [*pieces, (demonstration.turns[-1], None)]:
-            turn_ids = self._encode(turn)
-            given_ids = self._encode(result) if result is not None else []
-            turn_ids += self._eos if result is None else []
-            ids += turn_ids + given_ids
-            written += [True] * len(turn_ids) + [False] * len(given_ids)
-        return ids, written
+    def __call__(self, demonstration: Demonstration) -> Rollout:
+        """Return the rollout that sampling would have given, with log-probs of 0."""
+        question = demonstration.question
+        sequence = Sequence(self._policy.encode_prompt(self._prompt, question), finish="eos")
+        turns, results = demonstration.turns, demonstration.results
+        for turn, result in [*zip(turns, results, strict=False), (turns[-1], None)]:
+            ids = self._encode(turn)
+            ids += self._eos * self._protocol.writes_eos(turn, last=result is None)
+            for token in ids:
+                sequence.append_sampled(token, 0.0)
+            if result is not None:
+                sequence.append_given(self._reply(result, ids))
+        return Rollout(
+            Question("", question, ("",)), sequence, Reward(0.0), list(turns), list(results)
+        )
+
+    def _reply(self, result: str, turn: list[int]) -> list[int]:
+        if self._protocol == RESEARCH:
+            return self._encode(result)
+        return self._policy.encode_reply(self._protocol, result, turn)
 
     def _encode(self, text: str) -> list[int]:
         return [i for word in text.split() for i in self._word(word)]
@@ -191,37 +214,48 @@ def _train(
         max_searches=config.max_searches,
         seed=config.seed,
         alias_share=config.alias_share,
+        protocol=get_protocol(config.protocol),
     )
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    batches = _batches(policy, demonstrator, config.batch_size, config.seed)
+    learner = Learner(policy, SFT(), Updates(group_size=1, compute_dtype="auto"))
+    encode = _Encoder(policy, get_protocol(config.protocol))
+    batches = _batches(encode, demonstrator, config.batch_size, config.seed)
     losses: list[float] = []
     policy.train()
     todo = islice(batches, config.steps)
     with progress_bar(todo, "warm start", config.steps, unit="step") as progress:
-        for step, (ids, labels) in enumerate(progress):
+        for step, rollouts in enumerate(progress):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _schedule(step, config.steps)
-            loss = _loss(policy.model, ids, labels) / (_TOKENS * config.batch_size)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = _gradient(learner, rollouts)
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
+            learner.moved()
+            losses.append(loss)
             progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             check("nothing of the warm start is kept; the same command makes it anew")
     tail = losses[-max(1, config.steps // 10) :]
     return round(sum(tail) / len(tail), 4) if tail else None
 
 
-def _loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the negative log-probs of the labels; logits are computed at these positions only."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bool(cpu_abilities())):
-        hidden = model.get_decoder()(ids, use_cache=False).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:] != _IGNORED
-        logits: Tensor = model.get_output_embeddings()(hidden[wanted])
-    return functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+def _gradient(learner: Learner, rollouts: list[Rollout]) -> float:
+    """Add the gradient of a batch, by the learner of ``research sft``; return the loss."""
+    (batch,) = Batch.from_rollouts(rollouts, learner.policy.pad_id).minibatches(1, None, _itself)
+    learner.score(batch)
+    usual = float(batch.loss_mask.sum()) / (_TOKENS * len(rollouts))
+    batch.weights = learner.algorithm.weights(batch) * usual
+    found = [
+        learner.backward(batch[part], lambda loss: loss.backward())  # type: ignore[no-untyped-call]
+        for part in learner.portions(batch)
+    ]
+    return sum(float(one["loss"]) for one in found)
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value  # the mean over one rank
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -231,32 +265,18 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batches(
-    policy: LMPolicy, demonstrator: Demonstrator, size: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (size, L) ids and labels without end; rows of a batch have similar lengths."""
+    encode: _Encoder, demonstrator: Demonstrator, size: int, seed: int
+) -> Iterator[list[Rollout]]:
+    """Yield batches of ``size`` rollouts without end; those of a batch have similar lengths."""
     rng = random.Random(seed)
-    encode = _Encoder(policy)
     while True:
         rows = sorted(
             (encode(demonstrator()) for _ in range(size * _BATCHES_SORTED)),
-            key=lambda row: len(row[0]),
+            key=lambda one: len(one.sequence.prompt_ids) + len(one.sequence.response_ids),
         )
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(batches)
-        for batch in batches:
-            yield _pad(batch, policy.pad_id)
-
-
-def _pad(rows: Sequence[tuple[list[int], list[bool]]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return (B, L) ids padded on the right, and labels: the policy's tokens, else ``_IGNORED``."""
-    length = max(len(ids) for ids, _ in rows)
-    ids = torch.full((len(rows), length), pad_id)
-    labels = torch.full((len(rows), length), _IGNORED)
-    for row, (row_ids, written) in enumerate(rows):
-        values = torch.tensor(row_ids)
-        ids[row, : len(row_ids)] = values
-        labels[row, : len(row_ids)] = values.masked_fill(~torch.tensor(written), _IGNORED)
-    return ids, labels
+        yield from batches
 
 
 def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
@@ -282,6 +302,9 @@ def _settings(config: WarmStartConfig) -> dict[str, Any]:
     settings = {"format": _FORMAT, **asdict(config)}
     if not config.alias_share:
         del settings["alias_share"]  # folders that were made before this setting existed lack it
+    del settings["protocol"]
+    if (protocol := get_protocol(config.protocol)) != RESEARCH:
+        settings["protocol"] = protocol.name
     return settings
 
 

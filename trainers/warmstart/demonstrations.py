@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from research_rl.envs import Episode, Passage, Question, Rules
-from research_rl.envs.protocols import BUDGET_USED, NOTHING_TO_SEARCH, get_prompt
+from research_rl.envs.protocols import BUDGET_USED, NOTHING_TO_SEARCH, RESEARCH, Opened, Protocol
 from research_rl.envs.rewards import get_reward
 from research_rl.envs.synthetic import (
     MAX_HOPS,
@@ -22,6 +22,7 @@ from research_rl.envs.synthetic import (
     query_of,
     question_of,
 )
+from research_rl.trainers.warmstart.words import answer_turn, bare_prompt, search_turn, takes_pairs
 
 TAGS = (
     "<think>",
@@ -38,17 +39,19 @@ TAGS = (
 WORDS = tuple(f"{BUDGET_USED} {NOTHING_TO_SEARCH} I need know enough answer".split())
 """Words of thoughts and of the environment's notes."""
 
-_ANSWER = "<think> I know enough . </think> <answer> the answer is \\boxed{{ {} }} </answer>"
-_SEARCH = "<think> I need {0} . </think> <search> {0} </search>"
-
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One rollout as text; ``results[i]`` follows ``turns[i]``, and the last turn answers."""
+    """One rollout as text; ``results[i]`` follows ``turns[i]``, and the last turn answers.
+
+    What a prompt opens of a turn, see Opened, is no part of it.
+    """
 
     question: str
     turns: tuple[str, ...]
     results: tuple[str, ...]
+    found: tuple[tuple[str, str], ...] = ()
+    """Each query, and the contents of the passage that it found."""
 
 
 class Demonstrator:
@@ -66,6 +69,8 @@ class Demonstrator:
         alias_share: share of the people whose facts are filed under another name. A demonstration
             that searches correctly then searches again for that name; the others take the name
             for one more person.
+        protocol: that they are written in. In tags that take several queries, a turn asks for two
+            relations of a person; the first is the one that counts.
     """
 
     def __init__(
@@ -76,17 +81,28 @@ class Demonstrator:
         max_searches: int,
         seed: int,
         alias_share: float = 0.0,
+        protocol: Protocol = RESEARCH,
     ) -> None:
         if not 0 <= good_share <= 1:
             raise ValueError(f"good_share must be between 0 and 1, got {good_share}")
         self._names = names
         self._true_facts = true_facts
         self._good_share = good_share
-        self._rules = Rules(get_prompt("{prompt}"), get_reward("default"), max_searches)
-        self._max_searches = max_searches
+        self._protocol = protocol
+        self._rules = Rules(
+            bare_prompt(protocol),
+            get_reward("default", protocol=protocol),
+            max_searches,
+            protocol=protocol,
+        )
+        self._opened = Opened(protocol.begins, protocol.begins if protocol.keeps_eos else "")
+        self._pairs = takes_pairs(protocol)
+        self._max_searches = max_searches // 2 if self._pairs else max_searches
         self._alias_share = alias_share
         # with aliases a hop may take two searches, for which the budget must suffice
-        self._max_hops = max(1, min(MAX_HOPS, max_searches // 2)) if alias_share else MAX_HOPS
+        turns = self._max_searches // 2 if alias_share else self._max_searches
+        narrow = alias_share or self._pairs
+        self._max_hops = max(1, min(MAX_HOPS, turns)) if narrow else MAX_HOPS
         self._rng = random.Random(f"demonstrations {seed}")
 
     def __call__(self) -> Demonstration:
@@ -95,21 +111,24 @@ class Demonstrator:
         world = _ThrowAwayWorld(self._names, self._true_facts, rng, self._alias_share)
         start = world.new_person()
         relations = rng.sample(RELATIONS, rng.randint(1, self._max_hops))
-        episode = Episode(Question("", question_of(relations, start), ("",)), self._rules)
+        question = Question("", question_of(relations, start), ("",))
+        episode = Episode(question, self._rules, self._opened)
         if rng.random() < self._good_share:
             answer = self._search_rightly(episode, world, relations, start)
         else:
             answer = self._search_badly(episode, world, relations, start)
-        turns = (*episode.turns, _ANSWER.format(answer))
-        return Demonstration(episode.question.text, turns, tuple(episode.results))
+        turns = (*episode.turns, answer_turn(self._protocol, answer, _opening(episode)))
+        passages = [found[0].contents for found in episode.passages]
+        found = tuple(zip(episode.queries, passages, strict=True))
+        return Demonstration(question.text, turns, tuple(episode.results), found)
 
     def _search_rightly(
         self, episode: Episode, world: _ThrowAwayWorld, relations: Sequence[str], person: str
     ) -> str:
         for relation in relations:
-            found = _search(episode, world, relation, person)
+            found = self._search(episode, world, relation, person)
             if found == world.alias(person):
-                found = _search(episode, world, relation, found)
+                found = self._search(episode, world, relation, found)
             person = found
         return person
 
@@ -118,10 +137,28 @@ class Demonstrator:
     ) -> str:
         seen = [person]
         for _ in range(self._rng.randint(0, self._max_searches)):
-            found = _search(episode, world, self._rng.choice(relations), self._rng.choice(seen))
+            relation = self._rng.choice(relations)
+            found = self._search(episode, world, relation, self._rng.choice(seen))
             if found not in seen:
                 seen.append(found)
         return self._rng.choice(seen)
+
+    def _search(self, episode: Episode, world: _ThrowAwayWorld, relation: str, person: str) -> str:
+        """Play one search and return the person, or the other name, that it finds first."""
+        relations = [relation]
+        if self._pairs:
+            relations.append(self._rng.choice([one for one in RELATIONS if one != relation]))
+        queries = [query_of(one, person) for one in relations]
+        asked = episode.begin(search_turn(self._protocol, queries, _opening(episode)))
+        assert list(asked) == queries, (asked, queries)
+        found = [world.found(one, person) for one in relations]
+        episode.finish([[Passage("", contents)] for contents, _ in found])
+        return found[0][1]
+
+
+def _opening(episode: Episode) -> str:
+    """What the prompt opened of the turn that comes next."""
+    return episode.opened.before(len(episode.turns), episode.rules.protocol.keeps_eos)
 
 
 class _ThrowAwayWorld:
@@ -161,13 +198,10 @@ class _ThrowAwayWorld:
             self._facts[key] = self.new_person(never=self._true_facts.get(key))
         return self._facts[key]
 
-
-def _search(episode: Episode, world: _ThrowAwayWorld, relation: str, person: str) -> str:
-    """Play one search and return the person, or the other name, that it finds."""
-    alias = world.alias(person)
-    other = alias or world.fact(relation, person)
-    found = alias_passage_of(person, alias) if alias else fact_passage(relation, person, other)
-    query = episode.begin(_SEARCH.format(query_of(relation, person)))
-    assert query is not None
-    episode.finish([Passage("", found)])
-    return other
+    def found(self, relation: str, person: str) -> tuple[str, str]:
+        """The passage that a search finds, and the person, or the other name, that it names."""
+        alias = self.alias(person)
+        other = alias or self.fact(relation, person)
+        if alias:
+            return alias_passage_of(person, alias), other
+        return fact_passage(relation, person, other), other

@@ -5,14 +5,16 @@ With the default of two layers of width 128 the warm start takes a few minutes o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as InOrder
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -36,16 +38,24 @@ class TinyModelConfig:
     max_length: int = 512
 
 
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: Sequence[str], marks: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Return a tokenizer that splits at white space and knows ``words``; others are ``<unk>``.
 
     A prompt that is encoded with special tokens begins with ``<bos>``. The tags of the protocol
     are words like any others.
+
+    Args:
+        words: the vocabulary.
+        marks: words that stand for themselves also where no white space is around them, those that
+            hold others first.
     """
     vocabulary = list(dict.fromkeys([PAD, BOS, EOS, UNK, *words]))
     ids = {word: i for i, word in enumerate(vocabulary)}
     backend = Tokenizer(WordLevel(ids, unk_token=UNK))
     backend.pre_tokenizer = WhitespaceSplit()
+    if marks:
+        isolate = Split(Regex("|".join(map(re.escape, marks))), "isolated")
+        backend.pre_tokenizer = InOrder([WhitespaceSplit(), isolate])
     backend.post_processor = TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])]
     )

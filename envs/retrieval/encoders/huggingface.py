@@ -11,7 +11,7 @@ import numpy as np
 
 from research_rl.envs.retrieval.encoders.base import Encoder, Vectors
 from research_rl.envs.retrieval.encoders.model_card import commit_of, digest_of, read_layout
-from research_rl.envs.system import LOADING
+from research_rl.envs.system import LOADING, code_of
 
 log = logging.getLogger(__name__)
 Pooling = Literal["mean", "cls", "last"]
@@ -190,15 +190,20 @@ class HFEncoder(Encoder):
             if self.revision is None:
                 self.revision = commit_of(self.name)
             revision = self.revision if key == self.name else None
-            config = transformers.AutoConfig.from_pretrained(key, revision=revision)
-            loader: Any = transformers.AutoModel
-            if config.model_type == "dpr":  # two towers of one type: only the file knows which
-                loader = getattr(transformers, config.architectures[0])
-            with LOADING:
-                model = loader.from_pretrained(
-                    key, revision=revision, dtype=getattr(torch, self.dtype)
+            with LOADING, code_of(key) as code:
+                config = transformers.AutoConfig.from_pretrained(
+                    key, revision=revision, trust_remote_code=code
                 )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(key, revision=revision)
+                loader: Any = transformers.AutoModel
+                given = {"trust_remote_code": code}
+                if config.model_type == "dpr":  # two towers of one type: only the file knows which
+                    loader, given = getattr(transformers, config.architectures[0]), {}
+                model = loader.from_pretrained(
+                    key, revision=revision, dtype=getattr(torch, self.dtype), **given
+                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    key, revision=revision, trust_remote_code=code
+                )
             self._settle_length(key, tokenizer, model)
             self._parts[key] = tokenizer, model.to(device).eval()
         return self._parts[key]

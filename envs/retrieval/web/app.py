@@ -2,7 +2,7 @@
 
 Rule: a reply with status 200 holds passages of a search that went well. Everything else is an error
 status with ``{"detail": message}``: 400 no JSON or an empty query, 401 key, 404 route, 408 slow
-body, 413 size, 422 shape or limit, 429 overload, 503 retriever, 504 time.
+body, 413 size, 415 no JSON by its type, 422 shape or limit, 429 overload, 503 retriever, 504 time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from research_rl.envs.retrieval.web.json_checks import Json, WireError, dump_jso
 from research_rl.envs.retrieval.web.metrics import ServerMetrics
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable, search_checked
 from research_rl.envs.web import (
+    BodyBudget,
     Refused,
+    answered,
     check_host,
+    check_json_type,
     check_key,
     json_body,
     make_app,
@@ -69,6 +72,7 @@ class Service:
 
     def __init__(self, retriever: Retriever, config: ServerConfig) -> None:
         self.config = config
+        self._bodies = BodyBudget(max(8 * config.max_body, 2**26))
         self.metrics = ServerMetrics()
         self.coalescer = Coalescer(
             partial(search_checked, retriever),
@@ -87,10 +91,12 @@ class Service:
         try:
             check_key(request, self.config.api_key)
             check_host(request, self.config.api_key)
-            body = await json_body(request, self.config.max_body, self.config.timeout)
+            check_json_type(request)
+            config = self.config
+            body = await json_body(request, config.max_body, config.timeout, self._bodies)
             dialect = self._dialect(request, body)
             name = dialect.name
-            response = json_response(await self._search(dialect, body))
+            response = json_response(await self._search(request, dialect, body))
             status = 200
             return response
         except Refused as error:
@@ -139,14 +145,13 @@ class Service:
             return checked(lambda: retrieve_dialect(body, self.config.ambiguous_dialect))
         return next(dialect for dialect in DIALECTS.values() if dialect.route == route)
 
-    async def _search(self, dialect: Dialect, body: Json) -> bytes:
+    async def _search(self, client: Request, dialect: Dialect, body: Json) -> bytes:
         request = checked(lambda: dialect.decode_request(body))
         self._check_limits(request)
         k = request.top_k or self.config.default_top_k
         try:
-            results = await within(
-                self.config.timeout, 504, self.coalescer.submit(request.queries, k)
-            )
+            search = self.coalescer.submit(request.queries, k)
+            results = await answered(client, self.config.timeout, search)
             reply = dialect.encode_response(request, [checked_row(row, k) for row in results])
             return dump_json(reply)
         except OverloadedError as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from research_rl.envs.types import Passage, Results, RetrieverUnavailable
 
+_SHARES = 8
 SearchFn = Callable[[Sequence[str], int], Results]
 
 
@@ -30,6 +31,7 @@ class _Waiting:
     queries: tuple[str, ...]
     k: int
     done: asyncio.Future[Results]
+    large: bool = False
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -38,7 +40,8 @@ class Coalescer:
 
     Args:
         search: the retriever's search, called in one thread of its own.
-        max_batch: queries in one call of ``search``; a larger request goes alone.
+        max_batch: queries in one call of ``search``. A larger request is searched in parts, and in
+            parts of an eighth while others wait, who then need not wait for all of it.
         max_wait: seconds the first request of a batch waits for others, while there are others.
         max_pending: queries that may wait before further ones are refused with ``OverloadedError``.
         observe: called after each search with the number of distinct queries and its seconds.
@@ -80,12 +83,22 @@ class Coalescer:
             OverloadedError: too many queries wait, or the server is stopping.
             Exception: whatever the search of these queries raised.
         """
+        if len(queries) <= self._max_batch:
+            return await self._submit(queries, k)
+        found: Results = []
+        while len(found) < len(queries):
+            crowded = self._waiting or self._company or self.searching
+            part = max(1, self._max_batch // _SHARES) if crowded else self._max_batch
+            found += await self._submit(queries[len(found) : len(found) + part], k, large=True)
+        return found
+
+    async def _submit(self, queries: Sequence[str], k: int, large: bool = False) -> Results:
         if self._closing:
             raise OverloadedError("the server is stopping")
         if self._waiting and self.pending + len(queries) > self._max_pending:
             raise OverloadedError(f"{self.pending} queries wait, at most {self._max_pending} may")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(tuple(queries), k, loop.create_future())
+        waiting = _Waiting(tuple(queries), k, loop.create_future(), large)
         self._waiting.append(waiting)
         self._arrived.set()
         if self._runner is None:
@@ -142,6 +155,8 @@ class Coalescer:
             if waiting.done.done():  # its caller has given up
                 continue
             fits = not batch or size + len(waiting.queries) <= self._max_batch
+            if waiting.large and any(other.large for other in batch):
+                fits = False  # parts of many large requests together would be one large search
             if fits and (not batch or waiting.k == batch[0].k):
                 batch.append(waiting)
                 size += len(waiting.queries)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING
 from research_rl.envs.retrieval.web.config import ServerConfig
 from research_rl.envs.types import Retriever
 from research_rl.envs.web import (
-    KEY_VARIABLE,
+    SERVER_KEY_VARIABLE,
     ServerThread,
     check_installed,
     listen,
     make_server,
+    server_key,
     warn_if_open,
 )
 
@@ -80,7 +80,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
             default=option.default,
             help=f"{_explanation(option.name)} (%(default)s)",
         )
-    parser.epilog = f"Clients must send a key if the variable {KEY_VARIABLE} holds one."
+    parser.epilog = f"Clients must send a key if the variable {SERVER_KEY_VARIABLE} holds one."
 
 
 def run_serve(args: argparse.Namespace) -> None:
@@ -90,7 +90,7 @@ def run_serve(args: argparse.Namespace) -> None:
     check_installed("a retrieval server")
     names = [option.name for option in fields(ServerConfig) if option.name != "api_key"]
     values = {name: getattr(args, name) for name in names}
-    config = ServerConfig(**values, api_key=os.environ.get(KEY_VARIABLE) or None)
+    config = ServerConfig(**values, api_key=server_key())
     serve_search(load_retriever(args.folder, args.corpus), args.host, args.port, config)
 
 

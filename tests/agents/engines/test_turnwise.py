@@ -207,6 +207,28 @@ def test_a_decode_step_that_differs_from_the_forward_pass_is_told(
     assert told in caplog.text
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_a_fault_is_found_however_small_the_weights_are(size: float, dtype: torch.dtype) -> None:
+    """Attention halves what it gives behind a cache, which may be too little for logits to tell."""
+    policy = make_policy("qwen2")
+    model = policy.model.eval().to(dtype)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(size)
+
+    def halves(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        held = kwargs["past_key_values"]
+        behind = held is not None and held.get_seq_length(module.layer_idx) > 8
+        return (out[0] * (0.5 if behind else 1.0), *out[1:])
+
+    CacheForward(model).check()
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(halves, with_kwargs=True)
+    with pytest.raises(NotImplementedError, match="must compute with its cache"):
+        CacheForward(model).check()
+
+
 @pytest.mark.parametrize("family", ["gemma2", "qwen3_next", "mamba2"])
 def test_rows_are_joined_and_taken_out_as_they_were(family: str) -> None:
     policy = policy_of(family)

@@ -22,7 +22,6 @@ from research_rl.agents import (
     ServedReSearchAgent,
 )
 from research_rl.agents.methods.generators import ModelInput
-from research_rl.agents.methods.served import closed
 from research_rl.envs import Question
 
 QUESTIONS = [Question(f"q{i}", f"Who owns house {i}?", (f"Owner {i}",)) for i in range(3)]
@@ -175,18 +174,3 @@ def test_steps_are_told_as_they_are_made() -> None:
     )
     agent.answer(QUESTIONS[:1])
     assert heard == [("q0", "model"), ("q0", "environment"), ("q0", "model")]
-
-
-@pytest.mark.parametrize(
-    ("text", "finish", "whole"),
-    [
-        ("<search> q", "eos", "<search> q</search>"),
-        ("<search> q</search>", "stop", "<search> q</search>"),
-        ("<search> q", "length", "<search> q"),
-        ("<search> ", "eos", "<search> "),
-        ("<think> a <search> b </think>", "eos", "<think> a <search> b </think>"),
-        ("<answer> x </answer>", "eos", "<answer> x </answer>"),
-    ],
-)
-def test_a_stop_string_that_was_cut_off_is_put_back(text: str, finish: Any, whole: str) -> None:
-    assert closed(Generation(text, finish)) == whole

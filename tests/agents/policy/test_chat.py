@@ -17,7 +17,7 @@ from research_rl.agents.policy.loading import PolicyConfig, load_tokenizer
 from research_rl.agents.policy.notice import notice
 from research_rl.agents.policy.policy import LMPolicy, Reference
 from research_rl.agents.types import SamplingParams
-from research_rl.envs.protocols.prompts import INSTRUCT, get_prompt
+from research_rl.envs.protocols import INSTRUCT, get_prompt
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -27,7 +27,7 @@ from research_rl.agents.policy.policy import LMPolicy, Reference
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import SamplingParams
 from research_rl.envs import Question
-from research_rl.envs.protocols.prompts import BASE, INSTRUCT, Prompt
+from research_rl.envs.protocols import BASE, INSTRUCT, Prompt
 
 
 @pytest.fixture(scope="module")

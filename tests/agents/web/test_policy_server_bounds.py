@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,15 @@ def test_stop_strings_are_few_and_short(stop: list[str], server: BackgroundRollo
 
 
 def test_a_large_body_is_not_read(server: BackgroundRolloutServer) -> None:
-    asking = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    asking.putrequest("POST", "/v1/completions")
-    asking.putheader("Content-Type", "application/json")
-    asking.putheader("Content-Length", str(MAX_BODY_BYTES + 1))
-    asking.endheaders()  # the answer comes before any of the body is sent
-    answer = asking.getresponse()
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client.putrequest("POST", "/v1/completions")
+    client.putheader("Content-Type", "application/json")
+    client.putheader("Content-Length", str(MAX_BODY_BYTES + 1))
+    client.endheaders()  # the answer comes before any of the body is sent
+    answer = client.getresponse()
     assert answer.status == 413
     assert "at most" in said(json.loads(answer.read()))
-    asking.close()
+    client.close()
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
@@ -73,7 +74,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(
     monkeypatch.setattr(type(server.queue.policy.tokenizer), "__call__", None)
     longest = server.queue.policy.max_length
     assert longest is not None
-    for prompt in ("x" * 10**6, [5] * (longest + 1)):
+    for prompt in ("x" * (longest * 16), [5] * (longest + 1)):
         status, told = post(f"{server.url}/v1/completions", {**ASK, "prompt": prompt})
         assert status == 400
         assert f"must fit in the model's {longest} positions" in said(told)
@@ -105,13 +106,114 @@ def test_a_prompt_is_tokenised_beside_the_answers(
     assert answers == [200]
 
 
+def never_ends(queue: RequestQueue) -> None:
+    """Have nothing but the budget end a turn."""
+    with torch.no_grad():
+        head = queue.policy.model.get_output_embeddings()
+        head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
+        head.bias[list(queue.policy.eos_ids)] = -100.0
+
+
+def asking(server: BackgroundRolloutServer, **more: Any) -> http.client.HTTPConnection:
+    """A client that has asked and waits."""
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    body = json.dumps({**ASK, **more})
+    client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    return client
+
+
+def test_a_client_that_hangs_up_holds_up_nobody(saved: Path) -> None:
+    """Over a real connection: the turn under way and those that wait are given up."""
+    queue = queue_of(saved)
+    never_ends(queue)
+    with BackgroundRolloutServer(queue) as server:
+        long = queue.policy.max_length
+        assert long is not None
+        left = [asking(server, max_tokens=long - 2) for _ in range(3)]
+        while not queue._running:
+            time.sleep(0.005)
+        for client in left:
+            client.close()
+        other = asking(server, max_tokens=3, temperature=0.5)
+        assert other.getresponse().status == 200
+        while queue._running or queue._waiting:
+            time.sleep(0.005)
+        assert not queue._given_up
+        assert queue.runs <= 3
+
+
+def test_only_so_many_requests_wait(saved: Path) -> None:
+    policy = LMPolicy.from_config(PolicyConfig(str(saved)))
+    queue = RequestQueue(policy, "tiny", max_slots=8, max_waiting=2)
+    never_ends(queue)
+    with BackgroundRolloutServer(queue) as server:
+        under_way = asking(server, max_tokens=(policy.max_length or 0) - 2)
+        while not queue._running:
+            time.sleep(0.005)
+        waiting = [asking(server, temperature=0.5 + i / 10) for i in range(2)]
+        while len(queue._waiting) < 2:
+            time.sleep(0.005)
+        status, told = post(f"{server.url}/v1/completions", {**ASK, "temperature": 0.9})
+        assert status == 429
+        assert "2 requests wait" in said(told)
+        waiting[0].close()  # makes room
+        while len(queue._waiting) > 1:
+            time.sleep(0.005)
+        under_way.close()
+        assert post(f"{server.url}/v1/completions", {**ASK, "temperature": 0.9})[0] == 200
+
+
+def test_it_stops_within_its_grace_under_load(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("research_rl.agents.web.app.GRACE", 1)
+    queue = queue_of(saved)
+    never_ends(queue)
+    with BackgroundRolloutServer(queue) as server:
+        long = (queue.policy.max_length or 0) - 2
+        clients = [asking(server, max_tokens=long, temperature=1 + i / 100) for i in range(20)]
+        while not queue._running:
+            time.sleep(0.005)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
+    for client in clients:
+        client.close()
+
+
+def test_what_cannot_be_loaded_is_the_requests_fault(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with BackgroundRolloutServer(queue_of(saved), weights_below=tmp_path) as server:
+        rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path)}}
+        status, told = post(f"{server.url}/collective_rpc", rpc)
+        assert status == 400
+        assert said(told).startswith("weights_path must name a folder")
+        lora = {"lora_name": "a", "lora_path": str(tmp_path)}
+        status, told = post(f"{server.url}/v1/load_lora_adapter", lora)
+        assert status == 400
+        assert said(told).startswith("lora_path must name a folder")
+        assert post(f"{server.url}/v1/completions", ASK)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "said_of"),
+    [
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}, "must be LoRA"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "theirs"}, "must be plain LoRA"),
+        ({"init_lora_weights": "corda"}, "must be plain LoRA"),
+    ],
+)
+def test_an_adapter_may_not_have_peft_import_or_read_more(
+    change: dict[str, Any], said_of: str, saved: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with queue_of(saved) as queue, pytest.raises(ValueError, match=said_of):
+        queue.load_adapter("a", str(tmp_path)).result(120)
+
+
 def test_a_request_that_nobody_waits_for_is_given_up(saved: Path) -> None:
     with queue_of(saved) as queue:
-        ends = queue.policy.eos_ids
-        with torch.no_grad():  # nothing but the budget ends a turn
-            head = queue.policy.model.get_output_embeddings()
-            head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]))
-            head.bias[list(ends)] = -100.0
+        never_ends(queue)
         long = Completion("tiny", (5, 6), SamplingParams(3000), 1)
         under_way, waiting = queue.submit(long), queue.submit(long)
         other = queue.submit(Completion("tiny", (5, 6), SamplingParams(3, temperature=0.5), 1))

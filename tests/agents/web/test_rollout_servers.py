@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 import yaml
 from doubles import tiny
 from doubles.places import ROOT
+from doubles.toy_retriever import Ranked
 
 pytest.importorskip("fastapi")
 pytest.importorskip("urllib3")
@@ -30,6 +32,7 @@ from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.sampling import seed_at, uniforms
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
+from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import ModelUnavailable, SamplingParams, Sequence
 from research_rl.agents.web.app import BackgroundRolloutServer
 from research_rl.agents.web.client import (
@@ -41,6 +44,8 @@ from research_rl.agents.web.client import (
 from research_rl.agents.web.engine import ServerEngine
 from research_rl.agents.web.fleet import adapter_name
 from research_rl.agents.web.request_queue import Completion, RequestQueue
+from research_rl.envs import Question
+from research_rl.envs.protocols import PROTOCOLS
 from research_rl.envs.web.client import TransientError
 from research_rl.trainers.settings import find_config
 
@@ -119,12 +124,37 @@ def test_equal_to_sampling_in_process(policy: LMPolicy, server: BackgroundRollou
     assert server.queue.runs < sum(len(s.versions) for s in sampled), "no turns ran together"
 
 
+@pytest.mark.parametrize("name", ["search_r1", "r1_searcher", "o2", "hermes"])
+def test_rollouts_of_every_kind_of_dialect(
+    name: str, policy: LMPolicy, server: BackgroundRolloutServer
+) -> None:
+    protocol = PROTOCOLS[name]
+    env = gym.make_vec(
+        "research_rl.envs:ReSearch-v0",
+        num_envs=1,
+        autoreset_mode="Disabled",
+        index=Ranked(),
+        top_k=1,
+        prompt={"user": "{prompt}", "tools": False},
+        protocol=name,
+    )
+    asked = [Question(str(n), f"Who is {n}?", ("x",)) for n in range(4)]
+    params = SamplingParams(40)
+    near = collect_rollouts(asked, env, policy, CachedEngine(policy), params, SEEDS[:4])
+    far = collect_rollouts(asked, env, policy, engine(policy, server.url), params, SEEDS[:4])
+    same([r.sequence for r in far], [r.sequence for r in near])
+    assert [r.turns for r in far] == [r.turns for r in near]
+    assert {r.protocol.name for r in far} == {protocol.name}
+
+
 @pytest.mark.parametrize(
     "params",
     [
         SamplingParams(12, temperature=0.0),
         SamplingParams(12, temperature=0.7, top_p=0.9, top_k=20),
         SamplingParams(12, min_new_tokens=6),
+        SamplingParams(12, stop=()),
+        SamplingParams(12, stop=("</search>", "ea", "<")),
     ],
 )
 def test_every_setting_reaches_the_server(
@@ -253,7 +283,7 @@ def test_weights_of_another_shape_are_refused(
     server: BackgroundRolloutServer, tmp_path: Path
 ) -> None:
     remote = engine(tiny.policy(num_hidden_layers=1), server.url, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"take the weights in .*status 500.*model that is served"):
+    with pytest.raises(ValueError, match=r"take the weights in .*status 400.*model that is served"):
         remote.sync(1)
 
 

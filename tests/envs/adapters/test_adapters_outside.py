@@ -14,7 +14,7 @@ import torch
 from doubles import tiny
 from doubles.places import ROOT
 
-from research_rl.envs.protocols.tags import Segment
+from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.types import Question, Reward
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research_rl.envs import Answer, Malformed, Passage, Search, Segment, parse_action
-from research_rl.envs.protocols.tags import (
+from research_rl.envs.protocols import (
     BUDGET_USED,
     Kind,
     Part,
@@ -36,18 +36,18 @@ SOUND = "<think> t </think><answer> \\boxed{x} </answer>"
 @pytest.mark.parametrize(
     ("turn", "action"),
     [
-        ("<search> a b </search>", Search("a b")),
-        ("<search> a </search>\n", Search("a")),
-        ("<search> a </search>).", Search("a")),
-        ("<search> a <search> b </search>", Search("b")),
-        ("<search> a </search><search> b </search>", Search("b")),
-        ("q </search>", Search("")),
-        ("<search>  </search>", Search("")),
+        ("<search> a b </search>", Search(("a b",))),
+        ("<search> a </search>\n", Search(("a",))),
+        ("<search> a </search>).", Search(("a",))),
+        ("<search> a <search> b </search>", Search(("b",))),
+        ("<search> a </search><search> b </search>", Search(("b",))),
+        ("q </search>", Search(("",))),
+        ("<search>  </search>", Search(("",))),
         ("<answer> \\boxed{x} </answer>", Answer("x")),
         ("<answer> \\boxed{} </answer>", Answer("")),
         ("<think> an <answer> </think><answer>\\boxed{x}</answer>", Answer("x")),
         ("<search> a </search><result> r </result><answer>\\boxed{x}</answer>", Answer("x")),
-        ("<answer> \\boxed{x} </answer><search> a </search>", Search("a")),
+        ("<answer> \\boxed{x} </answer><search> a </search>", Search(("a",))),
     ],
 )
 def test_a_turn_asks_for_what_its_last_complete_tags_say(turn: str, action: object) -> None:
@@ -65,7 +65,7 @@ def test_neither_search_nor_answer_is_malformed_with_a_reason(turn: str) -> None
 
 @given(ANY.filter(lambda s: "</search>" not in s and "<search>" not in s))
 def test_a_written_query_is_read_back(query: str) -> None:
-    assert parse_action(f"<think> t </think><search>{query}</search>") == Search(query.strip())
+    assert parse_action(f"<think> t </think><search>{query}</search>") == Search((query.strip(),))
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_it_is_a_class_that_a_configuration_can_name(corpus: Path) -> None:
     config = parser.parse_object(
         {"index": {"class_path": "TorchFlatRetriever", "init_args": arguments}}
     )
-    made = parser.instantiate_classes(config).index
+    made = parser.instantiate(config).index
     assert isinstance(made, TorchFlatRetriever)
     assert len(made.search(["w1"], 2)[0]) == 2
 

@@ -10,11 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from research_rl.envs.protocols.tags import Segment, format_error
+from research_rl.envs.protocols import (
+    PROTOCOLS,
+    RESEARCH,
+    Action,
+    Answer,
+    Found,
+    Malformed,
+    Part,
+    Prompt,
+    Protocol,
+    Search,
+    Segment,
+    TagProtocol,
+    format_error,
+)
 from research_rl.envs.rewards import lint
 from research_rl.envs.rewards.answers import f1_score
-from research_rl.envs.rewards.lint import FINDING_KINDS, Finding, lint_reward, load_reward
-from research_rl.envs.rewards.lint_cases import CHEATS, LADDER, SAME_ANSWER, mutations, tag_strings
+from research_rl.envs.rewards.lint import (
+    FINDING_KINDS,
+    Finding,
+    cases_of,
+    lint_reward,
+    load_protocol,
+    load_reward,
+)
+from research_rl.envs.rewards.lint_cases import Cases
 from research_rl.envs.rewards.presets import DefaultReward, RewardFunction, get_reward
 from research_rl.envs.types import Question, Reward
 
@@ -26,8 +47,8 @@ def cases(findings: Sequence[Finding], kind: str) -> set[str]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches little: what a test of another kind of hole needs."""
-    monkeypatch.setattr(lint, "tag_strings", lambda: iter(()))
-    monkeypatch.setattr(lint, "mutations", lambda: iter(()))
+    monkeypatch.setattr(Cases, "strings", lambda self: iter(()))
+    monkeypatch.setattr(Cases, "mutations", lambda self: iter(()))
 
 
 def test_the_default_passes() -> None:
@@ -68,24 +89,134 @@ def test_the_paper_s_formula_shows_its_defects() -> None:
     assert "an answer before the search" not in cases(found, "hackable"), "it has no last answer"
 
 
-def test_the_cases_are_what_they_say() -> None:
-    scores = [f1_score(c.turns[0].split("{")[1].split("}")[0], ["Paris"]) for c in LADDER]
+def test_the_cases_of_research_are_what_they_say() -> None:
+    research = cases_of(RESEARCH)
+    scores = [f1_score(c.turns[0].split("{")[1].split("}")[0], ["Paris"]) for c in research.ladder]
     assert scores == sorted(scores)
     assert [scores[0], scores[-1]] == [0.0, 1.0]
     assert scores[1] == pytest.approx(2 / 31), "below the 0.1 of a wrong answer"
-    for case in (*LADDER, *SAME_ANSWER):
-        assert format_error(case.segments()) is None, case.name
-    names = [c.name for c in (*LADDER, *SAME_ANSWER)]
+    for cheat in research.cheats:
+        stuffed = cheat.case.name == "every city in one box"  # well formed, paid by its own F1
+        assert (format_error(cheat.case.segments()) is None) == stuffed, cheat.case.name
+
+
+class Own(TagProtocol):
+    """Tags in brackets, and no thought is needed."""
+
+    tags = {**TagProtocol.tags, "search": ("[search]", "[/search]")}  # noqa: RUF012
+    stops = ("[/search]",)
+    needs_thought = False
+
+
+class Strange(Protocol):
+    """Of neither family: a line that begins with ? asks, another one answers."""
+
+    def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
+        """Return the prompt."""
+        return Prompt(None, "{prompt}")
+
+    def parse(self, turn: str) -> Action:
+        """Return what a line asks for."""
+        line = turn.rpartition("|")[2].strip()
+        if line.startswith("?"):
+            return Search((line[1:].strip(),))
+        return Answer(line) if line else Malformed("nothing")
+
+    def reply(self, found: Sequence[Found], note: str = "", escape: bool = True) -> str:
+        """Return the passages."""
+        return "\n".join(p.contents for one in found for p in one.passages) + note
+
+    def content(self, reply: str) -> str:
+        """Return the reply."""
+        return reply
+
+    def format_error(self, segments: Sequence[Segment]) -> str | None:
+        """Say whether a turn before the last answers, or the last one asks."""
+        actions = [self.parse(s.text) for s in segments if s.kind == "policy"]
+        if not all(isinstance(action, Search) for action in actions[:-1]):
+            return "an early answer"
+        if any("?" in s.text.rpartition("|")[0] for s in segments if s.kind == "policy"):
+            return "a search that is not run"
+        return None if actions and isinstance(actions[-1], Answer) else "no answer"
+
+    def parts(self, turn: str) -> list[Part]:
+        """Return the turn as text."""
+        return [Part("text", turn)] if turn else []
+
+    def escape(self, text: str) -> str:
+        """Return the text."""
+        return text
+
+    def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
+        """Write a line that asks."""
+        return f"{thought}|? {queries[0]}"
+
+    def answer(self, text: str, thought: str = "", opened: str = "") -> str:
+        """Write a line that answers."""
+        return f"{thought}|{text}"
+
+
+EVERY = [*PROTOCOLS.values(), Own(), Strange()]
+
+
+@pytest.mark.parametrize("protocol", EVERY, ids=lambda p: p.name.rpartition(".")[2])
+def test_the_cases_of_each_dialect_are_what_they_say(protocol: Protocol) -> None:
+    cases = cases_of(protocol)
+    for case in (*cases.ladder, *cases.same_answer):
+        assert protocol.format_error(case.segments()) is None, case
+    names = [c.name for c in (*cases.ladder, *cases.same_answer)]
     assert len(set(names)) == len(names)
-    stuffed = {"every city in one box"}  # well formed, and paid by its own F1
-    assert {c.case.name for c in CHEATS if format_error(c.case.segments()) is None} == stuffed
+    sound = {c.case.name for c in cases.cheats if protocol.format_error(c.case.segments()) is None}
+    assert len({c.case.name for c in cases.cheats}) == len(cases.cheats)
+    assert sound - {"a second answer", "a search that is never run"} == {
+        next(name for name in sound if name.startswith("every city in one "))
+    }
+    if not isinstance(protocol, Strange):
+        assert len(cases.cheats) >= 20
+        assert {c.name for c in cases.hard} >= {"lone surrogates", "no segment but an empty one"}
+
+
+@pytest.mark.parametrize("protocol", EVERY, ids=lambda p: p.name.rpartition(".")[2])
+@pytest.mark.parametrize("reward", ["default", "em", "cover"])
+@pytest.mark.usefixtures("few")
+def test_the_default_passes_in_each_dialect(protocol: Protocol, reward: str) -> None:
+    found = lint_reward(get_reward(reward), protocol=protocol)
+    assert {f.kind for f in found} == ({"hackable"} if reward == "cover" else set()), found
+    assert all(f.case.startswith("every city in one ") for f in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", EVERY, ids=lambda p: p.name.rpartition(".")[2])
+def test_the_default_passes_the_search_in_each_dialect(protocol: Protocol) -> None:
+    assert lint_reward(get_reward("default"), protocol=protocol) == []
+    assert lint_reward(get_reward("em"), protocol=protocol) == []
+
+
+@pytest.mark.parametrize("name", ["hermes", "recall", "qwen3_coder", "llama3"])
+@pytest.mark.usefixtures("few")
+def test_a_reward_that_overlooks_the_form_of_calls_is_found_out(name: str) -> None:
+    found = lint_reward(get_reward("paper"), protocol=name)
+    assert cases(found, "hackable") >= {
+        "a call of a tool that is not there",
+        "a call without a query",
+        "a turn that does not call",
+        "a result in front of the answer",
+    }
+
+
+def test_a_reward_made_for_one_protocol_is_refused_for_others() -> None:
+    with pytest.raises(ValueError, match="paper-code must meet the protocol research"):
+        lint_reward(get_reward("paper-code"), protocol="hermes")
 
 
 def test_the_search_is_small_and_repeatable() -> None:
-    strings = [case.turns for case in tag_strings(3)]
+    research = cases_of(RESEARCH)
+    strings = [case.turns for case in research.strings(3)]
     assert len(strings) == len(set(strings)) == 8 * 2 + 8**2 * 3 + 8**3 * 4
-    assert [m.turns for m in mutations(50)] == [m.turns for m in mutations(50)]
-    assert len({m.turns for m in mutations(200)}) > 100
+    assert [m.turns for m in research.mutations(50)] == [m.turns for m in research.mutations(50)]
+    assert len({m.turns for m in research.mutations(200)}) > 100
+    refined = sum(1 for _ in cases_of(PROTOCOLS["autorefine"]).strings(3))
+    assert refined == 10 * 2 + 10**2 * 3, "with more tags, of one less"
 
 
 class Holed(DefaultReward):
@@ -145,6 +276,39 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 1
     assert "non-monotone (1): " + FINDING_KINDS["non-monotone"] in text
     assert "more; --limit" in text
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_in_another_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "em", "--protocol", "o2") == (0, "em in o2: no hole found\n")
+    status, text = run(capsys, "cover", "--protocol", "llama3", "--json")
+    assert status == 1
+    assert json.loads(text)["protocol"] == "llama3"
+    with pytest.raises(ValueError, match="did you mean 'hermes'"):
+        run(capsys, "default", "--protocol", "hermess")
+
+
+@pytest.mark.usefixtures("few")
+def test_a_protocol_of_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_protocol_file.py").write_text(
+        "from research_rl.envs.protocols import TagProtocol\n"
+        "class Mine(TagProtocol):\n    stops = ('</search>', '</answer>')\n"
+        "my_protocol = Mine()\n"
+        "class Needs(Mine):\n    def __init__(self, weight): pass\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("Mine", "my_protocol"):
+        status, text = run(capsys, "default", "--protocol", f"my_protocol_file.{name}")
+        assert (status, text) == (0, "default in my_protocol_file.Mine: no hole found\n")
+    with pytest.raises(ValueError, match="cannot be made without arguments"):
+        load_protocol("my_protocol_file.Needs")
+    with pytest.raises(ValueError, match="a protocol must be a Protocol or its class, got my_prot"):
+        load_protocol("my_protocol_file.number")
+    with pytest.raises(ValueError, match="No module named 'nowhere'"):
+        load_protocol("nowhere.Mine")
 
 
 def test_the_command_in_json(capsys: pytest.CaptureFixture[str]) -> None:

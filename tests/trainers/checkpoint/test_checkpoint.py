@@ -247,3 +247,17 @@ def test_of_equal_policies_the_newest_is_best(tmp_path: Path) -> None:
     best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
     assert best["global_step"] == 6
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_checkpoint_cannot_name_a_file_elsewhere_to_be_removed(tmp_path: Path) -> None:
+    folder, victim = tmp_path / "checkpoints", tmp_path / "thesis"
+    folder.mkdir()
+    victim.mkdir()
+    callback = RunCheckpoint(dirpath=folder)
+    state = callback.state_dict()
+    mine = str(folder / "best.ckpt")
+    around = str(folder / ".." / "thesis")
+    state["best_k_models"] = {around: torch.tensor(-1.0), mine: torch.tensor(1.0)}
+    state |= {"dirpath": str(folder), "best_model_score": torch.tensor(1.0)}
+    callback.load_state_dict(state)
+    assert list(callback.best_k_models) == [mine]

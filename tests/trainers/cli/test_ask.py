@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,19 @@ from doubles import tiny
 from doubles.served_model import model_server
 
 from research_rl.agents import Prediction
-from research_rl.envs import Question, paint
+from research_rl.envs import Passage, Question, paint
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Found, get_prompt
 from research_rl.envs.retrieval import build_index
 from research_rl.trainers.cli import ask
-from research_rl.trainers.settings.errors import UsageError
+from research_rl.trainers.settings import (
+    POLICY_FILE,
+    TRUST,
+    EnvConfig,
+    TrustError,
+    UsageError,
+    careful,
+    write_policy_file,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +61,7 @@ def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
         top_k=1,
         max_searches=4,
         max_tokens=12,
+        protocol=RESEARCH,
     )
     changed = settings("--run", str(run), "--top-k", "3", "--prompt", "base", "--temperature", "1")
     assert (changed.top_k, changed.prompt, changed.temperature) == (3, "base", 1.0)
@@ -155,10 +166,10 @@ def test_a_server_is_asked_turn_by_turn(index: Path, capsys: pytest.CaptureFixtu
 def test_a_servers_tokenizer_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 
-    def load(name: str) -> Any:
-        loaded.append(name)
+    def load(config: Any) -> Any:
+        loaded.append(config.model)
 
-    monkeypatch.setattr("research_rl.agents.methods.openai_generator._load_tokenizer", load)
+    monkeypatch.setattr("research_rl.agents.methods.openai_generator.load_tokenizer", load)
     monkeypatch.setattr(ask, "_ask", lambda agent, question, screen: None)
     given = ["--model", "tiny", "--index", str(index), "--tokenizer", "folder", "Who?"]
     ask.main(["--server", "http://127.0.0.1:9", *given])
@@ -188,3 +199,135 @@ def test_nothing_that_is_shown_steers_the_terminal() -> None:
     screen.end(Prediction(Question("1", "Q", ("a",)), "\x1b[31mParis"))
     assert not set("\x1b\x07\x9b\ud800") & set(out.getvalue())
     assert "Answer: \u241b[31mParis" in out.getvalue()
+
+
+def changed(run: Path, **env: Any) -> Path:
+    """The run, its environment with other settings."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["env"] |= env
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_a_runs_protocol_is_spoken(run: Path) -> None:
+    told = settings("--run", str(changed(run, protocol="hermes", prompt="instruct")), "Who?")
+    assert told.protocol == PROTOCOLS["hermes"]
+    agent: Any = ask.make_agent(told, lambda role, text: None)
+    assert agent.env.unwrapped.protocol == PROTOCOLS["hermes"]
+    assert agent.env.unwrapped.prompt.tools
+    other = settings("--run", str(run), "--protocol", "search_r1")
+    assert other.language == PROTOCOLS["search_r1"]
+    with pytest.raises(ValueError, match="did you mean 'hermes'"):
+        settings("--run", str(run), "--protocol", "hermess")
+
+
+def test_an_exported_folder_says_how_it_is_asked(run: Path, index: Path, tmp_path: Path) -> None:
+    policy = shutil.copytree(run / "policy", tmp_path / "exported")
+    prompt = tmp_path / "prompt.yaml"
+    prompt.write_text("{system: Be brief., tools: false}")
+    env = EnvConfig(protocol="o2", prompt=str(prompt), top_k=2)
+    write_policy_file(policy, env)
+    prompt.unlink()
+    told = settings("--model", str(policy), "--index", str(index), "Who?")
+    assert (told.protocol, told.top_k, told.max_searches) == (PROTOCOLS["o2"], 2, None)
+    assert get_prompt(told.prompt, told.protocol).system == "Be brief."
+    assert settings("--model", str(policy), "--index", str(index), "--top-k", "1").top_k == 1
+
+
+def test_a_strangers_protocol_class_is_not_imported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from research_rl.envs.protocols.dialects import SearchR1\n\n"
+    (tmp_path / "stranger.py").write_text(f"{code}class Own(SearchR1):\n    top_k = 9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    changed(run, protocol={"class_path": "stranger.Own"})
+    file = run / "policy" / POLICY_FILE
+    file.write_text('{"protocol": {"class_path": "stranger.Own"}}')
+    asked = (["--run", str(run)], ["--model", str(run / "policy"), "--index", "i"])
+    for args in asked:
+        with careful(args), pytest.raises(TrustError, match=r"stranger\.Own.* add --trust"):
+            settings(*args)
+    assert "stranger" not in sys.modules
+    monkeypatch.setenv(TRUST, "1")
+    for args in asked:
+        assert settings(*args).language.top_k == 9
+    monkeypatch.delenv(TRUST)
+    own = settings("--model", "m", "--index", "i", "--protocol", "stranger.Own")
+    assert own.language.top_k == 9
+
+
+def test_a_damaged_policy_file_is_named(run: Path) -> None:
+    file = run / "policy" / POLICY_FILE
+    for text, says in (
+        ("[1]", "must hold an object"),
+        ('{"top_k": "x"}', "must be a number"),
+        ('{"prompt": [1]}', "must be a text or a mapping"),
+        ('{"protocol": 5}', "a name or a class_path"),
+        ('{"protocol": "hermess"}', "did you mean 'hermes'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            settings("--model", str(run / "policy"), "--index", "i")
+
+
+def test_a_result_is_shown_as_its_protocol_writes_it() -> None:
+    for name, protocol in PROTOCOLS.items():
+        out = io.StringIO()
+        screen = ask.Screen(out, colour=False, protocol=protocol)
+        screen.write(
+            "environment", protocol.reply([Found("q", [Passage("1", "Rome\na city", 1.0)])])
+        )
+        shown = out.getvalue().strip()
+        assert "Rome" in shown, name
+        assert not any(tag in shown for tag in ("<", "result:")), (name, shown)
+
+
+@pytest.mark.parametrize("name", ["hermes", "r1_searcher"])
+def test_a_local_model_is_shown_without_the_templates_words(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = PROTOCOLS[name]
+    first = protocol.search("boss of Bakset", thought="who", opened=protocol.begins)
+    script = [[first, protocol.answer("Domlor", "it is", opened=protocol.begins)]]
+
+    def scripted(policy: Any, on_text: Any) -> Any:
+        class Telling(tiny.ScriptedEngine):
+            def run(self, prompts: Any, params: Any, on_stop: Any, seeds: Any = None) -> Any:
+                def told(stopped: Any) -> Any:
+                    on_text("model", policy.decode(stopped[0][1].turn_ids))
+                    given = on_stop(stopped)
+                    if given[0] is not None:
+                        on_text("environment", policy.decode(given[0]))
+                    return given
+
+                on_text("model", "")
+                return super().run(prompts, params, told, seeds)
+
+        return Telling(policy, script)
+
+    monkeypatch.setattr("research_rl.agents.engines.StreamingEngine", scripted)
+    changed(run, protocol=name, prompt="instruct")
+    ask.main(["--run", str(run), "--max-tokens", "900", "Who is the boss of Bakset?"])
+    out = capsys.readouterr().out
+    assert out.count("<think>") == (2 if name == "hermes" else 1)
+    assert "    │ the boss of Bakset is Domlor ." in out
+    assert "<|im_start|>" not in out
+    assert "\nAnswer: Domlor\n1 search, " in out
+
+
+def test_a_server_is_asked_in_a_chat_dialect(
+    index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hermes = PROTOCOLS["hermes"]
+
+    def say(body: dict[str, Any]) -> str:
+        if body["messages"][-1]["role"] == "tool":
+            return "It is \\boxed{Domlor}"
+        return hermes.search("boss of Bakset")
+
+    with model_server(say) as server:
+        options = ["--server", server.url, "--model", "tiny", "--index", str(index)]
+        ask.main([*options, "--top-k", "1", "--protocol", "hermes", "Who is the boss of Bakset?"])
+    out = capsys.readouterr().out
+    assert "    │ Bakset\n    │ the boss of Bakset is Domlor ." in out
+    assert "\nAnswer: Domlor\n1 search, " in out

@@ -16,7 +16,7 @@ from research_rl.agents.engines.turns import resume
 from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import Engine, OnStop, Rollout, SamplingParams, Sequence
-from research_rl.envs.protocols.tags import BUDGET_USED, render_result
+from research_rl.envs.protocols import BUDGET_USED, render_result
 from research_rl.envs.types import Passage, Question, Retriever, Reward
 from research_rl.trainers.credit.counterfactual import CounterfactualCredit
 from research_rl.trainers.credit.search_effects import (
@@ -41,6 +41,9 @@ class Copier:
 
     def encode(self, text: str) -> list[int]:
         return [self.words.setdefault(w, len(self.words)) for w in text.split()]
+
+    def encode_reply(self, protocol: Any, reply: str, turn: list[int]) -> list[int]:
+        return self.encode(reply)
 
     def __call__(self, ids: torch.Tensor, real: torch.Tensor, entropy: bool) -> PolicyOutput:
         rows = [[x in row[: i + 1] for i, x in enumerate(row[1:])] for row in ids.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from doubles import tiny
 
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Rollout, Sequence
+from research_rl.envs.protocols import PROTOCOLS, Answer, Opened
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.credit.turns import InformationGain, StepGroups, transcripts
 
@@ -181,3 +183,21 @@ def test_other_questions_are_other_step_groups(policy: LMPolicy) -> None:
 def test_a_discount_above_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"discount must lie in \(0, 1\], got 1.5"):
         StepGroups(discount=1.5)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_answer_is_scored_where_the_dialect_has_it(name: str, policy: LMPolicy) -> None:
+    protocol = PROTOCOLS[name]
+    played = replace(
+        rollout(policy, *SEARCHED),
+        protocol=protocol,
+        opened=Opened(protocol.begins, protocol.begins * protocol.keeps_eos),
+    )
+    for turn in range(3):
+        opened = played.opened.before(turn, protocol.keeps_eos)
+        prefix = InformationGain()._prefix(played, turn)
+        assert "I know enough ." in prefix
+        closed = prefix + protocol.answer("blue", "I know enough .", opened)[len(prefix) :]
+        whole = closed if name != "research" else f"{prefix}blue}} </answer>"
+        assert protocol.parse(opened + whole) == Answer("blue")
+    assert len(InformationGain().turn_rewards([played], policy)[0]) == 3

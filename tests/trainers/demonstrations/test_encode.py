@@ -10,9 +10,11 @@ from doubles.sample_rollouts import rollout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research_rl.agents.types import TextOnly
-from research_rl.envs import get_prompt
-from research_rl.trainers.demonstrations.encode import as_sampled
+from research_rl.agents import LMPolicy
+from research_rl.agents.types import Rollout, TextOnly
+from research_rl.envs import Passage, get_prompt
+from research_rl.envs.protocols import PROTOCOLS, Found, TagProtocol
+from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
 
 POLICY = tiny.policy()
 PROMPT = get_prompt("Question: {prompt}\n")
@@ -65,3 +67,37 @@ def test_masks_are_right_for_any_text(turn: str, result: str) -> None:
     sizes = len(found.response_ids), len(found.loss_mask), len(found.logprobs)
     assert len(set(sizes)) == 1
     assert found.loss_mask.count(False) == len(POLICY.encode(result))
+
+
+@pytest.mark.parametrize("opens", ["<think>\n", "<think>\n\n</think>\n\n", ""])
+def test_what_the_chat_template_opens_is_no_part_of_a_demonstration(opens: str) -> None:
+    tokenizer = tiny.tokenizer(tags=False)
+    tokenizer.chat_template += f"{{% if add_generation_prompt %}}{opens}{{% endif %}}"
+    policy = LMPolicy(tiny.model(tok=tokenizer), tokenizer)
+    for name in ("hermes", "recall", "o2", "search_r1"):
+        protocol = PROTOCOLS[name]
+        turns = [protocol.search("q", thought="a"), protocol.answer("x", thought="b")]
+        turns = [turn if "<think>" in turn else f"<think>{turn}" for turn in turns]
+        reply = protocol.reply([Found("q", [Passage("1", "T\nbody", 1.0)])])
+        row = {"question_id": "1", "question": "Q", "answers": ["x"], "reward": 1.0}
+        row |= {"turns": turns, "results": [reply], "finish_reason": "answer", "protocol": name}
+        told = as_sampled(Rollout.from_row(row), policy, protocol.prompt())
+        ids = [*told.sequence.prompt_ids, *told.sequence.response_ids]
+        text = policy.tokenizer.decode(ids).partition("assistant\n")[2]
+        assert text.count("<think>") == 2 + opens.count("</think>") * (1 + protocol.keeps_eos)
+        opened = policy.opened(protocol.prompt(), protocol)
+        assert told.opened == opened
+        assert all("<think>" in turn for turn in told.whole_turns)
+
+
+def test_a_demonstration_in_another_protocol_is_refused() -> None:
+    row = {"question_id": "1", "question": "Q", "answers": ["x"], "reward": 1.0, "turns": ["t"]}
+    one = Rollout.from_row({**row, "results": [], "protocol": "o2"})
+    assert in_protocol(one, PROTOCOLS["o2"]) is one
+    with pytest.raises(ValueError, match=r"run's protocol hermes, got o2 .*protocol o2"):
+        in_protocol(one, PROTOCOLS["hermes"])
+
+    class Own(TagProtocol):
+        pass
+
+    assert in_protocol(Rollout.from_row({**row, "results": []}), Own()).protocol == Own()

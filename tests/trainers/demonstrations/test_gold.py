@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from doubles.titles import Titles
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from research_rl.agents import Rollout
 from research_rl.envs import (
     Episode,
     Question,
@@ -17,9 +19,10 @@ from research_rl.envs import (
     get_reward,
     parse_action,
 )
-from research_rl.envs.protocols import Answer, Search
+from research_rl.envs.protocols import PROTOCOLS, Answer, Search
 from research_rl.trainers.demonstrations import gold
 from research_rl.trainers.demonstrations.gold import GoldPlayer, evidence_titles
+from research_rl.trainers.demonstrations.sources import text_rollout
 
 
 def question(text: str, answer: str, *titles: str) -> Question:
@@ -125,3 +128,20 @@ def test_hostile_titles_questions_and_answers_never_raise(
 ) -> None:
     outcome = player().play([question(text, answer, title)])
     assert isinstance(outcome[0], str | Episode)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_each_dialect_is_demonstrated(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    prompt = get_prompt("instruct", protocol)
+    rules = Rules(prompt, get_reward("default", protocol=protocol), protocol=protocol)
+    for one in (BRIDGE, COMPARED):
+        (episode,) = GoldPlayer(rules, Titles(), top_k=1).play([one])
+        assert isinstance(episode, Episode), episode
+        assert len(episode.queries) == 2
+        assert episode.reward is not None
+        assert (episode.reward.value, episode.reward.format_error) == (1.0, None), episode.turns
+        rollout = text_rollout(episode)
+        again = Rollout.from_row(json.loads(json.dumps(rollout.to_row())))
+        assert (again.protocol, again.opened) == (protocol, episode.opened)
+        assert [s.text for s in episode.segments if s.kind == "policy"] == again.whole_turns

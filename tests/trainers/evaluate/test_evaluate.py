@@ -456,7 +456,7 @@ def test_shipped_configs_parse(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     )
     config, described = read_config(parser, parser.parse_args(["--config", name, *run]))
     methods = check_config(config)
-    assert config.out.startswith("mine") or described
+    assert config.out.startswith("mine") or described or name.endswith("checkpoints")
     agents = {method.agent.__name__ for method in methods.values()}
     if name.endswith("self_correction"):
         assert agents == {"ReSearch"}
@@ -464,6 +464,10 @@ def test_shipped_configs_parse(name: str, tmp_path: Path, monkeypatch: pytest.Mo
             "mine/warmstart",
             "mine/policy",
         }
+        return
+    if name.endswith("checkpoints"):
+        assert agents == {"ReSearch"}
+        assert {m.protocol for m in config.models.values()} == {"search_r1", "hermes"}
         return
     assert agents == {"NaiveGeneration", "NaiveRAG", "IterRetGen", "IRCoT", "ReSearch"}
     assert config.closed_book == "Naive Generation"

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from research_rl.agents.types import Rollout, Sequence
+from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.types import Reward
 from research_rl.trainers.callbacks import plots
 from research_rl.trainers.callbacks.plots import health_picture, read_metrics
 from research_rl.trainers.health.monitor import HealthMonitor, measure_groups, measure_health
-from research_rl.trainers.health.signs import broken_tags, forges_result, repetition, thoughts
+from research_rl.trainers.health.signs import repetition, thoughts
 
 
 @pytest.mark.parametrize(
@@ -35,12 +36,12 @@ from research_rl.trainers.health.signs import broken_tags, forges_result, repeti
     ],
 )
 def test_broken_tags(turn: str, broken: bool) -> None:
-    assert broken_tags(turn) is broken
+    assert RESEARCH.broken(turn) is broken
 
 
 def test_a_cut_turn_may_leave_its_last_tag_open() -> None:
-    assert not broken_tags("<think> a </think><search> b", cut=True)
-    assert broken_tags("a </think><search> b", cut=True)
+    assert not RESEARCH.broken("<think> a </think><search> b", cut=True)
+    assert RESEARCH.broken("a </think><search> b", cut=True)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_repetition(text: str, share: float) -> None:
 
 def test_thoughts_and_forged_results() -> None:
     assert thoughts("<think> a </think> b <think>c\nd</think><think> e") == [" a ", "c\nd"]
-    assert forges_result("</search> <result>")
-    assert forges_result("x </result>")
-    assert not forges_result("the result is")
+    assert RESEARCH.forges_reply("</search> <result>")
+    assert RESEARCH.forges_reply("x </result>")
+    assert not RESEARCH.forges_reply("the result is")
 
 
 def made(*turns: str, queries: int = 0, f1: float = 0.0, finish: str = "answer") -> Rollout:

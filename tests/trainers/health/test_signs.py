@@ -7,7 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.trainers.health.signs import broken_tags, thoughts
+from research_rl.envs.protocols import RESEARCH
+from research_rl.trainers.health.signs import thoughts
 
 TAGS = [f"<{slash}{tag}>" for tag in ("think", "search", "result", "answer") for slash in ("", "/")]
 TAGGY = st.lists(st.sampled_from([*TAGS, " a ", "<", "\n", "\ud800"]), max_size=20).map("".join)
@@ -27,7 +28,7 @@ def broken_by_one_pass(turn: str, cut: bool) -> bool:
 
 @given(TAGGY, st.booleans())
 def test_broken_tags_are_those_that_one_pass_finds(turn: str, cut: bool) -> None:
-    assert broken_tags(turn, cut) == broken_by_one_pass(turn, cut)
+    assert RESEARCH.broken(turn, cut) == broken_by_one_pass(turn, cut)
 
 
 @given(TAGGY)

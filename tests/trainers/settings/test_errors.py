@@ -38,7 +38,7 @@ def parser() -> Hearing:
     section = Hearing(parser_mode="omegaconf+")
     section.add_argument("--config", action=ShippedConfigFile)
     section.add_argument("--model.seed", type=int, default=0)
-    section.add_argument("--model.rule", type=Rule, enable_path=True)
+    section.add_argument("--model.rule", type=Rule, sub_configs=True)
     section.add_argument("--model.wait", type=int | bool | None, default=None)
     section.add_argument("--model.rules", type=list[Rule] | Rule | None, default=None)
     whole = Hearing(parser_mode="omegaconf+")

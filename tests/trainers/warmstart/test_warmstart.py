@@ -19,19 +19,25 @@ import torch
 from doubles.tiny import ScriptedEngine
 
 from research_rl.agents import LMPolicy, PolicyConfig, SamplingParams, collect_rollouts
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
 from research_rl.envs.synthetic.world import RELATIONS, SyntheticWorld
 from research_rl.envs.types import Passage, Question, Retriever
+from research_rl.trainers.algorithms import SFT
+from research_rl.trainers.learner import Learner
+from research_rl.trainers.settings import Updates
 from research_rl.trainers.warmstart.callback import (
     REPORT,
     WarmStartConfig,
     _batches,
     _Encoder,
-    _loss,
+    _gradient,
+    _tokenizer,
     is_warm_started,
     warm_start,
 )
 from research_rl.trainers.warmstart.demonstrations import TAGS, WORDS, Demonstration, Demonstrator
 from research_rl.trainers.warmstart.tiny_model import TinyModelConfig, tiny_model, word_tokenizer
+from research_rl.trainers.warmstart.words import bare_prompt
 
 WORLD = SyntheticWorld(num_people=60)
 TINY = TinyModelConfig(hidden_size=32, max_length=256)
@@ -42,23 +48,20 @@ class Script(Retriever):
     """Finds what a demonstration found, whoever asks for it."""
 
     def __init__(self, demonstration: Demonstration) -> None:
-        self.found = {}
-        queries = [
-            turn.split("<search>")[1].split("</search>")[0].strip()
-            for turn in demonstration.turns[:-1]
-        ]
-        for query, result in zip(queries, demonstration.results, strict=True):
-            lines = result.split("\n")
-            self.found[query] = Passage(query, "\n".join(lines[1:3]))
+        self.found = {query: Passage(query, text) for query, text in demonstration.found}
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         return [[self.found[query]] for query in queries]
 
 
+def policy_of(protocol: Protocol) -> LMPolicy:
+    tokenizer = _tokenizer(WORLD, protocol)
+    return LMPolicy(tiny_model(tokenizer, TINY, seed=0), tokenizer)
+
+
 @pytest.fixture(scope="module")
 def policy() -> LMPolicy:
-    tokenizer = word_tokenizer([*TAGS, *WORDS, *WORLD.vocabulary])
-    return LMPolicy(tiny_model(tokenizer, TINY, seed=0), tokenizer)
+    return policy_of(RESEARCH)
 
 
 def demonstrations(good_share: float, n: int, seed: int = 0) -> list[Demonstration]:
@@ -77,12 +80,15 @@ def answer_of(demonstration: Demonstration) -> str:
 
 
 @pytest.mark.parametrize("good_share", [0.0, 1.0])
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_a_demonstration_has_the_ids_that_the_environment_would_give(
-    policy: LMPolicy, good_share: float
+    name: str, good_share: float
 ) -> None:
-    shown = demonstrations(good_share, 12)
-    assert {len(d.results) for d in shown} >= ({0, 4} if good_share == 0 else {1, 3})
-    for number, demonstration in enumerate(shown):
+    protocol = PROTOCOLS[name]
+    policy = policy_of(protocol)
+    make = Demonstrator(WORLD.names, WORLD.facts, good_share, 4, 0, protocol=protocol)
+    for number in range(8):
+        demonstration = make()
         env = gym.make_vec(
             "ReSearch-v0",
             num_envs=1,
@@ -90,17 +96,19 @@ def test_a_demonstration_has_the_ids_that_the_environment_would_give(
             index=Script(demonstration),
             top_k=1,
             max_searches=4,
-            prompt="{prompt}",
+            prompt=bare_prompt(protocol),
+            protocol=protocol,
         )
         question = Question(str(number), demonstration.question, ("nobody",))
         engine = ScriptedEngine(policy, [demonstration.turns])
-        rollout = collect_rollouts([question], env, policy, engine, SamplingParams(150))[0]
-        sequence = rollout.sequence
-        ids, written = _Encoder(policy)(demonstration)
-        assert ids == sequence.prompt_ids + sequence.response_ids
-        assert written == [False] * len(sequence.prompt_ids) + sequence.loss_mask
+        rollout = collect_rollouts([question], env, policy, engine, SamplingParams(236))[0]
+        shown = _Encoder(policy, protocol)(demonstration)
+        assert shown.sequence.prompt_ids == rollout.sequence.prompt_ids
+        assert shown.sequence.response_ids == rollout.sequence.response_ids
+        assert shown.sequence.loss_mask == rollout.sequence.loss_mask
         assert rollout.reward.format_error is None
-        assert policy.tokenizer.unk_token_id not in ids
+        assert rollout.turns == list(demonstration.turns), "text and ids are the same thing"
+        assert policy.tokenizer.unk_token_id not in rollout.sequence.response_ids
 
 
 def test_no_true_fact_is_shown() -> None:
@@ -144,27 +152,28 @@ def test_demonstrations_follow_their_seed() -> None:
 
 
 def test_the_loss_is_that_of_the_tokens_the_policy_wrote(policy: LMPolicy) -> None:
-    rows = [*map(_Encoder(policy), demonstrations(0.2, 8))]
+    rollouts = [*map(_Encoder(policy, RESEARCH), demonstrations(0.2, 8))]
     expected = 0.0
-    for ids, written in rows:
-        inputs = torch.tensor([ids])
+    for rollout in rollouts:
+        sequence = rollout.sequence
+        inputs = torch.tensor([sequence.prompt_ids + sequence.response_ids])
         with torch.no_grad():
             logprobs = policy(inputs, torch.ones_like(inputs), entropy=False).logprobs[0]
-        expected -= float(logprobs[torch.tensor(written[1:])].sum())
+        behind = logprobs[len(sequence.prompt_ids) - 1 :]
+        expected -= float(behind[torch.tensor(sequence.loss_mask)].sum())
+    learner = Learner(policy, SFT(), Updates(group_size=1, compute_dtype="auto"))
+    loss = _gradient(learner, rollouts)
+    assert loss == pytest.approx(expected / (36 * 8), rel=0.02)  # bf16 against fp32
+    policy.zero_grad()
+
+
+def test_a_batch_holds_rollouts_of_similar_lengths(policy: LMPolicy) -> None:
     make = Demonstrator(WORLD.names, WORLD.facts, 0.2, 4, seed=0)
-    batches = _batches(policy, make, 8, seed=0)
-    seen = [next(batches) for _ in range(16)]
-    wanted = {tuple(ids) for ids, _ in rows}
-    flat = [
-        (ids[ids != policy.pad_id], labels[ids != policy.pad_id])
-        for batch in seen
-        for ids, labels in zip(*batch, strict=True)
-    ]
-    mine = [(i, t) for i, t in flat if tuple(i.tolist()) in wanted]
-    assert len(mine) == 8
-    with torch.no_grad():
-        loss = sum(float(_loss(policy.model, i[None], t[None])) for i, t in mine)
-    assert loss == pytest.approx(expected, rel=0.02)  # bf16 against fp32
+    batches = _batches(_Encoder(policy, RESEARCH), make, 8, 0)
+    seen = [[len(one.sequence.response_ids) for one in next(batches)] for _ in range(16)]
+    assert all(len(lengths) == 8 for lengths in seen)
+    spread = max(max(lengths) - min(lengths) for lengths in seen)
+    assert spread < max(map(max, seen)) - min(map(min, seen))
 
 
 def test_the_model_is_made_once_and_loads_like_any_other(tmp_path: Path) -> None:

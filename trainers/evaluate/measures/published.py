@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from research_rl.envs.system import did_you_mean
 
-RESEARCH = "ReSearch"
+_RESEARCH = "ReSearch"
 BASELINES = {
     "NaiveGeneration": "Naive Generation",
     "NaiveRAG": "Naive RAG",
@@ -56,7 +56,7 @@ def check_system(name: str) -> None:
     Raises:
         ValueError: it is unknown; the message lists the known ones.
     """
-    known = sorted({row.system for row in published() if row.system.startswith(RESEARCH)})
+    known = sorted({row.system for row in published() if row.system.startswith(_RESEARCH)})
     if name not in known:
         hint = did_you_mean(name, known, quoted=True)
         raise ValueError(f"beside must be one of {', '.join(known)}, got {name!r}{hint}")

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage
+from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures.answers import measure_prediction
 from research_rl.trainers.evaluate.measures.self_correction import self_correction
@@ -71,10 +72,17 @@ def row_of(cell: Cell, prediction: Prediction) -> Row:
         "queries": list(prediction.queries),
         "passages": [[_passage(p) for p in found] for found in prediction.passages],
         "steps": [{"role": step.role, "text": step.text} for step in prediction.steps],
+        **_language(prediction),
         "self_correction": asdict(self_correction(prediction)),
         "judge": {},
         "error": prediction.error,
     }
+
+
+def _language(prediction: Prediction) -> dict[str, str]:
+    """The name of the steps' protocol, where it is not ReSearch's."""
+    protocol = prediction.protocol
+    return {} if protocol == RESEARCH else {"protocol": protocol.name}
 
 
 def _passage(passage: Passage) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.protocols import result_content
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures import Cell, Row
 from research_rl.trainers.evaluate.report.card import Naming, interval_text, percent
@@ -45,6 +45,7 @@ def write_page(
     figures: Sequence[Path] = (),
     reference: str = "ReSearch",
     num_questions: int = 500,
+    protocols: Mapping[str, Protocol] = PROTOCOLS,
 ) -> Path:
     """Write the page and return its path.
 
@@ -57,6 +58,7 @@ def write_page(
         figures: PNG files that are put into the page.
         reference: the method that is shown first.
         num_questions: of each data set, the first ones; the page says how many are left out.
+        protocols: by the names that rows have; steps in another one are shown as plain text.
     """
     page = html_page(
         "report.html",
@@ -67,13 +69,17 @@ def write_page(
         scores=_scores(summary),
         reference=reference,
         figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures],
-        data=_packed(page_data(rows, summary.cells, reference, num_questions)),
+        data=_packed(page_data(rows, summary.cells, reference, num_questions, protocols)),
     )
     return write_whole(path, page)
 
 
 def page_data(
-    rows: Sequence[Row], cells: Iterable[Cell], reference: str, num_questions: int
+    rows: Sequence[Row],
+    cells: Iterable[Cell],
+    reference: str,
+    num_questions: int,
+    protocols: Mapping[str, Protocol] = PROTOCOLS,
 ) -> dict[str, Any]:
     """Return the data of the page's script: for each question a row for each system."""
     naming = Naming(cells)
@@ -91,7 +97,7 @@ def page_data(
                 continue
             listed[row["dataset"]] += 1
             found[key] = _question(row, datasets.index(row["dataset"]))
-        found[key]["r"][numbers[row["method"], row["model"]]] = _answer(row)
+        found[key]["r"][numbers[row["method"], row["model"]]] = _answer(row, protocols)
     first = (place for place, (method, _) in enumerate(systems) if method == reference)
     return {
         "datasets": datasets,
@@ -114,8 +120,9 @@ def _question(row: Row, dataset: int) -> dict[str, Any]:
     }
 
 
-def _answer(row: Row) -> dict[str, Any]:
+def _answer(row: Row, protocols: Mapping[str, Protocol]) -> dict[str, Any]:
     """One row in the short names that the script reads."""
+    protocol = protocols.get(row.get("protocol", RESEARCH.name))
     names = ("em", "f1", "searches", "sampled_tokens", "result_tokens")
     measures = [row[name] for name in names]
     found = zip(row["queries"], row["passages"], strict=False)
@@ -127,16 +134,19 @@ def _answer(row: Row) -> dict[str, Any]:
         "x": row["error"],
         "m": [int(m) if m is not None and m == int(m) else m for m in measures],
         "j": {judge: said["verdict"] for judge, said in row["judge"].items()},
-        "s": [part for step in row["steps"] for part in _parts(step)],
+        "s": [part for step in row["steps"] for part in _parts(step, protocol)],
         "t": [[query, [[p["id"], p["title"]] for p in each]] for query, each in found],
     }
 
 
-def _parts(step: Mapping[str, str]) -> list[list[str]]:
+def _parts(step: Mapping[str, str], protocol: Protocol | None) -> list[list[str]]:
+    """A step, cut as its protocol says; whole where nobody knows the protocol any more."""
     text = step["text"]
     if step["role"] != "model":
-        return [["result", result_content(text)]]
-    return [[part.kind, part.text] for part in turn_parts(text)]
+        return [["result", text.strip() if protocol is None else protocol.content(text)]]
+    if protocol is None:
+        return [["text", text]]
+    return [[part.kind, part.text] for part in turn_parts(text, protocol)]
 
 
 def _packed(value: Any) -> str:

@@ -199,7 +199,7 @@ def test_it_works_from_yaml(tmp_path: Path) -> None:
         "  init_args: {url: ['http://a:1', 'http://b:2'], dialect: search-r1, timeout: 5}\n"
     )
     parser.add_argument("--config", action="config")
-    made = parser.instantiate_classes(parser.parse_args([f"--config={config}"])).index
+    made = parser.instantiate(parser.parse_args([f"--config={config}"])).index
     assert isinstance(made, RemoteRetriever)
     assert (made.urls, made.timeout) == (["http://a:1", "http://b:2"], 5)
 

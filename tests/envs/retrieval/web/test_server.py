@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import json
 import subprocess
 import sys
 import threading
@@ -74,7 +76,10 @@ def test_a_body_of_unknown_length_is_cut_off(url: str) -> None:
             yield b" " * 1000
 
     request = urllib.request.Request(
-        url + "/search", parts(), {"Transfer-Encoding": "chunked"}, method="POST"
+        url + "/search",
+        parts(),
+        {"Transfer-Encoding": "chunked", "Content-Type": "application/json"},
+        method="POST",
     )
     with pytest.raises(OSError, match=r"413|reset|Broken pipe"):
         urllib.request.urlopen(request, timeout=10)
@@ -237,12 +242,13 @@ def test_batches_are_bounded_and_hold_one_k() -> None:
     assert {k for _, k in fake.calls} == {1, 2}
 
 
-def test_a_request_larger_than_a_batch_goes_alone() -> None:
+def test_a_request_larger_than_a_batch_goes_in_parts() -> None:
     outcomes, searches = coalesce(
         FakeRetriever().search, [([f"q{i}" for i in range(9)], 1), (["z"], 1)], max_batch=4
     )
     assert [len(outcome) for outcome in outcomes] == [9, 1]
-    assert [count for count, _ in searches] == [9, 1]
+    counts = [count for count, _ in searches]
+    assert (sum(counts), max(counts)) == (10, 4)
 
 
 def test_too_many_waiting_queries_are_refused() -> None:
@@ -294,7 +300,7 @@ def test_the_command_line_fills_the_configuration(monkeypatch: pytest.MonkeyPatc
     add_serve_arguments(parser)
     args = parser.parse_args(["idx", "--port", "9", "--max-wait-ms", "0.5", "--timeout", "3"])
     served: list[Any] = []
-    monkeypatch.setenv(server_module.KEY_VARIABLE, "key")
+    monkeypatch.setenv(server_module.SERVER_KEY_VARIABLE, "key")
     opened = "research_rl.envs.retrieval.index.load_retriever"
     monkeypatch.setattr(opened, lambda folder, corpus: (folder, corpus))
     monkeypatch.setattr(server_module, "serve_search", lambda *given: served.append(given))
@@ -345,3 +351,55 @@ def test_a_taken_port_says_so() -> None:
     with BackgroundServer(FakeRetriever()) as server, pytest.raises(OSError, match="in use"):
         BackgroundServer(FakeRetriever(), port=server.port)
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_page_cannot_post(url: str, kind: str) -> None:
+    body = b'{"query": "a", "top_n": 3}'
+    status, told = post(f"{url}/search", body, {"Content-Type": kind})
+    assert status == 415
+    assert "application/json" in told["detail"]
+
+
+def test_a_search_that_nobody_waits_for_is_not_made() -> None:
+    retriever = FakeRetriever(delay=0.3)
+    with BackgroundServer(retriever, ServerConfig(max_batch=1)) as server:
+
+        def ask(query: str) -> http.client.HTTPConnection:
+            asking = http.client.HTTPConnection("127.0.0.1", server.port)
+            body = json.dumps({"query": query, "top_n": 1})
+            asking.request("POST", "/search", body, {"Content-Type": "application/json"})
+            return asking
+
+        first = ask("first")
+        while not retriever.calls:
+            time.sleep(0.01)
+        left = [ask(f"left {number}") for number in range(5)]
+        time.sleep(0.1)
+        for one in left:
+            one.close()
+        time.sleep(0.1)
+        last = ask("last")
+        assert first.getresponse().status == 200
+        assert last.getresponse().status == 200
+        assert [queries for queries, _ in retriever.calls] == [["first"], ["last"]]
+
+
+def test_a_large_request_does_not_hold_up_the_others() -> None:
+    """It is searched in parts, between which others have their turn."""
+    fake = FakeRetriever(delay=0.05)
+
+    async def ask() -> tuple[list[list[Passage]], int]:
+        coalescer = Coalescer(fake.search, max_batch=16)
+        large = asyncio.create_task(coalescer.submit([f"q{i}" for i in range(100)], 1))
+        await asyncio.sleep(0.02)
+        await coalescer.submit(["small"], 1)
+        calls = len(fake.calls)
+        found = await large
+        await coalescer.close()
+        return found, calls
+
+    found, calls = asyncio.run(ask())
+    assert found == [fake.passages(f"q{i}", 1) for i in range(100)]
+    assert calls <= 2  # the part that was under way, and its own
+    assert max(len(queries) for queries, _ in fake.calls) == 16

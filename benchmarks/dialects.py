@@ -1,0 +1,130 @@
+"""The quickstart in several dialects: the same world, model and settings, another language.
+
+Each run is ``research fit --config quickstart`` with the protocol, the question alone as prompt and
+room for the longer messages of chats. The trained policy then answers questions about the test
+people, greedily. A table is printed, F1 by number of hops beside the searches made.
+
+    python benchmarks/dialects.py --seeds 1 2 --out runs/dialects
+
+A run that is already in its folder is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+
+from research_rl.agents import (
+    CachedEngine,
+    LMPolicy,
+    PolicyConfig,
+    SamplingParams,
+    collect_rollouts,
+)
+from research_rl.envs.protocols import get_protocol
+from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.trainers.measures import summarize
+
+DIALECTS = ("research", "search_r1", "hermes", "o2")
+HOPS = (1, 2)
+TOKENS = 220  # of a response: four calls in JSON, each with its result
+Row = dict[str, Any]
+
+
+def settings_of(dialect: str) -> dict[str, Any]:
+    """Return what a dialect changes of the quickstart's config."""
+    protocol = get_protocol(dialect)
+    env: dict[str, Any] = {"protocol": dialect}
+    if protocol.keeps_eos:
+        env["prompt"] = {"user": "{prompt}", "tools": False}
+    if dialect == "o2":  # two queries a turn, and as many turns as the others have
+        env["max_searches"] = 8
+    return {"model": {"env": env, "sampling": {"max_response_tokens": TOKENS}}}
+
+
+def fit(dialect: str, seed: int, folder: Path) -> float:
+    """Run the quickstart in a dialect, unless that is done; return its minutes."""
+    done = folder / "done.json"
+    if done.is_file():
+        return float(json.loads(done.read_text())["minutes"])
+    folder.mkdir(parents=True, exist_ok=True)
+    overlay = folder / "dialect.yaml"
+    overlay.write_text(yaml.safe_dump(settings_of(dialect)))
+    command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", "quickstart"]
+    command += ["--config", str(overlay), "--seed_everything", str(seed)]
+    command += ["--trainer.default_root_dir", str(folder)]
+    print("running", " ".join(command[3:]), file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    minutes = (time.perf_counter() - start) / 60
+    done.write_text(json.dumps({"minutes": minutes}))
+    return minutes
+
+
+def exam(dialect: str, folder: Path, number: int) -> Row:
+    """Ask the trained policy about test people; return F1 and searches by number of hops."""
+    kept = folder / f"exam_{number}.json"
+    if kept.is_file():
+        found: Row = json.loads(kept.read_text())
+        return found
+    settings = settings_of(dialect)["model"]["env"]
+    env = gym.make_vec(
+        "ReSearch-v0",
+        num_envs=1,
+        autoreset_mode="Disabled",
+        index=str(folder / "world" / "index"),
+        top_k=1,
+        **{"max_searches": 4, "prompt": "{prompt}", **settings},
+    )
+    policy = LMPolicy.from_config(PolicyConfig(str(folder / "policy"))).eval()
+    params = SamplingParams(TOKENS, temperature=0.0)
+    world, row = SyntheticWorld(), {}
+    for hops in HOPS:
+        asked = world.sample("test", hops, number)
+        played = collect_rollouts(asked, env, policy, CachedEngine(policy), params)
+        row |= {f"{k}_{hops}hop": v for k, v in summarize(played, by_hop=()).items()}
+    kept.write_text(json.dumps(row))
+    return row
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as Markdown."""
+    head = ["dialect", "seed", "F1, 1 hop", "F1, 2 hops", "searches, 1 hop", "2 hops", "form"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        numbers = [row[f"f1_{h}hop"] for h in HOPS] + [row[f"searches_{h}hop"] for h in HOPS]
+        form = sum(row[f"format_{h}hop"] for h in HOPS) / len(HOPS)
+        cells = [row["dialect"], str(row["seed"]), *(f"{x:.2f}" for x in [*numbers, form])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, ask and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dialects", nargs="+", default=list(DIALECTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--questions", type=int, default=200, help="of each number of hops")
+    parser.add_argument("--out", type=Path, default=Path("runs/dialects"))
+    args = parser.parse_args()
+    rows = []
+    for seed in args.seeds:
+        for dialect in args.dialects:
+            folder = args.out / f"{dialect}-seed-{seed}"
+            minutes = fit(dialect, seed, folder)
+            row = exam(dialect, folder, args.questions)
+            rows.append({"dialect": dialect, "seed": seed, "minutes": minutes, **row})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Clients that stall, hang up or send too much at once cost the server no more than themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from doubles.fake_retrieval import post
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from research_rl.envs.web import connections, keys
+from research_rl.envs.web import server as server_module
+from research_rl.envs.web.server import (
+    BodyBudget,
+    Refused,
+    ServerThread,
+    answered,
+    json_body,
+    listen,
+    make_app,
+    make_server,
+    refusal,
+)
+
+SOON = 0.2
+
+
+class Stalls:
+    """An application with a route that waits for ever, and one with a large answer."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.begun = threading.Event()
+
+    async def wait(self, request: Request) -> Response:
+        try:
+            await json_body(request)
+            await answered(request, None, self._forever())
+        except Refused as error:
+            return refusal(error, {})
+        raise AssertionError("it waits for ever")
+
+    async def _forever(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.cancelled.set()
+
+    async def large(self) -> Response:
+        return Response(b"x" * 2**26)
+
+    async def echo(self, request: Request) -> Response:
+        try:
+            return JSONResponse(await json_body(request, budget=BodyBudget(1000)))
+        except Refused as error:
+            return refusal(error, {"why": str(error)})
+
+
+@pytest.fixture
+def stalls() -> Stalls:
+    return Stalls()
+
+
+@pytest.fixture
+def port(stalls: Stalls, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(connections, "HEAD_SECONDS", SOON)
+    monkeypatch.setattr(connections, "READ_SECONDS", SOON)
+    app = make_app("stalls", lifespan)
+    app.add_api_route("/wait", stalls.wait, methods=["POST"])
+    app.add_api_route("/large", stalls.large, methods=["GET"])
+    app.add_api_route("/echo", stalls.echo, methods=["POST"])
+    server = make_server(app, "warning", grace=1)
+    with ServerThread(server, listen("127.0.0.1", 0)) as running:
+        yield running.port
+
+
+def ends(connection: socket.socket) -> bool:
+    """Whether the server closes the connection within five seconds."""
+    connection.settimeout(5)
+    with suppress(ConnectionResetError):
+        while connection.recv(2**20):
+            pass
+    return True
+
+
+@pytest.mark.parametrize("said", [b"", b"POST /wait HT", b"POST /wait HTTP/1.1\r\nHost: a\r\nX: "])
+def test_a_connection_that_says_nothing_ends(said: bytes, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(said)
+        assert ends(connection)
+
+
+def test_a_connection_that_stops_behind_an_answer_ends(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[]")
+        assert b"200" in connection.recv(4096)
+        connection.sendall(b"POST /ec")
+        assert ends(connection)
+
+
+def test_a_slow_request_is_answered_all_the_same(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[")
+        time.sleep(2 * SOON)  # the headers are there: from here on the body's time counts
+        connection.sendall(b"]")
+        assert b"200" in connection.recv(4096)
+
+
+def test_a_client_that_does_not_read_is_cut_off(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(4 * SOON)
+        taken = 0
+        connection.settimeout(5)
+        with suppress(ConnectionResetError):
+            while part := connection.recv(2**20):
+                taken += len(part)
+        assert taken < 2**26
+
+
+def test_work_ends_when_its_client_hangs_up(port: int, stalls: Stalls) -> None:
+    asking = http.client.HTTPConnection("127.0.0.1", port)
+    asking.request("POST", "/wait", b"{}", {"Content-Type": "application/json"})
+    assert stalls.begun.wait(10)
+    assert not stalls.cancelled.is_set()
+    asking.close()
+    assert stalls.cancelled.wait(10)
+
+
+def test_a_server_stops_within_its_grace_under_load(
+    stalls: Stalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = make_app("stalls", lifespan)
+    app.add_api_route("/wait", stalls.wait, methods=["POST"])
+    running = ServerThread(make_server(app, "critical", grace=1), listen("127.0.0.1", 0))
+    with running:
+        idle = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(5)]
+        asking = [http.client.HTTPConnection("127.0.0.1", running.port) for _ in range(5)]
+        for one in asking:
+            one.request("POST", "/wait", b"{}", {"Content-Type": "application/json"})
+        assert stalls.begun.wait(10)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 5
+    for held in idle:
+        held.close()
+    for one in asking:
+        one.close()
+
+
+def test_many_values_and_many_bodies_are_refused(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_VALUES", 50)
+    status, told = post(f"http://127.0.0.1:{port}/echo", [1] * 100)
+    assert (status, told["why"]) == (413, "a body must hold at most 50 values, got about 100")
+    status, told = post(f"http://127.0.0.1:{port}/echo", "x" * 2000)
+    assert status == 429
+    assert "ask again later" in told["why"]
+
+
+def test_the_servers_key_is_not_the_clients(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("RESEARCH_SERVER_KEY", raising=False)
+    monkeypatch.delenv("RESEARCH_API_KEY", raising=False)
+    assert keys.server_key() is None
+    monkeypatch.setenv("RESEARCH_API_KEY", "sent")
+    with caplog.at_level(logging.WARNING):
+        assert keys.server_key() == "sent"  # a server that had a key does not stand open
+    assert "RESEARCH_SERVER_KEY" in caplog.text
+    monkeypatch.setenv("RESEARCH_SERVER_KEY", "wanted")
+    assert keys.server_key() == "wanted"
+    assert keys.key_for("http://a", "RESEARCH_API_KEY") == "sent"

@@ -1,0 +1,158 @@
+"""``research_rl.json`` beside exported weights: how the policy is to be asked.
+
+It holds the protocol and the prompt that the policy was trained with, and the limits of its
+searches::
+
+    {"protocol": "hermes", "prompt": "instruct", "top_k": 5, "max_searches": null}
+
+A folder without it, such as one of an earlier version or from the Hub, says nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from research_rl.envs.protocols import PROTOCOLS, Protocol, get_prompt, get_protocol
+from research_rl.envs.system import write_whole
+from research_rl.trainers.settings.errors import UsageError
+from research_rl.trainers.settings.options import EnvConfig, PromptParts
+from research_rl.trainers.settings.shipped import OneLineParser
+from research_rl.trainers.settings.trust import careful, distrust, refuse_class
+from research_rl.trainers.settings.yaml_files import read_yaml
+
+log = logging.getLogger(__name__)
+
+POLICY_FILE = "research_rl.json"
+_KEPT = ("protocol", "prompt", "top_k", "max_searches")
+
+
+def write_policy_file(folder: Path, env: EnvConfig | Mapping[str, Any]) -> None:
+    """Write how a policy is to be asked.
+
+    Args:
+        folder: of its weights.
+        env: the environment that it was trained in, or that section of a config.
+    """
+    told = vars(env) if isinstance(env, EnvConfig) else env
+    held = {name: told[name] for name in _KEPT if name in told}
+    held["protocol"] = _protocol_spec(held.get("protocol", "research"))
+    prompt = _prompt_spec(held.get("prompt", "base"), held["protocol"])
+    held |= {"prompt": prompt} if prompt is not None else {}
+    if prompt is None:
+        held.pop("prompt", None)
+    write_whole(folder / POLICY_FILE, json.dumps(held, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_policy_file(folder: Path) -> dict[str, Any]:
+    """Return what a policy's folder says of how it is to be asked; nothing without the file.
+
+    Raises:
+        UsageError: the file holds something else.
+        TrustError: it names a protocol of another package, and nobody has granted that.
+    """
+    file = folder / POLICY_FILE
+    if not file.is_file():
+        return {}
+    told = read_yaml(file)
+    if not isinstance(told, dict):
+        raise UsageError(f"{file} must hold an object of JSON, got {type(told).__name__}")
+    return asked_as(told, file)
+
+
+def asked_as(env: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return protocol, prompt and limits of the ``model.env`` section of a config.
+
+    A section without ``protocol``, as earlier versions wrote it, means ``research``.
+
+    Args:
+        env: the section.
+        file: the config, which may be somebody else's.
+
+    Raises:
+        UsageError: a part is of another kind than it must be.
+        TrustError: it names a protocol of another package, and nobody has granted that.
+    """
+    held = {name: env[name] for name in _KEPT if env.get(name) is not None}
+    held["protocol"] = protocol_of(held.get("protocol", "research"), file)
+    prompt = held.get("prompt")
+    if not isinstance(prompt, str | Mapping | None):
+        raise UsageError(f"prompt in {file} must be a text or a mapping, got {prompt!r}")
+    for name in ("top_k", "max_searches"):
+        if not isinstance(held.get(name, 1), int):
+            raise UsageError(f"{name} in {file} must be a number, got {held[name]!r}")
+    return held
+
+
+def protocol_of(spec: Any, file: Path | None = None) -> Protocol:
+    """Return the protocol that a config names.
+
+    Args:
+        spec: a name, a dotted class path, or ``{class_path, init_args}``.
+        file: the config, if it may be somebody else's; None where the user named the protocol.
+
+    Raises:
+        ValueError: there is no such protocol.
+        TrustError: the file names a class of another package, and nobody has granted that.
+    """
+    if isinstance(spec, str) and (spec in PROTOCOLS or "." not in spec):
+        return get_protocol(spec)
+    given = {"class_path": spec} if isinstance(spec, str) else spec
+    if not isinstance(given, Mapping):
+        raise UsageError(f"protocol must be a name or a class_path, got {spec!r}")
+    with careful(()):
+        if file is not None:
+            distrust(file)
+            refuse_class(str(given.get("class_path")), "protocol")
+        parser = OneLineParser(prog="research", exit_on_error=False)
+        parser.add_argument("--protocol", type=Protocol)
+        try:
+            build: Any = parser.instantiate
+            made = build(parser.parse_object({"protocol": given}))
+        except Exception as error:
+            where = "--protocol" if file is None else f"protocol in {file}"
+            raise UsageError(f"{where} must name a Protocol, got {spec!r}: {error}") from error
+    protocol: Protocol = made.protocol
+    return protocol
+
+
+def _protocol_spec(protocol: Any) -> Any:
+    """A protocol as a config names it; that of an object, by its class and what it was made of."""
+    if not isinstance(protocol, Protocol):
+        return protocol
+    if PROTOCOLS.get(protocol.name) == protocol:
+        return protocol.name
+    kind = type(protocol)
+    taken = inspect.signature(kind).parameters
+    given = {name: value for name, value in vars(protocol).items() if name in taken}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}"} | (
+        {"init_args": given} if given else {}
+    )
+
+
+def _prompt_spec(prompt: Any, protocol: Any) -> Any:
+    """A prompt as a config gives it; that of a file in full, for the file stays behind."""
+    if isinstance(prompt, PromptParts):
+        prompt = asdict(prompt)
+    if isinstance(prompt, Mapping):
+        return {name: part for name, part in prompt.items() if part is not None}
+    if not isinstance(prompt, str) or prompt in ("base", "instruct") or "{prompt}" in prompt:
+        return prompt
+    speaks = get_protocol(protocol) if isinstance(protocol, str) else "research"
+    try:
+        found = get_prompt(prompt, speaks)
+    except (ValueError, OSError) as error:
+        log.warning("the prompt %r is not kept beside the policy: %s", prompt, error)
+        return None
+    if not found.chat:
+        return found.user
+    parts = {"system": found.system, "user": found.user, "begins": found.begins}
+    return {k: v for k, v in parts.items() if v is not None} | {"tools": bool(found.tools_text)}
+
+
+__all__ = ["POLICY_FILE", "asked_as", "protocol_of", "read_policy_file", "write_policy_file"]
