@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from research_rl.envs import Passage
-from research_rl.envs.retrieval.encoders import BM25SketchEncoder, words
-from research_rl.envs.retrieval.search import BM25Retriever, DenseRetriever
+from research_rl.envs.retrieval import build_index, extend_index, load_retriever
+from research_rl.envs.retrieval.encoders import BM25SketchEncoder, sketch, words
+from research_rl.envs.retrieval.search import BM25Retriever, DenseRetriever, bm25
 from research_rl.envs.system import folded
 
 pytest.importorskip("bm25s")
@@ -88,3 +91,38 @@ def test_a_text_has_the_same_terms_however_it_is_composed(text: str) -> None:
 def test_a_rule_of_a_later_version_is_refused() -> None:
     with pytest.raises(ValueError, match="the rule of words must be 1 or 2, got 3; update"):
         words("x", 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["dense", "bm25"])
+def test_an_index_of_the_former_rule_keeps_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole run of Han and kana was one word, and its parts were none."""
+    run, part = "日本の首都", "首都"
+    corpus = tmp_path / "c.jsonl"
+    rows = [{"id": "run", "contents": f"{run}。 capital"}, {"id": "other", "contents": "鉄道"}]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def as_formerly(text: str, rule: int = 1) -> list[str]:
+        return words(text, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bm25, "words", as_formerly)
+        patch.setattr(sketch, "words", as_formerly)
+        folder = build_index(corpus, tmp_path / "i", kind=kind)
+    for file, place in (("manifest.json", "words"), ("sketch.json", "words")):
+        if (folder / file).is_file():  # of a version that had no rules
+            known = json.loads((folder / file).read_text())
+            known.pop(place, None)
+            (folder / file).write_text(json.dumps(known))
+
+    found = load_retriever(folder).search([run, part, "capitals"], 1)
+
+    assert [[p.id for p in row] for row in found] == [["run"], [], ["run"]]
+    extend_index(folder, _longer(corpus, tmp_path / "longer.jsonl"))  # all is counted again
+    assert [p.id for p in load_retriever(folder).search([part], 1)[0]] == ["run"]
+
+
+def _longer(corpus: Path, path: Path) -> Path:
+    path.write_text(corpus.read_text() + '{"id": "more", "contents": "Lima"}\n')
+    return path

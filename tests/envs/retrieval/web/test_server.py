@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from doubles.fake_retrieval import FakeRetriever, post
 
+from research_rl.envs.retrieval import BM25Retriever
 from research_rl.envs.retrieval.web import server as server_module
 from research_rl.envs.retrieval.web.batching import Coalescer, OverloadedError
 from research_rl.envs.retrieval.web.config import ServerConfig
@@ -403,3 +404,17 @@ def test_a_large_request_does_not_hold_up_the_others() -> None:
     assert found == [fake.passages(f"q{i}", 1) for i in range(100)]
     assert calls <= 2  # the part that was under way, and its own
     assert max(len(queries) for queries, _ in fake.calls) == 16
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_what_matches_nothing_is_sent_as_none_in_every_dialect(name: str) -> None:
+    pytest.importorskip("bm25s")
+    passages = [Passage("1", '"Oslo"\na capital'), Passage("2", '"Lima"\na city')]
+    dialect = DIALECTS[name]
+    with BackgroundServer(BM25Retriever.from_passages(passages), ServerConfig()) as server:
+        for query, wanted in (("zebra", []), ("capital", [passages[0].contents])):
+            body = dialect.encode_request([query], 2)
+            status, reply = post(f"{server.url}/{name}{dialect.route}", body)
+            assert status == 200
+            found = dialect.decode_response(reply, [query], 2)
+            assert [[p.contents for p in row] for row in found] == [wanted]
