@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import Encoder
@@ -37,6 +38,7 @@ from research_rl.envs.system import (
     remove_former,
     replace_folder,
     sha256_of,
+    write_whole,
 )
 
 RAW, PLAN, HASH, FITTED = "vectors.raw", "plan.json", "corpus.json", "fitted"
@@ -134,10 +136,31 @@ def open_corpus(source: Path, folder: Path, advance: Advance) -> tuple[Corpus, s
     known = _read(folder / HASH)
     if known is None:
         offsets = Corpus.scan(source, advance)
-        np.save(folder / OFFSETS, offsets)
+        save_offsets(folder, offsets)
         known = {"sha256": sha256_of(source)}
         write_json(folder / HASH, known)
     return Corpus(source, np.load(folder / OFFSETS)), str(known["sha256"])
+
+
+def save_offsets(folder: Path, offsets: npt.NDArray[np.int64]) -> None:
+    """Write where each passage lies in its corpus.
+
+    By Python's own ``write``: numpy's ``save`` says nothing where the disk takes but a part of it.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+
+    class Writes:
+        """Has ``write`` alone, so that numpy cannot reach the file below it."""
+
+        def __init__(self, file: BinaryIO) -> None:
+            self.write = file.write
+
+    def save(file: BinaryIO) -> None:
+        np.lib.format.write_array(Writes(file), offsets, allow_pickle=False)
+
+    write_whole(folder / OFFSETS, save)
 
 
 def fit_encoder(encoder: Encoder, passages: Corpus, folder: Path, advance: Advance) -> None:
