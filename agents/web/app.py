@@ -121,6 +121,7 @@ class _Routes(Collector):
         longest = queue.policy.max_length
         room = MAX_BODY_BYTES if longest is None else longest * _BYTES_A_TOKEN + _BYTES_BESIDE
         self._max_body = min(room, MAX_BODY_BYTES)
+        self._max_values = (MAX_BODY_BYTES // 2 if longest is None else longest) + 4096
         self._bodies = BodyBudget()
         self._longest_token: int | None = None
         self._started = time.time()
@@ -229,7 +230,9 @@ class _Routes(Collector):
 
     async def _json(self, request: Request) -> dict[str, Any]:
         check_json_type(request)
-        body = await json_body(request, self._max_body, BODY_SECONDS, self._bodies)
+        body = await json_body(
+            request, self._max_body, BODY_SECONDS, self._bodies, self._max_values
+        )
         if not isinstance(body, dict):
             raise Refused(f"the body must be a JSON object, got {type(body).__name__}")
         return body

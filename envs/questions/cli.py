@@ -11,7 +11,7 @@ from typing import Any
 
 from research_rl.envs.questions.catalogue import DATASETS, FLASHRAG, OTHER, find_dataset
 from research_rl.envs.questions.convert import CORPUS, QUESTIONS, DataManifest, Job, convert
-from research_rl.envs.system import CommandLine, printable, progress_bar
+from research_rl.envs.system import CommandLine, printable, progress_bar, told_if_full, warn_of_room
 
 _EXAMPLES = """examples:
   research data list
@@ -128,8 +128,13 @@ def _guess_split(source: Path) -> str:
 
 
 def _run(job: Job) -> None:
+    source = Path(job.source)
+    warn_of_room(job.out, "the conversion", 2 * source.stat().st_size if source.is_file() else 0)
     total = job.limit or job.dataset.expected(job.split, job.flashrag)
-    with progress_bar(desc=f"{job.dataset.name} {job.split}", total=total, unit="row") as bar:
+    with (
+        told_if_full(job.out, "what was there before stays, and nothing else is left"),
+        progress_bar(desc=f"{job.dataset.name} {job.split}", total=total, unit="row") as bar,
+    ):
         manifest = convert(job, bar.update)
     _tell(job, manifest)
 

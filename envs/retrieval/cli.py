@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(given)
     try:
         args.run(args)
+    except BrokenPipeError:  # nobody reads the output any more
+        raise
     except (ValueError, OSError, ImportError) as error:
         _fail(str(error))
 

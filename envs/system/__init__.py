@@ -13,6 +13,7 @@ from research_rl.envs.system.commands import (
     printable,
     printable_json,
 )
+from research_rl.envs.system.disk import is_full, told_if_full, warn_of_room
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
@@ -50,6 +51,7 @@ __all__ = [
     "folder_in_place",
     "former_folder",
     "grant",
+    "is_full",
     "lazy",
     "lines_of",
     "marks",
@@ -63,6 +65,8 @@ __all__ = [
     "remove_former",
     "replace_folder",
     "sha256_of",
+    "told_if_full",
     "trusted",
+    "warn_of_room",
     "write_whole",
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI, Request, Response
 
-MAX_VALUES = 500_000
+MAX_VALUES = 2**16
 """In a body; it is parsed in one go, and meanwhile no one else is answered."""
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -166,6 +166,7 @@ async def json_body(
     max_bytes: int | None = None,
     seconds: float | None = None,
     budget: BodyBudget | None = None,
+    max_values: int | None = None,
 ) -> Any:
     """Return the JSON value that a request brings; reading stops where it grows too large.
 
@@ -174,6 +175,7 @@ async def json_body(
         max_bytes: of the body; None is no limit.
         seconds: in which it must arrive; None is no limit.
         budget: of all bodies of the server; None is no limit.
+        max_values: of the body, commas and brackets in texts counted too; None is MAX_VALUES.
 
     Raises:
         Refused: with status 400 it is no JSON, with 408 too slow, with 413 too large, with 429
@@ -182,20 +184,24 @@ async def json_body(
     from starlette.requests import ClientDisconnect
 
     bodies = BodyBudget(2**62) if budget is None else budget
-    taken = 0
+    most = MAX_VALUES if max_values is None else max_values
+    taken = values = 0
     too_large = Refused(f"a body must have at most {max_bytes} bytes", 413)
     length = request.headers.get("content-length", "")
     if max_bytes is not None and length.isdigit() and int(length) > max_bytes:
         raise too_large
 
     async def read() -> bytes:
-        nonlocal taken
+        nonlocal taken, values
         parts = bytearray()
         async for part in request.stream():
             if max_bytes is not None and taken + len(part) > max_bytes:
                 raise too_large
             taken += len(part)
             bodies.add(len(part))
+            values += part.count(b",") + part.count(b"[") + part.count(b"{")
+            if values > most:
+                raise Refused(f"a body must hold at most {most} values, got more", 413)
             parts += part
         return bytes(parts)
 
@@ -205,8 +211,6 @@ async def json_body(
         raise Refused("the client hung up", 499) from error
     finally:
         bodies.held -= taken
-    if (values := data.count(b",") + data.count(b"[") + data.count(b"{")) > MAX_VALUES:
-        raise Refused(f"a body must hold at most {MAX_VALUES} values, got about {values}", 413)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

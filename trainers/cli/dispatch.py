@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from research_rl.envs.system import (
 )
 from research_rl.trainers.settings import TRACEBACK, UsageError, careful, is_users_mistake
 
+PIPE_CLOSED = 141
+"""Exit status where nobody reads the output any more, the one that shells use."""
 HELP = """\
 usage: research COMMAND [options]
 
@@ -69,6 +72,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the console script; a user's mistake exits with status 2 and a line that names it."""
+    _mend_streams()
     if "--debug" in sys.argv:  # an environment variable reaches the processes of other ranks too
         sys.argv.remove("--debug")
         os.environ[TRACEBACK] = "1"
@@ -81,13 +85,42 @@ def main() -> None:
         sys.path.append(os.getcwd())
     try:
         _dispatch(sys.argv[1:])
+        sys.stdout.flush()
     except Exception as caught:
+        if _nobody_reads(caught):
+            sys.exit(PIPE_CLOSED)
         error = _plainly(caught)
         if os.environ.get(TRACEBACK) or not is_users_mistake(error):
             raise
         line = printable(f"research: error: {' '.join(str(error).split())}")
         print(line, file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _mend_streams() -> None:
+    """Let output that the terminal cannot encode be escaped, and have streams where all are closed.
+
+    ``research ask <&-`` has no stdin at all, and a service that is started at boot no stdout.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            empty = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  (until the end)
+            setattr(sys, name, empty)
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads(error: Exception) -> bool:
+    """Whether what reads the output has ended, ``head`` for instance; then nothing is printed."""
+    if not isinstance(error, BrokenPipeError) or not hasattr(select, "poll"):
+        return False
+    looks = select.poll()
+    looks.register(sys.stdout.fileno(), select.POLLERR)
+    if not looks.poll(0):  # another pipe: a server's connection
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _plainly(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from research_rl.envs.system import CommandLine
+from research_rl.envs.system import CommandLine, warn_of_room
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
     from research_rl.trainers.checkpoint import export_checkpoint, find_checkpoint, learned_nothing
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    if args.ckpt.is_file():  # of the checkpoint a third is weights, but a part of it is exported
+        warn_of_room(args.out.absolute().parent, "the exported policy", args.ckpt.stat().st_size)
     export_checkpoint(args.ckpt, args.out, args.config)
     print(f"wrote {args.out}")
     if learned_nothing(find_checkpoint(str(args.ckpt), args.ckpt.parent)):

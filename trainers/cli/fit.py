@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import engines, web  # noqa: F401
 from research_rl.envs import retrieval  # noqa: F401
-from research_rl.envs.system import alone_in, write_whole
+from research_rl.envs.system import alone_in, told_if_full, warn_of_room, write_whole
 from research_rl.trainers import (  # noqa: F401
     algorithms,
     callbacks,
@@ -50,6 +50,7 @@ from research_rl.trainers.checkpoint import (
     RunLogger,
     find_checkpoint,
 )
+from research_rl.trainers.cli.loggers import may_fail, that_start
 from research_rl.trainers.cli.parser import ResearchParser, Unresolved
 from research_rl.trainers.cli.start import (
     check_nothing_is_lost,
@@ -174,6 +175,7 @@ class ResearchCLI(LightningCLI):
         if more:
             kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)
+        may_fail(trainer.loggers)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.checkpoint_callbacks:
@@ -215,7 +217,21 @@ class ResearchCLI(LightningCLI):
 
     def fit(self, ckpt_path: Any = None, **kwargs: Any) -> None:
         """Train."""
-        self.trainer.fit(**kwargs, ckpt_path=self._checkpoint(ckpt_path))
+        root = self._root()
+        if leads() and not self._is_dry():
+            warn_of_room(root, "a run with its checkpoints", self._checkpoints())
+        if leads():
+            self.trainer.loggers = that_start(self.trainer.loggers)
+        left = "its checkpoints and metrics are whole"
+        with told_if_full(root, left, "go on with --ckpt_path last"):
+            self.trainer.fit(**kwargs, ckpt_path=self._checkpoint(ckpt_path))
+
+    def _checkpoints(self) -> int:
+        """Bytes of the last checkpoint, of the best, and of one that is being written."""
+        weights = list(self.model.parameters())
+        held = sum(p.numel() * p.element_size() for p in weights)
+        moments = sum(2 * p.numel() * p.element_size() for p in weights if p.requires_grad)
+        return int(3 * (held + moments))
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation questions and show the means."""
@@ -227,13 +243,18 @@ class ResearchCLI(LightningCLI):
 
     def _evaluate(self, evaluate: Callable[..., Any], kwargs: dict[str, Any]) -> None:
         verbose, name = kwargs.pop("verbose", True), kwargs.pop("ckpt_path", None)
-        for metrics in evaluate(**kwargs, ckpt_path=self._checkpoint(name), verbose=False):
-            if verbose:
-                rank_zero_info("%s", metrics_table(metrics))
+        folder = self._root() / str(self.subcommand)
+        with told_if_full(folder, "the run itself is as it was"):
+            found = evaluate(**kwargs, ckpt_path=self._checkpoint(name), verbose=False)
+        for metrics in found if verbose else ():
+            rank_zero_info("%s", metrics_table(metrics))
 
     def predict(self, ckpt_path: Any = None, **kwargs: Any) -> None:
         """Answer the test questions into ``predict/predictions.jsonl``, one row a question."""
-        path = self._checkpoint(ckpt_path)
+        with told_if_full(self._root() / "predict", "a file of before is as it was"):
+            self._predict(self._checkpoint(ckpt_path), kwargs)
+
+    def _predict(self, path: str | None, kwargs: dict[str, Any]) -> None:
         batches: Any = self.trainer.predict(**kwargs, ckpt_path=path) or []
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         name = "predictions.jsonl" if ranks == 1 else f"predictions.{rank}.jsonl"

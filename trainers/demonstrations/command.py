@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.system import CommandLine, printable
+from research_rl.envs.system import CommandLine, printable, told_if_full, warn_of_room
 from research_rl.trainers.settings import UsageError
 
 
@@ -44,7 +44,10 @@ def main(args: Sequence[str]) -> None:
             "sampling": asdict(run.model.sampling),
             "model": own.served_model or run.model.policy_config.model,
         }
-    card = collect(_source(own, run), questions, Path(own.out), how, settings)
+    out = Path(own.out)
+    warn_of_room(out, "a collection")
+    with told_if_full(out, "the rollouts so far are kept"):
+        card = collect(_source(own, run), questions, out, how, settings)
     print(printable(card_text(card)))
     print(f"written to {own.out}; research sft --data.train {own.out}/rollouts.jsonl imitates them")
 

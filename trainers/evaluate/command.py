@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from research_rl.envs.system import printable
+from research_rl.envs.system import printable, told_if_full, warn_of_room
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
 from research_rl.trainers.evaluate.run import Evaluation
 from research_rl.trainers.evaluate.write import write_report
@@ -46,7 +46,8 @@ def main(args: list[str]) -> None:
         print(printable(plan(evaluation)))
         return
     try:
-        with evaluation.alone():
+        warn_of_room(evaluation.out, "an evaluation")
+        with told_if_full(evaluation.out, "the answers so far are kept"), evaluation.alone():
             evaluation.answer()
             written = write_report(evaluation)
     except KeyboardInterrupt:

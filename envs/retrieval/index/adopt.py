@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
 from research_rl.envs.retrieval.encoders import SKETCH, Encoder, make_encoder
 from research_rl.envs.retrieval.index.build_steps import (
@@ -17,13 +15,13 @@ from research_rl.envs.retrieval.index.build_steps import (
     check_unchanged,
     move_into_place,
     open_corpus,
+    save_offsets,
     workplace,
 )
 from research_rl.envs.retrieval.index.likeness import Matched, match_rows
 from research_rl.envs.retrieval.index.manifest import (
     INDEX_FORMAT,
     MANIFEST,
-    OFFSETS,
     SAMPLE,
     IndexFolderError,
     check_target,
@@ -110,7 +108,7 @@ def _in_order(folder: Path, passages: Corpus, matched: Matched) -> Corpus:
     if matched.order is None:
         return passages
     (folder / HASH).unlink(missing_ok=True)  # or a restart would order them again
-    np.save(folder / OFFSETS, passages.offsets[matched.order])
+    save_offsets(folder, passages.offsets[matched.order])
     return Corpus(passages.path, passages.offsets[matched.order])
 
 

@@ -51,6 +51,7 @@ from research_rl.envs.retrieval.index.shards import parse_shard, read_shards, wr
 from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.search import DEFAULTS, fit_bm25, import_bm25s, save_bm25
 from research_rl.envs.retrieval.vectors import Metric, VectorFile, VectorParts
+from research_rl.envs.system import warn_of_room
 
 ReportFn = Callable[[str], object]
 
@@ -205,6 +206,7 @@ def merge_shards(
         job = replace(job, left_out=left_out)
         plan = storage.estimate(0, len(passages), made.dim)
         job.report(str(plan))
+        warn_of_room(target.parent, "the index", plan.disk + plan.scratch)
         check_plan(plan, storage.limit, storage.fitting(0, len(passages), made.dim))
         made.save(folder)
         kept = job.keep(folder, passages, made, VectorParts(files), None)
@@ -352,6 +354,7 @@ class _Job:
         if rows < count:  # a shard
             plan = replace(plan, count=rows, disk=plan.disk * rows // count, scratch=0)
         self.report(str(plan))
+        warn_of_room(self.target.parent, "the index", plan.disk + plan.scratch)
         check_plan(plan, storage.limit, storage.fitting(rows, count, dim))
 
     def _is_direct(self, shard: tuple[int, int] | None) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from research_rl.envs.questions import BadRows
 from research_rl.envs.retrieval.corpus import Corpus, CorpusError
@@ -41,6 +42,7 @@ from research_rl.envs.system import (
     remove_former,
     replace_folder,
     sha256_of,
+    write_whole,
 )
 
 RAW, PLAN, HASH, FITTED = "vectors.raw", "plan.json", "corpus.json", "fitted"
@@ -181,10 +183,31 @@ def open_corpus(
         bad = BadRows()
         with bar("reading", source.bytes, "B", progress) as advance:
             offsets = Corpus.scan(source.path, advance, None if strict else bad)
-        np.save(folder / OFFSETS, offsets)
+        save_offsets(folder, offsets)
         known = source.identity | {"strict": strict, "left_out": bad.count}
         write_json(folder / HASH, known)
     return Corpus(source.path, np.load(folder / OFFSETS)), int(known["left_out"])
+
+
+def save_offsets(folder: Path, offsets: npt.NDArray[np.int64]) -> None:
+    """Write where each passage lies in its corpus.
+
+    By Python's own ``write``: numpy's ``save`` says nothing where the disk takes but a part of it.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+
+    class Writes:
+        """Has ``write`` alone, so that numpy cannot reach the file below it."""
+
+        def __init__(self, file: BinaryIO) -> None:
+            self.write = file.write
+
+    def save(file: BinaryIO) -> None:
+        np.lib.format.write_array(Writes(file), offsets, allow_pickle=False)
+
+    write_whole(folder / OFFSETS, save)
 
 
 def fit_encoder(encoder: Encoder, passages: Corpus, folder: Path, advance: Advance) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from research_rl.envs.types import Passage, Results, RetrieverUnavailable
 
-_SHARES = 8
+_SHARES = 16
 SearchFn = Callable[[Sequence[str], int], Results]
 
 
@@ -41,7 +41,7 @@ class Coalescer:
     Args:
         search: the retriever's search, called in one thread of its own.
         max_batch: queries in one call of ``search``. A larger request is searched in parts, and in
-            parts of an eighth while others wait, who then need not wait for all of it.
+            parts of a sixteenth while others wait, who then need not wait for all of it.
         max_wait: seconds the first request of a batch waits for others, while there are others.
         max_pending: queries that may wait before further ones are refused with ``OverloadedError``.
         observe: called after each search with the number of distinct queries and its seconds.

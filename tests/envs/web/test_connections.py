@@ -172,7 +172,7 @@ def test_many_values_and_many_bodies_are_refused(
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_VALUES", 50)
     status, told = post(f"http://127.0.0.1:{port}/echo", [1] * 100)
-    assert (status, told["why"]) == (413, "a body must hold at most 50 values, got about 100")
+    assert (status, told["why"]) == (413, "a body must hold at most 50 values, got more")
     status, told = post(f"http://127.0.0.1:{port}/echo", "x" * 2000)
     assert status == 429
     assert "ask again later" in told["why"]
