@@ -185,11 +185,11 @@ def left_in(name: str, out: Path) -> dict[str, str]:
     for path in sorted(out.rglob("*")) + sorted(out.parent.glob(f".{out.name}.*")):
         name_in = str(path.relative_to(out.parent)).removeprefix(out.name)
         if path.is_file() and path.name != ".lock" and "tfevents" not in path.name:
-            found[name_in] = _digest_of(path)
+            found[name_in] = _digest_of(path, str(out))
     return found
 
 
-def _digest_of(path: Path) -> str:
+def _digest_of(path: Path, place: str) -> str:
     if path.suffix == ".ckpt":
         state = torch.load(path, weights_only=True)
         held = {key: state[key] for key in ("state_dict", "optimizer_states", "global_step")}
@@ -199,7 +199,7 @@ def _digest_of(path: Path) -> str:
             rows = [{k: v for k, v in r.items() if "time" not in k} for r in csv.DictReader(file)]
         content = json.dumps(rows).encode()
     elif path.suffix in (".json", ".jsonl", ".yaml", ".md", ".html"):
-        text = _TIMES.sub("", path.read_text(encoding="utf-8"))
+        text = _TIMES.sub("", path.read_text(encoding="utf-8")).replace(place, "OUT")
         lines = sorted(text.splitlines()) if path.suffix == ".jsonl" else [text]
         content = "\n".join(lines).encode()
     else:

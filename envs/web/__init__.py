@@ -13,6 +13,7 @@ from research_rl.envs.web.client import (
     base_url,
 )
 from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
+from research_rl.envs.web.gate import Gate
 from research_rl.envs.web.keys import (
     KEY_VARIABLE,
     SERVER_KEY_VARIABLE,
@@ -45,6 +46,7 @@ __all__ = [
     "BodyBudget",
     "Endpoint",
     "Endpoints",
+    "Gate",
     "NoAnswerError",
     "Refused",
     "RefusedByServerError",
