@@ -129,7 +129,10 @@ def prepare_from(run: Path, made: Path) -> None:
         "datasets": {"world": questions},
         "methods": {
             "ReSearch": {"class_path": "ReSearch", "init_args": {"max_response_tokens": 64}},
-            "NaiveRAG": {"class_path": "NaiveRAG", "init_args": {"max_tokens": 16}},
+            "NaiveRAG": {
+                "class_path": "NaiveRAG",
+                "init_args": {"max_tokens": 16, "prompt": "{question} {passages} <answer>"},
+            },
         },
         "batch_size": 8,
     }
