@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from kills import outcome, wait, write_config
 
-_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": [^,}\n]+')
+_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": ?[^,}\n]+')
 _WAYS = ("--overwrite",)
 """What an error may tell a user to add."""
 
@@ -199,11 +199,19 @@ def _digest_of(path: Path, place: str) -> str:
         content = repr(sorted(held["state_dict"].items())).encode() + str(held).encode()
     elif path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [{k: v for k, v in r.items() if "time" not in k} for r in csv.DictReader(file)]
+            rows = [
+                {k: v for k, v in row.items() if "time" not in k}
+                for row in csv.DictReader(file)
+                if "seconds" not in row.values()
+            ]
         content = json.dumps(rows).encode()
     elif path.suffix in (".json", ".jsonl", ".yaml", ".md", ".html"):
         text = _TIMES.sub("", path.read_text(encoding="utf-8")).replace(place, "OUT")
-        lines = sorted(text.splitlines()) if path.suffix == ".jsonl" else [text]
+        lines = [line for line in text.splitlines() if "seconds" not in line]
+        if path.suffix == ".md":  # the last column of a card's rows is seconds
+            lines = [re.sub(r"Made \S+ \S+ UTC", "", line) for line in lines]
+            lines = [re.sub(r"\| [\d.]+ \[[^\]]*\] \|$", "", line) for line in lines]
+        lines = sorted(lines) if path.suffix == ".jsonl" else lines
         content = "\n".join(lines).encode()
     else:
         content = path.read_bytes()

@@ -36,6 +36,7 @@ from research_rl.envs.web.server import (
     make_app,
     make_server,
     refusal,
+    still_there,
     warn_if_open,
     within,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "name_servers",
     "refusal",
     "server_key",
+    "still_there",
     "warn_if_open",
     "withhold_keys",
     "within",
