@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 SECONDS = 10.0
@@ -73,6 +74,21 @@ def _post(connection: socket.socket, mode: str, body: bytes, **head: str) -> Non
         """The answer is read to its end."""
 
 
+@cache
+def _body(mode: str, kind: str) -> bytes:
+    """The large bodies, each made once: making one costs more than the server's refusal."""
+    if kind == "large":
+        return b" " * _LARGE
+    if kind == "many_values":
+        return b"[" + b"1," * (7 * 2**19) + b"1]"
+    if kind == "hang_up":
+        return _asked(mode, query=[f"query {i}" for i in range(4096)])
+    if kind == "too_much":
+        return _asked(mode, query=["x"] * 100_000)
+    more = {"prompt": "word " * 800_000} if mode == "policy" else {"query": ["x" * 10**6]}
+    return _asked(mode, **more)
+
+
 def _asked(mode: str, **more: Any) -> bytes:
     if mode == "policy":
         body: dict[str, Any] = {"model": "policy", "prompt": [5, 6], "max_tokens": 4, "seed": 1}
@@ -83,12 +99,12 @@ def _asked(mode: str, **more: Any) -> bytes:
 
 def large(connection: socket.socket, mode: str) -> None:
     """A body of nine megabytes, sent although the server says no."""
-    _post(connection, mode, b" " * _LARGE)
+    _post(connection, mode, _body(mode, "large"))
 
 
 def many_values(connection: socket.socket, mode: str) -> None:
     """Seven megabytes of numbers."""
-    _post(connection, mode, b"[" + b"1," * (7 * 2**19) + b"1]")
+    _post(connection, mode, _body(mode, "many_values"))
 
 
 def deep(connection: socket.socket, mode: str) -> None:
@@ -114,7 +130,7 @@ def hang_up(connection: socket.socket, mode: str) -> None:
     if mode == "policy":
         body = _asked(mode, max_tokens=1000, min_tokens=1000, temperature=0.7)
     else:
-        body = _asked(mode, query=[f"query {i}" for i in range(4096)])
+        body = _body(mode, "hang_up")
     connection.sendall(_head(mode, len(body)) + body)
 
 
@@ -134,15 +150,12 @@ def too_much(connection: socket.socket, mode: str) -> None:
     if mode == "policy":
         _post(connection, mode, _asked(mode, stop=["x" * 10_000]))
     else:
-        _post(connection, mode, _asked(mode, query=["x"] * 100_000))
+        _post(connection, mode, _body(mode, "too_much"))
 
 
 def too_long(connection: socket.socket, mode: str) -> None:
     """A prompt of four million characters, or a query of one million."""
-    if mode == "policy":
-        _post(connection, mode, _asked(mode, prompt="word " * 800_000))
-    else:
-        _post(connection, mode, _asked(mode, query=["x" * 10**6]))
+    _post(connection, mode, _body(mode, "too_long"))
 
 
 def not_read(connection: socket.socket, mode: str) -> None:

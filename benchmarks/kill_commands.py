@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from kills import outcome, wait, write_config
 
-_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": [^,}\n]+')
+_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": ?[^,}\n]+')
 _WAYS = ("--overwrite",)
 """What an error may tell a user to add."""
 
@@ -129,7 +129,10 @@ def prepare_from(run: Path, made: Path) -> None:
         "datasets": {"world": questions},
         "methods": {
             "ReSearch": {"class_path": "ReSearch", "init_args": {"max_response_tokens": 64}},
-            "NaiveRAG": {"class_path": "NaiveRAG", "init_args": {"max_tokens": 16}},
+            "NaiveRAG": {
+                "class_path": "NaiveRAG",
+                "init_args": {"max_tokens": 16, "prompt": "{question} {passages} <answer>"},
+            },
         },
         "batch_size": 8,
     }
@@ -185,22 +188,30 @@ def left_in(name: str, out: Path) -> dict[str, str]:
     for path in sorted(out.rglob("*")) + sorted(out.parent.glob(f".{out.name}.*")):
         name_in = str(path.relative_to(out.parent)).removeprefix(out.name)
         if path.is_file() and path.name != ".lock" and "tfevents" not in path.name:
-            found[name_in] = _digest_of(path)
+            found[name_in] = _digest_of(path, str(out))
     return found
 
 
-def _digest_of(path: Path) -> str:
+def _digest_of(path: Path, place: str) -> str:
     if path.suffix == ".ckpt":
         state = torch.load(path, weights_only=True)
         held = {key: state[key] for key in ("state_dict", "optimizer_states", "global_step")}
         content = repr(sorted(held["state_dict"].items())).encode() + str(held).encode()
     elif path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [{k: v for k, v in r.items() if "time" not in k} for r in csv.DictReader(file)]
+            rows = [
+                {k: v for k, v in row.items() if "time" not in k}
+                for row in csv.DictReader(file)
+                if "seconds" not in row.values()
+            ]
         content = json.dumps(rows).encode()
     elif path.suffix in (".json", ".jsonl", ".yaml", ".md", ".html"):
-        text = _TIMES.sub("", path.read_text(encoding="utf-8"))
-        lines = sorted(text.splitlines()) if path.suffix == ".jsonl" else [text]
+        text = _TIMES.sub("", path.read_text(encoding="utf-8")).replace(place, "OUT")
+        lines = [line for line in text.splitlines() if "seconds" not in line]
+        if path.suffix == ".md":  # the last column of a card's rows is seconds
+            lines = [re.sub(r"Made \S+ \S+ UTC", "", line) for line in lines]
+            lines = [re.sub(r"\| [\d.]+ \[[^\]]*\] \|$", "", line) for line in lines]
+        lines = sorted(lines) if path.suffix == ".jsonl" else lines
         content = "\n".join(lines).encode()
     else:
         content = path.read_bytes()

@@ -24,7 +24,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from research_rl.agents.types import Sequence
 from research_rl.agents.web.request_body import (
@@ -37,6 +36,7 @@ from research_rl.agents.web.request_body import (
 from research_rl.agents.web.request_queue import Completion, QueueFullError, RequestQueue
 from research_rl.envs.web import (
     BodyBudget,
+    Gate,
     Refused,
     ServerThread,
     answered,
@@ -87,29 +87,8 @@ def create_sampling_app(
     app.add_api_route("/reset_prefix_cache", routes.reset_prefix_cache, methods=["POST"])
     app.add_api_route("/health", routes.health, methods=["GET"])
     app.add_api_route("/metrics", routes.metrics, methods=["GET"])
-    app.add_middleware(_Gate, routes=routes)
+    app.add_middleware(Gate, let_in=routes.let_in, refused=_error)
     return app
-
-
-class _Gate:
-    """Lets in who may ask, before anything of the request is read.
-
-    It is plain ASGI: starlette's own kind starts tasks for each request, which many clients at once
-    make others wait for.
-    """
-
-    def __init__(self, app: ASGIApp, routes: _Routes) -> None:
-        self._app, self._routes = app, routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or refuse it."""
-        if scope["type"] == "http":
-            try:
-                self._routes.let_in(Request(scope))
-            except Refused as error:
-                await _error(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class _Routes(Collector):

@@ -13,6 +13,7 @@ from research_rl.envs.web.client import (
     base_url,
 )
 from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
+from research_rl.envs.web.gate import Gate
 from research_rl.envs.web.keys import (
     KEY_VARIABLE,
     SERVER_KEY_VARIABLE,
@@ -35,6 +36,7 @@ from research_rl.envs.web.server import (
     make_app,
     make_server,
     refusal,
+    still_there,
     warn_if_open,
     within,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "BodyBudget",
     "Endpoint",
     "Endpoints",
+    "Gate",
     "NoAnswerError",
     "Refused",
     "RefusedByServerError",
@@ -65,6 +68,7 @@ __all__ = [
     "name_servers",
     "refusal",
     "server_key",
+    "still_there",
     "warn_if_open",
     "withhold_keys",
     "within",

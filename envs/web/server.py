@@ -243,6 +243,20 @@ async def answered(request: Request, seconds: float | None, work: Awaitable[_T])
     raise Refused(f"no answer within {seconds:g} s", 504)
 
 
+async def still_there(request: Request) -> None:
+    """Refuse a request whose client is gone already; its body must have been read.
+
+    Raises:
+        Refused: with status 499.
+    """
+    left = asyncio.ensure_future(_hung_up(request))
+    for _ in range(2):  # so that the end of the connection is noticed, if it is there
+        await asyncio.sleep(0)
+    if left.done():
+        raise Refused("the client hung up", 499)
+    left.cancel()
+
+
 async def _hung_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         """A rest of the body."""

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,12 @@ from doubles.payloads import HOSTILE, MODULE, SECRET, make_all, run
 from doubles.tiny_run import write_policy
 
 from research_rl.envs.retrieval.index.build import build_index
+from research_rl.envs.retrieval.rerank import RerankRetriever
+from research_rl.envs.system import TrustError
+from research_rl.trainers.checkpoint import AtomicCheckpointIO
+from research_rl.trainers.checkpoint.shards import UnsafeCheckpointError
 from research_rl.trainers.cli import dispatch
+from research_rl.trainers.health.remedies import Snapshots
 
 MODEL = ("model_with_code",)
 INDEX = ("index_with_code",)
@@ -182,3 +188,27 @@ def test_nothing_of_a_stranger_is_run(
     if kind in TRUSTED[name][option]:
         assert status == 2, said
         assert "--trust" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["model_with_code", "model_with_pickle"])
+def test_a_reranker_of_a_stranger(kind: str, world: Path, hostile: dict[str, Path]) -> None:
+    """No option of a command names one, but a config's ``model.env.index`` may."""
+    reranker = RerankRetriever(str(world / "index"), str(hostile[kind]))
+    with pytest.raises(TrustError, match="--trust"):
+        reranker.search(["Oslo"], 1)
+    assert not hostile["ran"].exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["checkpoint", "shards"])
+def test_a_guards_snapshot_of_a_stranger(kind: str, hostile: dict[str, Path]) -> None:
+    """A checkpoint names the snapshots that a guard goes back to."""
+    snapshots = Snapshots()
+    snapshots.load({0: str(hostile[kind])})
+    reads = AtomicCheckpointIO().load_checkpoint
+    strategy = SimpleNamespace(load_checkpoint=lambda path, weights_only: reads(path))
+    trainer: Any = SimpleNamespace(strategy=strategy, optimizers=[])
+    with pytest.raises(UnsafeCheckpointError, match="nothing of it was run"):
+        snapshots.restore(trainer, 1)
+    assert not hostile["ran"].exists()

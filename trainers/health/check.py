@@ -11,6 +11,7 @@ import json
 import logging
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from research_rl.envs.system import lines_of, write_whole
 from research_rl.trainers.callbacks import RunCallback, cosmetic, rollouts_of, run_folder
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.health.signal import (
@@ -77,6 +79,9 @@ class SignalCheck(RunCallback):
         self._module = pl_module
         if self._start is None:
             self._start = fingerprint(pl_module)
+        if trainer.is_global_zero:
+            with cosmetic("cut the verdicts of the signal check"):
+                _cut(run_folder(trainer) / SIGNAL_JOURNAL, _iteration(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
@@ -91,8 +96,7 @@ class SignalCheck(RunCallback):
         metrics = {n: float(logged[f"train/{n}"]) for n in _READ if f"train/{n}" in logged}
         causes, corrected = likely_causes(pl_module), is_corrected(pl_module)
         found = verdicts(counts, metrics, causes, corrected, self._before(pl_module, metrics))
-        iteration = int(getattr(pl_module, "iteration", trainer.global_step))
-        self._tell(trainer, found, iteration)
+        self._tell(trainer, found, _iteration(trainer, pl_module))
 
     def _before(self, module: Any, metrics: dict[str, float]) -> float | None:
         """The mismatch of this run's first iteration, where servers sample with newest weights."""
@@ -136,6 +140,18 @@ class SignalCheck(RunCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the fingerprint of the run's beginning."""
         self._start, self._first = state_dict.get("start"), state_dict.get("first_mismatch")
+
+
+def _iteration(trainer: pl.Trainer, module: Any) -> int:
+    return int(getattr(module, "iteration", trainer.global_step))
+
+
+def _cut(path: Path, learned: int) -> None:
+    """Remove the verdicts of iterations that a resumed run makes again; of a new run, all."""
+    if path.is_file():
+        rows = [row for row in lines_of(path.read_text(encoding="utf-8")) if row.endswith("}")]
+        kept = [row for row in rows if json.loads(row)["iteration"] <= learned]
+        write_whole(path, (f"{row}\n" for row in kept))
 
 
 @torch.no_grad()

@@ -38,6 +38,7 @@ from research_rl.envs.web import (
     json_body,
     make_app,
     refusal,
+    still_there,
     within,
 )
 
@@ -94,6 +95,7 @@ class Service:
             check_json_type(request)
             config = self.config
             body = await json_body(request, config.max_body, config.timeout, self._bodies)
+            await still_there(request)
             dialect = self._dialect(request, body)
             name = dialect.name
             response = json_response(await self._search(request, dialect, body))

@@ -140,3 +140,12 @@ def test_likely_causes_are_those_of_the_run() -> None:
 def test_bad_settings(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SignalCheck(**settings)
+
+
+def test_a_resumed_run_speaks_of_no_iteration_twice(tmp_path: Path) -> None:
+    """What a killed run has written behind its checkpoint is made again, and stands there once."""
+    journal = tmp_path / SIGNAL_JOURNAL
+    journal.write_text('{"iteration": 7, "verdicts": []}\n{"iterat')  # of a run before, and torn
+    fit(tmp_path, SignalCheck(), dead=True)
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2]
