@@ -202,6 +202,13 @@ class Rollout:
     """The language of turns and results."""
     opened: Opened = Opened()  # noqa: RUF009 (a tuple)
     """What the prompt had opened in front of the turns."""
+    named: str = ""
+    """What its row calls the protocol, where that is no dialect that comes with the package."""
+
+    @property
+    def protocol_name(self) -> str:
+        """What the protocol is called, also one that cannot be had here."""
+        return self.named or self.protocol.name
 
     @property
     def num_searches(self) -> int:
@@ -222,7 +229,8 @@ class Rollout:
         for turn, _ in zip(self.whole_turns, self.results, strict=False):
             action = self.protocol.parse(turn)
             found.append([])
-            for query in action.queries if isinstance(action, Search) else ():
+            asked = action.queries if isinstance(action, Search) else ()
+            for query in asked[: self.protocol.max_queries]:
                 if place < len(self.queries) and query == self.queries[place]:
                     found[-1].append(place)
                     place += 1
@@ -257,7 +265,7 @@ class Rollout:
 
     def _language(self) -> dict[str, Any]:
         """The columns of a rollout that is not in ReSearch's tags, or that a prompt had opened."""
-        named = {} if self.protocol == RESEARCH else {"protocol": self.protocol.name}
+        named = {} if self.protocol_name == RESEARCH.name else {"protocol": self.protocol_name}
         return named | ({"opened": list(self.opened)} if any(self.opened) else {})
 
     @classmethod
@@ -292,8 +300,9 @@ class Rollout:
             list(held["results"]),
             passage_ids=[list(found) for found in held.get("passage_ids", ())],
             **_picked(held, "finish_reason", "queries", "seed"),
-            protocol=_protocol_of(held.get("protocol", RESEARCH.name)),
+            protocol=_protocol_of(name := held.get("protocol", RESEARCH.name)),
             opened=Opened(*held.get("opened", ())),
+            named="" if name in PROTOCOLS else name,
         )
 
 

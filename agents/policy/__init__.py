@@ -17,7 +17,8 @@ from research_rl.agents.policy.loading import (
     load_tokenizer,
 )
 from research_rl.agents.policy.modes import evaluating
-from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
+from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
+from research_rl.agents.policy.reference import Reference
 from research_rl.agents.policy.working_weights import WorkingWeights
 from research_rl.agents.policy.written import is_untied_by_adapter
 

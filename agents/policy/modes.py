@@ -25,3 +25,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Return whether a model is wrapped by peft."""
+    return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")

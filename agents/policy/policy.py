@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from research_rl.agents.kernels import Packed, PackedForward, text_config
+from research_rl.agents.kernels import text_config
 from research_rl.agents.policy.chat import ChatTemplate
 from research_rl.agents.policy.dropout import dropout_as_loaded
+from research_rl.agents.policy.guarded import CUT, Guard
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model, load_tokenizer
-from research_rl.agents.policy.modes import evaluating
+from research_rl.agents.policy.modes import evaluating, has_adapter
 from research_rl.agents.policy.notice import notice
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.agents.policy.written import check_written, merged_copy
-from research_rl.envs.protocols import RESEARCH, Opened, Prompt, Protocol, opened_by
+from research_rl.envs.protocols import RESEARCH, Opened, Piece, Prompt, Protocol, opened_by
 
 _MARK = "\ufdd0"
 """Parts text for a moment; no character, by Unicode's own promise."""
@@ -57,6 +56,7 @@ class LMPolicy(nn.Module):
         self.tokenizer = tokenizer
         check_vocabulary(model, tokenizer)
         self._chat = ChatTemplate(tokenizer)
+        self._guard = Guard(tokenizer)
         known = eos_ids(model, tokenizer)
         self.eos_ids: frozenset[int] = known | self._chat.end_of_turn(known)
         """What ends a sequence: for the tokenizer, the generation config and the chat template."""
@@ -100,21 +100,23 @@ class LMPolicy(nn.Module):
     def encode_prompt(self, prompt: Prompt, question: str) -> list[int]:
         """Ids of the prompt for one question: the chat template, or plain text with the bos.
 
-        Control tokens that stand in a question stay plain text.
+        Control tokens, and others that were added to the tokenizer, stay plain text in a question.
 
         Raises:
             ValueError: the prompt is a chat and the tokenizer has no chat template.
         """
+        question = self._guard.cut(question)
         tools = self._tools(prompt.tools)
         if prompt.tools and not tools:
             notice("the chat template takes no tools: the system message tells of them instead")
         messages = prompt.messages(question, tools_in_text=not tools)
         if messages is None:
-            ids = self._ids(prompt.text(question), add_special_tokens=True)
+            first, *rest = _scalar_text(prompt.text(question)).split(CUT)
+            ids = self._ids(first, add_special_tokens=True)
             while len(ids) > 1 and ids[-1] in self.eos_ids:
                 ids.pop()  # some tokenizers end every text
-            return ids
-        return self.encode_chat(messages, tools) + self.encode(self._begins(prompt))
+            return ids + [i for text in rest for i in self._ids(text, add_special_tokens=False)]
+        return self.encode_chat(messages, tools) + self._piece(self._begins(prompt), trusted=True)
 
     def opened(self, prompt: Prompt, protocol: Protocol = RESEARCH) -> Opened:
         """Return what prompt and chat template open of the response, such as ``<think>``.
@@ -159,21 +161,57 @@ class LMPolicy(nn.Module):
         pieces = protocol.pieces(reply)
         messages = [piece for piece in pieces if piece.role is not None]
         if not messages:
-            return [i for p in pieces for i in self._piece(p.text, p.trusted)]
+            return [i for p in pieces for i in self._of_others(protocol, p)]
         role = messages[0].role or "tool"
         glue = self._chat.glue(len(messages), role, self._tools(protocol.tools()))
         ended = bool(turn) and turn[-1] in self.eos_ids
         ids = self._behind_turn(glue.between[0], ended)
         for piece, behind in zip(messages, glue.between[1:], strict=True):
-            text = json.dumps(piece.text, ensure_ascii=False)[1:-1] if glue.as_json else piece.text
-            ids += self._piece(text, piece.trusted) + self._piece(behind, True)
+            if glue.as_json:
+                piece = replace(piece, text=json.dumps(piece.text, ensure_ascii=False)[1:-1])
+            ids += self._of_others(protocol, piece) + self._piece(behind, True)
         begun = opened_by(glue.between[-1])
-        return ids + self.encode(protocol.begins) if protocol.begins and not begun else ids
+        return ids + self._piece(protocol.begins, True) if not begun else ids
 
     def _behind_turn(self, glue: str, ended: bool) -> list[int]:
-        """Ids of the glue behind a turn, without its first if the policy has ended its message."""
+        """Ids of the glue behind a turn, up to its end left out if the policy has written one."""
         ids = self._piece(glue, True)
-        return ids[1:] if ended and ids and ids[0] in self.eos_ids else ids
+        place = next((i for i, token in enumerate(ids) if token in self.eos_ids), None)
+        if not ended or place is None or self.decode(ids[:place]).strip():
+            return ids
+        return ids[place + 1 :]
+
+    def encode_turn(self, protocol: Protocol, turn: str) -> list[int]:
+        """Ids of a turn as this policy would have sampled it, without its end of sequence.
+
+        The protocol's own tags are one token where the tokenizer has one for them; other control
+        tokens stay plain text.
+        """
+        own = [token for token in self._guard.control if protocol.escape(token) != token]
+        texts = re.split("|".join(f"({re.escape(t)})" for t in own), turn) if own else [turn]
+        return [i for text in texts if text for i in self._piece(text, trusted=text in own)]
+
+    def end_of_message(self, protocol: Protocol) -> int:
+        """The token that ends a policy's turn: the chat template's where turns are messages."""
+        if protocol.keeps_eos:
+            (piece, *_) = protocol.pieces("")
+            glue = self._chat.glue(1, piece.role or "tool", self._tools(protocol.tools()))
+            ends = [i for i in self._piece(glue.between[0], True) if i in self.eos_ids]
+            if ends:
+                return ends[0]
+        own = self.tokenizer.eos_token_id
+        return int(own) if own in self.eos_ids else min(self.eos_ids)
+
+    def _of_others(self, protocol: Protocol, piece: Piece) -> list[int]:
+        """Ids of a piece; of one that is not trusted, only the protocol's frame may be tokens.
+
+        A protocol makes its own tags unreadable in what it did not write, so those that are left
+        are its frame.
+        """
+        if piece.trusted:
+            return self._piece(piece.text, True)
+        text = self._guard.cut(piece.text, but=lambda token: protocol.escape(token) != token)
+        return [i for part in text.split(CUT) for i in self._piece(part, False)]
 
     def _piece(self, text: str, trusted: bool) -> list[int]:
         encoded = self.tokenizer(
@@ -201,17 +239,14 @@ class LMPolicy(nn.Module):
         marked = [{role: self._marked(text) for role, text in m.items()} for m in messages]
         ids = []
         for number, piece in enumerate(self._chat.render(marked, tools).split(_MARK)):
-            plain = number % 2 == 1
-            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=plain)[
-                "input_ids"
-            ]
+            for part in piece.split(CUT):
+                ids += self._piece(part, trusted=number % 2 == 0)
         return ids
 
     def _marked(self, text: str) -> str:
         """The text with a mark before and behind each control token in it."""
-        tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         clean = _scalar_text(text).replace(_MARK, "\ufffd")
-        found = sorted(filter(clean.__contains__, tokens), key=len, reverse=True)
+        found = [token for token in self._guard.control if token in clean]
         if not found:
             return clean
         return re.sub("|".join(map(re.escape, found)), rf"{_MARK}\g<0>{_MARK}", clean)
@@ -282,7 +317,7 @@ class LMPolicy(nn.Module):
         Embeddings that are tied in the model are not in the copy if one of them has an adapter.
         """
         model: Any = self.model
-        if _has_adapter(model):
+        if has_adapter(model):
             model = merged_copy(model)
         with dropout_as_loaded(model):
             model.save_pretrained(str(folder))
@@ -298,65 +333,6 @@ class LMPolicy(nn.Module):
             check_written(self.model, Path(folder))
 
 
-class Reference:
-    """The policy's frozen starting point: a copy, or with LoRA the same model, adapter off.
-
-    Not a module: it is neither trained nor stored in checkpoints.
-
-    Args:
-        policy: the policy before its first update.
-        dtype: of the copy; None is the policy's own.
-        model: a copy that is made already, as that of a model in shards has to be.
-    """
-
-    def __init__(
-        self,
-        policy: LMPolicy,
-        dtype: torch.dtype | None = None,
-        model: PreTrainedModel | None = None,
-    ) -> None:
-        self._shared = _has_adapter(policy.model)
-        self._placed = self._shared or model is not None
-        if self._shared:
-            self._policy = policy
-            return
-        self._policy = LMPolicy(model or copy.deepcopy(policy.model), policy.tokenizer)
-        self._policy.requires_grad_(False).eval()
-        if model is None:
-            for weight in self._policy.parameters():  # not the rotary frequencies beside them
-                weight.data = weight.data.to(dtype or weight.dtype)
-
-    def to(self, device: torch.device | str) -> Reference:
-        """Move the copy; a shared model and one in shards stay where they are."""
-        if not self._placed:
-            self._policy.to(device)
-        return self
-
-    def logprobs(
-        self, input_ids: Tensor, attention_mask: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """Return (B, T) float32 log-probs of input_ids[:, 1:], without a graph."""
-        with self._frozen():
-            out = self._policy(input_ids, attention_mask, temperature, entropy=False)
-        logprobs: Tensor = out.logprobs
-        return logprobs
-
-    def packed_logprobs(self, packed: Packed, temperature: float = 1.0) -> Tensor:
-        """Return (N,) float32 log-probs of the targets of a flat batch, without a graph."""
-        forward = PackedForward(self._policy.model)
-        with self._frozen(), forward.enabled():
-            hidden = forward.hidden(packed)
-            return forward.head(temperature).logprobs(hidden, packed.targets)[0]
-
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """Inside, the model is the starting point: without adapter, dropout and graph."""
-        model: Any = self._policy.model
-        start = model.disable_adapter() if self._shared else nullcontext()
-        with evaluating(model), torch.no_grad(), start:
-            yield
-
-
 def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
     """Entropy (B, T) of the softmax of logits (B, T, V), in nats."""
     if gradient:
@@ -366,10 +342,6 @@ def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
         return torch.stack([z - (row.softmax(-1) * row).sum(-1) for row, z in rows])
 
 
-def _has_adapter(model: nn.Module) -> bool:
-    return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
-
-
 def _scalar_text(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates replaced, so that it has UTF-8."""
     if text.isascii():
@@ -377,4 +349,4 @@ def _scalar_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-__all__ = ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"]
+__all__ = ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput"]

@@ -89,7 +89,7 @@ class Protocol(ABC):
 
     def pieces(self, reply: str) -> tuple[Piece, ...]:
         """Cut a reply into what is encoded by itself; joined, the texts need not be the reply."""
-        return (Piece(reply),)
+        return (Piece(reply, role="user" if self.keeps_eos else None),)
 
     @abstractmethod
     def content(self, reply: str) -> str:

@@ -68,6 +68,15 @@ class TagProtocol(Protocol):
 
     @classmethod
     def _compile(cls) -> None:
+        needed = {"think", "search", "result", "answer"}
+        if missing := sorted(needed - {kind for kind, pair in cls.tags.items() if all(pair)}):
+            raise ValueError(
+                f"tags of {cls.__name__} must say how a block of each kind begins and ends, got "
+                f"none for {', '.join(missing)}; begin with {{**TagProtocol.tags, ...}}"
+            )
+        closings = {closing for _, closing in cls.tags.values()}
+        if "stops" not in vars(cls) and not {*cls.stops} <= closings:
+            cls.stops = (cls.tags["search"][1],)  # inherited ones, of other tags
         written = {tag for pair in cls.tags.values() for tag in pair} | set(cls.inner_tags)
         # the longest first, so that no tag hides one that begins like it
         cls._tag = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))

@@ -12,7 +12,7 @@ from doubles import tiny
 from torch import Tensor
 
 from research_rl.agents.kernels.packing import _pieces, _Segment, pack
-from research_rl.agents.policy.policy import LMPolicy, PolicyOutput, Reference
+from research_rl.agents.policy import LMPolicy, PolicyOutput, Reference
 from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers import algorithms

@@ -228,7 +228,8 @@ def reward_effect(
         for _ in seeds
     ]
     spent = begin + max(end - begin, len(changed))
-    rest = replace(params, max_response_tokens=max(1, params.max_response_tokens - spent))
+    left = max(1, params.max_response_tokens - spent)
+    rest = replace(params.speaking(rollout.protocol), max_response_tokens=left)
     play = Play(forks, forks.episodes, policy, params.max_result_tokens)
     endings = engine.run(prompts, rest, play.on_stop, [*seeds, *seeds])
     values = [play.rollout(row, ending).reward.value for row, ending in enumerate(endings)]

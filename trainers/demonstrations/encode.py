@@ -7,7 +7,7 @@ from dataclasses import replace
 from research_rl.agents import Rollout, Sequence, TextOnly
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Prompt
-from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Opened, Protocol
+from research_rl.envs.protocols import PROTOCOLS, Opened, Protocol
 
 
 def in_protocol(rollout: Rollout, protocol: Protocol) -> Rollout:
@@ -21,12 +21,12 @@ def in_protocol(rollout: Rollout, protocol: Protocol) -> Rollout:
     """
     if rollout.protocol == protocol:
         return rollout
-    if rollout.protocol == RESEARCH and protocol.name not in PROTOCOLS:
+    if rollout.protocol_name == protocol.name and protocol.name not in PROTOCOLS:
         return replace(rollout, protocol=protocol)
     raise ValueError(
         f"a demonstration must be in the run's protocol {protocol.name}, got "
-        f"{rollout.protocol.name} for question {rollout.question.id!r}; set --model.env.protocol "
-        f"{rollout.protocol.name}, or collect demonstrations anew"
+        f"{rollout.protocol_name} for question {rollout.question.id!r}; set --model.env.protocol "
+        f"{rollout.protocol_name}, or collect demonstrations anew"
     )
 
 
@@ -46,7 +46,7 @@ def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
     Raises:
         ValueError: the demonstration is longer than the model's positions; names its question.
     """
-    rollout = _behind(rollout, policy.opened(prompt, rollout.protocol))
+    rollout = _checked_behind(rollout, policy.opened(prompt, rollout.protocol))
     prompt_ids = policy.encode_prompt(prompt, rollout.question.text)
     kept = rollout.sequence
     if isinstance(kept, TextOnly) or not _is_of(kept, rollout, policy, prompt_ids):
@@ -70,6 +70,27 @@ def _behind(rollout: Rollout, opened: Opened) -> Rollout:
     return replace(rollout, opened=opened, turns=[_without(b, turn) for b, turn in written])
 
 
+def _checked_behind(rollout: Rollout, opened: Opened) -> Rollout:
+    """The same, refused where a turn then asks for something else than it did.
+
+    Raises:
+        ValueError: a thought that the chat template opens is never closed, for instance.
+    """
+    behind = _behind(rollout, opened)
+    parse = rollout.protocol.parse
+    for number, (was, now) in enumerate(
+        zip(rollout.whole_turns, behind.whole_turns, strict=True), 1
+    ):
+        if parse(was) != parse(now):
+            raise ValueError(
+                f"turn {number} of a demonstration must mean the same behind what the prompt "
+                f"opens, {opened.before(number - 1, rollout.protocol.keeps_eos)!r}, got "
+                f"{now[:80]!r} for question {rollout.question.id!r}; collect demonstrations with "
+                "this prompt and chat template, or set policy.chat_template"
+            )
+    return behind
+
+
 def _without(opened: str, turn: str) -> str:
     """A turn without its beginning, where that is opened for it already."""
     if turn.startswith(opened):
@@ -91,18 +112,12 @@ def _encoded(rollout: Rollout, policy: LMPolicy, prompt_ids: list[int]) -> Seque
     sequence = Sequence(list(prompt_ids), finish="eos")
     last = len(rollout.turns) - 1
     for number, turn in enumerate(rollout.turns):
-        ids = policy.encode(turn)
+        ids = policy.encode_turn(rollout.protocol, turn)
         whole = number < last or rollout.finish_reason != "length"
         if whole and rollout.protocol.writes_eos(turn, last=number == last):
-            ids = [*ids, _end(policy)]
+            ids = [*ids, policy.end_of_message(rollout.protocol)]
         for token in ids:
             sequence.append_sampled(token, 0.0)
         for result in rollout.results[number : number + 1]:
             sequence.append_given(policy.encode_reply(rollout.protocol, result, ids))
     return sequence
-
-
-def _end(policy: LMPolicy) -> int:
-    """The token that ends a response: the tokenizer's own, where the model knows several."""
-    own = policy.tokenizer.eos_token_id
-    return int(own) if own in policy.eos_ids else min(policy.eos_ids)

@@ -11,11 +11,10 @@ from doubles import tiny
 from transformers import AutoTokenizer
 
 from research_rl.agents.engines.cached import CachedEngine
-from research_rl.agents.policy import chat
+from research_rl.agents.policy import LMPolicy, Reference, chat
 from research_rl.agents.policy.chat import ChatTemplateConfig
 from research_rl.agents.policy.loading import PolicyConfig, load_tokenizer
 from research_rl.agents.policy.notice import notice
-from research_rl.agents.policy.policy import LMPolicy, Reference
 from research_rl.agents.types import SamplingParams
 from research_rl.envs.protocols import INSTRUCT, get_prompt
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from doubles import tiny
 
+from research_rl.agents.policy import LMPolicy, Reference
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.notice import notice
-from research_rl.agents.policy.policy import LMPolicy, Reference
 
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 NOISY: dict[str, dict[str, Any]] = {

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.kernels.packed_forward import PackedForward
+from research_rl.agents.policy import LMPolicy, Reference
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_model
 from research_rl.agents.policy.notice import notice
-from research_rl.agents.policy.policy import LMPolicy, Reference
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import SamplingParams
 from research_rl.envs import Question

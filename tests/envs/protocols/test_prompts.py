@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import pytest
 
 from research_rl.envs import BASE, INSTRUCT, Prompt, get_prompt
-from research_rl.envs.protocols import prompt_about
+from research_rl.envs.protocols import PROTOCOLS, TagProtocol, prompt_about
+from research_rl.envs.protocols.tags import Tags
 
 TAGS = ("think", "search", "result", "answer")
 
@@ -112,3 +114,24 @@ def test_an_environment_takes_a_chat_and_pays_as_for_a_chat() -> None:
     text, _ = env.reset(seed=0)
     assert text.startswith("Q: ")
     assert env.unwrapped.prompt.chat  # type: ignore[attr-defined]
+
+
+def test_a_class_of_other_tags_stops_at_them() -> None:
+    class Brackets(TagProtocol):
+        tags: ClassVar[Tags] = {**TagProtocol.tags, "search": ("[find]", "[/find]")}
+
+    class Longer(Brackets):
+        stops = ("\n\n",)
+
+    assert Brackets.stops == ("[/find]",)
+    assert Longer.stops == ("\n\n",), "what a class says stays"
+    assert PROTOCOLS["autorefine"].stops == ("</search>", "</answer>")
+    with pytest.raises(ValueError, match="got none for answer, result, think; begin with"):
+        type("Few", (TagProtocol,), {"tags": {"search": ("[", "]")}})
+
+
+def test_a_reply_is_a_message_where_turns_are() -> None:
+    class Chatty(TagProtocol):
+        keeps_eos = True
+
+    assert [piece.role for piece in Chatty().pieces("x")] == ["user"]
