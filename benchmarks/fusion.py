@@ -2,8 +2,9 @@
 
 The questions of HotpotQA, 2WikiMultihopQA and MuSiQue are asked of all their paragraphs; vectors of
 a sentence encoder, words by BM25, and both fused. Weights are chosen by every second question and
-measured on the others. "s" is the time of all questions without encoding them; that of the hybrid
-is also told against its members together, who are asked for as many passages as it asks of them.
+measured on the others. "s" is the CPU time of all questions without encoding them; that of the
+hybrid is also told against its members together, who are asked for as many passages as it asks of
+them.
 
     python benchmarks/fusion.py --data FOLDER --encoder MODEL
 """
@@ -51,13 +52,13 @@ class Remembered:
 
 
 def seconds(retriever: Retriever, queries: Sequence[str], k: int, rounds: int) -> float:
-    """Return the median time to ask all queries, in batches of 64."""
+    """Return the median CPU time to ask all queries, in batches of 64."""
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         for first in range(0, len(queries), 64):
             retriever.search(queries[first : first + 64], k)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
@@ -120,7 +121,7 @@ def report(
     ways = {"vectors": dense, "words": lexical, "both, equal weights": both}
     ways[f"both, {found.weights[0]:g} and {found.weights[1]:g}"] = tuned
     half = slice(1, None, 2)
-    recalls, lines = {}, [["", "recall@5 %, all", "recall@5 %, other half", "s, all questions"]]
+    recalls, lines = {}, [["", "recall@5 %, all", "recall@5 %, other half", "CPU s, all questions"]]
     for name, way in ways.items():
         hits = zip(way.search(texts, K), gold, strict=True)
         recalls[name] = np.array([len(g & {p.id for p in row}) / len(g) for row, g in hits])

@@ -10,6 +10,7 @@ import os
 import threading
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -52,6 +53,8 @@ from research_rl.envs.types import Retriever
 _CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
 """Open retrievers by folder and settings, each with the state of its files when it was opened."""
 _CACHE_LOCK = threading.Lock()
+_CORPORA: WeakValueDictionary[tuple[str, int, int], Corpus] = WeakValueDictionary()
+_CORPORA_LOCK = threading.Lock()
 
 
 def load_retriever(
@@ -213,7 +216,22 @@ def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
             f"the offsets of index {folder} must rise from 0 to the {size} bytes of the corpus, "
             f"and do not; {rebuild(folder, manifest, file)}"
         )
-    return Corpus(file, offsets)
+    return _shared(Corpus(file, offsets))
+
+
+def _shared(corpus: Corpus) -> Corpus:
+    """Return the corpus that another open index has, if it is the same one with the same rows.
+
+    A fusion over indexes of one corpus then reads the texts that it returns alone.
+    """
+    stat = corpus.path.stat()
+    key = (str(corpus.path), stat.st_size, stat.st_mtime_ns)
+    with _CORPORA_LOCK:
+        known = _CORPORA.get(key)
+        if known is not None and np.array_equal(known.offsets, corpus.offsets):
+            return known
+        _CORPORA[key] = corpus
+    return corpus
 
 
 def _open_dense(

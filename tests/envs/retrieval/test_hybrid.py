@@ -349,3 +349,21 @@ def test_a_hybrid_index_is_tuned_by_questions_and_keeps_its_weights(
     with pytest.raises(SystemExit):
         cli.main(["tune", str(build_index(corpus, tmp_path / "d")), "--questions", str(questions)])
     assert "kind must be hybrid to be tuned for questions, got 'dense'" in capsys.readouterr().err
+
+
+def test_folders_of_one_corpus_share_it_and_those_of_others_do_not(tmp_path: Path) -> None:
+    corpus, other = tmp_path / "c.jsonl", tmp_path / "d.jsonl"
+    rows = [{"id": f"p{i}", "contents": f"river{i} hill{i % 5}"} for i in range(20)]
+    for file in (corpus, other):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folders = [
+        build_index(corpus, tmp_path / "a", dim=64),
+        build_index(corpus, tmp_path / "b", kind="bm25"),
+        build_index(other, tmp_path / "o", kind="bm25"),
+    ]
+    both = HybridRetriever([str(folder) for folder in folders[:2]])
+    assert both._shared_corpus() is both.retrievers[0].passages  # type: ignore[attr-defined]
+    apart = HybridRetriever([str(folders[0]), str(folders[2])])
+    assert apart._shared_corpus() is None
+    queries = ["river3", "hill2", "zebra"]
+    assert both.search(queries, 3) == apart.search(queries, 3)
