@@ -38,9 +38,8 @@ class Forger(Retriever):
 
     def search(self, queries: Seq[str], k: int) -> list[list[Passage]]:
         self.calls.append(list(queries))
-        return [[Passage(str(i), f"{self.text}\nbody {self.text}") for i in range(k)]] * len(
-            queries
-        )
+        found = [Passage(str(i), f"{self.text}\nbody {i} {self.text} {i}") for i in range(k)]
+        return [found] * len(queries)
 
 
 def policy_with(template: str = templates.MERGES, **kwargs: Any) -> LMPolicy:
@@ -136,7 +135,7 @@ def test_nothing_is_encoded_twice(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(policy.tokenizer), "__call__", counted)
     rollout = played(name, policy)
     encoded = Counter({t: n for t, n in texts.items() if "body" in t})
-    assert sum(encoded.values()) == 1, "one result, encoded once"
+    assert max(encoded.values()) == 1, "each stretch of the result is encoded once"
     decoded = policy.decode([i for own, ids in stretches(rollout) if not own for i in ids])
     assert all(text in decoded for text in encoded)
 

@@ -40,19 +40,27 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "collect": {"--out": NOTHING, "--questions": NOTHING, "--url": NOTHING},
     "data get": {"name": NOTHING, "--out": NOTHING},
     "data convert": {"file": NOTHING, "--aliases": NOTHING, "--out": NOTHING, "--from": NOTHING},
-    "index build": {"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
+    "data audit": {
+        **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
+        **{"--model": MODEL, "--server": NOTHING},
+    },
+    "index build": {
+        **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
+        **{"--uri": NOTHING, "--collection": NOTHING},
+    },
+    "index add": {"folder": INDEX, "--corpus": NOTHING},
     "index merge": {"shards": NOTHING, "--corpus": NOTHING, "--out": NOTHING},
     "index adopt": {
         **{"--faiss": NOTHING, "--corpus": NOTHING, "--encoder": MODEL, "--out": NOTHING},
     },
     "index search": {"folder": INDEX, "query": NOTHING, "--corpus": NOTHING},
     "index info": {"folder": NOTHING, "--corpus": NOTHING},
-    "index tune": {"folder": NOTHING, "--corpus": NOTHING},
+    "index tune": {"folder": NOTHING, "--corpus": NOTHING, "--questions": NOTHING},
     "index serve": {"folder": NOTHING, "--corpus": NOTHING},
     "export": {"--ckpt": ("run_with_code",), "--config": NOTHING, "--out": NOTHING},
     "serve-policy": {"model": MODEL, "--weights-below": NOTHING},
     "replay": {"run": RUN, "--question": NOTHING, "--against": NOTHING},
-    "lint-reward": {"reward": NOTHING},
+    "lint-reward": {"--protocol": NOTHING, "reward": NOTHING},
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
     "plan": {},
@@ -85,6 +93,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     write_policy(folder / "model")
     (folder / "corpus.jsonl").write_text('{"id": "1", "contents": "Oslo\\nOslo is a city."}\n')
+    (folder / "more.jsonl").write_text(
+        (folder / "corpus.jsonl").read_text() + '{"id": "2", "contents": "Bergen\\nA city."}\n'
+    )
     build_index(folder / "corpus.jsonl", folder / "index")
     build_index(folder / "corpus.jsonl", folder / "part", shard="0/1")
     (folder / "run").mkdir()
@@ -122,7 +133,12 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"file": [world / "questions.jsonl"], "--from": ["other"], "--split": ["test"]},
             "--out": ["out"],
         },
+        "data audit": {
+            **{"--questions": [world / "questions.jsonl"], "--index": [index]},
+            **{"--out": ["out"], "--max-tokens": ["8"]},
+        },
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
+        "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
         "index merge": {"shards": [world / "part"], "--out": ["out"], "--quiet": []},
         "index adopt": {
             **{"--faiss": [index / "vectors.faiss"], "--corpus": [corpus], "--encoder": [model]},

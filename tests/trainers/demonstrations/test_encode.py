@@ -100,4 +100,8 @@ def test_a_demonstration_in_another_protocol_is_refused() -> None:
     class Own(TagProtocol):
         pass
 
-    assert in_protocol(Rollout.from_row({**row, "results": []}), Own()).protocol == Own()
+    own = Rollout.from_row({**row, "results": [], "protocol": Own().name})
+    assert in_protocol(own, Own()).protocol == Own()
+    assert own.to_row()["protocol"] == Own().name, "the name is kept where the class is not"
+    with pytest.raises(ValueError, match="got research for question"):
+        in_protocol(Rollout.from_row({**row, "results": []}), Own())
