@@ -17,7 +17,6 @@ from research_rl.agents.policy import ChatTemplate, Tools
 from research_rl.envs.protocols import CallProtocol, Piece, Protocol
 
 _NOT_A_NAME = re.compile(r"[^\w-]", re.ASCII)
-_NOT_RUN = "not run: a message may hold one call"
 
 
 def turn_text(generation: Generation, protocol: Protocol, opened: str = "") -> str:
@@ -158,7 +157,9 @@ class SeparateMessages(Dialogue):
         """See Dialogue; each tool call is answered, as servers demand."""
         if self._ids and isinstance(self._protocol, CallProtocol):
             told = self._protocol.results(reply)
-            told += [_NOT_RUN] * (len(self._ids) - len(told))
+            told += told[-1:] * (
+                len(self._ids) - len(told)
+            )  # the last one says why no more are run
             self._messages += [
                 {"role": "tool", "content": text, "tool_call_id": called}
                 for called, text in zip(self._ids, told, strict=False)

@@ -7,10 +7,12 @@ tokenises it anew. There a passage can forge what the server's own template writ
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -32,6 +34,9 @@ from research_rl.agents.types import SamplingParams
 from research_rl.envs import Episode, Question, ReSearchVectorEnv, Retriever
 from research_rl.envs.protocols import Opened, Prompt, PromptChoice, Protocol
 from research_rl.envs.rewards import RewardFunction
+
+log = logging.getLogger(__name__)
+_CHARS_A_TOKEN = 4
 
 OnStep = Callable[[Question, Message], None]
 """Hears every step of a question as it is made."""
@@ -116,8 +121,9 @@ class _Row:
         if self.uncounted and text.prompt_tokens is not None:
             self.given += max(0, text.prompt_tokens - self.read)
         self.uncounted = False
-        self.sampled += text.tokens
-        self.read = (text.prompt_tokens or 0) + text.tokens
+        tokens = text.tokens or _estimate(text)
+        self.sampled += tokens
+        self.read = (text.prompt_tokens or 0) + tokens
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,22 @@ class _Manner:
         both = (prompt.begins if goes_on else "", self.protocol.begins if goes_on else "")
         first, later = (self.asked.opened(messages) or begins for begins in both)
         return Opened(first, later if self.protocol.keeps_eos else "")
+
+
+def _estimate(text: Generation) -> int:
+    """Tokens of a turn whose server counts none; without any, an episode might never end."""
+    if text.text:
+        _say_estimated()
+    return max(1, len(text.text) // _CHARS_A_TOKEN)
+
+
+@cache
+def _say_estimated() -> None:
+    log.warning(
+        "the server tells no token counts: those of turns are estimated, one for %d characters, "
+        "for budgets and in what is reported",
+        _CHARS_A_TOKEN,
+    )
 
 
 class ServedReSearchAgent(Agent):

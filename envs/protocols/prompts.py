@@ -223,6 +223,14 @@ def prompt_parts(choice: Mapping[str, Any]) -> Parts:
         )
     if not given:
         raise ValueError("a prompt in parts must have system, user or about, got none of them")
+    kinds = {"chat": bool, "tools": bool}
+    for name, part in given.items():
+        kind = kinds.get(name, str)
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"{name} of a prompt must be {'true or false' if kind is bool else 'a text'}, got "
+                f"{part!r}"
+            )
     if "about" in given:
         about = str(given["about"]).strip()
         if not about:
@@ -252,12 +260,8 @@ def read_prompt(file: Path) -> PromptChoice:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"a prompt's file must be text in UTF-8, got {file} ({error})") from error
-    if file.suffix == ".json":
-        found = json.loads(text)
-    elif file.suffix in (".yaml", ".yml"):
-        import yaml  # type: ignore[import-untyped]
-
-        found = yaml.safe_load(text)
+    if file.suffix in (".json", ".yaml", ".yml"):
+        found = _parsed(file, text)
     else:
         return Prompt(None, text.rstrip("\n"))
     if not isinstance(found, str | Mapping):
@@ -265,3 +269,12 @@ def read_prompt(file: Path) -> PromptChoice:
             f"{file} must hold a text, {{system, user}} or {{about}}, got {type(found).__name__}"
         )
     return found
+
+
+def _parsed(file: Path, text: str) -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} must be {file.suffix[1:].upper()}, got {error}") from error

@@ -135,3 +135,24 @@ def test_a_reply_is_a_message_where_turns_are() -> None:
         keeps_eos = True
 
     assert [piece.role for piece in Chatty().pieces("x")] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"system": "x", "tools": "false"}, "tools of a prompt must be true or false, got 'false'"),
+        ({"about": "x", "chat": "no"}, "chat of a prompt must be true or false"),
+        ({"user": 5}, "user of a prompt must be a text, got 5"),
+        ({"system": "x", "begins": True}, "begins of a prompt must be a text, got True"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused(said: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        get_prompt(said)  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name, text in {"a.json": "{", "a.yaml": "a: [1"}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{name} must be (JSON|YAML), got"):
+            get_prompt(str(tmp_path / name))
