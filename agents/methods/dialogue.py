@@ -157,9 +157,9 @@ class SeparateMessages(Dialogue):
         """See Dialogue; each tool call is answered, as servers demand."""
         if self._ids and isinstance(self._protocol, CallProtocol):
             told = self._protocol.results(reply)
-            told += told[-1:] * (
-                len(self._ids) - len(told)
-            )  # the last one says why no more are run
+            most = self._protocol.max_queries
+            many = "one call" if most == 1 else f"{most} calls"
+            told += [f"not run: a message may hold {many}"] * (len(self._ids) - len(told))
             self._messages += [
                 {"role": "tool", "content": text, "tool_call_id": called}
                 for called, text in zip(self._ids, told, strict=False)
