@@ -42,8 +42,8 @@ from steps import (
 )
 
 from research_rl.agents import CachedEngine, LMPolicy, SamplingParams
+from research_rl.agents.policy import Reference
 from research_rl.agents.policy.loading import LoraConfig
-from research_rl.agents.policy.policy import Reference
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.algorithms import GRPO

@@ -153,7 +153,16 @@ def test_stale_rollouts_are_left_out() -> None:
     assert stale_rows(rollouts, 3, 0) == [1, 2]
 
 
-@pytest.mark.parametrize("kept", [Collected.to_row, asdict], ids=["now", "0.1.0"])
+def nested(kept: Collected) -> dict[str, Any]:
+    """What version 0.1.0 wrote."""
+    rows = asdict(kept)
+    for row in rows["rollouts"]:
+        for later in ("protocol", "opened", "named"):
+            del row[later]
+    return rows
+
+
+@pytest.mark.parametrize("kept", [Collected.to_row, nested], ids=["now", "0.1.0"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_what_was_made_ahead_is_dealt_to_other_ranks(
     world_size: int, kept: Callable[[Collected], dict[str, Any]], monkeypatch: pytest.MonkeyPatch

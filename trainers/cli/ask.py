@@ -19,10 +19,7 @@ from research_rl.envs.protocols import RESEARCH, Protocol, get_protocol
 from research_rl.envs.system import CommandLine, printable
 from research_rl.trainers.settings import (
     UsageError,
-    asked_as,
     distrust,
-    protocol_of,
-    read_policy_file,
     read_run_config,
 )
 
@@ -152,6 +149,9 @@ def resolve(given: argparse.Namespace) -> Asked:
     if run is None and not (given.model or given.server) and _finished(QUICKSTART):
         run = QUICKSTART
     told = {} if run is None else from_run(run)
+    # imported here, so that help does not wait for torch
+    from research_rl.trainers.settings import protocol_of, read_policy_file
+
     if given.model and not given.server and Path(given.model).is_dir():
         told |= read_policy_file(Path(given.model))
     named = {name: getattr(given, name) for name in Asked.__dataclass_fields__}
@@ -196,6 +196,8 @@ def from_run(run: Path) -> dict[str, Any]:
     config = read_run_config(file)
     distrust(file)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
+    from research_rl.trainers.settings import asked_as
+
     told = asked_as(env, file)
     told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}
     if isinstance(env.get("index"), str):
