@@ -78,9 +78,6 @@ def _built(args: Sequence[str]) -> Any:
     """The objects that ``research fit`` would have with these arguments; nothing is run."""
     from research_rl.trainers.cli import ResearchCLI, run
 
-    for name in ("pytorch_lightning", "lightning_fabric"):  # no run begins, so no word of one
-        logging.getLogger(name).setLevel(logging.WARNING)
-
     class Build(ResearchCLI):
         """Makes what a config names, and stops."""
 
@@ -90,7 +87,15 @@ def _built(args: Sequence[str]) -> Any:
         def _run_subcommand(self, subcommand: str) -> None:
             """Run nothing."""
 
-    return run(["fit", *args], cli=Build)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [one.level for one in loggers]
+    try:
+        for one in loggers:  # no run begins, so no word of one
+            one.setLevel(logging.WARNING)
+        return run(["fit", *args], cli=Build)
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 def _plain(value: Any) -> Any:

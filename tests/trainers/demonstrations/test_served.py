@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ from research_rl.trainers.demonstrations import command
 from research_rl.trainers.demonstrations.collect import ROLLOUTS
 from research_rl.trainers.demonstrations.data import read_rollouts
 from research_rl.trainers.demonstrations.encode import as_sampled
-
-
-@pytest.fixture(autouse=True)
-def _levels_stay() -> Iterator[None]:
-    """The command quiets Lightning for its process, which is that of other tests here."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [one.level for one in loggers]
-    yield
-    for one, level in zip(loggers, levels, strict=True):
-        one.setLevel(level)
 
 
 def test_a_served_teacher_is_played_by_the_command(
@@ -70,3 +59,4 @@ def test_a_served_teacher_is_played_by_the_command(
     learned = [as_sampled(one, policy, get_prompt("{prompt}")) for one in kept]
     assert all(any(one.sequence.loss_mask) and not all(one.sequence.loss_mask) for one in learned)
     assert "3" in capsys.readouterr().out
+    assert logging.getLogger("pytorch_lightning").level == logging.INFO, "as it was"
