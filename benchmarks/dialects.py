@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import yaml
+from quickstart import train_once
 
 from research_rl.agents import (
     CachedEngine,
@@ -52,22 +50,11 @@ def settings_of(dialect: str) -> dict[str, Any]:
 
 def fit(dialect: str, seed: int, folder: Path) -> float:
     """Run the quickstart in a dialect, unless that is done; return its minutes."""
-    done = folder / "done.json"
-    if done.is_file():
-        return float(json.loads(done.read_text())["minutes"])
     folder.mkdir(parents=True, exist_ok=True)
     overlay = folder / "dialect.yaml"
     overlay.write_text(yaml.safe_dump(settings_of(dialect)))
-    command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", "quickstart"]
-    command += ["--config", str(overlay), "--seed_everything", str(seed)]
-    command += ["--trainer.default_root_dir", str(folder)]
-    print("running", " ".join(command[3:]), file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    minutes = (time.perf_counter() - start) / 60
-    done.write_text(json.dumps({"minutes": minutes}))
-    return minutes
+    configs = ("--config", "quickstart", "--config", str(overlay))
+    return train_once(folder, *configs, "--seed_everything", str(seed))
 
 
 def exam(dialect: str, folder: Path, number: int) -> Row:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kills import outcome, wait, write_config
+from kills import outcome, start, wait, write_config
 
 _TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": ?[^,}\n]+')
 _WAYS = ("--overwrite",)
@@ -149,35 +149,7 @@ def prepare_from(run: Path, made: Path) -> None:
         wait(start([*words, "--out", str(made / "demonstrations")], made / "demonstrations.log"))
         != 0
     ):
-        raise RuntimeError(f"demonstrations cannot be made; see {made / 'gold.log'}")
-
-
-def start(words: list[str], log: Path) -> int:
-    """Run ``research`` in a child, a fork with all libraries loaded; return its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        with log.open("ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        from research_rl.trainers.cli import dispatch as cli
-
-        sys.argv = ["research", *words]
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        raise RuntimeError(f"demonstrations cannot be made; see {made / 'demonstrations.log'}")
 
 
 def left_in(name: str, out: Path) -> dict[str, str]:

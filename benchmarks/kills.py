@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,14 @@ def watch_all(part: Part) -> None:
     part.watch(callbacks.ExportPolicy, "on_fit_end", "export")
 
 
-def start(args: list[str], log: Path, part: Part) -> int:
-    """Run ``research`` in a child and return its process id."""
+def start(args: list[str], log: Path, ready: Callable[[], None] | None = None) -> int:
+    """Run ``research`` in a child, a fork with all libraries loaded; return its process id.
+
+    Args:
+        args: of the command line.
+        log: its output goes to the end of it.
+        ready: called in the child before the command begins.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -159,7 +166,8 @@ def start(args: list[str], log: Path, part: Part) -> int:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        watch_all(part)
+        if ready is not None:
+            ready()
         from research_rl.trainers.cli import dispatch as cli
 
         sys.argv = ["research", *args]
@@ -264,12 +272,14 @@ def run_trial(
     fit = [*args, "--trainer.default_root_dir", str(run), "--ckpt_path", "last"]
     for _ in range(rng.randint(1, 2)):
         part = Part()
-        hit = moments(rng, seconds, lambda shared=part: start(fit, log, shared), part)
+        hit = moments(
+            rng, seconds, lambda shared=part: start(fit, log, partial(watch_all, shared)), part
+        )
         if hit is not None:
             wanted, where, after, learned = hit
             kept = kept_iterations(run)
             trial.kills.append(Kill(number, wanted, where, round(after, 2), learned, kept))
-    if (status := wait(start(fit, log, Part()))) != 0:
+    if (status := wait(start(fit, log))) != 0:
         trial.differs = [f"the resumed run failed with status {status}"]
         return trial
     mine = outcome(run)
@@ -316,7 +326,7 @@ def main() -> None:
     begun = time.monotonic()
     log = out / "whole.log"
     fit = [*args, "--trainer.default_root_dir", str(whole)]
-    if wait(start(fit, log, Part())) != 0:
+    if wait(start(fit, log)) != 0:
         sys.exit(f"the run that is left alone failed; see {log}")
     seconds = time.monotonic() - begun
     expected = outcome(whole)

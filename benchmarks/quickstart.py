@@ -62,6 +62,27 @@ def quickstart_config() -> dict[str, Any]:
     return config
 
 
+def train_once(folder: Path, *options: str) -> float:
+    """Run ``research fit`` into ``folder`` unless it has been, and return its minutes.
+
+    Args:
+        folder: of the run; its output goes to ``log.txt`` there.
+        options: of the command, ``--config`` among them.
+    """
+    if (folder / DONE).is_file():
+        return float(json.loads((folder / DONE).read_text())["minutes"])
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", *options]
+    command += ["--trainer.default_root_dir", str(folder)]
+    print("running", " ".join(command[3:]), file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    minutes = (time.perf_counter() - start) / 60
+    (folder / DONE).write_text(json.dumps({"minutes": minutes}))
+    return minutes
+
+
 def fit(folder: Path, seed: int, world_seed: int, random_steps: int = 0) -> float:
     """Run the quickstart into ``folder`` unless it has been, and return its minutes.
 
@@ -71,8 +92,6 @@ def fit(folder: Path, seed: int, world_seed: int, random_steps: int = 0) -> floa
         world_seed: of the world.
         random_steps: if positive, no warm start, and so many steps.
     """
-    if (folder / DONE).is_file():
-        return float(json.loads((folder / DONE).read_text())["minutes"])
     folder.mkdir(parents=True, exist_ok=True)
     name = "quickstart"
     if random_steps:
@@ -81,16 +100,8 @@ def fit(folder: Path, seed: int, world_seed: int, random_steps: int = 0) -> floa
         config["trainer"]["max_steps"] = random_steps
         name = str(folder / "random.yaml")
         Path(name).write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", name]
-    command += ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-    command += ["--data.world.seed", str(world_seed)]
-    print("running", " ".join(command[3:]), file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    minutes = (time.perf_counter() - start) / 60
-    (folder / DONE).write_text(json.dumps({"minutes": minutes}))
-    return minutes
+    seeds = ("--seed_everything", str(seed), "--data.world.seed", str(world_seed))
+    return train_once(folder, "--config", name, *seeds)
 
 
 class Exam:

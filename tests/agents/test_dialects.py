@@ -336,3 +336,39 @@ def test_a_message_that_is_ended_behind_a_space_is_not_ended_twice() -> None:
     reply = protocol.reply([Found("q", [Passage("1", "x")])])
     behind = policy.encode_reply(protocol, reply, [*policy.encode("t"), end])
     assert policy.tokenizer.decode(behind).startswith("\n<|im_start|>user")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_turn_that_the_budget_cuts_is_kept_and_earns_nothing(name: str, share: float) -> None:
+    policy, protocol = policy_with(), PROTOCOLS[name]
+    opened = policy.opened(get_prompt("instruct", protocol), protocol)
+    turns = turns_of(protocol, opened, "q")
+    engine = tiny.ScriptedEngine(policy, [turns])
+    question = Question("1", "Who?", ("x",))
+    env = make_env(name)
+    tokens = 1 + round(share * (len(policy.encode(turns[0])) - 2))  # at most all but the last
+    rollout = collect_rollouts([question], env, policy, engine, SamplingParams(tokens))[0]
+    sequence = rollout.sequence
+    assert (rollout.finish_reason, rollout.reward.value) == ("length", 0.0)
+    assert len(sequence.response_ids) <= tokens
+    assert all(sequence.loss_mask), "nothing but the policy's own was read"
+    assert rollout.results == []
+    assert turns[0].startswith(rollout.turns[0])
+    assert not protocol.broken(rollout.whole_turns[0], cut=True)
+    assert env.unwrapped.task.retriever.calls == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_that_does_not_fit_ends_the_rollout_unread(name: str) -> None:
+    policy, protocol = policy_with(), PROTOCOLS[name]
+    opened = policy.opened(get_prompt("instruct", protocol), protocol)
+    turns = turns_of(protocol, opened, "q")
+    engine = tiny.ScriptedEngine(policy, [turns])
+    params = SamplingParams(len(policy.encode(turns[0])) + 3)
+    question = Question("1", "Who?", ("x",))
+    rollout = collect_rollouts([question], make_env(name), policy, engine, params)[0]
+    assert (rollout.finish_reason, rollout.reward.value) == ("length", 0.0)
+    assert rollout.turns == turns[:1]
+    assert rollout.results == []
+    assert all(rollout.sequence.loss_mask)

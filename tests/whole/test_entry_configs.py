@@ -7,15 +7,13 @@ tested as well. See test_entry_points.py for the options of the other commands.
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from doubles.entry_points import TRAINER, call, parser_of, prepare
+from doubles.entry_points import TRAINER, call, parser_of
 from doubles.payloads import MODULE, SECRET, make_all, run, write_module
 
 from research_rl.trainers.evaluate.config import DatasetConfig, ModelConfig
@@ -61,21 +59,6 @@ EVALUATE = [
     *(f"models.theirs.{field.name}" for field in fields(ModelConfig)),
     *(f"datasets.theirs.{field.name}" for field in fields(DatasetConfig)),
 ]
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_all(tmp_path_factory.mktemp("theirs"))
-
-
-@pytest.fixture
-def here(
-    tmp_path: Path, hostile: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    prepare(tmp_path, hostile["ran"], monkeypatch)
-    yield tmp_path
-    assert not hostile["ran"].exists()
-    sys.modules.pop(MODULE, None)
 
 
 def put(config: dict[str, Any], option: str, value: Any) -> None:

@@ -7,15 +7,13 @@ same payloads; the table below must say what of it takes ``--trust``, or the fir
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doubles.entry_points import TRAINER, call, own_options, prepare
-from doubles.payloads import HOSTILE, MODULE, SECRET, make_all, run
+from doubles.entry_points import TRAINER, call, own_options
+from doubles.payloads import HOSTILE, SECRET, run
 from doubles.tiny_run import write_policy
 
 from research_rl.envs.retrieval.index.build import build_index
@@ -104,22 +102,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '{"id": "q", "question": "Who?", "golden_answers": ["I"]}\n'
     )
     return folder
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_all(tmp_path_factory.mktemp("theirs"))
-
-
-@pytest.fixture
-def here(
-    tmp_path: Path, hostile: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    """The current folder; a stranger's module lies in it, and may not have run at the end."""
-    prepare(tmp_path, hostile["ran"], monkeypatch)
-    yield tmp_path
-    assert not hostile["ran"].exists()
-    sys.modules.pop(MODULE, None)
 
 
 def usual(name: str, world: Path) -> dict[str, list[Any]]:
