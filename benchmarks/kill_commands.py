@@ -109,11 +109,14 @@ COMMANDS: dict[str, Words] = {
 def prepare(made: Path) -> None:
     """Write what the commands read."""
     made.mkdir(parents=True, exist_ok=True)
+    (made / "corpus.jsonl").unlink(missing_ok=True)
     write_config(made, "GRPO")
     rng = random.Random(0)
     names = ["".join(rng.choices("abcdefghijklmnop", k=6)) for _ in range(2000)]
     for file, count in (("corpus.jsonl", 8000), ("more.jsonl", 1000)):
-        with (made / file).open("w", encoding="utf-8") as lines:
+        if file == "more.jsonl":  # new passages stand behind those of the index
+            shutil.copyfile(made / "corpus.jsonl", made / file)
+        with (made / file).open("a", encoding="utf-8") as lines:
             for number in range(count):
                 text = " ".join(rng.choices(names, k=30))
                 row = {"id": f"{file[0]}{number}", "contents": f"{rng.choice(names)}\n{text}"}
