@@ -78,6 +78,7 @@ class Job:
         model: the pretrained model.
         config: shipped config, or file, that both trainings begin from.
         seed: of everything.
+        epochs: how often the cold start sees each demonstration.
         iterations: of GRPO; 0 leaves it out.
         settings: more options of the GRPO run, as ``research fit`` takes them.
     """
@@ -86,6 +87,7 @@ class Job:
     model: str
     config: str
     seed: int
+    epochs: int
     iterations: int
     settings: tuple[str, ...] = ()
 
@@ -309,7 +311,7 @@ def world_rung(job: Job, demonstrations: int, questions: int) -> None:
     demos = job.out / "demonstrations.jsonl"
     if not demos.is_file():
         write_rows(demos, _demonstrations(world, demonstrations, job.seed))
-    steps = str(demonstrations // 16)
+    steps = str(job.epochs * demonstrations // 16)
     sft = job.train(
         "sft",
         *("--config", str(shared), "--data.train", str(demos), "--trainer.max_steps", steps),
@@ -376,7 +378,7 @@ def questions_rung(job: Job, data: Path, demonstrations: int, tested: int) -> No
             research(job.out / "collect.log", "collect", *env, "--out", str(demos), *asked)
         (demos / "done").touch()
     val = ("--data.val", str(made / "val.jsonl"))
-    steps = len(read_rows(demos / "rollouts.jsonl")[:demonstrations]) // 8
+    steps = job.epochs * len(read_rows(demos / "rollouts.jsonl")[:demonstrations]) // 8
     sft = job.train(
         "sft",
         *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", "8", *env[2:], *val),
@@ -519,6 +521,7 @@ def main() -> None:
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--demonstrations", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=1, help="of the cold start")
     parser.add_argument("--questions", type=int, help="of the exam (200 a hop; 300 real ones)")
     parser.add_argument("--iterations", type=int, default=60, help="of GRPO; 0 leaves it out")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
@@ -528,7 +531,7 @@ def main() -> None:
     for rung in args.rungs:
         out = args.out / f"{rung}-seed-{args.seed}"
         check_same(out, vars(args), parser)
-        job = Job(out, args.model, args.config, args.seed, args.iterations, tuple(args.fit))
+        job = Job(out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit))
         if rung == "world":
             world_rung(job, args.demonstrations, args.questions or 200)
         elif args.data is None:
