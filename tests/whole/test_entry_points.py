@@ -42,6 +42,7 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
         **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
         **{"--model": MODEL, "--server": NOTHING},
     },
+    "corpus build": {"folder": NOTHING, "--out": NOTHING},
     "index build": {
         **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
         **{"--uri": NOTHING, "--collection": NOTHING},
@@ -94,6 +95,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.jsonl").write_text(
         (folder / "corpus.jsonl").read_text() + '{"id": "2", "contents": "Bergen\\nA city."}\n'
     )
+    (folder / "papers").mkdir()
+    (folder / "papers" / "oslo.md").write_text("# Oslo\n\nOslo is a city.\n")
     build_index(folder / "corpus.jsonl", folder / "index")
     build_index(folder / "corpus.jsonl", folder / "part", shard="0/1")
     (folder / "run").mkdir()
@@ -119,6 +122,7 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"--questions": [world / "questions.jsonl"], "--index": [index]},
             **{"--out": ["out"], "--max-tokens": ["8"]},
         },
+        "corpus build": {"folder": [world / "papers"], "--out": ["out.jsonl"], "--quiet": []},
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
         "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
         "index merge": {"shards": [world / "part"], "--out": ["out"], "--quiet": []},

@@ -67,6 +67,9 @@ class Screen:
             why = _NO_ANSWER.get(prediction.finish_reason, "the answer is empty")
             why = f"{why}: {prediction.error}" if prediction.error else why
             self._line("error", f"No answer: {why}.")
+        found = (p.source for result in prediction.passages for p in result if p.source)
+        if sources := list(dict.fromkeys(found)):
+            self._line("note", "Found in: " + "; ".join(sources))
         searches = len(prediction.queries)
         self._line(
             "note",

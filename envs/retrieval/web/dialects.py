@@ -362,6 +362,7 @@ def _scored_row(documents: list[Json], scores: list[Json], k: int) -> list[Passa
             string(member(document, "id"), "id"),
             string(member(document, "contents"), "contents"),
             finite_score(score),
+            _source_of(document),
         )
         for document, score in zip(documents[:k], scores[:k], strict=True)
     ]
@@ -373,7 +374,13 @@ def _row_passage(row: Json, score: float, without_id: str | None) -> Passage:
     identity = row.get("id", without_id or _text_id(contents))
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    return Passage(string(identity, "id"), contents, score)
+    return Passage(string(identity, "id"), contents, score, _source_of(row))
+
+
+def _source_of(document: Json) -> str:
+    """Where a passage stands, which servers of ours say and others do not."""
+    source = document.get("source") if isinstance(document, dict) else None
+    return source if isinstance(source, str) else ""
 
 
 def _only(queries: Sequence[str]) -> str:
@@ -382,7 +389,8 @@ def _only(queries: Sequence[str]) -> str:
 
 
 def _document(passage: Passage) -> dict[str, str]:
-    return {"id": passage.id, "contents": passage.contents}
+    known = {"id": passage.id, "contents": passage.contents}
+    return known | ({"source": passage.source} if passage.source else {})
 
 
 def _score(passage: Passage) -> float:
