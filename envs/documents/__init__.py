@@ -10,9 +10,11 @@ from research_rl.envs.documents.build import build_documents
 from research_rl.envs.documents.kinds import kind_of
 from research_rl.envs.documents.near import NEAR, NearTexts
 from research_rl.envs.documents.report import CorpusReport
+from research_rl.envs.documents.split import SEPARATOR
 
 __all__ = [
     "NEAR",
+    "SEPARATOR",
     "CorpusReport",
     "NearTexts",
     "build_documents",

@@ -229,8 +229,7 @@ def _done(name: Path, folder: Path, seconds: float) -> None:
         _say(f"{name}: one shard, {size(taken)}, {seconds:.1f} s")
         return
     manifest = read_manifest(folder)
-    kept = manifest.get("index")
-    shape = f" x {kept['dimension']}" if kept else ""
+    shape = f" x {kept['dimension']}" if (kept := manifest.get("index")) else ""
     count = manifest["corpus"]["count"]
     _say(f"{name}: {count} passages{shape}, {size(taken)}, {seconds:.1f} s")
 
