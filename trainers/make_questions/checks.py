@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from research_rl.envs import Retriever, search_checked
-from research_rl.trainers.audit import UNTELLING, Tokens, stands_in, tokens_of
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts
+from research_rl.trainers.audit import UNTELLING, Tokens, stands_in
+from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts, words_of
 
 NO_CHAIN = "the chain of passages is not known"
 NO_ANSWER = "the answer is empty, or yes or no"
@@ -70,16 +70,16 @@ def form_of(draft: Draft, texts: Texts, limits: Limits) -> str:
         return NO_ANSWER
     if any(len(answer) > limits.max_words for answer in answers[:1]):
         return TOO_LONG
-    asked = tokens_of(draft.text)
+    asked = words_of(draft.text)
     if any(stands_in(answer, asked) for answer in answers):
         return LEAKED
     if len(draft.hops) < 2:
         return NO_CHAIN
     for hop in draft.hops:
-        found = tokens_of(hop.answer)
+        found = words_of(hop.answer)
         if not found or not stands_in(found, texts.tokens(hop.place)):
             return NOT_IN_EVIDENCE
-    if any(stands_in(tokens_of(hop.answer), asked) for hop in draft.hops[:-1]):
+    if any(stands_in(words_of(hop.answer), asked) for hop in draft.hops[:-1]):
         return BRIDGE_LEAKED
     last = texts.tokens(draft.hops[-1].place)
     return "" if any(stands_in(answer, last) for answer in answers) else NOT_IN_EVIDENCE
@@ -93,7 +93,7 @@ def split_of(draft: Draft, texts: Texts, splits: Mapping[str, str]) -> str | Non
 
 def answer_tokens(draft: Draft) -> list[Tokens]:
     """Return the words of each answer that can be looked for."""
-    told = (tokens_of(answer) for answer in draft.answers)
+    told = (words_of(answer) for answer in draft.answers)
     return [one for one in told if one and not (len(one) == 1 and one[0] in UNTELLING)]
 
 
@@ -159,7 +159,7 @@ class IndexChecks:
 
         The answer itself where no sentence holds it whole.
         """
-        answer, asked = tokens_of(hop.answer), set(tokens_of(hop.query))
+        answer, asked = words_of(hop.answer), set(words_of(hop.query))
         holding = [
             words
             for _, words in self.texts.sentences(hop.place)
@@ -185,11 +185,11 @@ class IndexChecks:
         for own in copies[:-1]:
             if self._shows(sorted(own), answers):
                 return True
-        start = tokens_of(draft.hops[0].subject)
+        start = words_of(draft.hops[0].subject)
         for hop, own in zip(draft.hops, copies, strict=True):
             others = [p for p in {*found[hop.query], *found[draft.text]} if p not in own]
-            ends = answers if hop is draft.hops[-1] else [tokens_of(hop.answer)]
-            if self._links(others, tokens_of(hop.subject), ends):
+            ends = answers if hop is draft.hops[-1] else [words_of(hop.answer)]
+            if self._links(others, words_of(hop.subject), ends):
                 return True
             every = [p for p in others if not any(p in one for one in copies)]
             if self._links(every, start, answers):
@@ -202,7 +202,7 @@ class IndexChecks:
         On a page that is titled by the subject every sentence is about it.
         """
         for place in places if subject else ():
-            own = stands_in(subject, tokens_of(self.texts.title(place)) or ("",))
+            own = stands_in(subject, words_of(self.texts.title(place)) or ("",))
             for _, words in self.texts.sentences(place):
                 if (own or stands_in(subject, words)) and any(stands_in(e, words) for e in ends):
                     return True
@@ -217,7 +217,7 @@ class IndexChecks:
         other words in place of the answer.
         """
         for hop, own in zip(draft.hops, copies, strict=True):
-            ours = [tokens_of(hop.answer)]
+            ours = [words_of(hop.answer)]
             ours += answer_tokens(draft) if hop is draft.hops[-1] else []
             if any(other not in ours for other in self.known(hop.query)):
                 return True

@@ -14,6 +14,8 @@ from research_rl.envs import Passage
 from research_rl.envs.documents import SEPARATOR
 from research_rl.trainers.audit import Tokens, tokens_of
 
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s(?!\w)")
+
 
 @dataclass(frozen=True)
 class Hop:
@@ -112,12 +114,21 @@ class Texts:
         return title_and_text(self.corpus[place])[0]
 
     def _tokens(self, place: int) -> Tokens:
-        return tokens_of(self.corpus[place].contents)
+        return words_of(self.corpus[place].contents)
 
     def _sentences(self, place: int) -> tuple[tuple[str, Tokens], ...]:
         """The sentences of a passage without its title, each with its words."""
         _, text = title_and_text(self.corpus[place])
-        return tuple((one, tokens_of(one)) for one in sentences_of(text))
+        return tuple((one, words_of(one)) for one in sentences_of(text))
+
+
+def words_of(text: str) -> Tokens:
+    """Return what is compared of a text, as the audit does it, without the ``'s`` behind a name.
+
+    >>> words_of("Bakset's boss")
+    ('bakset', 'boss')
+    """
+    return tokens_of(_POSSESSIVE.sub("", text))
 
 
 def document_of(passage: Passage) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from research_rl.envs.documents import SEPARATOR
-from research_rl.trainers.audit import Tokens, tokens_of
-from research_rl.trainers.make_questions.drafts import Texts
+from research_rl.trainers.audit import Tokens
+from research_rl.trainers.make_questions.drafts import Texts, words_of
 
 _WORDS = r"[a-z][\w-]*(?: (?!of\b|is\b|was\b|are\b)[a-z][\w-]*){0,3}"
 _NAME = r"(?!The\b|This\b|That\b|These\b|It\b|There\b|An?\b)[A-Z0-9`\"][^,;:.!?()«»]{0,60}?"
@@ -100,15 +100,15 @@ class Facts:
             for fact in self._of(place):
                 self.all.append(fact)
                 if fact.relation:
-                    key = (tokens_of(fact.relation), tokens_of(fact.subject))
-                    self._objects[key].add(tokens_of(fact.object))
+                    key = (words_of(fact.relation), words_of(fact.subject))
+                    self._objects[key].add(words_of(fact.object))
 
     def objects(self, query: str) -> set[Tokens]:
         """Return what the corpus says the things are that ``the boss of Bakset`` could be."""
         match = re.fullmatch(rf"the (?P<relation>{_WORDS}) of (?P<subject>.+)", query)
         if match is None:
             return set()
-        return self._objects.get((tokens_of(match["relation"]), tokens_of(match["subject"])), set())
+        return self._objects.get((words_of(match["relation"]), words_of(match["subject"])), set())
 
     def _of(self, place: int) -> Iterator[Fact]:
         subject = subject_of(self.texts.title(place))
@@ -127,11 +127,11 @@ class Facts:
         named = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", sentence)
         if not named:
             return
-        seen = {tokens_of(subject)}
+        seen = {words_of(subject)}
         spans = [match.group().strip("`") for match in _SPAN.finditer(sentence)]
         for span in spans:
-            key = tokens_of(span)
-            apart = key and key not in seen and not set(key) & set(tokens_of(subject))
+            key = words_of(span)
+            apart = key and key not in seen and not set(key) & set(words_of(subject))
             if apart and len(re.findall(re.escape(span), sentence)) == 1:
                 seen.add(key)
                 yield Fact(subject, span, place, "", sentence.replace("`", ""))
@@ -154,7 +154,7 @@ def _names(texts: Texts) -> dict[Tokens, str]:
     for place in range(len(texts)):
         title = texts.title(place)
         for name in {subject_of(title), title.partition(SEPARATOR)[0]}:
-            if key := tokens_of(name):
+            if key := words_of(name):
                 of[key].add(texts.documents[place])
                 shown.setdefault(key, name)
     return {

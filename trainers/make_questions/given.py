@@ -7,8 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from research_rl.envs import Question
-from research_rl.trainers.audit import stands_in, sub_questions, tokens_of
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused, Texts
+from research_rl.trainers.audit import stands_in, sub_questions
+from research_rl.trainers.make_questions.drafts import (
+    Draft,
+    Hop,
+    Proposer,
+    Refused,
+    Texts,
+    words_of,
+)
 from research_rl.trainers.make_questions.facts import subject_of
 
 
@@ -67,11 +74,11 @@ class GivenQuestions(Proposer):
 
     def _place_of(self, answer: str, query: str, places: Sequence[int]) -> int | None:
         """The gold passage that holds the answer of a step, that which the query names first."""
-        wanted, asked = tokens_of(answer), tokens_of(query)
+        wanted, asked = words_of(answer), words_of(query)
         holding = [p for p in places if wanted and stands_in(wanted, self._texts.tokens(p))]
 
         def named(place: int) -> bool:
-            title = tokens_of(subject_of(self._texts.title(place)))
+            title = words_of(subject_of(self._texts.title(place)))
             return not (title and stands_in(title, asked))
 
         return min(holding, key=named, default=None)
@@ -79,8 +86,8 @@ class GivenQuestions(Proposer):
     def _by_titles(self, question: Question, places: Sequence[int]) -> list[tuple[str, str, str]]:
         """Steps that go from title to title, the one which the question names first."""
         names = {place: subject_of(self._texts.title(place)) for place in places}
-        asked = tokens_of(question.text)
-        ordered = sorted(places, key=lambda p: not stands_in(tokens_of(names[p]) or ("",), asked))
+        asked = words_of(question.text)
+        ordered = sorted(places, key=lambda p: not stands_in(words_of(names[p]) or ("",), asked))
         steps = []
         for place, after in zip(ordered, [*ordered[1:], None], strict=True):
             answer = question.answers[0] if after is None else names[after]

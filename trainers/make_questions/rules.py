@@ -6,8 +6,8 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from research_rl.trainers.audit import Tokens, tokens_of
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused
+from research_rl.trainers.audit import Tokens
+from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused, words_of
 from research_rl.trainers.make_questions.facts import Fact, Facts
 
 _ROUNDS = 64
@@ -29,7 +29,7 @@ class Rules(Proposer):
         self.facts, self.hops, self.seed = facts, tuple(hops), seed
         self._about: dict[Tokens, list[Fact]] = defaultdict(list)
         for fact in facts.all:
-            self._about[tokens_of(fact.subject)].append(fact)
+            self._about[words_of(fact.subject)].append(fact)
 
     def links(self) -> Sequence[tuple[str, ...]]:
         """See ``Proposer``."""
@@ -66,7 +66,7 @@ class Rules(Proposer):
 
     def _after(self, fact: Fact) -> Iterator[Fact]:
         """The facts about what a fact says, in other passages."""
-        for after in self._about.get(tokens_of(fact.object), ()):
+        for after in self._about.get(words_of(fact.object), ()):
             if after.place != fact.place:
                 yield after
 
@@ -77,17 +77,17 @@ class Rules(Proposer):
         documents = self.facts.texts.documents
         split = splits[documents[fact.place]]
         chain = [fact]
-        met = {tokens_of(fact.subject), tokens_of(fact.object)}
+        met = {words_of(fact.subject), words_of(fact.object)}
         while len(chain) < hops:
             more = [
                 after
                 for after in self._after(chain[-1])
-                if tokens_of(after.object) not in met and splits[documents[after.place]] == split
+                if words_of(after.object) not in met and splits[documents[after.place]] == split
             ]
             if not more:
                 return []
             chain.append(rng.choice(more))
-            met.add(tokens_of(chain[-1].object))
+            met.add(words_of(chain[-1].object))
         return chain
 
 

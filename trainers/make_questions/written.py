@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import ModelInput, behind_thoughts
-from research_rl.trainers.audit import stands_in, tokens_of
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused
+from research_rl.trainers.audit import stands_in
+from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused, words_of
 from research_rl.trainers.make_questions.facts import Facts, subject_of
 from research_rl.trainers.make_questions.metered import SPENT, Metered
 
@@ -107,7 +107,7 @@ def _pairs(facts: Facts) -> list[tuple[int, int, str]]:
     texts = facts.texts
     about: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place in range(len(texts)):
-        about[tokens_of(subject_of(texts.title(place)))].append(place)
+        about[words_of(subject_of(texts.title(place)))].append(place)
     by_first: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for key in facts.names:
         if key in about:
