@@ -32,7 +32,7 @@ from research_rl.trainers.make_questions import (
     Hop,
     IndexChecks,
     Limits,
-    Rules,
+    RuleProposer,
     Texts,
     form_of,
 )
@@ -199,7 +199,7 @@ def world_part(people: int, each: int, limit: int, seed: int, folder: Path) -> N
     print(f"facts of the world that are read: {true} of {len(written)}")
     print(f"facts read that are true: {kept_true} of {len(stated)} (the others are planted)")
     _planted_table(planted, world, texts, checks)
-    _true_table(Rules(facts, (2,), seed), limit, world, planted, texts, checks)
+    _true_table(RuleProposer(facts, (2,), seed), limit, world, planted, texts, checks)
 
 
 def _planted_table(
@@ -215,7 +215,7 @@ def _planted_table(
 
 
 def _true_table(
-    rules: Rules,
+    rules: RuleProposer,
     limit: int,
     world: SyntheticWorld,
     planted: Planted,

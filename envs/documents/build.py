@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from research_rl.envs.documents.cache import Key, Readings
+from research_rl.envs.documents.cache import ReadingKey, Readings
 from research_rl.envs.documents.kinds import MODULES, PACKAGES, find_files
 from research_rl.envs.documents.near import NearTexts
 from research_rl.envs.documents.reading import Reading, UnreadableError, read_plain
@@ -123,7 +123,7 @@ class _Reader:
     ) -> None:
         self._folder, self._readings, self._worker = folder, readings, worker
         self._largest, self._report = largest, report
-        self.keys: set[Key] = set()
+        self.keys: set[ReadingKey] = set()
 
     def passages(self, path: str, kind: str, size: int, overlap: int) -> list[_Passage]:
         """Return the passages of a file; none where it cannot be read."""

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from research_rl.envs.documents.reading import READER, Reading
 from research_rl.envs.system import write_whole
 
-Key = tuple[str, str]
+ReadingKey = tuple[str, str]
 """SHA-256 of the bytes, and the kind as which they were read."""
 
 
@@ -26,7 +26,7 @@ class Readings:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._places: dict[Key, tuple[int, int]] = {}
+        self._places: dict[ReadingKey, tuple[int, int]] = {}
         self._end = 0
         if path.is_file():
             with path.open("rb") as lines:
@@ -48,10 +48,10 @@ class Readings:
     def __contains__(self, key: object) -> bool:
         return key in self._places
 
-    def __getitem__(self, key: Key) -> Reading:
+    def __getitem__(self, key: ReadingKey) -> Reading:
         return Reading.from_row(json.loads(self._read(*self._places[key]))["reading"])
 
-    def add(self, key: Key, reading: Reading) -> None:
+    def add(self, key: ReadingKey, reading: Reading) -> None:
         """Keep a reading."""
         digest, kind = key
         row = {"reader": READER, "sha256": digest, "kind": kind, "reading": reading.to_row()}
@@ -61,7 +61,7 @@ class Readings:
         self._places[key] = (self._end, len(line))
         self._end += len(line)
 
-    def keep(self, wanted: Collection[Key]) -> None:
+    def keep(self, wanted: Collection[ReadingKey]) -> None:
         """Forget the others, of files that are gone or have changed."""
         if set(self._places) <= set(wanted) and self._end == sum(
             size for _, size in self._places.values()
@@ -69,7 +69,7 @@ class Readings:
             return
         write_whole(self.path, self._lines(set(wanted)))
 
-    def _lines(self, wanted: set[Key]) -> Iterator[bytes]:
+    def _lines(self, wanted: set[ReadingKey]) -> Iterator[bytes]:
         for key, place in self._places.items():
             if key in wanted:
                 yield self._read(*place)
@@ -80,7 +80,7 @@ class Readings:
         return self._file.read(size)
 
 
-def _key_of(line: bytes) -> Key | None:
+def _key_of(line: bytes) -> ReadingKey | None:
     try:
         row = json.loads(line)
         if row["reader"] == READER:

@@ -32,7 +32,7 @@ _CACHES = frozenset({"__pycache__", "node_modules"})
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """The files of a folder.
 
     Args:
@@ -57,7 +57,7 @@ def kind_of(path: str) -> str | None:
     return KINDS.get(suffix.lower())
 
 
-def find_files(folder: Path, skip: frozenset[str] = frozenset()) -> Found:
+def find_files(folder: Path, skip: frozenset[str] = frozenset()) -> FoundFiles:
     """Return the documents below a folder.
 
     Passed over and counted are hidden files and folders, caches of tools, links, and names that end
@@ -67,7 +67,7 @@ def find_files(folder: Path, skip: frozenset[str] = frozenset()) -> Found:
         folder: to look into.
         skip: kinds to leave out.
     """
-    found = Found()
+    found = FoundFiles()
     for here, folders, names in os.walk(folder):
         inner = []
         for name in sorted(folders):

@@ -18,7 +18,7 @@ _MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class Cut:
     """A passage of a document.
 
     Args:
@@ -34,7 +34,7 @@ class Piece:
     page: int | None = None
 
 
-def split_reading(reading: Reading, name: str, size: int, overlap: int) -> Iterator[Piece]:
+def split_reading(reading: Reading, name: str, size: int, overlap: int) -> Iterator[Cut]:
     """Yield the passages of a document, in their order.
 
     A section without text of its own gives none. No passage reaches over a heading.
@@ -61,7 +61,7 @@ def split_reading(reading: Reading, name: str, size: int, overlap: int) -> Itera
         title = SEPARATOR.join(parts[:1] + parts[1:][-(_MOST_PARTS - 1) :])
         for start, stop in _cuts(reading.text, begin, end, size, overlap):
             page = bisect_right(reading.pages, start) if reading.pages else None
-            yield Piece(title, start, stop, page)
+            yield Cut(title, start, stop, page)
 
 
 def _only_head(reading: Reading) -> str:

@@ -42,6 +42,10 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
         **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
         **{"--model": MODEL, "--server": NOTHING},
     },
+    "questions make": {
+        **{"--index": INDEX, "--out": NOTHING, "--questions": NOTHING, "--model": MODEL},
+        **{"--url": NOTHING},
+    },
     "corpus build": {"folder": NOTHING, "--out": NOTHING},
     "index build": {
         **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
@@ -122,6 +126,7 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"--questions": [world / "questions.jsonl"], "--index": [index]},
             **{"--out": ["out"], "--max-tokens": ["8"]},
         },
+        "questions make": {"--index": [index], "--out": ["out"], "--quiet": []},
         "corpus build": {"folder": [world / "papers"], "--out": ["out.jsonl"], "--quiet": []},
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
         "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
@@ -146,6 +151,8 @@ def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     given = {**usual(name, world), option: [value]}
     if name == "ask" and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
+    if name == "questions make" and option == "--questions":
+        given |= {"--from": ["file"]}
     if name == "ask" and option == "--run":
         del given["--model"]
     words = name.split()

@@ -10,8 +10,8 @@ from research_rl.trainers.make_questions.checks import REASONS, IndexChecks, Lim
 from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts
 from research_rl.trainers.make_questions.facts import Facts
 from research_rl.trainers.make_questions.given import GivenQuestions
-from research_rl.trainers.make_questions.make import Plan, make_questions
-from research_rl.trainers.make_questions.rules import Rules
+from research_rl.trainers.make_questions.make import MakingPlan, make_questions
+from research_rl.trainers.make_questions.rules import RuleProposer
 
 __all__ = [
     "REASONS",
@@ -21,8 +21,8 @@ __all__ = [
     "Hop",
     "IndexChecks",
     "Limits",
-    "Plan",
-    "Rules",
+    "MakingPlan",
+    "RuleProposer",
     "Texts",
     "form_of",
     "make_questions",

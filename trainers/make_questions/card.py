@@ -9,7 +9,9 @@ from typing import Any
 from research_rl.trainers.make_questions.make import Made
 
 
-def record_of(made: Made, counts: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, Any]:
+def making_record(
+    made: Made, counts: Mapping[str, int], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return all figures, as ``card.json`` holds them.
 
     Args:
@@ -35,7 +37,7 @@ def card_of_questions(record: Mapping[str, Any], spent: bool) -> str:
     """Return the card as text.
 
     Args:
-        record: see ``record_of``.
+        record: see ``making_record``.
         spent: whether the budget of model calls was used up before the end.
     """
     drafts = max(1, record["drafts"])

@@ -11,29 +11,30 @@ from dataclasses import dataclass
 
 from research_rl.envs import Retriever, search_checked
 from research_rl.trainers.audit import UNTELLING, Tokens, stands_in
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts, words_of
+from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts, word_list
 
 NO_CHAIN = "the chain of passages is not known"
-NO_ANSWER = "the answer is empty, or yes or no"
+NO_TELLING_ANSWER = "the answer is empty, or yes or no"
 TOO_LONG = "the answer is too long"
 LEAKED = "the answer stands in the question"
 BRIDGE_LEAKED = "the question names what is to be found on the way"
 NOT_IN_EVIDENCE = "the answer of a hop does not stand in its passage"
 CROSSES = "its documents lie in several splits"
-NOT_FOUND = "a passage is not found by its own query"
+UNFOUND = "a passage is not found by its own query"
 ONE_SEARCH = "one search with the question brings the answer"
 NOT_NEEDED = "the answer can be found without one of its passages"
 RIVAL = "another passage or sentence supports another answer"
-CLOSED_BOOK = "the model knows the answer without searching"
+KNOWN_BY_HEART = "the model knows the answer without searching"
+UNASKED = "the budget was spent before the model could be asked"
 REPEATED = "it is asked already"
 REASONS: Mapping[str, str] = {
-    "g": f"{NO_ANSWER}; {TOO_LONG}; {LEAKED}; {BRIDGE_LEAKED}; {NOT_IN_EVIDENCE}",
+    "g": f"{NO_TELLING_ANSWER}; {TOO_LONG}; {LEAKED}; {BRIDGE_LEAKED}; {NOT_IN_EVIDENCE}",
     "f": CROSSES,
-    "a": NOT_FOUND,
+    "a": UNFOUND,
     "b": ONE_SEARCH,
     "c": NOT_NEEDED,
     "d": RIVAL,
-    "e": CLOSED_BOOK,
+    "e": KNOWN_BY_HEART,
 }
 """What each check refuses, in their order."""
 
@@ -65,21 +66,21 @@ class Limits:
 
 def form_of(draft: Draft, texts: Texts, limits: Limits) -> str:
     """Return why a draft cannot be a question whatever the index finds; "" if it can."""
-    answers = answer_tokens(draft)
+    answers = looked_for(draft)
     if not answers:
-        return NO_ANSWER
+        return NO_TELLING_ANSWER
     if any(len(answer) > limits.max_words for answer in answers[:1]):
         return TOO_LONG
-    asked = words_of(draft.text)
+    asked = word_list(draft.text)
     if any(stands_in(answer, asked) for answer in answers):
         return LEAKED
     if len(draft.hops) < 2:
         return NO_CHAIN
     for hop in draft.hops:
-        found = words_of(hop.answer)
+        found = word_list(hop.answer)
         if not found or not stands_in(found, texts.tokens(hop.place)):
             return NOT_IN_EVIDENCE
-    if any(stands_in(words_of(hop.answer), asked) for hop in draft.hops[:-1]):
+    if any(stands_in(word_list(hop.answer), asked) for hop in draft.hops[:-1]):
         return BRIDGE_LEAKED
     last = texts.tokens(draft.hops[-1].place)
     return "" if any(stands_in(answer, last) for answer in answers) else NOT_IN_EVIDENCE
@@ -91,9 +92,9 @@ def split_of(draft: Draft, texts: Texts, splits: Mapping[str, str]) -> str | Non
     return found.pop() if len(found) == 1 else None
 
 
-def answer_tokens(draft: Draft) -> list[Tokens]:
+def looked_for(draft: Draft) -> list[Tokens]:
     """Return the words of each answer that can be looked for."""
-    told = (words_of(answer) for answer in draft.answers)
+    told = (word_list(answer) for answer in draft.answers)
     return [one for one in told if one and not (len(one) == 1 and one[0] in UNTELLING)]
 
 
@@ -136,8 +137,8 @@ class IndexChecks:
         copies = [self._copies(hop, found) for hop in draft.hops]
         for hop, own in zip(draft.hops, copies, strict=True):
             if not own & set(found[hop.query][: self.limits.top_k]):
-                return NOT_FOUND
-        answers = answer_tokens(draft)
+                return UNFOUND
+        answers = looked_for(draft)
         if self._shows(found[draft.text][: self.limits.top_k], answers):
             return ONE_SEARCH
         if self._needless(draft, copies, answers, found):
@@ -159,7 +160,7 @@ class IndexChecks:
 
         The answer itself where no sentence holds it whole.
         """
-        answer, asked = words_of(hop.answer), set(words_of(hop.query))
+        answer, asked = word_list(hop.answer), set(word_list(hop.query))
         holding = [
             words
             for _, words in self.texts.sentences(hop.place)
@@ -185,11 +186,11 @@ class IndexChecks:
         for own in copies[:-1]:
             if self._shows(sorted(own), answers):
                 return True
-        start = words_of(draft.hops[0].subject)
+        start = word_list(draft.hops[0].subject)
         for hop, own in zip(draft.hops, copies, strict=True):
             others = [p for p in {*found[hop.query], *found[draft.text]} if p not in own]
-            ends = answers if hop is draft.hops[-1] else [words_of(hop.answer)]
-            if self._links(others, words_of(hop.subject), ends):
+            ends = answers if hop is draft.hops[-1] else [word_list(hop.answer)]
+            if self._links(others, word_list(hop.subject), ends):
                 return True
             every = [p for p in others if not any(p in one for one in copies)]
             if self._links(every, start, answers):
@@ -202,7 +203,7 @@ class IndexChecks:
         On a page that is titled by the subject every sentence is about it.
         """
         for place in places if subject else ():
-            own = stands_in(subject, words_of(self.texts.title(place)) or ("",))
+            own = stands_in(subject, word_list(self.texts.title(place)) or ("",))
             for _, words in self.texts.sentences(place):
                 if (own or stands_in(subject, words)) and any(stands_in(e, words) for e in ends):
                     return True
@@ -217,8 +218,8 @@ class IndexChecks:
         other words in place of the answer.
         """
         for hop, own in zip(draft.hops, copies, strict=True):
-            ours = [words_of(hop.answer)]
-            ours += answer_tokens(draft) if hop is draft.hops[-1] else []
+            ours = [word_list(hop.answer)]
+            ours += looked_for(draft) if hop is draft.hops[-1] else []
             if any(other not in ours for other in self.known(hop.query)):
                 return True
             said = self._evidence(hop)

@@ -50,38 +50,40 @@ def _check(given: argparse.Namespace) -> None:
         raise ValueError("--url must come with --model, the model's name on that server")
 
 
-def _settings(given: argparse.Namespace) -> dict[str, Any]:
+def _settings(given: argparse.Namespace, questions: Sequence[Any]) -> dict[str, Any]:
     """Return what decides the outcome."""
+    from research_rl.envs.questions import content_hash
     from research_rl.envs.retrieval.index import read_manifest
-    from research_rl.envs.system import sha256_of
 
     manifest = read_manifest(given.index)
     known = {
         name: getattr(given, name)
         for name in ("proposer", "model", "hops", "top_k", "max_words", "val", "test", "seed")
     }
-    file = {"questions": sha256_of(given.questions)} if given.questions else {}
+    file = {"questions": content_hash(questions)} if given.questions else {}
     return known | file | {"corpus": manifest["corpus"]["sha256"], "index": manifest["kind"]}
 
 
 def _make(given: argparse.Namespace) -> None:
     _check(given)
+    from research_rl.envs.questions import read_questions
     from research_rl.envs.system import alone_in, progress_bar, write_whole
-    from research_rl.trainers.make_questions.card import card_of_questions, record_of
+    from research_rl.trainers.make_questions.card import card_of_questions, making_record
     from research_rl.trainers.make_questions.checks import Limits
-    from research_rl.trainers.make_questions.journal import JOURNAL, Journal
-    from research_rl.trainers.make_questions.make import Plan, make_questions, write_questions
+    from research_rl.trainers.make_questions.journal import MAKING, Journal
+    from research_rl.trainers.make_questions.make import MakingPlan, make_questions, write_questions
     from research_rl.trainers.make_questions.metered import Metered
 
     shares = {"val": given.val, "test": given.test}
     limits = Limits(given.top_k, max(20, 2 * given.top_k), given.max_words)
-    plan = Plan(given.count, given.drafts, limits, shares, given.seed)
-    settings = _settings(given)
-    with alone_in(given.out), Journal(given.out / JOURNAL, settings) as journal:
+    plan = MakingPlan(given.count, given.drafts, limits, shares, given.seed)
+    questions = read_questions(given.questions) if given.questions else []
+    settings = _settings(given, questions)
+    with alone_in(given.out), Journal(given.out / MAKING, settings) as journal:
         generator = _generator(given)
         model = None if generator is None else Metered(generator, journal, given.budget)
         texts, facts, retriever = _opened(given)
-        proposer = _proposer(given, texts, facts, model)
+        proposer = _proposer(given, questions, texts, facts, model)
         with progress_bar(desc="checking", unit=" drafts", disable=given.quiet) as bar:
 
             def advance(drafts: int, kept: int) -> None:
@@ -90,7 +92,7 @@ def _make(given: argparse.Namespace) -> None:
 
             made = make_questions(proposer, texts, facts, retriever, plan, journal, model, advance)
         counts = write_questions(made, texts, given.proposer, given.out)
-        record = record_of(made, counts, settings) | {"model_calls": journal.calls}
+        record = making_record(made, counts, settings) | {"model_calls": journal.calls}
         spent = model is not None and model.spent
         card = card_of_questions(record, spent)
         write_whole(given.out / "card.md", card)
@@ -104,12 +106,15 @@ def _make(given: argparse.Namespace) -> None:
 
 
 def _opened(given: argparse.Namespace) -> tuple[Any, Any, Any]:
+    from research_rl.envs import search_checked
     from research_rl.envs.retrieval.index import load_retriever, open_corpus_of
     from research_rl.trainers.make_questions.drafts import Texts
     from research_rl.trainers.make_questions.facts import Facts
 
-    texts = Texts(open_corpus_of(given.index))
-    return texts, Facts(texts), load_retriever(given.index)
+    corpus, retriever = open_corpus_of(given.index), load_retriever(given.index)
+    search_checked(retriever, ["first"], 1)  # what cannot be searched says so before long work
+    texts = Texts(corpus)
+    return texts, Facts(texts), retriever
 
 
 def _generator(given: argparse.Namespace) -> Any:
@@ -123,16 +128,17 @@ def _generator(given: argparse.Namespace) -> Any:
     return LocalGenerator(given.model)
 
 
-def _proposer(given: argparse.Namespace, texts: Any, facts: Any, model: Any) -> Any:
-    from research_rl.envs.questions import read_questions
+def _proposer(
+    given: argparse.Namespace, questions: Sequence[Any], texts: Any, facts: Any, model: Any
+) -> Any:
     from research_rl.trainers.make_questions.given import GivenQuestions
-    from research_rl.trainers.make_questions.rules import Rules
+    from research_rl.trainers.make_questions.rules import RuleProposer
     from research_rl.trainers.make_questions.written import Written
 
     if given.proposer == "file":
-        return GivenQuestions(read_questions(given.questions), texts)
+        return GivenQuestions(questions, texts)
     if given.proposer == "rules":
-        return Rules(facts, given.hops, given.seed)
+        return RuleProposer(facts, given.hops, given.seed)
     return Written(facts, model, given.seed)
 
 
@@ -156,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         default="rules",
         help="who proposes: rules (no model, default), served, local, or a file of questions",
     )
-    add("--questions", type=Path, help="with --from file: the questions to check")
+    add("--questions", help="with --from file: file, folder or Hub data set, perhaps with #SPLIT")
     add("--count", type=int, default=1000, help="questions at most (default: 1000)")
     add("--drafts", type=int, default=20_000, help="drafts at most (default: 20000)")
     add("--hops", type=int, nargs="+", default=[2], help="of the rules' questions (default: 2)")

@@ -59,7 +59,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Refused:
+class NoDraft:
     """A proposal that is no draft: the model did not write what it was asked for.
 
     Args:
@@ -81,7 +81,7 @@ class Proposer(ABC):
         """Return the documents that a question may span, by which they are split."""
 
     @abstractmethod
-    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | Refused]:
+    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | NoDraft]:
         """Yield drafts, the same ones in the same order for equal corpora.
 
         Args:
@@ -114,18 +114,18 @@ class Texts:
         return title_and_text(self.corpus[place])[0]
 
     def _tokens(self, place: int) -> Tokens:
-        return words_of(self.corpus[place].contents)
+        return word_list(self.corpus[place].contents)
 
     def _sentences(self, place: int) -> tuple[tuple[str, Tokens], ...]:
         """The sentences of a passage without its title, each with its words."""
         _, text = title_and_text(self.corpus[place])
-        return tuple((one, words_of(one)) for one in sentences_of(text))
+        return tuple((one, word_list(one)) for one in sentences_of(text))
 
 
-def words_of(text: str) -> Tokens:
+def word_list(text: str) -> Tokens:
     """Return what is compared of a text, as the audit does it, without the ``'s`` behind a name.
 
-    >>> words_of("Bakset's boss")
+    >>> word_list("Bakset's boss")
     ('bakset', 'boss')
     """
     return tokens_of(_POSSESSIVE.sub("", text))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from research_rl.envs.documents import SEPARATOR
 from research_rl.trainers.audit import Tokens
-from research_rl.trainers.make_questions.drafts import Texts, words_of
+from research_rl.trainers.make_questions.drafts import Texts, word_list
 
 _WORDS = r"[a-z][\w-]*(?: (?!of\b|is\b|was\b|are\b)[a-z][\w-]*){0,3}"
 _NAME = r"(?!The\b|This\b|That\b|These\b|It\b|There\b|An?\b)[A-Z0-9`\"][^,;:.!?()«»]{0,60}?"
@@ -100,15 +100,15 @@ class Facts:
             for fact in self._of(place):
                 self.all.append(fact)
                 if fact.relation:
-                    key = (words_of(fact.relation), words_of(fact.subject))
-                    self._objects[key].add(words_of(fact.object))
+                    key = (word_list(fact.relation), word_list(fact.subject))
+                    self._objects[key].add(word_list(fact.object))
 
     def objects(self, query: str) -> set[Tokens]:
         """Return what the corpus says the things are that ``the boss of Bakset`` could be."""
         match = re.fullmatch(rf"the (?P<relation>{_WORDS}) of (?P<subject>.+)", query)
         if match is None:
             return set()
-        return self._objects.get((words_of(match["relation"]), words_of(match["subject"])), set())
+        return self._objects.get((word_list(match["relation"]), word_list(match["subject"])), set())
 
     def _of(self, place: int) -> Iterator[Fact]:
         subject = subject_of(self.texts.title(place))
@@ -127,11 +127,11 @@ class Facts:
         named = re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", sentence)
         if not named:
             return
-        seen = {words_of(subject)}
+        seen = {word_list(subject)}
         spans = [match.group().strip("`") for match in _SPAN.finditer(sentence)]
         for span in spans:
-            key = words_of(span)
-            apart = key and key not in seen and not set(key) & set(words_of(subject))
+            key = word_list(span)
+            apart = key and key not in seen and not set(key) & set(word_list(subject))
             if apart and len(re.findall(re.escape(span), sentence)) == 1:
                 seen.add(key)
                 yield Fact(subject, span, place, "", sentence.replace("`", ""))
@@ -154,7 +154,7 @@ def _names(texts: Texts) -> dict[Tokens, str]:
     for place in range(len(texts)):
         title = texts.title(place)
         for name in {subject_of(title), title.partition(SEPARATOR)[0]}:
-            if key := words_of(name):
+            if key := word_list(name):
                 of[key].add(texts.documents[place])
                 shown.setdefault(key, name)
     return {

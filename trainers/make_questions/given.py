@@ -11,10 +11,10 @@ from research_rl.trainers.audit import stands_in, sub_questions
 from research_rl.trainers.make_questions.drafts import (
     Draft,
     Hop,
+    NoDraft,
     Proposer,
-    Refused,
     Texts,
-    words_of,
+    word_list,
 )
 from research_rl.trainers.make_questions.facts import subject_of
 
@@ -46,7 +46,7 @@ class GivenQuestions(Proposer):
         documents = self._texts.documents
         return [tuple(documents[hop.place] for hop in draft.hops) for draft in self._made]
 
-    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | Refused]:
+    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | NoDraft]:
         """See ``Proposer``."""
         yield from self._made
 
@@ -74,11 +74,11 @@ class GivenQuestions(Proposer):
 
     def _place_of(self, answer: str, query: str, places: Sequence[int]) -> int | None:
         """The gold passage that holds the answer of a step, that which the query names first."""
-        wanted, asked = words_of(answer), words_of(query)
+        wanted, asked = word_list(answer), word_list(query)
         holding = [p for p in places if wanted and stands_in(wanted, self._texts.tokens(p))]
 
         def named(place: int) -> bool:
-            title = words_of(subject_of(self._texts.title(place)))
+            title = word_list(subject_of(self._texts.title(place)))
             return not (title and stands_in(title, asked))
 
         return min(holding, key=named, default=None)
@@ -86,10 +86,10 @@ class GivenQuestions(Proposer):
     def _by_titles(self, question: Question, places: Sequence[int]) -> list[tuple[str, str, str]]:
         """Steps that go from title to title, the one which the question names first."""
         names = {place: subject_of(self._texts.title(place)) for place in places}
-        asked = words_of(question.text)
-        ordered = sorted(places, key=lambda p: not stands_in(words_of(names[p]) or ("",), asked))
+        asked = word_list(question.text)
+        ordered = sorted(places, key=lambda p: not stands_in(word_list(names[p]) or ("",), asked))
         steps = []
-        for place, after in zip(ordered, [*ordered[1:], None], strict=True):
+        for place, after in zip(ordered, [*ordered[1:], None], strict=False):
             answer = question.answers[0] if after is None else names[after]
             steps.append((names[place], answer, self._texts.corpus[place].id))
         return steps

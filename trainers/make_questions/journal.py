@@ -12,7 +12,7 @@ from typing import Any
 
 from research_rl.envs.system import lines_of
 
-JOURNAL = "journal.jsonl"
+MAKING = "journal.jsonl"
 
 
 class Journal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,25 +21,26 @@ from research_rl.envs.rewards import exact_match
 from research_rl.envs.system import write_whole
 from research_rl.trainers.audit import overlaps
 from research_rl.trainers.make_questions.checks import (
-    CLOSED_BOOK,
     CROSSES,
+    KNOWN_BY_HEART,
     REPEATED,
+    UNASKED,
     IndexChecks,
     Limits,
     form_of,
     split_of,
 )
-from research_rl.trainers.make_questions.drafts import Draft, Proposer, Refused, Texts
+from research_rl.trainers.make_questions.drafts import Draft, NoDraft, Proposer, Texts
 from research_rl.trainers.make_questions.facts import Facts
 from research_rl.trainers.make_questions.journal import Journal
-from research_rl.trainers.make_questions.metered import Metered
-from research_rl.trainers.make_questions.splits import SPLITS, split_documents
+from research_rl.trainers.make_questions.metered import SPENT, Metered
+from research_rl.trainers.make_questions.splits import QUESTION_SPLITS, split_documents
 
 _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class MakingPlan:
     """What is made.
 
     Args:
@@ -79,7 +80,7 @@ def make_questions(
     texts: Texts,
     facts: Facts,
     retriever: Retriever,
-    plan: Plan,
+    plan: MakingPlan,
     journal: Journal,
     model: Metered | None = None,
     advance: Callable[[int, int], object] = lambda drafts, kept: None,
@@ -115,7 +116,7 @@ def make_questions(
             if len(made.kept) >= plan.count:
                 break
             looked += 1
-            if isinstance(one, Refused) or reason:
+            if isinstance(one, NoDraft) or reason:
                 made.refused.append((one.id, one.text, reason))
             elif folded in asked:
                 made.refused.append((one.id, one.text, REPEATED))
@@ -129,16 +130,16 @@ def make_questions(
 
 
 def _verdicts(
-    batch: Sequence[Draft | Refused],
+    batch: Sequence[Draft | NoDraft],
     texts: Texts,
-    plan: Plan,
+    plan: MakingPlan,
     splits: Mapping[str, str],
     checks: IndexChecks,
     journal: Journal,
     model: Metered | None,
 ) -> list[str]:
     """Return why each of a batch is refused, "" where it is not."""
-    known: dict[str, str] = {one.id: one.reason for one in batch if isinstance(one, Refused)}
+    known: dict[str, str] = {one.id: one.reason for one in batch if isinstance(one, NoDraft)}
     drafts = [one for one in batch if isinstance(one, Draft) and one.id not in journal.verdicts]
     fresh: dict[str, str] = {}
     for draft in drafts:
@@ -152,9 +153,9 @@ def _verdicts(
     }
     open_ones = [draft for draft in open_ones if not fresh[draft.id]]
     if model is not None and open_ones:
-        fresh |= dict.fromkeys(_known_by_heart(open_ones, model), CLOSED_BOOK)
+        fresh |= _by_heart(open_ones, model)
     for draft in drafts:
-        if model is None or not model.spent:  # else it may not have been asked
+        if fresh[draft.id] != UNASKED:
             journal.add_verdict(draft.id, fresh[draft.id])
     return [known[one.id] if one.id in known else _verdict(one.id, fresh, journal) for one in batch]
 
@@ -163,17 +164,20 @@ def _verdict(draft: str, fresh: Mapping[str, str], journal: Journal) -> str:
     return fresh[draft] if draft in fresh else journal.verdicts[draft]
 
 
-def _known_by_heart(drafts: Sequence[Draft], model: Metered) -> Iterator[str]:
-    """Yield the ids of drafts that a model answers from memory."""
-    questions = [Question(draft.id, draft.text, draft.answers) for draft in drafts]
-    for one in NaiveGeneration(model).answer(questions):
-        if one.text and exact_match(one.text, one.question.answers) == 1:
-            yield one.question.id
+def _by_heart(drafts: Sequence[Draft], model: Metered) -> dict[str, str]:
+    """Return why drafts are refused that a model answers from memory, or could not be asked."""
+    refused = {}
+    for one in NaiveGeneration(model).answer([_question(draft) for draft in drafts]):
+        if one.error == SPENT:
+            refused[one.question.id] = UNASKED
+        elif one.text and exact_match(one.text, one.question.answers) == 1:
+            refused[one.question.id] = KNOWN_BY_HEART
+    return refused
 
 
 def _without_leaks(made: Made) -> Made:
     """Leave out validation and test questions that training asks in nearly the same words."""
-    by_split = {split: [d for d, s in made.kept if s == split] for split in SPLITS}
+    by_split = {split: [d for d, s in made.kept if s == split] for split in QUESTION_SPLITS}
     asked = {split: [_question(d) for d in drafts] for split, drafts in by_split.items()}
     held = asked["val"] + asked["test"]
     leaks = {i for i, other in overlaps(held, asked["train"]).items() if other.leaks}
@@ -186,7 +190,7 @@ def _question(draft: Draft) -> Question:
     return Question(draft.id, draft.text, draft.answers)
 
 
-def row_of(draft: Draft, split: str, texts: Texts, proposer: str) -> dict[str, Any]:
+def question_row(draft: Draft, split: str, texts: Texts, proposer: str) -> dict[str, Any]:
     """Return the line of a question, in FlashRAG's layout."""
     steps = [
         {"question": hop.query, "answer": hop.answer, "passage": texts.corpus[hop.place].id}
@@ -219,8 +223,8 @@ def write_questions(made: Made, texts: Texts, proposer: str, out: Path) -> dict[
     A split without questions has no file.
     """
     counts = Counter(split for _, split in made.kept)
-    for split in SPLITS:
-        rows = [row_of(draft, split, texts, proposer) for draft, s in made.kept if s == split]
+    for split in QUESTION_SPLITS:
+        rows = [question_row(draft, split, texts, proposer) for draft, s in made.kept if s == split]
         if rows:
             write_whole(out / f"{split}.jsonl", map(_line, rows))
         else:
@@ -229,7 +233,7 @@ def write_questions(made: Made, texts: Texts, proposer: str, out: Path) -> dict[
     write_whole(
         out / "refused.jsonl", (_line(dict(zip(names, one, strict=True))) for one in made.refused)
     )
-    return {split: counts[split] for split in SPLITS}
+    return {split: counts[split] for split in QUESTION_SPLITS}
 
 
 def _line(row: Mapping[str, Any]) -> str:

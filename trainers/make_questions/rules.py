@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from research_rl.trainers.audit import Tokens
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused, words_of
+from research_rl.trainers.make_questions.drafts import Draft, Hop, NoDraft, Proposer, word_list
 from research_rl.trainers.make_questions.facts import Fact, Facts
 
 _ROUNDS = 64
 
 
-class Rules(Proposer):
+class RuleProposer(Proposer):
     """Chains facts: «the boss of Bakset is Domlor» and «the coach of Domlor is Minlak».
 
     Who is named in one passage and titles another links the two. Each round gives every first fact
@@ -29,7 +29,7 @@ class Rules(Proposer):
         self.facts, self.hops, self.seed = facts, tuple(hops), seed
         self._about: dict[Tokens, list[Fact]] = defaultdict(list)
         for fact in facts.all:
-            self._about[words_of(fact.subject)].append(fact)
+            self._about[word_list(fact.subject)].append(fact)
 
     def links(self) -> Sequence[tuple[str, ...]]:
         """See ``Proposer``."""
@@ -42,7 +42,7 @@ class Rules(Proposer):
             )
         )
 
-    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | Refused]:
+    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | NoDraft]:
         """See ``Proposer``; chains that leave their split are not proposed."""
         rng = random.Random(f"questions {self.seed}")
         first = [fact for fact in self.facts.all if next(self._after(fact), None)]
@@ -51,8 +51,8 @@ class Rules(Proposer):
         seen: set[str] = set()
         for number in range(_ROUNDS):
             fresh = 0
-            for fact in first:
-                hops = self.hops[number % len(self.hops)]
+            for row, fact in enumerate(first):
+                hops = self.hops[(number + row) % len(self.hops)]
                 for _ in range(4):  # tries at a chain that was not there before
                     chain = self._chain(fact, hops, rng, splits)
                     draft = chain and _draft(chain)
@@ -66,7 +66,7 @@ class Rules(Proposer):
 
     def _after(self, fact: Fact) -> Iterator[Fact]:
         """The facts about what a fact says, in other passages."""
-        for after in self._about.get(words_of(fact.object), ()):
+        for after in self._about.get(word_list(fact.object), ()):
             if after.place != fact.place:
                 yield after
 
@@ -77,17 +77,17 @@ class Rules(Proposer):
         documents = self.facts.texts.documents
         split = splits[documents[fact.place]]
         chain = [fact]
-        met = {words_of(fact.subject), words_of(fact.object)}
+        met = {word_list(fact.subject), word_list(fact.object)}
         while len(chain) < hops:
             more = [
                 after
                 for after in self._after(chain[-1])
-                if words_of(after.object) not in met and splits[documents[after.place]] == split
+                if word_list(after.object) not in met and splits[documents[after.place]] == split
             ]
             if not more:
                 return []
             chain.append(rng.choice(more))
-            met.add(words_of(chain[-1].object))
+            met.add(word_list(chain[-1].object))
         return chain
 
 

@@ -7,7 +7,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-SPLITS = ("train", "val", "test")
+QUESTION_SPLITS = ("train", "val", "test")
 
 
 def split_documents(

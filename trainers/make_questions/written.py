@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import ModelInput, behind_thoughts
 from research_rl.trainers.audit import stands_in
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Proposer, Refused, words_of
+from research_rl.trainers.make_questions.drafts import Draft, Hop, NoDraft, Proposer, word_list
 from research_rl.trainers.make_questions.facts import Facts, subject_of
 from research_rl.trainers.make_questions.metered import SPENT, Metered
 
@@ -59,7 +59,7 @@ class Written(Proposer):
         documents = self._texts.documents
         return [(documents[first], documents[second]) for first, second, _ in self._pairs]
 
-    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | Refused]:
+    def drafts(self, splits: Mapping[str, str]) -> Iterator[Draft | NoDraft]:
         """See ``Proposer``; pairs of two splits are not asked about.
 
         Raises:
@@ -86,14 +86,14 @@ class Written(Proposer):
         texts = (self._texts.corpus[place].contents[:_LONGEST] for place in (first, second))
         return _PROMPT.format(name=name, first=next(texts), second=next(texts))
 
-    def _read(self, pair: tuple[int, int, str], said: str) -> Draft | Refused:
+    def _read(self, pair: tuple[int, int, str], said: str) -> Draft | NoDraft:
         first, second, name = pair
         lines: dict[str, str] = {}
         for word, text in _LINE.findall(said):
-            lines.setdefault(word, text.strip("«»\"' "))
+            lines.setdefault(word, text.strip("«»\"'* "))
         if len(lines) < 4 or not all(lines.values()):
             ids = self._texts.corpus
-            return Refused(f"{ids[first].id} + {ids[second].id}", NOT_THE_FORM, said[:200])
+            return NoDraft(f"{ids[first].id} + {ids[second].id}", NOT_THE_FORM, said[:200])
         answer = lines["Answer"].rstrip(".")
         hops = (
             Hop(lines["First"], name, first, subject_of(self._texts.title(first))),
@@ -107,7 +107,7 @@ def _pairs(facts: Facts) -> list[tuple[int, int, str]]:
     texts = facts.texts
     about: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place in range(len(texts)):
-        about[words_of(subject_of(texts.title(place)))].append(place)
+        about[word_list(subject_of(texts.title(place)))].append(place)
     by_first: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for key in facts.names:
         if key in about:

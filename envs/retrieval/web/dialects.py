@@ -29,6 +29,7 @@ from research_rl.envs.retrieval.web.json_checks import (
     member,
     query_list,
     rows_of,
+    source_of,
     string,
 )
 from research_rl.envs.types import Passage, Results
@@ -362,7 +363,7 @@ def _scored_row(documents: list[Json], scores: list[Json], k: int) -> list[Passa
             string(member(document, "id"), "id"),
             string(member(document, "contents"), "contents"),
             finite_score(score),
-            _source_of(document),
+            source_of(document),
         )
         for document, score in zip(documents[:k], scores[:k], strict=True)
     ]
@@ -374,13 +375,7 @@ def _row_passage(row: Json, score: float, without_id: str | None) -> Passage:
     identity = row.get("id", without_id or _text_id(contents))
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    return Passage(string(identity, "id"), contents, score, _source_of(row))
-
-
-def _source_of(document: Json) -> str:
-    """Where a passage stands, which servers of ours say and others do not."""
-    source = document.get("source") if isinstance(document, dict) else None
-    return source if isinstance(source, str) else ""
+    return Passage(string(identity, "id"), contents, score, source_of(row))
 
 
 def _only(queries: Sequence[str]) -> str:
