@@ -1,4 +1,4 @@
-"""A tiny policy that has learned a few episodes by heart: it searches, reads and answers greedily."""
+"""A tiny policy that has learned a few episodes by heart: it searches, reads and answers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import gymnasium as gym
 import torch
 from doubles import tiny
 
+from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
 from research_rl.agents.types import SamplingParams, Sequence
@@ -84,9 +85,21 @@ def learn(policy: LMPolicy, sequences: Seq[Sequence], most: int = 600) -> None:
         losses = torch.nn.functional.cross_entropy(
             logits, wanted[:, 1:].flatten(), ignore_index=-100, reduction="none"
         )
-        if float(losses.max()) < 0.1:
+        if float(losses.detach().max()) < 0.1:
             return
         optimizer.zero_grad()
         (losses.sum() / (losses > 0).sum()).backward()
         optimizer.step()
-    raise AssertionError(f"it has not learned them: {float(losses.max())}")
+    raise AssertionError(f"it has not learned them: {float(losses.detach().max())}")
+
+
+def config(world: Path) -> PolicyConfig:
+    """How the policy of a world is loaded."""
+    return PolicyConfig(str(world / "policy"))
+
+
+def options(world: Path) -> list[str]:
+    """The command line's options for the agent of a world."""
+    model, index = str(world / "policy"), str(world / "index")
+    told = ["--model", model, "--index", index, "--prompt", "{prompt}", "--top-k", "1"]
+    return [*told, "--max-tokens", str(BUDGET)]

@@ -180,14 +180,16 @@ def _local(settings: Asked, env: Any, params: SamplingParams) -> ReSearchAgent:
     """An agent whose model is in this process."""
     from transformers.utils.logging import disable_progress_bar
 
-    from research_rl.agents import ReferenceEngine, ReSearchAgent
+    from research_rl.agents import ReSearchAgent
+    from research_rl.agents.engines import StreamingEngine
     from research_rl.agents.methods import load_policy
 
     assert settings.model is not None
     if Path(settings.model).is_dir():  # a download keeps its bars
         disable_progress_bar()  # type: ignore[no-untyped-call]
     policy = load_policy(settings.model)
-    return ReSearchAgent(policy, ReferenceEngine(policy), env, params, settings.seed)
+    engine = StreamingEngine(policy, lambda role, text: None)  # the asker has engines of its own
+    return ReSearchAgent(policy, engine, env, params, settings.seed)
 
 
 def _served(settings: Asked, env: Any, params: SamplingParams) -> ServedReSearchAgent:

@@ -35,7 +35,8 @@ _READ = {
 }
 _ROLES = ("system", "developer", "user", "assistant")
 _SEEDS = 2**63
-_SHORT = reprlib.Repr(maxstring=80, maxother=80)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 @dataclass(frozen=True)
