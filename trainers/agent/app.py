@@ -92,7 +92,10 @@ def create_agent_app(queue: QuestionQueue, settings: AgentSettings | None = None
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/health", routes.health, methods=["GET"])
     app.add_api_route("/metrics", routes.metrics, methods=["GET"])
-    app.router.routes.append(Route("/mcp", routes.no_mcp if mcp is None else mcp))
+    if mcp is None:
+        app.add_api_route("/mcp", routes.no_mcp, methods=["GET", "POST"])
+    else:
+        app.router.routes.append(Route("/mcp", mcp))
     app.add_middleware(Gate, let_in=routes.let_in, refused=_refused)
     return app
 

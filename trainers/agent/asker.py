@@ -7,6 +7,7 @@ An ``Asker`` plays the episodes of training and passes on what happens in them, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -36,6 +37,7 @@ from research_rl.envs.protocols import Protocol
 
 LONGEST_QUESTION = 8192
 """Characters of a question."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ID = "ask"  # of every question: its seed is made from it, and shall be the same everywhere
 
 
@@ -117,6 +119,8 @@ class Asker:
             raise ValueError(
                 f"must have at most {LONGEST_QUESTION} characters, got {len(question)}"
             )
+        if _SURROGATE.search(question):
+            raise ValueError("must be text that UTF-8 can write, got half of a surrogate pair")
         if isinstance(self.agent, ServedReSearchAgent):
             return  # its server counts
         policy, budget = self.agent.policy, (params or self.params).max_response_tokens

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from research_rl.agents import ModelUnavailable, Prediction
 from research_rl.agents.web import QueueFullError
 from research_rl.envs import RetrieverUnavailable
-from research_rl.envs.web import Refused, within
+from research_rl.envs.web import Refused
 from research_rl.trainers.agent.asker import NobodyWaitsError
 from research_rl.trainers.agent.events import EpisodeEvents, Event
 from research_rl.trainers.agent.question_queue import Inquiry, QuestionQueue
@@ -65,8 +65,9 @@ class Telling:
         while True:
             left = max(0.0, end - self._loop.time())
             try:
-                event = await within(left, 504, self._events.get())
-            except Refused as error:
+                async with asyncio.timeout(left):
+                    event = await self._events.get()
+            except TimeoutError as error:
                 raise Refused(f"no answer within {seconds:g} s", 504) from error
             if event is None:
                 return

@@ -218,6 +218,7 @@ def test_another_model_is_not_here(server: BackgroundAgentServer) -> None:
         ({}, "question must be a text, got None"),
         ({"question": ["Who?"]}, "question must be a text"),
         ({"question": "\t"}, "question must hold a question"),
+        ({"question": "Who \ud800?"}, "question must be text that UTF-8 can write"),
         ({"question": "x" * (LONGEST_QUESTION + 1)}, f"at most {LONGEST_QUESTION} characters"),
         ({"question": "Who?", "top_k": 3}, "the body must hold question alone, got 'top_k'"),
     ],

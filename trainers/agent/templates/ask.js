@@ -83,7 +83,7 @@ class Asked {
 
   begin(part) {
     // what is seen of a folded thought; open, its text says it
-    part.begin.textContent = part.fold.open ? "Fold" : part.text.textContent.slice(0, 200);
+    part.begin.textContent = part.fold.open ? "Fold this thought" : part.text.textContent.slice(0, 200);
   }
 
   more(event) {
