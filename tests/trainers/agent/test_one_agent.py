@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_mcp_on_standard_streams(world: Path, rollouts: list[Rollout]) -> None:
     words = ["-m", "research_rl.trainers.cli", "serve-agent", "--mcp", *taught.options(world)]
 
     async def one() -> None:
-        params = StdioServerParameters(command=sys.executable, args=words, env=None)
+        params = StdioServerParameters(command=sys.executable, args=words, env=dict(os.environ))
         async with Client(stdio_client(params)) as client:
             for rollout in rollouts[:2]:
                 reply = await client.call_tool("research", {"question": rollout.question.text})
