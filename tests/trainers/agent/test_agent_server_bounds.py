@@ -193,7 +193,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function"}]}, "tools must be []"),
     ({"response_format": {"type": "json_object"}}, "response_format must be"),
     ({"logprobs": True}, "logprobs must be False"),
-    ({"temperatures": 1}, "'temperatures' is no field that is known here; did you mean temperature"),
+    ({"temperatures": 1}, "'temperatures' is no field that is known here; did you mean"),
 ]
 
 
