@@ -125,7 +125,7 @@ def _kind(value: Json) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def source_of(document: Json) -> str:
+def source_in(document: Json) -> str:
     """Return where a passage stands, which our servers say and others do not: "" without."""
     source = document.get("source") if isinstance(document, dict) else None
     return source if isinstance(source, str) else ""
