@@ -64,6 +64,13 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
     "plan": {},
+    "page": {"run": NOTHING, "--out": NOTHING},
+    "compare": {"runs": NOTHING, "--out": NOTHING},
+    "runs": {"folder": NOTHING},
+    "configs": {"name": NOTHING},
+    "env": {},
+    "schema": {"--out": NOTHING},
+    "completion": {},
 }
 """What of each option needs ``--trust``: the kinds of payload whose refusal must say so."""
 TEXTS = {
@@ -137,6 +144,10 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
         "serve-policy": {"model": [model], "--port": ["0"]},
         "replay": {"run": [world / "run"]},
         "lint-reward": {"reward": ["default"], "--limit": ["1"]},
+        "page": {"run": [world / "run"], "--quick": []},
+        "compare": {"runs": [world / "run"] * 2},
+        "runs": {"folder": [world]},
+        "schema": {"--out": ["out"]},
     }.get(name, {})
 
 
@@ -145,6 +156,8 @@ def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     given = {**usual(name, world), option: [value]}
     if name in ("ask", "serve-agent") and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
+    if name == "compare" and option == "runs":
+        given["runs"] = [value, world / "run"]
     if name in ("ask", "serve-agent") and option == "--run":
         del given["--model"]
     words = name.split()
@@ -161,7 +174,7 @@ PAIRS = [
     for name, options in TRUSTED.items()
     for option, told in options.items()
     for kind in HOSTILE
-    if name not in (*TRAINER, "evaluate", "plan")
+    if name not in (*TRAINER, "evaluate", "plan", "schema")
 ]
 
 
