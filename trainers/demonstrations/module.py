@@ -42,6 +42,8 @@ class SFTModule(ReSearchModule):
         optimizer: of everything trainable.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
         seed: of everything random.
+        algorithm: what a config of ``research fit`` says of its learning rule; not used.
+        credit: likewise.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class SFTModule(ReSearchModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        algorithm: dict[str, Any] | None = None,
+        credit: dict[str, Any] | None = None,
     ) -> None:
         once = replace(updates, group_size=1, num_epochs=1, num_minibatches=1, async_rollouts=0)
         super().__init__(
