@@ -14,11 +14,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from commonmark import for_python_markdown
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from reference import FOLDER, PACKAGES, ROOT, configs_page, rooms, rooms_nav
@@ -92,6 +94,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(name, posixpath.dirname(here) or ".") + mark + anchor
 
     return for_python_markdown(outside_code(markdown, lambda text: _LINK.sub(moved, text)))
+
+
+@event_priority(-100)  # behind the plugin that writes the index
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the index of the search as a script too: pages opened from disk can load no JSON."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def _commands() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from doubles.browser import Browser, find_chromium
 from doubles.places import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,3 +154,23 @@ def test_the_reference_has_what_doors_export(site: Path) -> None:
     configs = (site / "reference/configs.html").read_text(encoding="utf-8")
     shipped = {p.stem for p in (ROOT / "configs").rglob("*.yaml")}
     assert all(f"{name}</code>" in configs for name in shipped)
+
+
+def test_search_works_in_pages_from_disk(site: Path, tmp_path: Path) -> None:
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    found = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
+    with Browser(executable, tmp_path) as page:
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        page.open(site / "guides/first-run.html")
+        page.press("/")
+        page.call("Input.insertText", text="flight recorder")
+        deadline = time.monotonic() + 60
+        while not page.value(found) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert any("recovery.html" in link for link in page.value(found))
+        assert page.errors == []

@@ -13,7 +13,8 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from research_rl.agents import Engine, Rollout, SamplingParams, vector_rows
 from research_rl.agents.engines import CachedEngine, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig
-from research_rl.trainers.algorithms import SFT
+from research_rl.trainers.algorithms import SFT, Algorithm
+from research_rl.trainers.credit import Credit
 from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
 from research_rl.trainers.distributed import means_over_ranks
 from research_rl.trainers.learner import MISMATCH
@@ -42,7 +43,7 @@ class SFTModule(ReSearchModule):
         optimizer: of everything trainable.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
         seed: of everything random.
-        algorithm: what a config of ``research fit`` says of its learning rule; not used.
+        algorithm: the learning rule of a config of ``research fit``; not used.
         credit: likewise.
     """
 
@@ -57,8 +58,8 @@ class SFTModule(ReSearchModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
-        algorithm: dict[str, Any] | None = None,
-        credit: dict[str, Any] | None = None,
+        algorithm: Algorithm | None = None,
+        credit: Credit | None = None,
     ) -> None:
         once = replace(updates, group_size=1, num_epochs=1, num_minibatches=1, async_rollouts=0)
         super().__init__(
