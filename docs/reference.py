@@ -16,6 +16,7 @@ FOLDER = "reference"
 GROUPS = {
     "": "Runs",
     "algorithm": "Learning rules",
+    "price": "What searches cost",
     "engine": "Where rollouts are sampled",
     "evaluate": "Evaluations",
     "guard": "Guards",
