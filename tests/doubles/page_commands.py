@@ -30,9 +30,10 @@ def commands(text: str) -> Iterator[list[str]]:
     """The words of each command in the bash blocks of a page, without comments and redirections."""
     for block in _BASH.findall(text):
         for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"(?:^|\s)#.*", "", line)  # to shlex every # begins a comment
             words = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
             words.whitespace_split = True
-            words.commenters = "#"
+            words.commenters = ""
             yield from _split(list(words))
 
 
