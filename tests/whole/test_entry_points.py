@@ -69,6 +69,13 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
     "plan": {},
+    "page": {"run": NOTHING, "--out": NOTHING},
+    "compare": {"runs": NOTHING, "--out": NOTHING},
+    "runs": {"folder": NOTHING},
+    "configs": {"name": NOTHING},
+    "env": {},
+    "schema": {"--out": NOTHING},
+    "completion": {},
 }
 """What of each option needs ``--trust``: the kinds of payload whose refusal must say so."""
 TEXTS = {
@@ -146,6 +153,10 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
         "serve-policy": {"model": [model], "--port": ["0"]},
         "replay": {"run": [world / "run"]},
         "lint-reward": {"reward": ["default"], "--limit": ["1"]},
+        "page": {"run": [world / "run"], "--quick": []},
+        "compare": {"runs": [world / "run"] * 2},
+        "runs": {"folder": [world]},
+        "schema": {"--out": ["out"]},
     }.get(name, {})
 
 
@@ -156,6 +167,8 @@ def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
     if name == "questions make" and option == "--questions":
         given |= {"--from": ["file"]}
+    if name == "compare" and option == "runs":
+        given["runs"] = [value, world / "run"]
     if name in ("ask", "serve-agent") and option == "--run":
         del given["--model"]
     words = name.split()
@@ -172,7 +185,7 @@ PAIRS = [
     for name, options in TRUSTED.items()
     for option, told in options.items()
     for kind in HOSTILE
-    if name not in (*TRAINER, "evaluate", "plan")
+    if name not in (*TRAINER, "evaluate", "plan", "schema")
 ]
 
 

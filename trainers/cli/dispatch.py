@@ -47,6 +47,13 @@ commands:
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
   serve-agent  answer for others (HTTP)    research serve-agent --run DIR --port 8000
   replay       play recorded rollouts      research replay RUN
+  page         a run as a page             research page RUN
+  compare      runs beside each other      research compare RUN RUN
+  runs         list runs, a line each      research runs DIR
+  configs      list shipped configs        research configs
+  env          facts for a bug report      research env
+  schema       the config, for editors     research schema
+  completion   completion for a shell      research completion bash
   plan         memory and time of a run    research plan --config quickstart
   lint-reward  look for holes in a reward  research lint-reward default
 
@@ -54,6 +61,8 @@ commands:
 RESEARCH_TRACEBACK=1, shows the traceback of an error. --trust lets what came with a folder (a run,
 a checkpoint, a model) run code and read environment variables; see docs/trust.md.
 """
+
+_DESK = ("page", "compare", "runs", "configs", "env", "schema", "completion")
 
 # Each command imports its own world, so that `research index` need not wait for Lightning.
 COMMANDS = {
@@ -72,6 +81,7 @@ COMMANDS = {
     "replay": "research_rl.trainers.recorder.command",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",
+    **{name: f"research_rl.trainers.desk.{name}" for name in _DESK},
 }
 """Where the ``main(args)`` of each command is."""
 

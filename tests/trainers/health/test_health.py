@@ -164,7 +164,7 @@ def test_the_picture_shows_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
         kept.append(figure)
         return target
 
-    monkeypatch.setattr(plots, "_save", save)
+    monkeypatch.setattr(plots, "save_picture", save)
     (tmp_path / "metrics.csv").write_text(
         "step,train/entropy,health/closed_book,guard/actions\n0,0.5,0,0\n1,0.4,0.2,1\n2,0.3,0.3,1\n"
     )

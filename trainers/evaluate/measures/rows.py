@@ -13,14 +13,16 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage
 from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures.answers import measure_prediction
 from research_rl.trainers.evaluate.measures.self_correction import self_correction
+
+if TYPE_CHECKING:
+    from research_rl.agents import Prediction
 
 Row = dict[str, Any]
 
