@@ -22,7 +22,7 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True)
-class Mark:
+class HeadingMark:
     """A heading.
 
     Args:
@@ -51,7 +51,7 @@ class Reading:
     """
 
     text: str
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[HeadingMark, ...] = ()
     title: str = ""
     pages: tuple[int, ...] = ()
     note: str = ""
@@ -67,7 +67,7 @@ class Reading:
         Raises:
             KeyError, TypeError: the row is none.
         """
-        marks = tuple(Mark(**mark) for mark in row["marks"])
+        marks = tuple(HeadingMark(**mark) for mark in row["marks"])
         return cls(row["text"], marks, row["title"], tuple(row["pages"]), row["note"])
 
 
@@ -141,7 +141,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDER = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 
 
-def _markdown_marks(text: str, start: int) -> Iterator[Mark]:
+def _markdown_marks(text: str, start: int) -> Iterator[HeadingMark]:
     """Yield the headings of markdown, ``# A`` and underlined ones, not those in code blocks."""
     fence, running = "", False  # running: the line before belongs to a paragraph
     before: tuple[int, str] | None = None  # a paragraph's first line: an underline makes it a head
@@ -156,11 +156,11 @@ def _markdown_marks(text: str, start: int) -> Iterator[Mark]:
         if fenced:
             fence = fenced[1]
         elif hashes and (title := plain_title(hashes[2] or "")):
-            yield Mark(place, place + len(line) + 1, len(hashes[1]), title)
+            yield HeadingMark(place, place + len(line) + 1, len(hashes[1]), title)
         elif before and under:
             level = 1 if under[1][0] == "=" else 2
             if title := plain_title(before[1]):
-                yield Mark(before[0], place + len(line) + 1, level, title)
+                yield HeadingMark(before[0], place + len(line) + 1, level, title)
         elif line.strip() and not hashes:
             first = not running and not line.startswith((" " * 4, "\t", ">", "|", "- ", "* "))
             before, running = ((place, line) if first else None), True
@@ -184,7 +184,7 @@ def plain_title(text: str) -> str:
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*$")
 
 
-def _rst_marks(text: str) -> Iterator[Mark]:
+def _rst_marks(text: str) -> Iterator[HeadingMark]:
     """Yield the headings of reStructuredText; the first style of underline is the outermost."""
     lines = list(_lines(text))
     levels: dict[str, int] = {}
@@ -201,7 +201,7 @@ def _rst_marks(text: str) -> Iterator[Mark]:
             continue
         level = levels.setdefault(under[0] + "=" * both, len(levels) + 1)
         end = lines[number][0] + len(under) + 1
-        yield Mark(over[0] if both else place, end, level, plain_title(words))
+        yield HeadingMark(over[0] if both else place, end, level, plain_title(words))
 
 
 _DEFINES = re.compile(
@@ -211,8 +211,8 @@ _DEFINES = re.compile(
 )
 
 
-def _code_marks(text: str) -> Iterator[Mark]:
+def _code_marks(text: str) -> Iterator[HeadingMark]:
     """Yield the definitions that begin a line; what defines them stays in their text."""
     for place, line in _lines(text):
         if match := _DEFINES.match(line):
-            yield Mark(place, place, 1, match[1])
+            yield HeadingMark(place, place, 1, match[1])

@@ -8,7 +8,13 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from research_rl.envs.documents.reading import MOST_TEXT, Mark, Reading, UnreadableError, decode
+from research_rl.envs.documents.reading import (
+    MOST_TEXT,
+    HeadingMark,
+    Reading,
+    UnreadableError,
+    decode,
+)
 
 _MOST_PAGES = 5000
 _MOST_UNPACKED = 200_000_000
@@ -25,7 +31,7 @@ class _Text:
     """A text that is put together, with its headings."""
 
     def __init__(self) -> None:
-        self.marks: list[Mark] = []
+        self.marks: list[HeadingMark] = []
         self._parts: list[str] = []
         self.size = 0
 
@@ -42,7 +48,7 @@ class _Text:
         if title:
             start = self.size
             self.add(f"{title}\n")
-            self.marks.append(Mark(start, self.size, level, title))
+            self.marks.append(HeadingMark(start, self.size, level, title))
 
     def reading(self, title: str = "", pages: tuple[int, ...] = ()) -> Reading:
         """Return what was put together."""
@@ -113,7 +119,7 @@ def _read_pdf(data: bytes) -> Reading:
         if 0 <= number < len(starts):
             inside = re.search(r"\s+".join(map(re.escape, title.split())), texts[number])
             start = starts[number] + (inside.start() if inside else 0)
-            made.marks.append(Mark(start, start, level, title))  # its words stay in the text
+            made.marks.append(HeadingMark(start, start, level, title))  # its words stay in the text
     made.marks.sort(key=lambda mark: (mark.start, mark.level))
     return made.reading(pages=tuple(starts))
 

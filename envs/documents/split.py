@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from research_rl.envs.documents.reading import Mark, Reading
+from research_rl.envs.documents.reading import HeadingMark, Reading
 
 SEPARATOR = " > "
 """Between the parts of a title: ``Guide > Install``."""
@@ -74,7 +74,7 @@ def _sections(reading: Reading) -> Iterator[tuple[list[str], int, int]]:
     """Yield the headings above each section, and where it begins and ends."""
     first = reading.marks[0].start if reading.marks else len(reading.text)
     yield [], 0, first
-    above: list[Mark] = []
+    above: list[HeadingMark] = []
     for mark, after in zip(reading.marks, [*reading.marks[1:], None], strict=False):
         above = [*(one for one in above if one.level < mark.level), mark]
         yield [one.title for one in above], mark.end, after.start if after else len(reading.text)
