@@ -12,7 +12,13 @@ from research_rl.agents.methods.ircot import IRCoT
 from research_rl.agents.methods.iter_retgen import IterRetGen
 from research_rl.agents.methods.naive import NaiveGeneration, NaiveRAG
 from research_rl.agents.methods.openai_generator import OPENAI_KEY_VARIABLE, OpenAIGenerator
-from research_rl.agents.methods.research import Agent, Message, Prediction, ReSearchAgent
+from research_rl.agents.methods.research import (
+    Agent,
+    Message,
+    Prediction,
+    ReSearchAgent,
+    opened_of,
+)
 from research_rl.agents.methods.sentences import split_sentences
 from research_rl.agents.methods.served import ReSearch, ServedReSearchAgent
 from research_rl.agents.methods.templates import Template
@@ -36,5 +42,6 @@ __all__ = [
     "Template",
     "behind_thoughts",
     "load_policy",
+    "opened_of",
     "split_sentences",
 ]

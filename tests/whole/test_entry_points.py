@@ -29,12 +29,14 @@ INDEX = ("index_with_code",)
 ALL = ("run_with_class", "run_with_environment", "run_with_resolver", "run_with_code")
 RUN = (*ALL, "run_with_kernel", "run_with_protocol")
 NOTHING: tuple[str, ...] = ()
+AGENT: dict[str, tuple[str, ...]] = {
+    **{"--run": ("run_with_resolver", "run_with_code", "run_with_protocol")},
+    **{"--model": (*MODEL, "model_with_protocol"), "--index": NOTHING, "--protocol": NOTHING},
+    **{"--tokenizer": MODEL, "--prompt": NOTHING, "--server": NOTHING},
+}
 TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
-    "ask": {
-        **{"--run": ("run_with_resolver", "run_with_code", "run_with_protocol")},
-        **{"--model": (*MODEL, "model_with_protocol"), "--index": NOTHING, "--protocol": NOTHING},
-        **{"--tokenizer": MODEL, "--prompt": NOTHING, "question": NOTHING, "--server": NOTHING},
-    },
+    "ask": {**AGENT, "question": NOTHING},
+    "serve-agent": AGENT,
     "collect": {"--out": NOTHING, "--questions": NOTHING, "--url": NOTHING},
     "data get": {"name": NOTHING, "--out": NOTHING},
     "data convert": {"file": NOTHING, "--aliases": NOTHING, "--out": NOTHING, "--from": NOTHING},
@@ -117,6 +119,7 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
     return {
         "ask": {"question": ["Who?"], "--model": [model], "--index": [index]},
         "collect": {"--config": [world / "run" / "config.yaml"], "--out": ["out"]},
+        "serve-agent": {"--model": [model], "--index": [index], "--port": ["0"]},
         "data get": {"name": ["hotpotqa"], "--split": ["dev"], "--out": ["out"]},
         "data convert": {
             **{"file": [world / "questions.jsonl"], "--from": ["other"], "--split": ["test"]},
@@ -151,11 +154,11 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
 def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     """Return the command line that gives ``value`` to one option and the usual to the others."""
     given = {**usual(name, world), option: [value]}
-    if name == "ask" and option == "--tokenizer":
+    if name in ("ask", "serve-agent") and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
     if name == "compare" and option == "runs":
         given["runs"] = [value, world / "run"]
-    if name == "ask" and option == "--run":
+    if name in ("ask", "serve-agent") and option == "--run":
         del given["--model"]
     words = name.split()
     for key, values in sorted(given.items(), key=lambda item: item[0].startswith("-")):

@@ -7,8 +7,12 @@ May import: agents, envs, trainers.evaluate.measures
 from __future__ import annotations
 
 from research_rl.trainers.audit.ceiling import AUDIT, ceiling_of
+from research_rl.trainers.audit.coverage import UNTELLING, stands_in, tokens_of
 
 __all__ = [
     "AUDIT",
+    "UNTELLING",
     "ceiling_of",
+    "stands_in",
+    "tokens_of",
 ]

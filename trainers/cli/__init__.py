@@ -4,9 +4,10 @@
 dispatch.py lists where each one is.
 
 Read first: dispatch.py
-May import: agents, envs, trainers.algorithms, trainers.callbacks, trainers.checkpoint,
-    trainers.credit, trainers.data, trainers.distributed, trainers.health, trainers.module,
-    trainers.overview, trainers.progress, trainers.recorder, trainers.settings, trainers.warmstart
+May import: agents, envs, trainers.agent, trainers.algorithms, trainers.callbacks,
+    trainers.checkpoint, trainers.credit, trainers.data, trainers.distributed, trainers.health,
+    trainers.module, trainers.overview, trainers.progress, trainers.recorder, trainers.settings,
+    trainers.warmstart
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ commands:
   index        make an index, search it    research index build --corpus FILE --out DIR
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
+  serve-agent  answer for others (HTTP)    research serve-agent --run DIR --port 8000
   replay       play recorded rollouts      research replay RUN
   page         a run as a page             research page RUN
   compare      runs beside each other      research compare RUN RUN
@@ -72,6 +73,7 @@ COMMANDS = {
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.cli.export",
     "serve-policy": "research_rl.trainers.cli.serve_policy",
+    "serve-agent": "research_rl.trainers.cli.serve_agent",
     "replay": "research_rl.trainers.recorder.command",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",

@@ -26,7 +26,10 @@ MILVUS_TOKEN = "MILVUS_TOKEN"
 """The environment variable that holds the token of a cluster."""
 PASSPORT_ROW = -1
 """The key of the row that says what a collection was made from."""
-LONGEST_ID, LONGEST_TEXT = 1024, 65535  # bytes, of Milvus's VARCHAR
+LONGEST_ID = 1024
+"""Bytes of an id, in Milvus's VARCHAR."""
+LONGEST_TEXT = 65535
+"""Bytes of a passage's text there."""
 _MOST = 16384  # results of a query
 _QUERIES = 256  # of one request
 _RRF, _DEPTH = 60, 100  # of a fusion
