@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -128,9 +129,10 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, str):
         try:
-            return float(value)  # YAML reads 1e-3 as a text
+            number = float(value)  # YAML reads 1e-3 as a text
         except ValueError:
             return value
+        return number if isfinite(number) else value
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()} or None
     if isinstance(value, list | tuple):
