@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
 
 Markdown, reStructuredText, text and code are read as they are; HTML, PDF and Word files need
-pip install 'research-rl[documents]'.
+pip install -e '.[documents]'.
 """
 
 
