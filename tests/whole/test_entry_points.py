@@ -44,6 +44,11 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
         **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
         **{"--model": MODEL, "--server": NOTHING},
     },
+    "questions make": {
+        **{"--index": INDEX, "--out": NOTHING, "--questions": NOTHING, "--model": MODEL},
+        **{"--url": NOTHING},
+    },
+    "corpus build": {"folder": NOTHING, "--out": NOTHING},
     "index build": {
         **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
         **{"--uri": NOTHING, "--collection": NOTHING},
@@ -103,6 +108,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.jsonl").write_text(
         (folder / "corpus.jsonl").read_text() + '{"id": "2", "contents": "Bergen\\nA city."}\n'
     )
+    (folder / "papers").mkdir()
+    (folder / "papers" / "oslo.md").write_text("# Oslo\n\nOslo is a city.\n")
     build_index(folder / "corpus.jsonl", folder / "index")
     build_index(folder / "corpus.jsonl", folder / "part", shard="0/1")
     (folder / "run").mkdir()
@@ -129,6 +136,8 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"--questions": [world / "questions.jsonl"], "--index": [index]},
             **{"--out": ["out"], "--max-tokens": ["8"]},
         },
+        "questions make": {"--index": [index], "--out": ["out"], "--quiet": []},
+        "corpus build": {"folder": [world / "papers"], "--out": ["out.jsonl"], "--quiet": []},
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
         "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
         "index merge": {"shards": [world / "part"], "--out": ["out"], "--quiet": []},
@@ -156,6 +165,8 @@ def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     given = {**usual(name, world), option: [value]}
     if name in ("ask", "serve-agent") and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
+    if name == "questions make" and option == "--questions":
+        given |= {"--from": ["file"]}
     if name == "compare" and option == "runs":
         given["runs"] = [value, world / "run"]
     if name in ("ask", "serve-agent") and option == "--run":

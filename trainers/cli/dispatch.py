@@ -40,6 +40,8 @@ commands:
   evaluate     compare methods             research evaluate --config evaluate/quickstart
   ask          ask one question            research ask "Who ...?" --model DIR --index DIR
   data         fetch, convert, audit        research data convert --from hotpotqa FILE --out DIR
+  questions    make questions of an index  research questions make --index DIR --out DIR
+  corpus       read a folder of documents  research corpus build FOLDER --out corpus.jsonl
   index        make an index, search it    research index build --corpus FILE --out DIR
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
@@ -70,6 +72,8 @@ COMMANDS = {
     "collect": "research_rl.trainers.demonstrations.command",
     "sft": "research_rl.trainers.demonstrations.sft",
     "data": "research_rl.trainers.audit.command",
+    "questions": "research_rl.trainers.make_questions.command",
+    "corpus": "research_rl.envs.documents.command",
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.cli.export",
     "serve-policy": "research_rl.trainers.cli.serve_policy",

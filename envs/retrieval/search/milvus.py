@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -351,9 +352,7 @@ def _fused(*rankings: Sequence[_Hit]) -> list[_Hit]:
             passages[hit.row] = hit.passage
             scores[hit.row] = scores.get(hit.row, 0.0) + 1 / (_RRF + rank)
     best = sorted(scores, key=lambda row: -scores[row])
-    return [
-        _Hit(row, Passage(passages[row].id, passages[row].contents, scores[row])) for row in best
-    ]
+    return [_Hit(row, replace(passages[row], score=scores[row])) for row in best]
 
 
 def milvus_words(text: str, rule: WordRule = NEWEST_RULE, title_weight: int = 1) -> str:

@@ -88,7 +88,8 @@ def _language(prediction: Prediction) -> dict[str, str]:
 
 
 def _passage(passage: Passage) -> dict[str, str]:
-    return {"id": passage.id, "title": passage.contents.partition("\n")[0].strip().strip('"')}
+    row = {"id": passage.id, "title": passage.contents.partition("\n")[0].strip().strip('"')}
+    return row | ({"source": passage.source} if passage.source else {})
 
 
 class RowFile:
