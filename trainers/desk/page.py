@@ -34,9 +34,16 @@ def main(args: Sequence[str]) -> None:
     print(f"wrote {printable(str(write_run_page(given.run, full, out=given.out)))}")
 
 
-def full_config(name: str) -> Mapping[str, Any]:
-    """Return all options that ``research fit --config NAME`` has, defaults included."""
+def full_config(words: Sequence[str]) -> Mapping[str, Any]:
+    """Return all options that ``research fit`` has with these words, defaults included.
+
+    Raises:
+        ValueError: it refuses them.
+    """
     from research_rl.trainers.plan import parsed
 
-    with contextlib.redirect_stderr(io.StringIO()):
-        return parsed(["--config", name])
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            return parsed(words)
+    except SystemExit as error:
+        raise ValueError(said.getvalue()) from error

@@ -8,9 +8,12 @@ An editor with the YAML language server reads it where a config's first line say
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import _completions_jsonschema
 
 from research_rl.envs.system import CommandLine, printable, write_whole
 
@@ -38,10 +41,30 @@ def main(args: Sequence[str]) -> None:
 
 def config_schema() -> dict[str, Any]:
     """Return the JSON schema of what ``research fit --config`` takes."""
-    found = json.loads(_fit_parser().get_completion_script("jsonschema"))
+    parser = _fit_parser()
+    with _classes_without_subclasses():
+        found = json.loads(parser.get_completion_script("jsonschema"))
     schema = _for_parts(found)
     schema["properties"]["base"] = _BASE
     return schema
+
+
+@contextmanager
+def _classes_without_subclasses() -> Iterator[None]:
+    """Have jsonargparse describe ``type``, the class of classes, which it asks for subclasses."""
+    known = _completions_jsonschema.get_all_subclass_paths
+
+    def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return known(kind, *args, **kwargs)
+        except TypeError:
+            return []
+
+    _completions_jsonschema.get_all_subclass_paths = paths
+    try:
+        yield
+    finally:
+        _completions_jsonschema.get_all_subclass_paths = known
 
 
 def _for_parts(schema: Any) -> Any:

@@ -7,7 +7,9 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -78,14 +80,15 @@ class RunPage(RunCallback):
             self._write(trainer, over=True)
 
     def _write(self, trainer: pl.Trainer, over: bool) -> None:
-        if not trainer.is_global_zero:
+        dry = getattr(trainer, "fast_dev_run", False)
+        if dry or not trainer.is_global_zero:
             return
         with cosmetic("write the page of the run"):
             folder = run_folder(trainer)
             for logger in trainer.loggers:
                 logger.save()
             write_whole(folder / COSTS, json.dumps(_costs(folder / COSTS)) + "\n")
-            self.written = write_run_page(folder, _full_config(trainer), over)
+            self.written = write_run_page(folder, _full_config(trainer), over, begun=False)
         self._written_at = monotonic()
 
 
@@ -110,10 +113,19 @@ def _full_config(trainer: pl.Trainer) -> FullConfig | None:
     """What makes all options of a shipped config: the parser that made this run's; None without."""
     every: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     saver = next((c for c in every if isinstance(c, SaveConfigCallback)), None)
-    return None if saver is None else lambda name: _parsed(saver.parser, name)
+    return None if saver is None else lambda words: _parsed(saver.parser, tuple(words))
 
 
 @lru_cache(maxsize=4)
-def _parsed(parser: Any, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = parser.parse_args(["--config", name], defaults=True).as_dict()
+def _parsed(parser: Any, words: tuple[str, ...]) -> Mapping[str, Any]:
+    """All options that a fit has with these words.
+
+    Raises:
+        ValueError: the parser refuses them.
+    """
+    try:
+        with redirect_stderr(StringIO()) as said:
+            found: Mapping[str, Any] = parser.parse_args(list(words), defaults=True).as_dict()
+    except (Exception, SystemExit) as error:  # whatever a parser says: the run goes on without
+        raise ValueError(f"{error} {said.getvalue()}") from error
     return found

@@ -69,17 +69,18 @@ class RunFolder:
     changed: float = 0.0
 
     @classmethod
-    def read(cls, path: Path, rollouts: bool = True) -> RunFolder:
+    def read(cls, path: Path, rollouts: bool = True, begun: bool = True) -> RunFolder:
         """Read a folder.
 
         Args:
             path: the folder.
             rollouts: also the rows of rollouts and evaluations, which may be large.
+            begun: refuse a folder in which there is nothing of a run.
 
         Raises:
             FileNotFoundError: it is no folder of a run.
         """
-        if not is_run(path):
+        if begun and not is_run(path):
             raise FileNotFoundError(
                 f"{path} must be the folder of a run, with its {CONFIG} or {METRICS}, and has "
                 "neither; `research runs` lists the runs below a folder"

@@ -45,7 +45,11 @@ class Link(NamedTuple):
 
 
 def write_run_page(
-    path: Path, full: FullConfig | None = None, over: bool = False, out: Path | None = None
+    path: Path,
+    full: FullConfig | None = None,
+    over: bool = False,
+    out: Path | None = None,
+    begun: bool = True,
 ) -> Path:
     """Write the page of a run and return its path.
 
@@ -55,11 +59,12 @@ def write_run_page(
             are compared too; None compares the options that it names.
         over: the run has ended, though this process still holds its lock.
         out: the file; None is ``index.html`` in the folder. Its links lead to the run's folder.
+        begun: refuse a folder in which there is nothing of a run yet.
 
     Raises:
         FileNotFoundError: it is no folder of a run.
     """
-    run = RunFolder.read(path)
+    run = RunFolder.read(path, begun=begun)
     return write_whole(out or path / PAGE, run_page(run, full, over))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -16,13 +17,20 @@ from omegaconf.errors import OmegaConfBaseException
 from research_rl.trainers.overview.folder import RunFolder, nested, texts
 from research_rl.trainers.settings import CONFIGS, read_yaml, shipped_configs
 
-FullConfig = Callable[[str], Mapping[str, Any]]
-"""From the name of a shipped config to all options that ``research fit`` has with it."""
+FullConfig = Callable[[list[str]], Mapping[str, Any]]
+"""From ``--config`` and names of shipped configs to all options that ``research fit`` then has.
+
+Raises ValueError where it cannot be said.
+"""
 _SECTIONS = {"trainer", "model", "data"}
 _ABOUT_ITSELF = ("trainer.default_root_dir", "config", "overwrite", "ckpt_path", "weights_only")
 _WRITTEN_BY_FIT = ("model.policy.chat_template.date",)
 """Options that a fit fills in where the config leaves them out."""
 _ROOT = "RUN"
+_KEPT = "\0text "
+"""Stands for a text while references are followed."""
+_FIRST, _BEHIND = "quickstart", " + "
+_POLICY, _GIVEN = "model.policy.model", "to be given"
 
 
 class OtherOption(NamedTuple):
@@ -34,8 +42,9 @@ class OtherOption(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """The nearest shipped config, and what differs; None and all lists empty without a config.
+    """The nearest shipped config, and what differs; None and an empty list without a config.
 
+    ``config`` is ``quickstart``, or ``quickstart + three_hops`` where one stands behind another.
     ``whole`` says whether options that the shipped file does not name were compared, too: with
     their defaults.
     """
@@ -57,10 +66,8 @@ def compared_with_shipped(run: RunFolder, full: FullConfig | None = None) -> Com
     if name is None:
         return Compared(None, [], False)
     theirs = _flat(run.config)
-    whole: Mapping[str, Any] | None = None
-    if full is not None:
-        whole = full(name)
-    ours = _flat(_shipped(name) if whole is None else whole)
+    whole = None if full is None else _whole(name, full)
+    ours = _all_shipped()[name] if whole is None else _flat(whole)
     names = list(ours) if whole is None else list(dict.fromkeys([*ours, *theirs]))
     return Compared(name, list(_differences(names, ours, theirs)), whole is not None)
 
@@ -82,8 +89,21 @@ def nearest_config(run: RunFolder) -> str | None:
     if not run.config.keys() >= _SECTIONS:
         return None
     theirs = _flat(run.config)
-    far = {name: len(list(_differences(ours, ours, theirs))) for name, ours in _all_shipped()}
-    return min(far, key=lambda name: (far[name], len(name)), default=None)
+    found = _all_shipped()
+    far = {name: len(list(_differences(ours, ours, theirs))) for name, ours in found.items()}
+    # of those that differ alike, the one that says more of the run
+    return min(far, key=lambda name: (far[name], -len(found[name])), default=None)
+
+
+def _whole(name: str, full: FullConfig) -> Mapping[str, Any] | None:
+    """All options of a shipped config; None where they cannot be said."""
+    words = [word for one in name.split(_BEHIND) for word in ("--config", one)]
+    if _POLICY not in _all_shipped()[name]:  # it must be given, and is not the shipped one's
+        words = [f"--{_POLICY}={_GIVEN}", *words]
+    try:
+        return full(words)
+    except ValueError:
+        return None
 
 
 def _differences(
@@ -109,9 +129,10 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, str):
         try:
-            return float(value)  # YAML reads 1e-3 as a text
+            number = float(value)  # YAML reads 1e-3 as a text
         except ValueError:
             return value
+        return number if isfinite(number) else value
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()} or None
     if isinstance(value, list | tuple):
@@ -135,33 +156,53 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _followed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config whose plain references are followed; as it stands where it refers to more."""
-    if any("${" in text and ":" in text for text in _strings(config)):
-        return config  # a resolver, which could read an environment variable: nothing is followed
+    """A config whose plain references are followed.
+
+    A resolver, ``${oc.env:NAME}`` for instance, could read an environment variable: such a text
+    stays as it is.
+    """
+    kept: list[str] = []
+
+    def held(value: Any) -> Any:
+        if isinstance(value, str) and "${" in value and ":" in value:
+            kept.append(value)
+            return f"{_KEPT}{len(kept) - 1}"
+        if isinstance(value, dict):
+            return {held(key): held(inner) for key, inner in value.items()}
+        return [held(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    def given(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(_KEPT):
+            place = value.removeprefix(_KEPT)
+            known = place.isdecimal() and int(place) < len(kept)
+            return kept[int(place)] if known else value
+        if isinstance(value, dict):
+            return {given(key): given(inner) for key, inner in value.items()}
+        return [given(inner) for inner in value] if isinstance(value, list) else value
+
     try:
-        found = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+        found = OmegaConf.to_container(OmegaConf.create(held(dict(config))), resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError, RecursionError):
         return config
-    return found if isinstance(found, dict) else config
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield str(key)
-            yield from _strings(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _strings(inner)
+    return given(found) if isinstance(found, dict) else config
 
 
 @lru_cache(maxsize=1)
-def _all_shipped() -> list[tuple[str, dict[str, Any]]]:
-    """The shipped configs that make a run by themselves, flat."""
-    merged = ((name, _shipped(name)) for name in shipped_configs() if "/" not in name)
-    return [(name, _flat(config)) for name, config in merged if config.keys() >= _SECTIONS]
+def _all_shipped() -> dict[str, dict[str, Any]]:
+    """The shipped configs that make a run, flat: by themselves, or behind the quickstart."""
+    merged = {name: _shipped(name) for name in shipped_configs() if "/" not in name}
+    alone = {name: config for name, config in merged.items() if _is_whole(config)}
+    behind = {
+        f"{_FIRST}{_BEHIND}{name}": _merged(merged[_FIRST], config)
+        for name, config in merged.items()
+        if name not in alone
+    }
+    return {name: _flat(config) for name, config in {**alone, **behind}.items()}
+
+
+def _is_whole(config: Mapping[str, Any]) -> bool:
+    """Whether a config makes a run: it says how to learn."""
+    return config.keys() >= _SECTIONS and "optimizer" in config["model"]
 
 
 def _shipped(name: str) -> dict[str, Any]:

@@ -94,8 +94,19 @@ def test_the_nearest_config_is_found(tmp_path: Path) -> None:
     run.config["model"]["updates"]["num_epochs"] = 3
     assert compared_with_shipped(run).differences == [], "an option that the file does not name"
     whole = dict(run.config, model={**run.config["model"], "updates": {"group_size": 16}})
-    found = compared_with_shipped(run, lambda name: whole)
+    said = list[str]()
+    found = compared_with_shipped(run, lambda words: said.extend(words) or whole)
+    assert said == ["--config", "quickstart"]
     assert ("model.updates.num_epochs", "not set", "3") in found.differences
+
+    def refused(words: list[str]) -> dict[str, object]:
+        raise ValueError("no such option")
+
+    assert not compared_with_shipped(run, refused).whole
+    run.config["data"]["world"]["eval_hops"] = [1, 2, 3]
+    run.config["trainer"]["max_steps"] = 40
+    run.config["data"]["world"]["train_hops"] = {"1": 1, "2": 2, "3": 3.0}
+    assert nearest_config(run) == "quickstart + three_hops"
     del run.config["model"]
     assert nearest_config(run) is None
 

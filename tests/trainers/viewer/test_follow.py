@@ -48,11 +48,12 @@ def test_it_is_bounded_and_says_so() -> None:
 
 
 def test_parts_of_a_reward_and_other_dialects_are_shown() -> None:
-    turn = '<tool_call>\n{"name": "search", "arguments": {"query": "house"}}\n</tool_call>'
+    turn = 'hm <tool_call>\n{"name": "search", "arguments": {"query": "house"}}\n</tool_call>'
     row = rollout_row(0, 1, True, protocol="hermes", turns=[turn, "x"], parts={"form": 0.25})
     look = data_of(questions_html(lines(row)))["questions"][0]["looks"]["0"]
     assert look["terms"] == {"form": 0.25}
-    assert look["parts"][0] == ["search", "house"]
+    assert [kind for kind, _ in look["parts"][:2]] == ["text", "search"]
+    assert "house" in look["parts"][1][1]
 
 
 def test_what_is_half_written_is_passed_over() -> None:

@@ -62,5 +62,6 @@ def test_style_sheets_and_scripts_stand_as_they_are() -> None:
 
 
 def test_a_value_that_is_not_given_is_refused() -> None:
+    values = {"title": "T", "splits": {}, "steps": [], "means": {}, "run": "", "questions": ""}
     with pytest.raises(UndefinedError, match="'rows' is undefined"):
-        html_page("index.html", title="T", splits={}, steps=[], means={})
+        html_page("index.html", **values)
