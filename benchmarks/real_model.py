@@ -531,7 +531,9 @@ def main() -> None:
     for rung in args.rungs:
         out = args.out / f"{rung}-seed-{args.seed}"
         check_same(out, vars(args), parser)
-        job = Job(out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit))
+        job = Job(
+            out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
+        )
         if rung == "world":
             world_rung(job, args.demonstrations, args.questions or 200)
         elif args.data is None:

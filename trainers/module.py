@@ -31,7 +31,7 @@ from research_rl.trainers.collect import Collector, check_group_size, pool_of
 from research_rl.trainers.credit import Credit
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.measures import means_of, prediction_row, prefixed
+from research_rl.trainers.measures import means_of, missing_answers, prediction_row, prefixed
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.updater import LossScale, Updater
@@ -361,7 +361,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log(prefixed("val", means_of(self.val_rollouts)))
+        missing = missing_answers(self, "val")
+        self._log(prefixed("val", means_of(self.val_rollouts, missing=missing)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the rollouts of the previous test."""
@@ -373,7 +374,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log(prefixed("test", means_of(self.test_rollouts)))
+        missing = missing_answers(self, "test")
+        self._log(prefixed("test", means_of(self.test_rollouts, missing=missing)))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
         """Return one row for each question: its prediction, scores and text."""

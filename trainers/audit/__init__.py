@@ -6,9 +6,10 @@ May import: agents, envs, trainers.evaluate.measures
 
 from __future__ import annotations
 
-from research_rl.trainers.audit.ceiling import AUDIT, ceiling_of
+from research_rl.trainers.audit.ceiling import AUDIT, ceiling_of, unanswerable
 
 __all__ = [
     "AUDIT",
     "ceiling_of",
+    "unanswerable",
 ]

@@ -14,6 +14,7 @@ from research_rl.trainers.evaluate.measures import MEASURES, Agreement, Cell, In
 from research_rl.trainers.evaluate.report.summary import CellSummary, Comparison, Summary
 
 COUNTED = ("searches", "distinct_queries", "sampled_tokens", "result_tokens", "seconds")
+CEILING_HEAD = "EM's ceiling, %"
 _HEADS = {
     "em": "EM",
     "f1": "F1",
@@ -103,15 +104,14 @@ def _head(summary: Summary, made: datetime | None) -> str:
 def _answers(
     summary: Summary, naming: Naming, ceilings: Mapping[str, float | None]
 ) -> Iterator[list[str]]:
-    known = any(share is not None for share in ceilings.values())
+    shares = ceiling_texts(ceilings)
     judges = _judge_names(summary)
     names = ("em", "f1", "cover_em")
     heads = [f"{_HEADS[name]}, %" for name in names] + [f"{j} says right, %" for j in judges]
-    heads[1:1] = ["EM's ceiling, %"] * known
+    heads[1:1] = [CEILING_HEAD] * bool(shares)
     yield ["data set", "method", "n", *heads]
     for cell, found in summary.cells.items():
-        share = ceilings.get(cell.dataset)
-        ceiling = ["–" if share is None else f"{100 * share:.1f}"] * known
+        ceiling = [shares.get(cell.dataset, "–")] * bool(shares)
         said = [found.judges[judge] for judge in judges]
         yield [
             cell.dataset,
@@ -122,6 +122,12 @@ def _answers(
             *(percent(found.measures.get(name)) for name in names[1:]),
             *("–" if s.accuracy is None else f"{100 * s.accuracy:.1f} (n {s.n})" for s in said),
         ]
+
+
+def ceiling_texts(ceilings: Mapping[str, float | None] | None) -> dict[str, str]:
+    """Return the known ceilings in percent, "83.3", by data set."""
+    known = (ceilings or {}).items()
+    return {name: f"{100 * share:.1f}" for name, share in known if share is not None}
 
 
 def _paper(summary: Summary, naming: Naming, system: str, classes: Mapping[str, str]) -> str:

@@ -16,7 +16,13 @@ from typing import Any
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures import Cell, Row
-from research_rl.trainers.evaluate.report.card import Naming, interval_text, percent
+from research_rl.trainers.evaluate.report.card import (
+    CEILING_HEAD,
+    Naming,
+    ceiling_texts,
+    interval_text,
+    percent,
+)
 from research_rl.trainers.evaluate.report.summary import Summary
 from research_rl.trainers.viewer import html_page, turn_parts
 
@@ -46,6 +52,7 @@ def write_page(
     reference: str = "ReSearch",
     num_questions: int = 500,
     protocols: Mapping[str, Protocol] = PROTOCOLS,
+    ceilings: Mapping[str, float | None] | None = None,
 ) -> Path:
     """Write the page and return its path.
 
@@ -59,14 +66,18 @@ def write_page(
         reference: the method that is shown first.
         num_questions: of each data set, the first ones; the page says how many are left out.
         protocols: by the names that rows have; steps in another one are shown as plain text.
+        ceilings: as in ``card_markdown``.
     """
+    shares = ceiling_texts(ceilings)
+    heads = list(_HEADS)
+    heads[5:5] = [CEILING_HEAD] * bool(shares)
     page = html_page(
         "report.html",
         "research_rl.trainers.evaluate.report",
         title=title,
         note=note,
-        heads=_HEADS,
-        scores=_scores(summary),
+        heads=heads,
+        scores=_scores(summary, shares),
         reference=reference,
         figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures],
         data=_packed(page_data(rows, summary.cells, reference, num_questions, protocols)),
@@ -159,7 +170,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
+def _scores(summary: Summary, ceilings: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The lines of the table, one for each cell: its names, and its numbers with intervals."""
     naming = Naming(summary.cells)
     for cell, found in summary.cells.items():
@@ -169,7 +180,9 @@ def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
             **cell._asdict(),
             "texts": [cell.dataset, name, f"{found.answered:,}", f"{found.errors:,}"],
             "numbers": [
-                *(percent(get(name)) for name in ("em", "f1", "cover_em")),
+                percent(get("em")),
+                *([ceilings.get(cell.dataset, "–")] * bool(ceilings)),
+                *(percent(get(name)) for name in ("f1", "cover_em")),
                 interval_text(get("searches")),
                 *(percent(get(name)) for name in ("answer_in_results", "format")),
             ],
