@@ -12,6 +12,7 @@ from research_rl.envs.rewards.answers import (
     f1_score,
     normalize_answer,
 )
+from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.presets import (
     FORMAT_REWARD,
     PRESETS,
@@ -37,6 +38,7 @@ __all__ = [
     "cover_exact_match",
     "exact_match",
     "f1_score",
+    "fair_scores",
     "get_reward",
     "judged",
     "normalize_answer",

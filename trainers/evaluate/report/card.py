@@ -14,11 +14,16 @@ from research_rl.trainers.evaluate.measures import MEASURES, Agreement, Cell, In
 from research_rl.trainers.evaluate.report.summary import CellSummary, Comparison, Summary
 
 COUNTED = ("searches", "distinct_queries", "sampled_tokens", "result_tokens", "seconds")
+_FOLDED = (
+    "EM is the published measure. Folded EM is ours and no paper's: there 1,500 is 1500, and -5 is "
+    "not 5. Compare EM alone with other work."
+)
 CEILING_HEAD = "EM's ceiling, %"
 _HEADS = {
     "em": "EM",
     "f1": "F1",
     "cover_em": "cover-EM",
+    "folded_em": "folded EM (ours)",
     "support_recall": "support recall",
     "answer_in_results": "answer in results",
     "format": "format right",
@@ -68,7 +73,8 @@ def card_markdown(
     """
     naming = Naming(summary.cells)
     parts = [f"# {title}", *([note] if note else []), _head(summary, made)]
-    parts += ["## Answers", _table(_answers(summary, naming, ceilings or {}))]
+    answers = _table(_answers(summary, naming, ceilings or {}))
+    parts += ["## Answers", answers, *[_FOLDED] * _has_folded(summary)]
     if paper is not None:
         parts += [f"## Beside {paper} of the paper", _paper(summary, naming, paper, classes or {})]
     if summary.comparisons:
@@ -106,7 +112,7 @@ def _answers(
 ) -> Iterator[list[str]]:
     shares = ceiling_texts(ceilings)
     judges = _judge_names(summary)
-    names = ("em", "f1", "cover_em")
+    names = ("em", "f1", "cover_em") + ("folded_em",) * _has_folded(summary)
     heads = [f"{_HEADS[name]}, %" for name in names] + [f"{j} says right, %" for j in judges]
     heads[1:1] = [CEILING_HEAD] * bool(shares)
     yield ["data set", "method", "n", *heads]
@@ -122,6 +128,10 @@ def _answers(
             *(percent(found.measures.get(name)) for name in names[1:]),
             *("–" if s.accuracy is None else f"{100 * s.accuracy:.1f} (n {s.n})" for s in said),
         ]
+
+
+def _has_folded(summary: Summary) -> bool:
+    return any("folded_em" in cell.measures for cell in summary.cells.values())
 
 
 def ceiling_texts(ceilings: Mapping[str, float | None] | None) -> dict[str, str]:
