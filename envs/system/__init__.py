@@ -13,7 +13,7 @@ from research_rl.envs.system.commands import (
     printable,
     printable_json,
 )
-from research_rl.envs.system.disk import is_full, told_if_full, warn_of_room
+from research_rl.envs.system.disk import free_at, is_full, told_if_full, warn_of_room
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
@@ -53,6 +53,7 @@ __all__ = [
     "folded",
     "folder_in_place",
     "former_folder",
+    "free_at",
     "grant",
     "is_full",
     "is_unwritten",
