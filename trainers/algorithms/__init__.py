@@ -18,6 +18,7 @@ from research_rl.trainers.algorithms.reinforce import (
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
 )
+from research_rl.trainers.algorithms.schedule import WarmupDecay
 from research_rl.trainers.algorithms.sft import SFT
 from research_rl.trainers.algorithms.turns import TurnGRPO
 
@@ -40,6 +41,7 @@ __all__ = [
     "ReinforcePlusPlus",
     "ReinforcePlusPlusBaseline",
     "TurnGRPO",
+    "WarmupDecay",
     "constant_group_fraction",
     "kl_estimate",
 ]
