@@ -19,6 +19,7 @@ from research_rl.trainers.algorithms.reinforce import (
     ReinforcePlusPlusBaseline,
 )
 from research_rl.trainers.algorithms.sft import SFT
+from research_rl.trainers.algorithms.stability import LLDS, Reinforce, SearchAgentPO
 from research_rl.trainers.algorithms.turns import TurnGRPO
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GMPO",
     "GRPO",
     "GSPO",
+    "LLDS",
     "PPO",
     "RLOO",
     "SAPO",
@@ -37,8 +39,10 @@ __all__ = [
     "Correction",
     "DrGRPO",
     "PolicyGradient",
+    "Reinforce",
     "ReinforcePlusPlus",
     "ReinforcePlusPlusBaseline",
+    "SearchAgentPO",
     "TurnGRPO",
     "constant_group_fraction",
     "kl_estimate",
