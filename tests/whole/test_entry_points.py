@@ -57,7 +57,8 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "index serve": {"folder": NOTHING, "--corpus": NOTHING},
     "export": {"--ckpt": ("run_with_code",), "--config": NOTHING, "--out": NOTHING},
     "serve-policy": {"model": MODEL, "--weights-below": NOTHING},
-    "replay": {"run": RUN, "--question": NOTHING, "--against": NOTHING},
+    "replay": {"run": (*RUN, "run_with_term"), "--question": NOTHING, "--against": NOTHING},
+    "rescore": {"run": RUN, "--reward": NOTHING},
     "lint-reward": {"--protocol": NOTHING, "reward": NOTHING},
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
@@ -133,6 +134,7 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
         "export": {"--ckpt": ["best"], "--out": ["out"]},
         "serve-policy": {"model": [model], "--port": ["0"]},
         "replay": {"run": [world / "run"]},
+        "rescore": {"run": [world / "run"], "--reward": ["em"]},
         "lint-reward": {"reward": ["default"], "--limit": ["1"]},
     }.get(name, {})
 

@@ -44,6 +44,7 @@ commands:
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
   replay       play recorded rollouts      research replay RUN
+  rescore      apply another reward        research rescore RUN --reward em
   plan         memory and time of a run    research plan --config quickstart
   lint-reward  look for holes in a reward  research lint-reward default
 
@@ -64,6 +65,7 @@ COMMANDS = {
     "export": "research_rl.trainers.cli.export",
     "serve-policy": "research_rl.trainers.cli.serve_policy",
     "replay": "research_rl.trainers.recorder.command",
+    "rescore": "research_rl.trainers.recorder.rescore",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",
 }

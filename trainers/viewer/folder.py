@@ -17,8 +17,9 @@ ROLLOUT_ROWS = "rollouts.jsonl"
 _COLUMNS = (
     *("split", "step", "question_id", "question", "answers", "hops", "turns", "results"),
     *("queries", "passage_ids", "prediction", "reward", "f1", "em", "format_error", "advantage"),
-    "finish_reason",
+    *("finish_reason", "metadata"),
 )
+_IF_THERE = ("parts", "protocol", "opened")
 _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 
@@ -112,7 +113,8 @@ def _row(split: str, step: int, rollout: Rollout, advantage: float | None) -> di
     hops = rollout.question.metadata.get("hops")
     own = {"split": split, "step": step, "hops": hops, "advantage": advantage}
     row = rollout.to_row() | own
-    return {name: row[name] for name in _COLUMNS}
+    found = {name: row[name] for name in _COLUMNS}
+    return found | {name: row[name] for name in _IF_THERE if name in row}
 
 
 def _is_past(split: str, at: int, step: int) -> bool:

@@ -104,6 +104,7 @@
       badge(VERDICTS[rollout.verdict], null, rollout.verdict),
       badge("reward", number(rollout.reward)),
       badge("F1", number(rollout.f1)),
+      ...(rollout.terms || []).map(([name, value]) => badge(name, signed(value))),
       rollout.advantage === null ? null : badge("advantage", signed(rollout.advantage), sign),
       badge(`${rollout.searches} search${rollout.searches === 1 ? "" : "es"}`),
       finishBadge(rollout.finish_reason),
