@@ -2,8 +2,9 @@
 
 Each run is the quickstart with 8 questions an iteration, two optimizer steps for each batch of
 rollouts (with one, LLDS and Search Agent PO are GRPO) and three times its learning rate, from the
-warm start of its seed. A run counts as collapsed if the mean F1 of its last five iterations'
-rollouts is below half of the best mean of five iterations in a row before.
+warm start of its seed, or from one for all with ``--warm_seed``. A run counts as collapsed if the
+mean F1 of its last five iterations' rollouts is below half of the best mean of five iterations in a
+row before.
 
     python benchmarks/stability.py --out runs/stability
     python benchmarks/stability.py --rules grpo llds --seeds 1 2
@@ -46,11 +47,13 @@ def write_changed(folder: Path, root: Path, seed: int, args: argparse.Namespace)
     """Write the quickstart as it is run here, with the world and warm starts of ``root``."""
     config = quickstart_config()
     trainer, model = config["trainer"], config["model"]
-    warm_start = str(root / f"warmstart-{seed}")
+    warm_start = str(root / f"warmstart-{args.warm_seed or seed}")
     trainer["max_steps"] = args.steps * MINIBATCHES
     trainer["callbacks"][0]["init_args"]["folder"] = warm_start
     for kind in ("callbacks", "logger"):
         trainer[kind] = [x for x in trainer[kind] if not x["class_path"].endswith(UNUSED)]
+    if args.warm_seed is not None:
+        trainer["callbacks"][0]["init_args"]["config"]["seed"] = args.warm_seed
     model["policy"]["model"] = warm_start
     model["updates"]["num_minibatches"] = MINIBATCHES
     model["optimizer"]["init_args"]["lr"] *= args.times
@@ -74,7 +77,8 @@ def train(root: Path, rule: str, seed: int, args: argparse.Namespace) -> None:
         FileExistsError: the folder holds a run of other settings.
     """
     folder = folder_of(root, rule, seed)
-    wanted, asked = {"steps": args.steps, "times": args.times}, folder / "settings.json"
+    wanted = {"steps": args.steps, "times": args.times, "warm_seed": args.warm_seed}
+    asked = folder / "settings.json"
     if folder.exists() and not (asked.is_file() and json.loads(asked.read_text()) == wanted):
         raise FileExistsError(
             f"{folder} must hold nothing or a run of {wanted}; choose another --out or remove it"
@@ -118,6 +122,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--steps", type=int, default=30, help="iterations of a run")
     parser.add_argument("--times", type=float, default=3.0, help="the quickstart's learning rate")
+    parser.add_argument(
+        "--warm_seed", type=int, help="one warm start for all"
+    )
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

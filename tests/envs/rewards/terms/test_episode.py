@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from research_rl.agents.types import Rollout, TextOnly
+from research_rl.agents.types import Rollout, Sequence
 from research_rl.envs import ReSearchVectorEnv
 from research_rl.envs.rewards import RewardTerms
 from research_rl.envs.types import Passage, Question, Retriever
@@ -48,7 +48,7 @@ def play(rows: ReSearchVectorEnv, *turns: str) -> Rollout:
     assert episode.reward is not None
     return Rollout(
         question=episode.question,
-        sequence=TextOnly(),
+        sequence=Sequence([1]),
         reward=episode.reward,
         turns=list(episode.turns),
         results=list(episode.results),
