@@ -115,8 +115,10 @@ def _from_records(run: Path, records: Records, reward: RewardFunction) -> Iterat
     for iteration in records.iterations():
         rows.at(iteration)
         chosen = list(enumerate(records.read(iteration).records))
-        again = played_again(chosen, rows) if chosen else []
-        for (_, old), (_, _), episode in zip(chosen, again, rows.episodes, strict=False):
+        if not chosen:
+            continue
+        played_again(chosen, rows)
+        for (_, old), episode in zip(chosen, rows.episodes, strict=True):
             row = {"question_id": old.question["id"], "question": old.question["text"]}
             row |= {name: old.question[name] for name in ("answers", "metadata")}
             row |= {"turns": old.turns, "results": [], "queries": old.queries}
