@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--steps", type=int, default=30, help="iterations of a run")
     parser.add_argument("--times", type=float, default=3.0, help="the quickstart's learning rate")
-    parser.add_argument(
-        "--warm_seed", type=int, help="one warm start for all"
-    )
+    parser.add_argument("--warm_seed", type=int, help="one warm start for all")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

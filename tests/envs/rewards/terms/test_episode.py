@@ -86,7 +86,7 @@ def test_parts_are_measured_stored_and_shown() -> None:
     again = Rollout.from_row(played.to_row())
     assert again.reward == played.reward
     assert "answer +0.80" in rollout_text(played)
-    assert '"terms":[["answer",0.8],["evidence",0.1]]' in rollouts_html([played])
+    assert '"terms":{"answer":0.8,"evidence":0.1}' in rollouts_html([played])
 
 
 def test_rewards_without_parts_are_stored_as_before() -> None:
