@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
+from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts, vector_rows
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
@@ -311,6 +311,7 @@ class ReSearchModule(pl.LightningModule):
             self.price,
         )
         pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
+        vector_rows(self.env).at(iteration)
         rollouts = collect(questions, iteration, pool)
         made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
         return made.stamp(self.iteration)
@@ -351,6 +352,7 @@ class ReSearchModule(pl.LightningModule):
 
     def _answer(self, questions: list[Question]) -> list[Rollout]:
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
+        vector_rows(self.env).at(None)
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
