@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from research_rl.agents import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
-from research_rl.trainers.agent.asker import Finding, Stretch
+from research_rl.trainers.agent.asker import FoundPassages, Stretch
 from research_rl.trainers.agent.events import EpisodeEvents, answer_told, passage_told
 from research_rl.trainers.viewer import turn_parts
 
@@ -66,7 +66,7 @@ def test_a_result_and_the_next_turn() -> None:
     episode = EpisodeEvents(events.append)
     episode(Stretch("model", TURN))
     reply = " <result>\nBakset\nthe boss is Domlor .\n</result>"
-    episode(Stretch("environment", reply, (Finding("boss", (PASSAGE,)),)))
+    episode(Stretch("environment", reply, (FoundPassages("boss", (PASSAGE,)),)))
     episode(Stretch("model", "<think> so", turn=1))
     result = events[2]
     assert result["searches"] == [{"query": "boss", "passages": [passage_told(PASSAGE)]}]
