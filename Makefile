@@ -1,9 +1,9 @@
-# The five things one does here. BIN names another environment: make check BIN=/path/to/venv/bin
+# The six things one does here. BIN names another environment: make check BIN=/path/to/venv/bin
 BIN ?= .venv/bin
 PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup check test slow docs
+.PHONY: setup check test slow docs site
 
 setup:  ## an environment in .venv with everything that the tests need
 	$(PYTHON) -m venv .venv
@@ -22,3 +22,6 @@ slow:  ## the slow tests: whole trainings, kills, many processes
 docs:  ## renew what is generated, and check the links and names of every page
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python -m pytest -q tests/whole/test_docs.py
+
+site:  ## the documentation as a site in build/site, links checked: pip install -c constraints.txt -e ".[cpu,docs]" before
+	$(BIN)/python -m mkdocs build

@@ -32,7 +32,9 @@ from typing import Any
 import torch
 from kills import outcome, start, wait, write_config
 
-_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": ?[^,}\n]+')
+_TIMES = re.compile(
+    r'"(?:\w*seconds|created|mtime_ns|mark|started|ended|time|finished)": ?[^,}\n]+'
+)
 _WAYS = ("--overwrite",)
 """What an error may tell a user to add."""
 
@@ -162,7 +164,8 @@ def left_in(name: str, out: Path) -> dict[str, str]:
     found = {}
     for path in sorted(out.rglob("*")) + sorted(out.parent.glob(f".{out.name}.*")):
         name_in = str(path.relative_to(out.parent)).removeprefix(out.name)
-        if path.is_file() and path.name != ".lock" and "tfevents" not in path.name:
+        timed = name_in == "/index.html" or path.name == "costs.json"  # seconds and bytes
+        if path.is_file() and not timed and path.name != ".lock" and "tfevents" not in path.name:
             found[name_in] = _digest_of(path, str(out))
     return found
 

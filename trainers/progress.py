@@ -17,6 +17,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
+from research_rl.trainers.measures import CEILING
+
 SHOWN = {
     "reward": "train/reward",
     "f1": "train/f1",
@@ -145,6 +147,8 @@ def validation_line(metrics: Mapping[str, Any], step: int) -> str:
     for name in _VALIDATED:
         if f"val/{name}" in metrics:
             kinds = _by_hop(metrics, f"val/{name}_") if name in ("f1", "searches") else ""
+            if name == "em" and (most := metrics.get(f"val/{CEILING}")) is not None:
+                kinds = f" (ceiling {float(most):.2f})"
             facts.append(f"{name} {float(metrics[f'val/{name}']):.2f}{kinds}")
     return f"validation at step {step}: {', '.join(facts)}" if facts else ""
 

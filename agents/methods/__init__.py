@@ -7,7 +7,13 @@ May import: agents.engines, agents.policy, agents.rollout, agents.types, envs
 from __future__ import annotations
 
 from research_rl.agents.methods.answers import behind_thoughts
-from research_rl.agents.methods.generators import Generation, Generator, LocalGenerator, load_policy
+from research_rl.agents.methods.generators import (
+    Generation,
+    Generator,
+    LocalGenerator,
+    ModelInput,
+    load_policy,
+)
 from research_rl.agents.methods.ircot import IRCoT
 from research_rl.agents.methods.iter_retgen import IterRetGen
 from research_rl.agents.methods.naive import NaiveGeneration, NaiveRAG
@@ -32,6 +38,7 @@ __all__ = [
     "IterRetGen",
     "LocalGenerator",
     "Message",
+    "ModelInput",
     "NaiveGeneration",
     "NaiveRAG",
     "OpenAIGenerator",

@@ -10,16 +10,19 @@ from research_rl.envs.system.commands import (
     FAILED,
     CommandLine,
     did_you_mean,
+    parser_of,
     printable,
     printable_json,
 )
-from research_rl.envs.system.disk import is_full, told_if_full, warn_of_room
+from research_rl.envs.system.disk import free_at, is_full, told_if_full, warn_of_room
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
     clear_partial,
+    file_mark,
     folder_in_place,
     former_folder,
+    is_unwritten,
     lines_of,
     partial_file,
     partial_folder,
@@ -30,7 +33,7 @@ from research_rl.envs.system.files import (
     write_whole,
 )
 from research_rl.envs.system.letters import UNSPACED, folded, marks
-from research_rl.envs.system.locks import LOADING, LOCK, alone_in
+from research_rl.envs.system.locks import LOADING, LOCK, alone_in, is_held
 from research_rl.envs.system.progress import progress_bar
 from research_rl.envs.system.trust import TRUST, TrustError, code_of, grant, not_plain, trusted
 
@@ -47,15 +50,20 @@ __all__ = [
     "clear_partial",
     "code_of",
     "did_you_mean",
+    "file_mark",
     "folded",
     "folder_in_place",
     "former_folder",
+    "free_at",
     "grant",
     "is_full",
+    "is_held",
+    "is_unwritten",
     "lazy",
     "lines_of",
     "marks",
     "not_plain",
+    "parser_of",
     "partial_file",
     "partial_folder",
     "printable",

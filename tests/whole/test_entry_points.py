@@ -44,6 +44,11 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
         **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
         **{"--model": MODEL, "--server": NOTHING},
     },
+    "questions make": {
+        **{"--index": INDEX, "--out": NOTHING, "--questions": NOTHING, "--model": MODEL},
+        **{"--url": NOTHING},
+    },
+    "corpus build": {"folder": NOTHING, "--out": NOTHING},
     "index build": {
         **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
         **{"--uri": NOTHING, "--collection": NOTHING},
@@ -59,11 +64,19 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "index serve": {"folder": NOTHING, "--corpus": NOTHING},
     "export": {"--ckpt": ("run_with_code",), "--config": NOTHING, "--out": NOTHING},
     "serve-policy": {"model": MODEL, "--weights-below": NOTHING},
-    "replay": {"run": RUN, "--question": NOTHING, "--against": NOTHING},
+    "replay": {"run": (*RUN, "run_with_term"), "--question": NOTHING, "--against": NOTHING},
+    "rescore": {"run": RUN, "--reward": NOTHING},
     "lint-reward": {"--protocol": NOTHING, "reward": NOTHING},
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
     "plan": {},
+    "page": {"run": NOTHING, "--out": NOTHING},
+    "compare": {"runs": NOTHING, "--out": NOTHING},
+    "runs": {"folder": NOTHING},
+    "configs": {"name": NOTHING},
+    "env": {},
+    "schema": {"--out": NOTHING},
+    "completion": {},
 }
 """What of each option needs ``--trust``: the kinds of payload whose refusal must say so."""
 TEXTS = {
@@ -96,6 +109,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.jsonl").write_text(
         (folder / "corpus.jsonl").read_text() + '{"id": "2", "contents": "Bergen\\nA city."}\n'
     )
+    (folder / "papers").mkdir()
+    (folder / "papers" / "oslo.md").write_text("# Oslo\n\nOslo is a city.\n")
     build_index(folder / "corpus.jsonl", folder / "index")
     build_index(folder / "corpus.jsonl", folder / "part", shard="0/1")
     (folder / "run").mkdir()
@@ -122,6 +137,8 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"--questions": [world / "questions.jsonl"], "--index": [index]},
             **{"--out": ["out"], "--max-tokens": ["8"]},
         },
+        "questions make": {"--index": [index], "--out": ["out"], "--quiet": []},
+        "corpus build": {"folder": [world / "papers"], "--out": ["out.jsonl"], "--quiet": []},
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
         "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
         "index merge": {"shards": [world / "part"], "--out": ["out"], "--quiet": []},
@@ -136,7 +153,12 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
         "export": {"--ckpt": ["best"], "--out": ["out"]},
         "serve-policy": {"model": [model], "--port": ["0"]},
         "replay": {"run": [world / "run"]},
+        "rescore": {"run": [world / "run"], "--reward": ["em"]},
         "lint-reward": {"reward": ["default"], "--limit": ["1"]},
+        "page": {"run": [world / "run"], "--quick": []},
+        "compare": {"runs": [world / "run"] * 2},
+        "runs": {"folder": [world]},
+        "schema": {"--out": ["out"]},
     }.get(name, {})
 
 
@@ -145,6 +167,10 @@ def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     given = {**usual(name, world), option: [value]}
     if name in ("ask", "serve-agent") and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
+    if name == "questions make" and option == "--questions":
+        given |= {"--from": ["file"]}
+    if name == "compare" and option == "runs":
+        given["runs"] = [value, world / "run"]
     if name in ("ask", "serve-agent") and option == "--run":
         del given["--model"]
     words = name.split()
@@ -161,7 +187,7 @@ PAIRS = [
     for name, options in TRUSTED.items()
     for option, told in options.items()
     for kind in HOSTILE
-    if name not in (*TRAINER, "evaluate", "plan")
+    if name not in (*TRAINER, "evaluate", "plan", "schema")
 ]
 
 

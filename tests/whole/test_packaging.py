@@ -200,6 +200,19 @@ def test_automation_is_yaml_and_names_what_is_there(file: Path) -> None:
     assert set(re.findall(r"\bmake (check|docs|setup|slow|test)\b", text)) <= targets
 
 
+def test_what_the_extras_bring_is_pinned() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    pins = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    extras = dict(setup["options.extras_require"])
+    extras.pop("gpu")  # it takes the place of cpu
+    named = {re.split(r"[<>=\[]", line)[0] for part in extras.values() for line in part.split()}
+    assert not named - pins
+
+
 def test_constraints_serve_cpu_and_gpu() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

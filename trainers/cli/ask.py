@@ -54,6 +54,9 @@ class Screen:
             from research_rl.trainers.agent import why_none  # with what it imports, when needed
 
             self._line("error", f"No answer: {why_none(prediction)}.")
+        found = (p.source for result in prediction.passages for p in result if p.source)
+        if sources := list(dict.fromkeys(found)):
+            self._line("note", "Found in: " + "; ".join(sources))
         searches = len(prediction.queries)
         self._line(
             "note",

@@ -37,13 +37,12 @@ from research_rl.envs import retrieval  # noqa: F401
 from research_rl.envs.system import alone_in, told_if_full, warn_of_room, write_whole
 from research_rl.trainers import (  # noqa: F401
     algorithms,
-    callbacks,
     checkpoint,
     credit,
     distributed,
-    health,
     warmstart,
 )
+from research_rl.trainers.callbacks import ExportPolicy, LearningCurve, RolloutLog  # noqa: F401
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     KeepMetrics,
@@ -64,8 +63,9 @@ from research_rl.trainers.cli.start import (
     warn_of_overridden,
 )
 from research_rl.trainers.data import QuestionDataModule
-from research_rl.trainers.health import SignalCheck
+from research_rl.trainers.health import CollapseGuard, HealthMonitor, SignalCheck  # noqa: F401
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.overview import RunPage
 from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.recorder import FlightRecorder  # noqa: F401
 from research_rl.trainers.settings import (
@@ -159,7 +159,7 @@ class ResearchCLI(LightningCLI):
         """Return the trainer, with atomic checkpoints in a folder known beforehand.
 
         It has our progress bar where no other is configured: Lightning's spoils a log file. A fit
-        has a SignalCheck.
+        has a SignalCheck and a RunPage.
         """
         settings = self.config_init[self.subcommand]["trainer"]
         if self.subcommand != "fit" and settings.get("logger") is not False:
@@ -170,8 +170,9 @@ class ResearchCLI(LightningCLI):
         more: list[pl.Callback] = []
         if shows and not any(isinstance(c, ProgressBar) for c in listed):
             more.append(RunProgressBar())
-        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
-            more.append(SignalCheck())
+        for ours in (SignalCheck, RunPage) if self.subcommand == "fit" else ():
+            if not any(isinstance(c, ours) for c in listed):
+                more.append(ours())
         if more:
             kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)

@@ -13,12 +13,14 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from research_rl.agents import Engine, Rollout, SamplingParams, vector_rows
 from research_rl.agents.engines import CachedEngine, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig
-from research_rl.trainers.algorithms import SFT
+from research_rl.trainers.algorithms import SFT, Algorithm
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
 from research_rl.trainers.distributed import means_over_ranks
 from research_rl.trainers.learner import MISMATCH
 from research_rl.trainers.measures import prefixed
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 
 _SINGLE = Updates(group_size=1)
@@ -42,6 +44,9 @@ class SFTModule(ReSearchModule):
         optimizer: of everything trainable.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
         seed: of everything random.
+        algorithm: the learning rule of a config of ``research fit``; not used.
+        credit: likewise.
+        price: likewise.
     """
 
     def __init__(
@@ -55,20 +60,22 @@ class SFTModule(ReSearchModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        algorithm: Algorithm | None = None,
+        credit: Credit | None = None,
+        price: Price | None = None,
     ) -> None:
         once = replace(updates, group_size=1, num_epochs=1, num_minibatches=1, async_rollouts=0)
         super().__init__(
             policy,
             env,
             SFT(),
-            None,
-            engine,
-            sampling,
-            validation_sampling,
-            once,
-            optimizer,
-            lr_scheduler,
-            seed,
+            engine=engine,
+            sampling=sampling,
+            validation_sampling=validation_sampling,
+            updates=once,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
         )
 
     def training_step(self, rollouts: Sequence[Rollout], batch_idx: int) -> None:  # type: ignore[override]
@@ -83,5 +90,5 @@ class SFTModule(ReSearchModule):
         unlike = (*MISMATCH, "frac_zero_std")  # of sampled rollouts alone
         means: dict[str, Any] = {k: float(v) for k, v in shared.items() if k not in unlike}
         seconds = {"update_s": perf_counter() - start}
-        self._log(prefixed("train", means) | prefixed("time", seconds))
+        log_iteration(self, prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1

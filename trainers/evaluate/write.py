@@ -53,9 +53,9 @@ def write_report(evaluation: Evaluation) -> Report:
         summary,
         title=config.title,
         note=config.note,
-        figures=figures,
         reference=config.reference,
         num_questions=config.page_questions,
         protocols=evaluation.protocols,
+        ceilings=ceilings,
     )
     return Report(markdown, [out / "card.md", out / "card.csv", *figures, page, out / "rows.jsonl"])

@@ -6,3 +6,9 @@ It reads the shape of a model and no weights, so a laptop can plan a run of eigh
 Read first: command.py
 May import: agents, envs, trainers.algorithms, trainers.cli, trainers.settings, trainers.warmstart
 """
+
+from __future__ import annotations
+
+from research_rl.trainers.plan.command import parsed
+
+__all__ = ["parsed"]

@@ -150,9 +150,12 @@ def test_a_run_leaves_curve_rollouts_and_policy(
     assert names(tmp_path / "policy") == ["config.json"]
     pages = ["train_000000", "train_000002", "val_000002", "val_000004"]
     expected = [f"{page}.{kind}" for page in pages for kind in ("html", "txt")]
-    assert names(tmp_path / "rollouts") == sorted([*expected, "index.html", "rollouts.jsonl"])
+    assert names(tmp_path / "rollouts") == sorted(
+        [*expected, "index.html", "questions.html", "rollouts.jsonl"]
+    )
     listed = re.findall(r'href="(?!data:)(.*?)"', (tmp_path / "rollouts/index.html").read_text())
-    assert sorted(listed) == ["rollouts.jsonl", *(f"{page}.html" for page in pages)]
+    others = ["questions.html", "rollouts.jsonl"]
+    assert sorted(listed) == [*others, *(f"{page}.html" for page in pages)]
     page = (tmp_path / "rollouts/train_000002.html").read_text()
     assert "step 2" in page
     assert '"21":" 21"' in page, "the policy decodes the tokens"
@@ -322,6 +325,8 @@ def test_validation_line() -> None:
     metrics = {"val/f1": 0.75, "val/f1_2hop": 0.5, "val/f1_1hop": 1.0, "val/searches": 1.5}
     line = "validation at step 4: f1 0.75 (1 hop 1.00, 2 hops 0.50), searches 1.50"
     assert validation_line(metrics, 4) == line
+    said = validation_line({"val/em": 0.5, "val/em_ceiling": 0.75}, 4)
+    assert said == "validation at step 4: em 0.50 (ceiling 0.75)"
     assert validation_line({"train/f1": 1.0}, 4) == ""
 
 
