@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -111,16 +110,7 @@ def test_a_passage_is_told_once_and_named_by_each_search() -> None:
 
 
 def test_a_source_is_shown_where_it_is_known() -> None:
-    @dataclass(frozen=True)
-    class Sourced(Passage):
-        source: str = "docs/a.md"
-
-    @dataclass(frozen=True)
-    class Described(Passage):
-        metadata: Any = None
-
-    assert passage_told(Sourced("1", "A\nb"))["source"] == "docs/a.md"
-    assert passage_told(Described("1", "A\nb", metadata={"source": "b.md"}))["source"] == "b.md"
-    assert "source" not in passage_told(Described("1", "A\nb", metadata={"source": 5}))
+    told = passage_told(Passage("1", "A\nb", 1.0, "docs/a.md#char=0,5"))
+    assert told["source"] == "docs/a.md#char=0,5"
     assert "source" not in passage_told(PASSAGE)
     assert passage_told(PASSAGE)["title"] == "Bakset"
