@@ -13,6 +13,7 @@ from research_rl.envs.rewards.answers import (
     normalize_answer,
 )
 from research_rl.envs.rewards.choose import PRESETS, get_reward
+from research_rl.envs.rewards.lint import load_reward
 from research_rl.envs.rewards.presets import (
     FORMAT_REWARD,
     CoverReward,
@@ -41,5 +42,6 @@ __all__ = [
     "f1_score",
     "get_reward",
     "judged",
+    "load_reward",
     "normalize_answer",
 ]
