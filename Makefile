@@ -1,9 +1,9 @@
-# The five things one does here. BIN names another environment: make check BIN=/path/to/venv/bin
+# What one does here. BIN names another environment: make check BIN=/path/to/venv/bin
 BIN ?= .venv/bin
 PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup check test slow docs
+.PHONY: setup check test slow docs options release
 
 setup:  ## an environment in .venv with everything that the tests need
 	$(PYTHON) -m venv .venv
@@ -22,3 +22,9 @@ slow:  ## the slow tests: whole trainings, kills, many processes
 docs:  ## renew what is generated, and check the links and names of every page
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python -m pytest -q tests/whole/test_docs.py
+
+options:  ## renews the table of options, from which --help and early usage errors are made
+	$(BIN)/python docs/options.py
+
+release:  ## all of RELEASE.md before the tag, uploads nothing: make release VERSION=0.2.0
+	BIN=$(BIN) PYTHON=$(PYTHON) .ci/release $(VERSION)

@@ -2,7 +2,7 @@
 
 Read first: gold.py, then module.py
 May import: agents, envs, trainers.algorithms, trainers.cli, trainers.data, trainers.distributed,
-    trainers.learner, trainers.measures, trainers.module, trainers.settings
+    trainers.learner, trainers.measures, trainers.module, trainers.settings, trainers.usage
 """
 
 from __future__ import annotations
