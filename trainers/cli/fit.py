@@ -162,6 +162,8 @@ class ResearchCLI(LightningCLI):
         has a SignalCheck.
         """
         settings = self.config_init[self.subcommand]["trainer"]
+        if settings.get("enable_model_summary") is None:  # Lightning's counts FLOPs, and finds 0
+            kwargs["enable_model_summary"] = False
         if self.subcommand != "fit" and settings.get("logger") is not False:
             kwargs["logger"] = RunLogger(self._root(), name="", version=self.subcommand)
         given = settings.get("callbacks") or []
@@ -305,12 +307,16 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message)
     if not sys.stderr.isatty():  # a log file is no place for bars of transformers
         disable_progress_bar()  # type: ignore[no-untyped-call]
-    notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    notes.addFilter(_is_no_advertisement)
+    for module in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{module}").addFilter(_is_news)
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+_NO_NEWS = ("litlogger", "PU available: ", "`weights_only` was not set")
+"""In what Lightning logs: an advertisement, chips that are not there, its own choice."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in _NO_NEWS)
 
 
 def run(
