@@ -13,6 +13,7 @@ from research_rl.trainers.callbacks.curve import LearningCurve
 from research_rl.trainers.callbacks.export_policy import ExportPolicy
 from research_rl.trainers.callbacks.plots import DPI, Curves, health_picture
 from research_rl.trainers.callbacks.rollout_log import RolloutLog
+from research_rl.trainers.callbacks.send import SendAlong, takes_more_than_numbers
 
 __all__ = [
     "DPI",
@@ -21,8 +22,10 @@ __all__ = [
     "LearningCurve",
     "RolloutLog",
     "RunCallback",
+    "SendAlong",
     "cosmetic",
     "health_picture",
     "rollouts_of",
     "run_folder",
+    "takes_more_than_numbers",
 ]

@@ -50,7 +50,7 @@ from research_rl.trainers.checkpoint import (
     RunLogger,
     find_checkpoint,
 )
-from research_rl.trainers.cli.loggers import may_fail, that_start
+from research_rl.trainers.cli.loggers import check_installed_for, may_fail, that_start
 from research_rl.trainers.cli.parser import ResearchParser, Unresolved
 from research_rl.trainers.cli.start import (
     check_nothing_is_lost,
@@ -153,6 +153,7 @@ class ResearchCLI(LightningCLI):
         if chat.date is None:
             chat.date = date_to_write(self._root(), self._option("ckpt_path"))
         take_run_logger(trainer)
+        check_installed_for(trainer.get("logger"))
         set_threads(self._option("torch_threads"))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -174,6 +175,16 @@ class ResearchCLI(LightningCLI):
             more.append(RunProgressBar())
         if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
             more.append(SignalCheck())
+        loggers = settings.get("logger")
+        shown = callbacks.takes_more_than_numbers(
+            loggers if isinstance(loggers, list) else [loggers]
+        )
+        if (
+            self.subcommand == "fit"
+            and shown
+            and not any(isinstance(c, callbacks.SendAlong) for c in listed)
+        ):
+            more.append(callbacks.SendAlong())
         if more:
             kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)
