@@ -175,6 +175,27 @@ def resolve(given: argparse.Namespace) -> Asked:
     return Asked(**told)
 
 
+def ask_options() -> list[str]:
+    """Return the names of the options that say what is asked, and how."""
+    return ["run", *Asked.__dataclass_fields__]
+
+
+def agent_for(
+    given: argparse.Namespace, on_text: Callable[[str, str], None] | None = None
+) -> Agent:
+    """Return the agent that the options of ``research ask`` mean.
+
+    Args:
+        given: a value for each of ``ask_options``, None where it is not given.
+        on_text: is told each piece of text with who wrote it.
+
+    Raises:
+        UsageError: there is no model, or no index.
+        FileNotFoundError: the run has no config, or has not written its policy yet.
+    """
+    return make_agent(resolve(given), on_text or (lambda role, text: None))
+
+
 def from_run(run: Path) -> dict[str, Any]:
     """Return what a run's ``config.yaml`` says about how its policy is to be asked.
 
