@@ -3,7 +3,7 @@ BIN ?= .venv/bin
 PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup check test slow docs options release
+.PHONY: setup check test slow docs site options release
 
 setup:  ## an environment in .venv with everything that the tests need
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ slow:  ## the slow tests: whole trainings, kills, many processes
 docs:  ## renew what is generated, and check the links and names of every page
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python -m pytest -q tests/whole/test_docs.py
+
+site:  ## the documentation as a site in build/site, links checked: pip install -c constraints.txt -e ".[cpu,docs]" before
+	$(BIN)/python -m mkdocs build
 
 options:  ## renews the table of options, from which --help and early usage errors are made
 	$(BIN)/python docs/options.py

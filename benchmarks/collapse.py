@@ -29,7 +29,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from research_rl.trainers.callbacks.plots import Curve, Curves, read_metrics
-from research_rl.trainers.health.guard import RULES, would_have_warned
+from research_rl.trainers.health.guard import would_have_warned
+from research_rl.trainers.health.rules import RULES
 
 CASES: Mapping[str, Mapping[str, Any]] = {
     "too fast": {"lr": 0.01, "warm": {}},

@@ -162,7 +162,8 @@ def left_in(name: str, out: Path) -> dict[str, str]:
     found = {}
     for path in sorted(out.rglob("*")) + sorted(out.parent.glob(f".{out.name}.*")):
         name_in = str(path.relative_to(out.parent)).removeprefix(out.name)
-        if path.is_file() and path.name != ".lock" and "tfevents" not in path.name:
+        timed = name_in == "/index.html" or path.name == "costs.json"  # seconds and bytes
+        if path.is_file() and not timed and path.name != ".lock" and "tfevents" not in path.name:
             found[name_in] = _digest_of(path, str(out))
     return found
 

@@ -6,7 +6,8 @@ Two rungs, each a few commands of ``research`` and an exam before and after:
   rightly, then GRPO. Reading is easy there, so what is seen is whether the model learns to search.
 - ``questions``: HotpotQA, 2WikiMultihopQA and MuSiQue with paragraphs cut to 40 words. Gold
   demonstrations, then GRPO. The questions of demonstrations, of GRPO, of validation and of the test
-  are four disjoint sets; the test questions choose nothing.
+  are four disjoint sets; the test questions choose nothing. ``--further FILE ...`` adds questions
+  without paragraphs to those of GRPO, where the corpus reaches their answers.
 
     python benchmarks/real_model.py --model FOLDER --data DATA --out runs/real
 
@@ -24,49 +25,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import torch
 import yaml
+from real_exam import PROMPT, Exam, after_grpo, report
+from real_questions import Row, prepare, read_rows, write_rows
 
-from research_rl.agents import (
-    CachedEngine,
-    LMPolicy,
-    PolicyConfig,
-    Rollout,
-    SamplingParams,
-    TextOnly,
-    collect_rollouts,
-    fast_dtype,
-)
-from research_rl.agents.policy import WeightDtype
+from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward
-from research_rl.envs.protocols import get_prompt, render_result
 from research_rl.envs.questions import read_questions
-from research_rl.envs.retrieval import load_retriever
-from research_rl.envs.rewards import exact_match, f1_score
 from research_rl.envs.synthetic import SyntheticWorld
-from research_rl.trainers.callbacks.plots import learning_curves
-from research_rl.trainers.evaluate.measures import bootstrap_interval, paired_test
 from research_rl.trainers.warmstart.demonstrations import Demonstrator
 
-SETS = ("hotpotqa", "2wikimultihopqa", "musique")
-WORDS = 40  # of a paragraph that are kept
-PROMPT = "Question: {prompt}\n"
-TOKENS = 420  # of a response, results included
 FEW = "16"  # validation questions of a cold start: an untrained model writes on to the last token
-AT_ONCE = 64  # questions that an exam plays together
-ANSWER_NOW = "<think> I know the answer. </think> <answer> The answer is \\boxed{"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,147 +126,6 @@ def research(log: Path, *command: str) -> None:
         raise RuntimeError(f"research {command[0]} ended with {code}:\n" + "\n".join(tail))
 
 
-def write_rows(file: Path, rows: Iterable[Row]) -> None:
-    """Write rows of JSON beside the file, then rename."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".partial")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.rename(file)
-
-
-def read_rows(file: Path) -> list[Row]:
-    """Read rows of JSON."""
-    lines = file.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines
-    return [json.loads(line) for line in lines if line]
-
-
-# The exam
-
-
-@dataclass(frozen=True)
-class Exam:
-    """Asks the test questions, greedily, and keeps a row for each.
-
-    Args:
-        out: folder of the rows, one file a policy.
-        index: what is searched.
-        questions: that no training has seen.
-        max_searches: of an episode.
-    """
-
-    out: Path
-    index: str
-    questions: Sequence[Question]
-    max_searches: int
-
-    def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
-        """Let a policy answer as it is trained to."""
-        return self._kept(name, folder, self._searched, self.questions[:limit])
-
-    def closed_book(self, name: str, folder: str | Path) -> list[Row]:
-        """Make a policy answer at once."""
-        return self._kept(name, folder, self._at_once, self.questions)
-
-    def naive_rag(self, name: str, folder: str | Path) -> list[Row]:
-        """Make a policy answer behind one search with the question itself."""
-        return self._kept(name, folder, self._behind_one, self.questions)
-
-    def _kept(
-        self,
-        name: str,
-        folder: str | Path,
-        ask: Callable[..., list[Row]],
-        asked: Sequence[Question],
-    ) -> list[Row]:
-        file = self.out / f"{name}.jsonl"
-        if not file.is_file():
-            policy = LMPolicy.from_config(PolicyConfig(str(folder), dtype=_quickest()))
-            policy.eval()
-            rows: list[Row] = []
-            for start in range(0, len(asked), AT_ONCE):
-                rows += ask(policy, asked[start : start + AT_ONCE])
-                print(f"{name}: {len(rows)} of {len(asked)} questions", flush=True)
-            write_rows(file, rows)
-        return read_rows(file)
-
-    def _searched(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
-        env = gym.make_vec(
-            "research_rl.envs:ReSearch-v0",
-            num_envs=1,
-            autoreset_mode="Disabled",
-            index=self.index,
-            top_k=1,
-            max_searches=self.max_searches,
-            prompt=PROMPT,
-        )
-        params = SamplingParams(TOKENS, temperature=0.0)
-        played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, None)
-        return [_row(rollout) for rollout in played]
-
-    def _at_once(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
-        return _completed(policy, questions, [ANSWER_NOW] * len(questions), 0)
-
-    def _behind_one(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
-        found = load_retriever(self.index).search([q.text for q in questions], 1)
-        begun = [
-            f"<think> I search for the question. </think> <search> {q.text} </search>"
-            f"{render_result(passages)}\n{ANSWER_NOW}"
-            for q, passages in zip(questions, found, strict=True)
-        ]
-        return _completed(policy, questions, begun, 1)
-
-
-def _quickest() -> WeightDtype:
-    """The dtype in which this machine answers fastest."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return "bfloat16" if fast_dtype(device) == torch.bfloat16 else "float32"
-
-
-def _row(rollout: Rollout) -> Row:
-    """One answered question as a row; ``named`` is the share of queries with a gold title."""
-    titles = [t.casefold() for t in rollout.question.metadata.get("supporting_titles", ())]
-    queries = [query.casefold() for query in rollout.queries]
-    named = [any(title.partition(" (")[0] in query for title in titles) for query in queries]
-    return {
-        "id": rollout.question.id,
-        "hops": rollout.question.metadata.get("hops"),
-        # the published measures, as of those who are made to answer
-        "f1": f1_score(rollout.reward.prediction, rollout.question.answers),
-        "em": float(exact_match(rollout.reward.prediction, rollout.question.answers)),
-        "form": float(rollout.reward.format_error is None),
-        "searches": float(rollout.num_searches),
-        "named": sum(named) / len(named) if titles and named else None,
-        "text": [*rollout.turns],
-    }
-
-
-def _completed(
-    policy: LMPolicy, questions: Sequence[Question], begun: Sequence[str], searches: int
-) -> list[Row]:
-    """Let the policy finish a response up to the closing brace of its answer."""
-    prompt = get_prompt(PROMPT)
-    prompts = [
-        policy.encode_prompt(prompt, q.text) + policy.encode(text)
-        for q, text in zip(questions, begun, strict=True)
-    ]
-    written = CachedEngine(policy).run(
-        prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
-    )
-    guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
-    return [
-        {
-            "id": q.id,
-            "hops": q.metadata.get("hops"),
-            "f1": f1_score(guess, q.answers),
-            "em": float(exact_match(guess, q.answers)),
-            "searches": float(searches),
-            "text": [guess],
-        }
-        for q, guess in zip(questions, guesses, strict=True)
-    ]
-
-
 # The made-up world
 
 
@@ -327,7 +164,7 @@ def world_rung(job: Job, demonstrations: int, questions: int) -> None:
         *("--model.optimizer.init_args.lr", "4e-5"),
     )
     policies = [("after SFT", exam.search("after SFT", sft)), *after_grpo(exam, after)]
-    report(job, policies, hops=(1, 2))
+    report(job.out, policies, hops=(1, 2))
 
 
 def _demonstrations(world: SyntheticWorld, number: int, seed: int) -> Iterator[Row]:
@@ -349,18 +186,18 @@ def _demonstrations(world: SyntheticWorld, number: int, seed: int) -> Iterator[R
 # Real questions
 
 
-def questions_rung(job: Job, data: Path, demonstrations: int, tested: int) -> None:
+def questions_rung(job: Job, data: Sequence[Path], demonstrations: int, tested: int) -> None:
     """Cold start and GRPO on real questions and paragraphs.
 
     Args:
         job: where and how.
-        data: folder of questions and corpora in FlashRAG's layout.
+        data: folder of questions and corpora in FlashRAG's layout, then files of more questions.
         demonstrations: of the cold start, at most.
         tested: questions of the exam.
     """
     made, index, demos = job.out / "data", job.out / "index", job.out / "demonstrations"
     if not (made / "test.jsonl").is_file():
-        prepare(data, made, tested)
+        prepare(data[0], made, tested, data[1:])
     if not (index / "manifest.json").is_file():
         log, corpus = job.out / "index.log", str(made / "corpus.jsonl")
         research(log, "index", "build", "--kind", "bm25", "--corpus", corpus, "--out", str(index))
@@ -398,104 +235,12 @@ def questions_rung(job: Job, data: Path, demonstrations: int, tested: int) -> No
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
     ]
-    report(job, policies, hops=(2, 3, 4))
-
-
-def prepare(data: Path, out: Path, tested: int) -> None:
-    """Write a corpus of short paragraphs and four disjoint files of questions.
-
-    A question is kept if one of its answers stands in its own paragraphs after they were cut, or is
-    yes or no. ``test.jsonl`` has ``tested`` of them, ``val.jsonl`` 100; of the rest two in three
-    may be shown (``shown.jsonl``) and one in three is for GRPO (``train.jsonl``).
-    """
-    corpus: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    for name in SETS:
-        for row in read_rows(data / f"{name}_corpus.jsonl"):
-            title, _, body = row["contents"].partition("\n")
-            cut = " ".join(body.split()[:WORDS])
-            corpus.setdefault(f"{title}\n{cut}", str(len(corpus)))
-            texts[title.strip('"')] = texts.get(title.strip('"'), "") + cut + "\n"
-    asked = []
-    for name in SETS:
-        for row in read_rows(data / f"{name}_questions.jsonl"):
-            own = " ".join(texts.get(t, "") for t in row["metadata"].get("supporting_titles", ()))
-            answers = row["golden_answers"]
-            closed = answers[0].casefold() in ("yes", "no")
-            if closed or any(a.casefold() in own.casefold() for a in answers):
-                asked.append({**row, "id": f"{name}/{row['id']}"})
-    random.Random("split").shuffle(asked)
-    test, val, rest = asked[:tested], asked[tested : tested + 100], asked[tested + 100 :]
-    cut_at = 2 * len(rest) // 3
-    parts = {"shown": rest[:cut_at], "train": rest[cut_at:], "val": val, "test": test}
-    write_rows(out / "corpus.jsonl", ({"id": i, "contents": c} for c, i in corpus.items()))
-    for part, rows in parts.items():  # test.jsonl comes last and says that all are there
-        write_rows(out / f"{part}.jsonl", rows)
-    print({part: len(rows) for part, rows in parts.items()}, f"{len(corpus)} passages", flush=True)
-
-
-def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:
-    """Return what the trained policy answers, and its controls."""
-    if policy is None:
-        return []
-    return [
-        ("after GRPO", exam.search("after GRPO", policy)),
-        ("after GRPO, closed book", exam.closed_book("closed book", policy)),
-        ("after GRPO, naive RAG", exam.naive_rag("naive RAG", policy)),
-    ]
-
-
-# The report
-
-
-def report(job: Job, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[int]) -> None:
-    """Write the table, the paired test and the curve of a rung, and print the first two."""
-    names = ("f1", "em", "form", "searches", "named")
-    columns = ["policy", "questions", *names, *(f"f1, {h} hops" for h in hops)]
-    columns += [f"searches, {h} hops" for h in hops]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for policy, rows in policies:
-        cells = [policy, str(len(rows)), *(_interval(rows, name) for name in names)]
-        for name in ("f1", "searches"):
-            cells += [_mean([r for r in rows if r["hops"] == h], name) for h in hops]
-        lines.append(f"| {' | '.join(cells)} |")
-    spent = json.loads((job.out / "seconds.json").read_text())
-    lines += ["", "Minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in spent.items())]
-    of = {policy: {row["id"]: row["f1"] for row in rows} for policy, rows in policies}
-    test = paired_test(of.get("after GRPO", {}), of["after SFT"])
-    if test.p_value is not None:
-        lines += [
-            "",
-            f"F1 after GRPO less F1 after SFT, on the same {test.n} questions: "
-            f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation test "
-            f"p = {test.p_value:.4f})",
-        ]
-    text = "\n".join(lines)
-    (job.out / "report.md").write_text(text + "\n")
-    rows = {
-        policy: [{k: v for k, v in r.items() if k != "text"} for r in rows]
-        for policy, rows in policies
-    }
-    (job.out / "report.json").write_text(json.dumps({"rows": rows, "paired": vars(test)}))
-    if job.iterations:
-        learning_curves([job.out / "grpo" / "metrics.csv"], job.out / "curve.png")
-    print(text, flush=True)
-
-
-def _interval(rows: Sequence[Row], name: str) -> str:
-    found = bootstrap_interval([row.get(name) for row in rows])
-    if found.mean is None:
-        return ""
-    return f"{found.mean:.2f} ({found.low:.2f}-{found.high:.2f})"
-
-
-def _mean(rows: Sequence[Row], name: str) -> str:
-    return f"{sum(r[name] for r in rows) / len(rows):.2f}" if rows else ""
+    report(job.out, policies, hops=(2, 3, 4))
 
 
 def check_same(out: Path, asked: Row, parser: argparse.ArgumentParser) -> None:
     """Refuse a folder whose stages were made with other options; GRPO may be added to it."""
-    now = {k: str(v) for k, v in asked.items() if k not in ("rungs", "out", "data")}
+    now = {k: str(v) for k, v in asked.items() if k not in ("rungs", "out", "data", "further")}
     file = out / "options.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
     if before.get("iterations") == "0":
@@ -516,6 +261,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="folder of questions and corpora; for `questions`"
     )
+    parser.add_argument("--further", type=Path, nargs="+", default=[], help="more questions, JSONL")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--rungs", nargs="+", choices=("world", "questions"), default=["world"])
     parser.add_argument("--config", default="small_cpu")
@@ -531,13 +277,16 @@ def main() -> None:
     for rung in args.rungs:
         out = args.out / f"{rung}-seed-{args.seed}"
         check_same(out, vars(args), parser)
-        job = Job(out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit))
+        job = Job(
+            out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
+        )
         if rung == "world":
             world_rung(job, args.demonstrations, args.questions or 200)
         elif args.data is None:
             parser.error("--data must name a folder for the rung `questions`, got none")
         else:
-            questions_rung(job, args.data, args.demonstrations, args.questions or 300)
+            files = (args.data, *args.further)
+            questions_rung(job, files, args.demonstrations, args.questions or 300)
 
 
 if __name__ == "__main__":

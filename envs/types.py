@@ -32,11 +32,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Passage:
-    """One retrieved document; ``contents`` is its title, a newline and its body."""
+    """One retrieved document; ``contents`` is its title, a newline and its body.
+
+    ``source`` says where it stands, for people: ``guide/install.md#char=812,1760`` (from character
+    812 to 1760), ``manual.pdf#page=3``; "" where that is not known. No policy is shown it.
+    """
 
     id: str
     contents: str
     score: float = 0.0
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
 from research_rl.trainers.algorithms import Algorithm
+from research_rl.trainers.credit import Price
 from research_rl.trainers.settings import Updates
 
 PlayFn = Callable[[list[Question], list[int]], list[Rollout]]
@@ -28,18 +29,26 @@ class Collector:
         group_size: rollouts of each question.
         resample_rounds: how often groups whose rewards are all equal are replaced; 0 is never.
         seed: of the run.
+        price: that rollouts pay out of their rewards; None is none.
 
     Raises:
         ValueError: groups of one would be replaced; their rewards are always all equal.
     """
 
-    def __init__(self, play: PlayFn, group_size: int, resample_rounds: int, seed: int) -> None:
+    def __init__(
+        self,
+        play: PlayFn,
+        group_size: int,
+        resample_rounds: int,
+        seed: int,
+        price: Price | None = None,
+    ) -> None:
         if resample_rounds and group_size < 2:
             raise ValueError(
                 f"resample_rounds must be 0 with a group_size of 1, got {resample_rounds}; the "
                 "rewards of one rollout are always equal"
             )
-        self._play, self._seed = play, seed
+        self._play, self._seed, self._price = play, seed, price
         self._group_size, self._rounds = group_size, resample_rounds
         self.num_sampled = 0
         """Rollouts that the latest call sampled, including those that were replaced."""
@@ -62,7 +71,7 @@ class Collector:
         groups = self._groups(list(questions), iteration, 0)
         self.num_sampled = sum(map(len, groups))
         for number in range(1, self._rounds + 1 if pool else 1):
-            constant = [i for i, group in enumerate(groups) if _constant(group)]
+            constant = [i for i, group in enumerate(groups) if self._constant(group)]
             if not constant:
                 break
             keys = (self._seed, "resample", iteration, number)
@@ -71,6 +80,9 @@ class Collector:
                 groups[i] = group
                 self.num_sampled += len(group)
         return [rollout for group in groups for rollout in group]
+
+    def _constant(self, group: Sequence[Rollout]) -> bool:
+        return len(set(payments(group, self._price))) == 1
 
     def _groups(
         self, questions: list[Question], iteration: int, number: int
@@ -117,5 +129,14 @@ def pool_of(loader: Any) -> Sequence[Question]:
     return pool
 
 
-def _constant(group: Sequence[Rollout]) -> bool:
-    return len({rollout.reward.value for rollout in group}) == 1
+def payments(rollouts: Sequence[Rollout], price: Price | None = None) -> list[float]:
+    """Return what each rollout earns: its reward, minus what it is charged.
+
+    Args:
+        rollouts: whole groups.
+        price: None charges nothing.
+    """
+    values = [rollout.reward.value for rollout in rollouts]
+    if price is None:
+        return values
+    return [value - due for value, due in zip(values, price.charges(rollouts), strict=True)]

@@ -27,17 +27,15 @@ from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.checkpoint import ResumedOptimizer
-from research_rl.trainers.collect import Collector, check_group_size, pool_of
-from research_rl.trainers.credit import Credit
+from research_rl.trainers.collect import Collector, check_group_size, payments, pool_of
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.measures import means_of, prediction_row, prefixed
+from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 from research_rl.trainers.updater import LossScale, Updater
-
-_BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
-"""Metrics in the progress bar."""
 
 # jsonargparse reads the class and its options from a lazy instance, so that a YAML may change one
 # option of the default; a plain GRPO() here would also be shared by all modules of a process
@@ -56,6 +54,7 @@ class ReSearchModule(pl.LightningModule):
         env: the environment it plays.
         algorithm: the learning rule.
         credit: gives single turns a reward, for an algorithm that reads it; None gives none.
+        price: what rollouts pay once their group is known; None charges nothing.
         engine: what samples from the policy.
         sampling: how training rollouts are sampled.
         validation_sampling: how held-out questions are answered: as in sampling but greedy, unless
@@ -79,6 +78,7 @@ class ReSearchModule(pl.LightningModule):
         env: EnvConfig = EnvConfig(),  # noqa: B008  (the CLI reads these defaults)
         algorithm: Algorithm = _GRPO,
         credit: Credit | None = None,
+        price: Price | None = None,
         engine: Callable[[LMPolicy], Engine] = CachedEngine,
         sampling: SamplingParams = SamplingParams(),  # noqa: B008
         validation_sampling: ValidationSampling | None = None,
@@ -96,7 +96,7 @@ class ReSearchModule(pl.LightningModule):
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
         check_group_size(updates, self.algorithm)
         check_correction(updates, self.algorithm)
-        self.credit = credit
+        self.credit, self.price = credit, price
         self.sampling = sampling
         self.validation_sampling = (validation_sampling or ValidationSampling()).over(sampling)
         self.updates, self.seed = updates, seed
@@ -250,7 +250,7 @@ class ReSearchModule(pl.LightningModule):
             means["sampled_rollouts"] = float(collected.num_sampled)
         means |= {k: float(v) for k, v in means_over_ranks(self.trainer, metrics).items()}
         seconds = {"rollout_s": sampled - start, "update_s": perf_counter() - sampled}
-        self._log(prefixed("train", means) | prefixed("time", seconds))
+        log_iteration(self, prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1
 
     def _learn(self, rollouts: list[Rollout]) -> dict[str, Tensor]:
@@ -263,7 +263,10 @@ class ReSearchModule(pl.LightningModule):
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
                 turn_rewards = self.credit.turn_rewards(rollouts, self.policy)
-        metrics, self.train_advantages = self.updater.learn(rollouts, self.iteration, turn_rewards)
+        paid = None if self.price is None else payments(rollouts, self.price)
+        metrics, self.train_advantages = self.updater.learn(
+            rollouts, self.iteration, turn_rewards, paid
+        )
         return metrics
 
     def _make_learner(self) -> Learner:
@@ -306,6 +309,7 @@ class ReSearchModule(pl.LightningModule):
             updates.group_size,
             updates.resample_rounds,
             self.seed,
+            self.price,
         )
         pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
         rollouts = collect(questions, iteration, pool)
@@ -362,7 +366,7 @@ class ReSearchModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log(prefixed("val", means_of(self.val_rollouts)))
+        log_iteration(self, prefixed("val", means_of(self.val_rollouts)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the rollouts of the previous test."""
@@ -374,26 +378,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        self._log(prefixed("test", means_of(self.test_rollouts)))
+        log_iteration(self, prefixed("test", means_of(self.test_rollouts)))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
         """Return one row for each question: its prediction, scores and text."""
         return [prediction_row(rollout) for rollout in self._answer(questions)]
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        """Log metrics: for the progress bar and callbacks, and for the loggers.
-
-        In training the loggers get them here and not through Lightning, at the number of
-        iterations that the policy has learned from. Lightning would log a validation one
-        iteration too early. It would also repeat old values of metrics that only some iterations
-        have, such as the F1 of questions with three hops.
-        """
-        trainer: Any = self.trainer
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in _BAR, logger=not fitting)
-        due = trainer.validating or (self.iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
-        if fitting and due and not trainer.sanity_checking:
-            for logger in self.loggers:
-                logger.log_metrics(metrics, self.iteration)
-                logger.save()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 SHOWN = {
@@ -26,6 +27,7 @@ SHOWN = {
     "val f1": "val/f1",
 }
 """Names behind the bar, and the metrics that they show."""
+_BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 _VALIDATED = ("f1", "em", "searches", "format")
 _BY_HOP = re.compile(r"(\d+)hop")
 
@@ -243,3 +245,27 @@ def _clock(seconds: float) -> str:
 
 def _is_interactive() -> bool:
     return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+def log_iteration(module: pl.LightningModule, metrics: Mapping[str, float]) -> None:
+    """Log metrics: for the progress bar and callbacks, and for the loggers.
+
+    In training the loggers get them here and not through Lightning, at the number of iterations
+    that the policy has learned from. Lightning would log a validation one iteration too early. It
+    would also repeat old values of metrics that only some iterations have, such as the F1 of
+    questions with three hops.
+
+    Args:
+        module: that is being trained, validated or tested; counts its ``iteration``.
+        metrics: by name, ``train/f1`` for instance.
+    """
+    trainer: Any = module.trainer
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    for name, value in metrics.items():
+        module.log(name, value, prog_bar=name in _BAR, logger=not fitting)
+    iteration = int(module.iteration)  # type: ignore[operator, arg-type, unused-ignore]
+    due = trainer.validating or (iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
+    if fitting and due and not trainer.sanity_checking:
+        for logger in module.loggers:
+            logger.log_metrics(dict(metrics), iteration)
+            logger.save()

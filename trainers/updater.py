@@ -140,7 +140,11 @@ class Updater:
         self._grad_norm = torch.zeros(())
 
     def learn(
-        self, rollouts: Sequence[Rollout], iteration: int, turn_rewards: TurnRewards | None = None
+        self,
+        rollouts: Sequence[Rollout],
+        iteration: int,
+        turn_rewards: TurnRewards | None = None,
+        paid: Sequence[float] | None = None,
     ) -> tuple[dict[str, Tensor], list[float]]:
         """Take all optimizer steps of an iteration; every rank calls it with its own rollouts.
 
@@ -148,6 +152,8 @@ class Updater:
             rollouts: whole groups.
             iteration: how many iterations the policy has learned from before.
             turn_rewards: of each turn of each rollout, if turns have rewards of their own.
+            paid: what each rollout earns after a price; None is its reward. The metrics then say
+                what was charged (price) and the share of rollouts that paid (charged).
 
         Returns:
             Metrics, each the mean over the steps, and the advantage of each rollout, the mean over
@@ -160,7 +166,10 @@ class Updater:
         self._iteration = iteration
         policy, updates = self.learner.policy, self.updates
         batch = Batch.from_rollouts(rollouts, policy.pad_id, updates.mask_truncated)
-        batch = batch.to(policy.device)
+        batch, due = batch.to(policy.device), self._zero()
+        if paid is not None:
+            due = batch.rewards - batch.rewards.new_tensor(paid)
+            batch.rewards = batch.rewards - due
         batch.leave_out(stale_rows(rollouts, iteration, updates.max_staleness))
         if turn_rewards is not None:
             batch.set_turn_rewards(turn_rewards)
@@ -169,6 +178,8 @@ class Updater:
         metrics = self._steps(batch)
         self._place_optimizer(torch.device("cpu"))
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
+        if paid is not None:
+            metrics |= {"price": due.mean(), "charged": (due > 0).float().mean()}
         advantages = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
         return metrics, advantages.tolist()
 

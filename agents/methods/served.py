@@ -230,7 +230,7 @@ class ServedReSearchAgent(Agent):
     ) -> None:
         self.generator, self.env, self.seed = generator, env, seed
         self.params = params or SamplingParams(temperature=0.0)
-        self._on_step = on_step or (lambda question, step: None)
+        self.on_step = on_step or (lambda question, step: None)
         self._manner: _Manner | None = None
         self._counts = generator.count("") is not None
         if self.params.max_result_tokens is not None and not self._counts:
@@ -278,7 +278,7 @@ class ServedReSearchAgent(Agent):
             opened = opened_of(episode, len(episode.turns))
             said = turn_text(text, episode.rules.protocol, opened)
             played[row].dialogue.take(said, text)
-            self._on_step(episode.question, Message("model", opened + said))
+            self.on_step(episode.question, Message("model", opened + said))
             if text.finish == "length" or self._left(played[row]) < 0:
                 episode.cut("length", said)
             else:
@@ -288,7 +288,7 @@ class ServedReSearchAgent(Agent):
             if action is not None and not episodes[row].done:
                 reply = self._fitted(episodes[row], replies[row], played[row])
                 played[row].dialogue.give(reply)
-                self._on_step(episodes[row].question, Message("environment", reply))
+                self.on_step(episodes[row].question, Message("environment", reply))
                 if self._left(played[row]) < 1:
                     episodes[row].cut("length")
 

@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from research_rl.agents.types import Sequence
+from research_rl.agents.web.jobs import QueueFullError
 from research_rl.agents.web.request_body import (
     asked_params,
     check_neutral,
@@ -33,7 +34,7 @@ from research_rl.agents.web.request_body import (
     is_int,
     text_in,
 )
-from research_rl.agents.web.request_queue import Completion, QueueFullError, RequestQueue
+from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web import (
     BodyBudget,
     Gate,

@@ -6,36 +6,25 @@ alone, up to the rounding of another batch.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from research_rl.agents.engines import (
-    MAX_SLOTS,
-    CachedEngine,
-    TurnwiseEngine,
-    check_params,
-    engine_for,
-)
+from research_rl.agents.engines import MAX_SLOTS, check_params
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.agents.web.ending_rows import ending_engine
+from research_rl.agents.web.jobs import Job, JobQueue
 from research_rl.agents.web.weights import take_adapter, take_weights
 
 MAX_WAITING = 4096
 """Requests that wait; a turn of a training run is one."""
-
-
-class QueueFullError(RuntimeError):
-    """More requests wait than the server accepts; to be asked again later."""
 
 
 @dataclass(frozen=True)
@@ -55,56 +44,15 @@ class Completion:
     seed: int
 
 
-@dataclass(eq=False)
-class _Job:
-    done: Future[Any] = field(default_factory=Future)
+@dataclass(frozen=True)
+class _Work:
+    """A turn to sample, or a change of the weights."""
+
     completion: Completion | None = None
     change: Callable[[], None] | None = None
 
-    @property
-    def kind(self) -> tuple[str, SamplingParams] | None:
-        """What can run together."""
-        if self.completion is None:
-            return None
-        return self.completion.model, replace(self.completion.params, max_response_tokens=1 << 30)
 
-
-class _Budgets:
-    """Gives each row a budget of its own: past it, nothing but an end of sequence is sampled."""
-
-    budgets = torch.zeros(0, dtype=torch.int64)  # (rows,)
-    eos = 0
-
-    def within_budgets(self, logits: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-        """Logits (B, V) that are sampled from."""
-        over = positions >= self.budgets[rows]
-        if bool(over.any()):
-            logits = logits.clone()
-            where = over.to(logits.device)
-            logits[where] = -torch.inf
-            logits[where, self.eos] = 0.0
-        return logits
-
-
-class _Cached(_Budgets, CachedEngine):
-    def shape_logits(
-        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
-    ) -> Tensor:
-        """See CachedEngine."""
-        logits = super().shape_logits(logits, rows, positions, params)
-        return self.within_budgets(logits, rows, positions)
-
-
-class _Turnwise(_Budgets, TurnwiseEngine):
-    def shape_logits(
-        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
-    ) -> Tensor:
-        """See TurnwiseEngine."""
-        logits = super().shape_logits(logits, rows, positions, params)
-        return self.within_budgets(logits, rows, positions)
-
-
-class RequestQueue:
+class RequestQueue(JobQueue[_Work]):
     """Takes requests and changes of weights in their order; thread-safe.
 
     >>> with RequestQueue(policy, "tiny") as queue:  # doctest: +SKIP
@@ -126,34 +74,14 @@ class RequestQueue:
         max_wait: float = 0.005,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        if max_waiting < 1:
-            raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
+        super().__init__(max_wait, max_waiting, "request-queue")
         policy.eval()
         self._policy, self.name = policy, name
-        engine: Any = engine_for(policy, max_slots, _Cached, _Turnwise)
-        engine.eos = min(policy.eos_ids)
-        self._engine: Any = engine  # or the turnwise one; both have budgets and eos
-        self._max_wait, self._max_waiting = max_wait, max_waiting
+        self._engine = ending_engine(policy, self._is_over, max_slots)
+        self._budgets = torch.zeros(0, dtype=torch.int64)  # (rows,)
         self._adapters: list[str] = []
-        self._waiting: deque[_Job] = deque()
-        self._running: list[_Job] = []
-        self._given_up: set[Future[Any]] = set()
-        self._arrived = threading.Condition()
-        self._closing = False
         self.runs = 0
         """Runs of the engine so far."""
-        self._thread = threading.Thread(target=self._work, name="request-queue", daemon=True)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Begin to answer, in a thread that ``close`` ends; it cannot be begun twice."""
-        self._thread.start()
 
     @property
     def models(self) -> list[str]:
@@ -173,7 +101,8 @@ class RequestQueue:
             QueueFullError: too many wait already.
         """
         self._check(completion)
-        job = _Job(completion=completion)
+        kind = completion.model, replace(completion.params, max_response_tokens=1 << 30)
+        job = Job(_Work(completion), kind)
         self._take(job)
         return job.done
 
@@ -185,50 +114,10 @@ class RequestQueue:
         """Take a LoRA adapter, in place of one of the same name."""
         return self._changed(lambda: self._load_adapter(name, folder))
 
-    def drop(self, done: Future[Any]) -> None:
-        """Give up a request that nobody waits for; one that is under way ends at its next token."""
-        if done.cancel():
-            with self._arrived:  # those that nobody waits for take no place in the queue
-                self._waiting = deque(job for job in self._waiting if job.done is not done)
-            return
-        if not done.done():
-            self._given_up.add(done)
-            for row, job in enumerate(self._running):
-                if job.done is done:
-                    self._engine.budgets[row] = 0
-
-    def close(self, finish: bool = True) -> None:
-        """End.
-
-        Args:
-            finish: what waits is answered first; otherwise it is given up.
-        """
-        with self._arrived:
-            self._closing = True
-            given_up = [] if finish else [*self._running, *self._waiting]
-            self._arrived.notify_all()
-        for job in given_up:
-            self.drop(job.done)
-        if self._thread.ident is not None:
-            self._thread.join()
-
     def _changed(self, change: Callable[[], None]) -> Future[None]:
-        job = _Job(change=change)
+        job = Job(_Work(change=change))  # alone, and nothing overtakes it
         self._take(job)
         return job.done
-
-    def _take(self, job: _Job) -> None:
-        if self._thread.ident is None:
-            raise RuntimeError(
-                "the queue must have been started before it is asked; use it in a with block"
-            )
-        with self._arrived:
-            if self._closing:
-                raise ValueError("the server must be running, but it is stopping")
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
-            self._waiting.append(job)
-            self._arrived.notify_all()
 
     def _check(self, completion: Completion) -> None:
         check_params(completion.params)
@@ -247,54 +136,20 @@ class RequestQueue:
                 f"{len(prompt)} + {budget}"
             )
 
-    def _work(self) -> None:
-        while jobs := self._next():
-            jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
-            try:
-                results = self._results(jobs)
-            except Exception as error:
-                for job in jobs:
-                    job.done.set_exception(error)
-                continue
-            for job, result in zip(jobs, results, strict=True):
-                job.done.set_result(result)
+    def _is_over(self, rows: Tensor, positions: Tensor) -> Tensor:
+        return positions >= self._budgets[rows]
 
-    def _next(self) -> list[_Job]:
-        """The first job and those that can run with it; none when all is over."""
-        with self._arrived:
-            while not self._waiting and not self._closing:
-                self._arrived.wait()
-        time.sleep(self._max_wait)
-        with self._arrived:
-            if not self._waiting:
-                return []
-            jobs = [self._waiting.popleft()]
-            kept: deque[_Job] = deque()
-            while self._waiting and jobs[0].kind is not None:
-                job = self._waiting.popleft()
-                (jobs if job.kind == jobs[0].kind else kept).append(job)
-                if job.kind is None:  # nothing overtakes a change of weights
-                    break
-            self._waiting.extendleft(reversed(kept))
-            return jobs
+    def _give_up(self, row: int) -> None:
+        self._budgets[row] = 0
 
-    def _results(self, jobs: list[_Job]) -> Seq[Any]:
-        if not jobs:
-            return []
-        if (change := jobs[0].change) is not None:
+    def _results(self, jobs: list[Job[_Work]]) -> Seq[Any]:
+        if (change := jobs[0].work.change) is not None:
             change()
             return [None]
-        asked = [job.completion for job in jobs if job.completion is not None]
-        self._engine.budgets = torch.tensor([one.params.max_response_tokens for one in asked])
-        self._running = jobs
-        for row, job in enumerate(jobs):
-            if job.done in self._given_up:  # between its turn and here
-                self._engine.budgets[row] = 0
-        try:
+        asked = [job.work.completion for job in jobs if job.work.completion is not None]
+        self._budgets = torch.tensor([one.params.max_response_tokens for one in asked])
+        with self._under_way(jobs):
             return self._sampled(asked)
-        finally:
-            self._running = []
-            self._given_up.difference_update(job.done for job in jobs)
 
     def _sampled(self, completions: list[Completion]) -> list[Sequence]:
         first = completions[0]

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -202,13 +203,14 @@ def _search(args: argparse.Namespace) -> None:
     found = search_checked(retriever, args.query, args.top_k)
     for query, passages in zip(args.query, found, strict=True):
         if args.json:
-            rows = [{"id": p.id, "contents": p.contents, "score": p.score} for p in passages]
+            rows = [{n: v for n, v in asdict(p).items() if v or n != "source"} for p in passages]
             row = {"query": query, "passages": rows}
             _say(printable_json(json.dumps(row, ensure_ascii=False)))
             continue
         _say(f"# {query}")
         for rank, passage in enumerate(passages, 1):
-            _say(f"{rank}. [{passage.id}] {passage.score:.3f}\n{passage.contents}\n")
+            head = f"{rank}. [{passage.id}] {passage.score:.3f} {passage.source}".rstrip()
+            _say(f"{head}\n{passage.contents}\n")
         if not passages:
             _say("no passage found\n")
 
@@ -227,8 +229,7 @@ def _done(name: Path, folder: Path, seconds: float) -> None:
         _say(f"{name}: one shard, {size(taken)}, {seconds:.1f} s")
         return
     manifest = read_manifest(folder)
-    kept = manifest.get("index")
-    shape = f" x {kept['dimension']}" if kept else ""
+    shape = f" x {kept['dimension']}" if (kept := manifest.get("index")) else ""
     count = manifest["corpus"]["count"]
     _say(f"{name}: {count} passages{shape}, {size(taken)}, {seconds:.1f} s")
 

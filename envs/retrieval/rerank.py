@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from research_rl.envs.retrieval.index import open_retriever
@@ -71,7 +72,7 @@ class RerankRetriever(CachedRetriever):
         scores = iter(self._scores(pairs))
         results = []
         for row in found:
-            scored = [Passage(p.id, p.contents, next(scores)) for p in row]
+            scored = [replace(p, score=next(scores)) for p in row]
             results.append(sorted(scored, key=lambda p: -p.score)[:k])
         return results
 

@@ -7,6 +7,7 @@ May import: envs.retrieval.encoders, envs.retrieval.index, envs.retrieval.search
 
 from __future__ import annotations
 
+from research_rl.envs.synthetic.prose import write_pages
 from research_rl.envs.synthetic.world import (
     MAX_HOPS,
     RELATIONS,
@@ -31,4 +32,5 @@ __all__ = [
     "fact_passage",
     "query_of",
     "question_of",
+    "write_pages",
 ]

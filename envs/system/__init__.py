@@ -10,6 +10,7 @@ from research_rl.envs.system.commands import (
     FAILED,
     CommandLine,
     did_you_mean,
+    parser_of,
     printable,
     printable_json,
 )
@@ -30,7 +31,7 @@ from research_rl.envs.system.files import (
     write_whole,
 )
 from research_rl.envs.system.letters import UNSPACED, folded, marks
-from research_rl.envs.system.locks import LOADING, LOCK, alone_in
+from research_rl.envs.system.locks import LOADING, LOCK, alone_in, is_held
 from research_rl.envs.system.progress import progress_bar
 from research_rl.envs.system.trust import TRUST, TrustError, code_of, grant, not_plain, trusted
 
@@ -52,10 +53,12 @@ __all__ = [
     "former_folder",
     "grant",
     "is_full",
+    "is_held",
     "lazy",
     "lines_of",
     "marks",
     "not_plain",
+    "parser_of",
     "partial_file",
     "partial_folder",
     "printable",

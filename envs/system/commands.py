@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 FAILED = 2
 """Exit status after a command line that makes no sense."""
@@ -58,8 +59,39 @@ def did_you_mean(
     return f"; did you mean {near[0]!r}?" if quoted else f"; did you mean {near[0]}?"
 
 
+class _Found(BaseException):
+    """Carries the parser out of a command."""
+
+
+_wanted: ContextVar[bool] = ContextVar("_wanted", default=False)
+
+
+def parser_of(command: Callable[[list[str]], object]) -> argparse.ArgumentParser | None:
+    """Return the parser with which a command reads its arguments; nothing is parsed or done.
+
+    Args:
+        command: its ``main``, which makes a CommandLine; of another one None is returned, and it
+            must not do anything with ``--help``.
+    """
+    token = _wanted.set(True)
+    try:
+        command(["--help"])
+    except _Found as found:
+        made: argparse.ArgumentParser = found.args[0]
+        return made
+    finally:
+        _wanted.reset(token)
+    return None
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage of every option."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; where the parser is wanted itself, hand it out."""
+        if _wanted.get():
+            raise _Found(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and the reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,3 +43,21 @@ def alone_in(
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool | None:
+    """Return whether a process of this machine holds the lock of a folder, None if unknown.
+
+    Nothing is locked or written for it: Linux lists the locks that are held.
+    """
+    try:
+        found = (folder / LOCK).stat()
+    except OSError:
+        return False
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    device, number = found.st_dev, found.st_ino
+    place = f"{os.major(device):02x}:{os.minor(device):02x}:{number}"
+    return any(place in line.split() for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -26,7 +27,7 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--window-size=1280,900",
 )
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38}
+KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9, "Escape": 27}
 
 
 def find_chromium() -> str | None:
@@ -104,10 +105,39 @@ class Browser:
         """Load a file and wait until its scripts have run."""
         self.call("Page.navigate", url="about:blank")  # a new fragment alone would not reload
         self.call("Page.navigate", url=f"{path.as_uri()}{fragment}")
-        loaded = "document.readyState === 'complete' && location.protocol === 'file:'"
+        self._loaded("file:", str(path))
+
+    def visit(self, url: str) -> None:
+        """Load a page of a server and wait until its scripts have run."""
+        self.call("Page.navigate", url=url)
+        self._loaded("http:", url)
+
+    def wait(self, expression: str) -> None:
+        """Wait until JavaScript is true."""
+        deadline = time.monotonic() + self.timeout
+        while not self.value(expression):
+            assert time.monotonic() < deadline, f"{expression} does not come true"
+            time.sleep(0.02)
+
+    def look(self, width: int, dark: bool, height: int = 900) -> None:
+        """Have the page be so wide, in light or dark colours."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def picture(self) -> bytes:
+        """The whole page as a PNG."""
+        told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(told["data"])
+
+    def _loaded(self, protocol: str, what: str) -> None:
+        loaded = f"document.readyState === 'complete' && location.protocol === '{protocol}'"
         deadline = time.monotonic() + self.timeout
         while not self.value(loaded):
-            assert time.monotonic() < deadline, f"{path} does not load"
+            assert time.monotonic() < deadline, f"{what} does not load"
             time.sleep(0.02)
 
     def value(self, expression: str) -> Any:

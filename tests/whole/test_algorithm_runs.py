@@ -44,3 +44,9 @@ def test_a_resumed_run_keeps_the_kl_coefficient_and_the_critic(config: str) -> N
     assert float(again.kl_scale) == float(rule.kl_scale)
     assert int(again.num_updates) == 2
     assert bool((again.head.bias == rule.head.bias).all())
+
+
+def test_a_run_with_a_price_logs_what_was_charged(config: str) -> None:
+    run(["fit", "--config", config, "--config", "price/searches", "--model.price.coef", "0.2"])
+    metrics = read_metrics("runs/tiny/metrics.csv")
+    assert len(metrics["train/price"].values) == len(metrics["train/charged"].values) == 2

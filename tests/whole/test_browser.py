@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from doubles.browser import Browser, find_chromium
+from doubles.run_folders import dead, healthy, rollout_row, strange
 from doubles.sample_rollouts import HOSTILE, rollout, rollouts
 
 from research_rl.agents.types import Rollout
+from research_rl.trainers.overview.compare import comparison_of, comparison_page
+from research_rl.trainers.overview.folder import RunFolder
+from research_rl.trainers.overview.page import write_run_page
+from research_rl.trainers.viewer.follow import questions_html
 from research_rl.trainers.viewer.page import rollouts_html
 
 ALL = rollouts()  # question 0: right, wrong, format error; question 1: right, wrong
@@ -114,6 +122,121 @@ def test_tokens_tell_who_wrote_them(page: Browser) -> None:
     assert page.text(".tokens") == decode(ALL[0].sequence.response_ids)
     written = page.value("document.querySelectorAll('.tokens .written').length")
     assert written == sum(ALL[0].sequence.loss_mask)
+
+
+def colour(page: Browser, selector: str) -> list[int]:
+    text = page.value(f"getComputedStyle(document.querySelector('{selector}')).backgroundColor")
+    return [int(float(part)) for part in re.findall(r"[\d.]+", text)[:3]]
+
+
+def test_only_a_right_answer_is_green(page: Browser) -> None:
+    red, green, blue = colour(page, ".boxed")
+    assert green > red
+    assert green > blue
+    page.press("ArrowRight")
+    assert page.text(".badges li") == "wrong"
+    assert "wrong" in page.text(".part.answer")
+    red, green, blue = colour(page, ".boxed")
+    assert green <= max(red, blue)
+
+
+def test_text_is_found_in_queries_passages_and_answers(page: Browser) -> None:
+    for words, chips in {"boss of veros": 5, "it is veros": 2, "no such": 0, "": 5}.items():
+        page.value("(() => { const w = byId('words'); w.value = ''; w.focus(); })()")
+        page.call("Input.insertText", text=words or " ")
+        assert visible_chips(page) == chips, words
+    page.value("(() => { const w = byId('words'); w.value = ''; w.focus(); })()")
+    page.call("Input.insertText", text="Tamin")
+    assert page.text(".part .hit") == "Tamin"
+
+
+def order(page: Browser, place: int) -> list[str]:
+    page.value(
+        f"(() => {{ const s = byId('order'); s.value = '{place}';"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    chips = page.value("[...document.querySelectorAll('.chip')].map(c => c.textContent)")
+    return list(chips)
+
+
+def test_rollouts_are_sorted(page: Browser) -> None:
+    assert order(page, 1) == ["1.00", "0.10", "1.00", "0.10", "0.00"], "best question first"
+    assert order(page, 2) == ["0.00", "0.10", "1.00", "0.10", "1.00"]
+    assert order(page, 0) == ["1.00", "0.10", "0.00", "1.00", "0.10"]
+
+
+def test_long_thoughts_fold(browser: Browser, tmp_path: Path) -> None:
+    long = replace(ALL[0], turns=[f"<think> {'well ' * 300}</think> <search> a </search>", "b"])
+    show(browser, tmp_path, [long])
+    assert browser.value("document.querySelector('details.fold').open") is False
+    assert "300 words" in browser.text("details.fold summary")
+    browser.press("f")
+    assert browser.value("document.querySelector('details.fold').open") is True
+    assert browser.errors == []
+
+
+def test_the_same_question_at_two_steps(browser: Browser, tmp_path: Path) -> None:
+    rows = [rollout_row(step, n, step + n > 5) for step in (0, 5, 9) for n in range(3)]
+    path = tmp_path / "questions.html"
+    path.write_text(questions_html(json.dumps(row) for row in rows), encoding="utf-8")
+    browser.open(path)
+    deadline = time.monotonic() + 20
+    while not browser.value("document.documentElement.dataset.ready"):
+        assert time.monotonic() < deadline, "the page does not get ready"
+        time.sleep(0.02)
+    heads = "[...document.querySelectorAll('.side h3')].map(h => h.textContent)"
+    assert browser.value(heads) == ["step 0", "step 9"]
+    assert browser.text("#filters").split() == [
+        "All",
+        "3",
+        "Learned",
+        "3",
+        "Lost",
+        "0",
+        "Same",
+        "0",
+    ]
+    browser.press("ArrowLeft")
+    assert browser.value(heads) == ["step 0", "step 5"]
+    browser.press("2")
+    listed = "[...document.querySelectorAll('#questions button')].map(b => b.innerText.trim())"
+    assert browser.value(listed) == ["Who owns house 1 ?", "Who owns house 2 ?"]
+    assert browser.errors == []
+
+
+SIZES = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
+
+
+def test_nothing_is_cut_on_a_wide_screen_or_a_phone(browser: Browser, tmp_path: Path) -> None:
+    """Pages fit the screen; what is wider, a table, scrolls by itself and with the keyboard."""
+    runs = [healthy(tmp_path / "healthy"), dead(tmp_path / "dead"), strange(tmp_path / "strange")]
+    pages = [write_run_page(run) for run in runs]
+    read = [RunFolder.read(run) for run in runs]
+    pages.append(tmp_path / "comparison.html")
+    pages[-1].write_text(comparison_page(comparison_of(read, 200), read, pages[-1]), "utf-8")
+    cut = (
+        "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right >"
+        " innerWidth + 1 && !e.closest('.wide, pre, details:not([open])')).map(e => e.outerHTML)"
+    )
+    still = "[...document.querySelectorAll('.wide')].filter(e => e.tabIndex < 0).length"
+    try:
+        for width, scheme in SIZES:
+            metrics = {"width": width, "height": 800, "deviceScaleFactor": 1}
+            browser.call("Emulation.setDeviceMetricsOverride", **metrics, mobile=width < 500)
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.call("Emulation.setEmulatedMedia", features=[feature])
+            for page in pages:
+                browser.open(page)
+                assert browser.value(cut) == [], (page.name, width)
+                assert browser.value("document.documentElement.scrollWidth") <= width
+                assert browser.value(still) == 0
+                assert browser.value("window.owned") is None
+                drawn = browser.value("[...document.images].every(i => i.naturalWidth > 100)")
+                assert drawn is True, "pictures of the page itself are shown"
+        assert browser.errors == []
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+        browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 def test_a_fragment_names_a_rollout(browser: Browser, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def test_fit_writes_a_run(trained: Path) -> None:
     rows = metrics(root)
     assert sum(bool(row["train/reward"]) for row in rows) == 2
     assert any(row["val/f1"] for row in rows)
+    page = (root / "index.html").read_text("utf-8")
+    assert "finished, 2 of 2 iterations" in page
+    assert "model.updates.group_size" in page, "it differs from the shipped config"
+    assert "options that it does not name were not compared" not in page
     # nothing but the run itself lies in the working directory
     assert [p.name for p in trained.iterdir()] == ["runs"]
 
@@ -295,6 +299,8 @@ for args, status in {given}:
 def test_help_and_usage_errors_wait_for_neither_torch_nor_lightning(tmp_path: Path) -> None:
     light = set(cli.COMMANDS)
     mistakes = ["plan", "plan --device abacus", "replay nope", "export --ckpt x", "serve-policy"]
+    mistakes += ["page nope", "compare nope", "compare a b", "runs nope", "configs nope"]
+    mistakes += ["env x", "schema x", "completion fish"]
     for command in ("fit", "validate", "test", "predict", "sft"):
         mistakes += [command, f"{command} --config quikstart", f"{command} --config quickstart --x"]
     mistakes += ["fit --config quickstart --data.seed", "evaluate --config none", "evaluate --x 1"]

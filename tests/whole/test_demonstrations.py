@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from doubles.page_commands import parse
 from doubles.tiny_run import write_config
 
 from research_rl.trainers.cli import main
@@ -114,3 +115,10 @@ def test_a_mistake_is_one_line(
     assert stop.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert said in lines[-1]
+
+
+@pytest.mark.parametrize("rule", ["dapo", "igpo", "ppo"])
+@pytest.mark.parametrize("name", ["quickstart", "small", "small_cpu", "research_7b"])
+def test_imitation_takes_every_config_of_a_fit(name: str, rule: str) -> None:
+    """A learning rule in it is not used, and its options are held to what the rule has."""
+    parse(["sft", "--config", name, "--config", f"algorithm/{rule}"])

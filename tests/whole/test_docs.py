@@ -11,7 +11,7 @@ import pytest
 from doubles.mentions import missing, resolves
 from doubles.places import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -54,6 +54,19 @@ def test_ten_questions_take_few_files() -> None:
         int(n) for _, n in rows
     ]
     assert sum(int(number) for _, number in rows) <= 19
+
+
+def test_an_index_page_can_follow_every_link_of_the_readme() -> None:
+    absolute = runpy.run_path(str(ROOT / "docs" / "readme.py"))["absolute"]
+    text = absolute(text_of("README.md"), "https://example.org/a/b", "v1")
+    links = _LINK.findall(_FENCE.sub("", text))
+    assert all(link.startswith("https://") for link in links)
+    assert "![" in text
+    assert "https://example.org/a/b/raw/v1/docs/quickstart.png" in links
+    assert "git clone https://example.org/a/b research-rl && cd research-rl" in text
+    assert "REPOSITORY" not in text
+    with pytest.raises(ValueError, match="https"):
+        absolute("", "git@example.org:a/b", "v1")
 
 
 def broken_links(page: Path) -> Iterator[str]:

@@ -29,12 +29,14 @@ INDEX = ("index_with_code",)
 ALL = ("run_with_class", "run_with_environment", "run_with_resolver", "run_with_code")
 RUN = (*ALL, "run_with_kernel", "run_with_protocol")
 NOTHING: tuple[str, ...] = ()
+AGENT: dict[str, tuple[str, ...]] = {
+    **{"--run": ("run_with_resolver", "run_with_code", "run_with_protocol")},
+    **{"--model": (*MODEL, "model_with_protocol"), "--index": NOTHING, "--protocol": NOTHING},
+    **{"--tokenizer": MODEL, "--prompt": NOTHING, "--server": NOTHING},
+}
 TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
-    "ask": {
-        **{"--run": ("run_with_resolver", "run_with_code", "run_with_protocol")},
-        **{"--model": (*MODEL, "model_with_protocol"), "--index": NOTHING, "--protocol": NOTHING},
-        **{"--tokenizer": MODEL, "--prompt": NOTHING, "question": NOTHING, "--server": NOTHING},
-    },
+    "ask": {**AGENT, "question": NOTHING},
+    "serve-agent": AGENT,
     "collect": {"--out": NOTHING, "--questions": NOTHING, "--url": NOTHING},
     "data get": {"name": NOTHING, "--out": NOTHING},
     "data convert": {"file": NOTHING, "--aliases": NOTHING, "--out": NOTHING, "--from": NOTHING},
@@ -42,6 +44,11 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
         **{"--questions": NOTHING, "--index": INDEX, "--train": NOTHING, "--out": NOTHING},
         **{"--model": MODEL, "--server": NOTHING},
     },
+    "questions make": {
+        **{"--index": INDEX, "--out": NOTHING, "--questions": NOTHING, "--model": MODEL},
+        **{"--url": NOTHING},
+    },
+    "corpus build": {"folder": NOTHING, "--out": NOTHING},
     "index build": {
         **{"--corpus": NOTHING, "--out": NOTHING, "--encoder": MODEL},
         **{"--uri": NOTHING, "--collection": NOTHING},
@@ -62,6 +69,13 @@ TRUSTED: dict[str, dict[str, tuple[str, ...]]] = {
     "evaluate": {"--config": NOTHING, "--run": NOTHING, "--out": NOTHING, "--index": INDEX},
     **{name: {"--config": RUN, "--ckpt_path": NOTHING} for name in TRAINER},
     "plan": {},
+    "page": {"run": NOTHING, "--out": NOTHING},
+    "compare": {"runs": NOTHING, "--out": NOTHING},
+    "runs": {"folder": NOTHING},
+    "configs": {"name": NOTHING},
+    "env": {},
+    "schema": {"--out": NOTHING},
+    "completion": {},
 }
 """What of each option needs ``--trust``: the kinds of payload whose refusal must say so."""
 TEXTS = {
@@ -94,6 +108,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.jsonl").write_text(
         (folder / "corpus.jsonl").read_text() + '{"id": "2", "contents": "Bergen\\nA city."}\n'
     )
+    (folder / "papers").mkdir()
+    (folder / "papers" / "oslo.md").write_text("# Oslo\n\nOslo is a city.\n")
     build_index(folder / "corpus.jsonl", folder / "index")
     build_index(folder / "corpus.jsonl", folder / "part", shard="0/1")
     (folder / "run").mkdir()
@@ -110,6 +126,7 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
     return {
         "ask": {"question": ["Who?"], "--model": [model], "--index": [index]},
         "collect": {"--config": [world / "run" / "config.yaml"], "--out": ["out"]},
+        "serve-agent": {"--model": [model], "--index": [index], "--port": ["0"]},
         "data get": {"name": ["hotpotqa"], "--split": ["dev"], "--out": ["out"]},
         "data convert": {
             **{"file": [world / "questions.jsonl"], "--from": ["other"], "--split": ["test"]},
@@ -119,6 +136,8 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
             **{"--questions": [world / "questions.jsonl"], "--index": [index]},
             **{"--out": ["out"], "--max-tokens": ["8"]},
         },
+        "questions make": {"--index": [index], "--out": ["out"], "--quiet": []},
+        "corpus build": {"folder": [world / "papers"], "--out": ["out.jsonl"], "--quiet": []},
         "index build": {"--corpus": [corpus], "--out": ["out"], "--quiet": []},
         "index add": {"folder": [index], "--corpus": [world / "more.jsonl"], "--quiet": []},
         "index merge": {"shards": [world / "part"], "--out": ["out"], "--quiet": []},
@@ -134,15 +153,23 @@ def usual(name: str, world: Path) -> dict[str, list[Any]]:
         "serve-policy": {"model": [model], "--port": ["0"]},
         "replay": {"run": [world / "run"]},
         "lint-reward": {"reward": ["default"], "--limit": ["1"]},
+        "page": {"run": [world / "run"], "--quick": []},
+        "compare": {"runs": [world / "run"] * 2},
+        "runs": {"folder": [world]},
+        "schema": {"--out": ["out"]},
     }.get(name, {})
 
 
 def line(name: str, option: str, value: Any, world: Path) -> list[Any]:
     """Return the command line that gives ``value`` to one option and the usual to the others."""
     given = {**usual(name, world), option: [value]}
-    if name == "ask" and option == "--tokenizer":
+    if name in ("ask", "serve-agent") and option == "--tokenizer":
         given |= {"--server": ["http://127.0.0.1:9"], "--model": ["x"]}
-    if name == "ask" and option == "--run":
+    if name == "questions make" and option == "--questions":
+        given |= {"--from": ["file"]}
+    if name == "compare" and option == "runs":
+        given["runs"] = [value, world / "run"]
+    if name in ("ask", "serve-agent") and option == "--run":
         del given["--model"]
     words = name.split()
     for key, values in sorted(given.items(), key=lambda item: item[0].startswith("-")):
@@ -158,7 +185,7 @@ PAIRS = [
     for name, options in TRUSTED.items()
     for option, told in options.items()
     for kind in HOSTILE
-    if name not in (*TRAINER, "evaluate", "plan")
+    if name not in (*TRAINER, "evaluate", "plan", "schema")
 ]
 
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 import argparse
 import csv
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs import Question
 from research_rl.trainers.api.configs import ConfigLike, command_words
 from research_rl.trainers.settings import careful, usage_errors_raised
 
 if TYPE_CHECKING:
-    from research_rl.agents.methods import Agent, Prediction
+    from research_rl.agents.methods import Prediction
+    from research_rl.trainers.agent import Asker
 
 
-_kept: dict[str, Agent] = {}
-"""The agent of the latest question, by its options."""
+_kept: dict[str, Asker] = {}
+"""What asks the agent of the latest question, by its options."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def ask(
         UsageError: there is no model or no index.
         TypeError: there is no such option.
     """
-    from research_rl.trainers.cli import agent_for, ask_options
+    from research_rl.trainers.agent import Asked, make_asker, resolve
 
-    known = ask_options()
+    known = ["run", *(one.name for one in fields(Asked))]
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(f"ask has no option {unknown[0]!r} (known: {', '.join(known)})")
     folder = run.folder if isinstance(run, Trained) else run
@@ -156,8 +156,9 @@ def ask(
     if key not in _kept:
         _kept.clear()
         with careful([str(value) for value in options.values()]):
-            _kept[key] = agent_for(argparse.Namespace(**dict.fromkeys(known) | given))
-    return _kept[key].answer([Question("ask", question, ("",))])[0]
+            settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
+            _kept[key] = make_asker(settings)
+    return _kept[key].answer([question], [lambda stretch: None])[0]
 
 
 def _stamp(folders: list[Path]) -> tuple[int, ...]:

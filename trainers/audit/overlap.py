@@ -7,16 +7,12 @@ other than yes or no.
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research_rl.envs import Question
-from research_rl.envs.retrieval.encoders import words
+from research_rl.envs.documents import NEAR, NearTexts
 from research_rl.trainers.audit.coverage import answers_of
-
-NEAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -53,19 +49,14 @@ def overlaps(
         seen: for instance the training questions.
         near: least share of words in common.
     """
-    counts = Counter(word for q in (*seen, *questions) for word in set(words(q.text)))
-    index: dict[str, list[int]] = defaultdict(list)
-    sets = [_words(q, counts) for q in seen]
-    for row, one in enumerate(sets):
-        for word in one[: _prefix(len(one), near)]:
-            index[word].append(row)
+    texts = NearTexts([q.text for q in (*seen, *questions)], near)
+    for question in seen:
+        texts.add(question.text)
     by_text = {_folded(q): row for row, q in reversed(list(enumerate(seen)))}
     found: dict[str, Overlap] = {}
     for question in questions:
         twin = by_text.get(_folded(question))
-        place, likeness = (
-            _nearest(_words(question, counts), sets, index, near) if twin is None else (twin, 1.0)
-        )
+        place, likeness = texts.nearest(question.text) if twin is None else (twin, 1.0)
         if place is not None:
             answer = _share(question, seen[place])
             found[question.id] = Overlap(seen[place].id, likeness, twin is not None, answer)
@@ -78,32 +69,6 @@ def repeated(questions: Sequence[Question]) -> dict[str, str]:
     return {
         q.id: first[_folded(q)] for q in questions if first.setdefault(_folded(q), q.id) != q.id
     }
-
-
-def _nearest(
-    one: list[str], sets: Sequence[list[str]], index: Mapping[str, list[int]], near: float
-) -> tuple[int | None, float]:
-    """Return the row with most words in common, if enough, and their share."""
-    own, best, place = set(one), 0.0, None
-    candidates = {row for word in one[: _prefix(len(one), near)] for row in index.get(word, ())}
-    for row in sorted(candidates):
-        other = sets[row]
-        if near * len(own) <= len(other) <= len(own) / near:
-            common = len(own.intersection(other))
-            likeness = common / (len(own) + len(other) - common)
-            if likeness >= near and likeness > best:
-                best, place = likeness, row
-    return place, best
-
-
-def _words(question: Question, counts: Mapping[str, int]) -> list[str]:
-    """The different words of a question, the rarest first."""
-    return sorted(set(words(question.text)), key=lambda word: (counts[word], word))
-
-
-def _prefix(size: int, near: float) -> int:
-    """Words of which two sets that are near share at least one, each sorted alike."""
-    return size - math.ceil(near * size) + 1
 
 
 def _folded(question: Question) -> str:

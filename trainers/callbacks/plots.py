@@ -16,16 +16,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from research_rl.envs.system import write_whole
+from research_rl.trainers.callbacks.svg import (
+    FAINT,
+    GRID,
+    INK,
+    SERIES,
+    SOFT,
+    drawable,
+    save_picture,
+)
 
 INCHES = (9.6, 3.4)
 DPI = 150
-# Okabe and Ito's colours, told apart by colour-blind readers too: https://jfly.uni-koeln.de/color/
-_HOP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_ALL_COLOUR = "#33383d"
-_SOFT = "#6b737b"
-_GRID = "#e3e5e7"
-_HEALTH_INCHES = (13.2, 6.2)
+_HEALTH_INCHES = (13.2, 6.6)
 _HEALTH_PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("reward, F1, format", {"train/reward": "reward", "train/f1": "F1", "train/format": "format"}),
     ("nats a token", {"train/entropy": "entropy", "health/logprob": "log-prob, all"}),
@@ -78,6 +81,12 @@ _HEALTH_PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
         },
     ),
 )
+_WIDE, _LINE = 42, 12.5
+"""Letters of a legend's line above one panel, and points of its height."""
+_LEGEND: dict[str, Any] = {
+    **{"frameon": False, "fontsize": 8.5, "handlelength": 1.2, "labelcolor": INK},
+    **{"columnspacing": 1.2, "handletextpad": 0.5, "labelspacing": 0.2},
+}
 _SHARES = ("reward, F1, format", "groups that teach nothing", "searching", "writing")
 _HOP_KEY = re.compile(r"(?:train|val)/(?:f1|searches)_(\d+)hop")
 
@@ -142,9 +151,17 @@ def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> 
     """
     if not metrics_csvs:
         raise ValueError("metrics_csvs must name at least one metrics.csv, got none")
-    runs = [read_metrics(path) for path in metrics_csvs]
-    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained", facecolor="white")
-    left, middle, right = figure.subplots(1, 3)
+    return save_picture(curves_figure([read_metrics(p) for p in metrics_csvs]), Path(out_png))
+
+
+def curves_figure(runs: Sequence[Curves], columns: int = 3) -> Figure:
+    """Return the figure of one run or several seeds: F1 and searches by hop, reward and format.
+
+    Args:
+        runs: of ``read_metrics``.
+        columns: of panels: 3, or 1 for a phone.
+    """
+    figure, (left, middle, right) = _panels(3, columns, INCHES)
     _draw_by_hop(left, runs, "f1", "F1")
     left.set_ylim(-0.03, 1.03)
     _draw_by_hop(middle, runs, "searches", "searches per question")
@@ -152,8 +169,8 @@ def learning_curves(metrics_csvs: Sequence[str | Path], out_png: str | Path) -> 
     _draw_reward(right, runs)
     for axes in (left, middle, right):
         _finish(axes)
-    figure.supxlabel(_caption(runs), fontsize=8.5, color=_SOFT)
-    return _save(figure, Path(out_png))
+    figure.supxlabel(_caption(runs), fontsize=8.5, color=SOFT)
+    return figure
 
 
 def compared_curves(metrics_csvs: Mapping[str, str | Path], out_png: str | Path) -> Path:
@@ -173,16 +190,28 @@ def compared_curves(metrics_csvs: Mapping[str, str | Path], out_png: str | Path)
     if not metrics_csvs:
         raise ValueError("metrics_csvs must name at least one run and its file, got none")
     runs = {label: read_metrics(path) for label, path in metrics_csvs.items()}
-    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    return save_picture(compared_figure(runs), Path(out_png))
+
+
+def compared_figure(runs: Mapping[str, Curves], columns: int = 3) -> Figure:
+    """Return the figure of different runs over each other, by what the legend calls them."""
+    figure, panels = _panels(3, columns, INCHES)
     titles = {"f1": "F1", "searches": "searches per question", "reward": "reward"}
-    for axes, (metric, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    for axes, (metric, title) in zip(panels, titles.items(), strict=True):
         axes.set_title(title)
         for number, (label, run) in enumerate(runs.items()):
-            _draw(axes, [run], metric, _HOP_COLOURS[number % len(_HOP_COLOURS)], label)
+            _draw(axes, [run], metric, SERIES[number % len(SERIES)], drawable(label))
         axes.set_ylim(bottom=0)
-        _finish(axes)
-    figure.supxlabel(_caption([{}]), fontsize=8.5, color=_SOFT)
-    return _save(figure, Path(out_png))
+        _finish(axes, legend=False)
+    handles = [
+        axes.plot([], [], color=SERIES[number % len(SERIES)], linewidth=1.8)[0]
+        for number in range(len(runs))
+    ]
+    names = [drawable(label) for label in runs]
+    fit = 40 * columns // (6 + max(map(len, names), default=0))
+    figure.legend(handles, names, loc="outside upper left", ncols=max(1, fit), **_LEGEND)
+    figure.supxlabel(_caption([{}]), fontsize=8.5, color=SOFT)
+    return figure
 
 
 def health_picture(metrics_csv: str | Path, out_png: str | Path) -> Path:
@@ -194,21 +223,33 @@ def health_picture(metrics_csv: str | Path, out_png: str | Path) -> Path:
     Raises:
         FileNotFoundError: the file is not there.
     """
-    run = read_metrics(metrics_csv)
-    figure = Figure(figsize=_HEALTH_INCHES, dpi=DPI, layout="constrained", facecolor="white")
-    for axes, (title, names) in zip(figure.subplots(2, 4).flat, _HEALTH_PANELS, strict=True):
+    return save_picture(health_figure(read_metrics(metrics_csv)), Path(out_png))
+
+
+def health_figure(run: Curves, columns: int = 4) -> Figure:
+    """Return the figure of a run's health, see ``health_picture``; one column is for a phone."""
+    figure, panels = _panels(len(_HEALTH_PANELS), columns, _HEALTH_INCHES)
+    for axes, (title, names) in zip(panels, _HEALTH_PANELS, strict=True):
         axes.set_title(title)
-        for name, colour in zip(names, _HOP_COLOURS, strict=False):
+        for name, colour in zip(names, SERIES, strict=False):
             if name in run:
                 axes.plot(*run[name], color=colour, linewidth=1.4, label=names[name])
         for step in _acted(run):
-            axes.axvline(step, color=_ALL_COLOUR, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
+            axes.axvline(step, color=INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
         if title in _SHARES:
             axes.set_ylim(-0.03, 1.03)
         _finish(axes)
     if _acted(run):
-        figure.supxlabel("dashed: the guard acted", fontsize=8.5, color=_SOFT)
-    return _save(figure, Path(out_png))
+        figure.supxlabel("dashed: the guard acted", fontsize=8.5, color=SOFT)
+    return figure
+
+
+def _panels(number: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels; in one column each is as wide as a phone."""
+    rows = -(-number // columns)
+    size = inches if columns > 1 else (4.3, 2.7 * rows)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _acted(run: Curves) -> list[int]:
@@ -238,12 +279,12 @@ def _draw_by_hop(axes: Axes, runs: Sequence[Curves], metric: str, title: str) ->
     axes.set_title(title)
     hops = _hops(runs)
     for number, hop in enumerate(hops):
-        colour = _HOP_COLOURS[number % len(_HOP_COLOURS)]
+        colour = SERIES[number % len(SERIES)]
         if metric == "searches":
             axes.axhline(hop, color=colour, linestyle=(0, (1, 2)), linewidth=1, zorder=1)
         _draw(axes, runs, f"{metric}_{hop}hop", colour, f"{hop} hop" + "s" * (hop > 1))
     if not hops:
-        _draw(axes, runs, metric, _HOP_COLOURS[0], "all questions")
+        _draw(axes, runs, metric, SERIES[0], "all questions")
 
 
 def _draw(axes: Axes, runs: Sequence[Curves], metric: str, colour: str, label: str) -> None:
@@ -273,28 +314,31 @@ def _mean(curves: Sequence[Curve]) -> Curve:
 
 def _draw_reward(axes: Axes, runs: Sequence[Curves]) -> None:
     axes.set_title("reward and format")
-    _draw(axes, runs, "format", "#b0b6bc", "format right")
-    _draw(axes, runs, "reward", _ALL_COLOUR, "reward")
+    _draw(axes, runs, "format", FAINT, "format right")
+    _draw(axes, runs, "reward", INK, "reward")
     axes.set_ylim(-0.03, 1.03)
 
 
-def _finish(axes: Axes) -> None:
-    axes.set_xlabel("step", color=_SOFT, fontsize=9, labelpad=1)
-    axes.title.set(fontsize=10.5, fontweight="bold", color=_ALL_COLOUR)
-    axes.tick_params(colors=_SOFT, labelsize=9, length=0)
+def _finish(axes: Axes, legend: bool = True) -> None:
+    """Set type, grid and legend; the legend stands between title and data, never over data."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = max(1, min(len(labels), _WIDE // (5 + max(map(len, labels), default=0))))
+    lines = -(-len(labels) // columns) if legend else 0
+    font: dict[str, Any] = {"fontsize": 10.5, "fontweight": "bold", "color": INK}
+    title = axes.get_title()
+    axes.set_title("")  # the pad is that of the last title which is set
+    axes.set_title(title, loc="left", pad=5 + _LINE * lines, **font)
+    axes.set_xlabel("step", color=SOFT, fontsize=9, labelpad=1)
+    axes.tick_params(colors=SOFT, labelsize=9, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=9, handlelength=1.2, labelcolor=_ALL_COLOUR)
-    else:
+    axes.spines["bottom"].set_color(GRID)
+    if not labels:
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center"}
-        axes.text(0.5, 0.5, "nothing logged yet", color=_SOFT, **place)
-
-
-def _save(figure: Figure, target: Path) -> Path:
-    how: dict[str, Any] = {"format": "png", "metadata": {"Software": None}}
-    return write_whole(target, lambda file: figure.savefig(file, **how))
+        axes.text(0.5, 0.5, "nothing logged yet", color=SOFT, **place)
+    elif legend:
+        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
+        axes.legend(ncols=columns, borderaxespad=0.2, borderpad=0, **above, **_LEGEND)

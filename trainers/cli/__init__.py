@@ -4,9 +4,10 @@
 dispatch.py lists where each one is.
 
 Read first: dispatch.py
-May import: agents, envs, trainers.algorithms, trainers.callbacks, trainers.checkpoint,
-    trainers.credit, trainers.data, trainers.distributed, trainers.health, trainers.module,
-    trainers.progress, trainers.recorder, trainers.settings, trainers.usage, trainers.warmstart
+May import: agents, envs, trainers.agent, trainers.algorithms, trainers.callbacks,
+    trainers.checkpoint, trainers.credit, trainers.data, trainers.distributed, trainers.health,
+    trainers.module, trainers.overview, trainers.progress, trainers.recorder, trainers.settings,
+    trainers.usage, trainers.warmstart
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from research_rl.envs.system import lazy
-from research_rl.trainers.cli.dispatch import main
+from research_rl.trainers.cli.dispatch import COMMANDS, main
 
 if TYPE_CHECKING:
-    from research_rl.trainers.cli.ask import agent_for, ask_options
     from research_rl.trainers.cli.fit import ResearchCLI, run
 
-__all__ = ["ResearchCLI", "agent_for", "ask_options", "main", "run"]
+__all__ = ["COMMANDS", "ResearchCLI", "main", "run"]
 
 # other commands do not wait for Lightning
-__getattr__ = lazy(__name__, {"ask": ["agent_for", "ask_options"], "fit": ["ResearchCLI", "run"]})
+__getattr__ = lazy(__name__, {"fit": ["ResearchCLI", "run"]})

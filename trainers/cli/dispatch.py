@@ -41,10 +41,20 @@ commands:
   evaluate     compare methods             research evaluate --config evaluate/quickstart
   ask          ask one question            research ask "Who ...?" --model DIR --index DIR
   data         fetch, convert, audit        research data convert --from hotpotqa FILE --out DIR
+  questions    make questions of an index  research questions make --index DIR --out DIR
+  corpus       read a folder of documents  research corpus build FOLDER --out corpus.jsonl
   index        make an index, search it    research index build --corpus FILE --out DIR
   export       write a Hugging Face folder research export --ckpt FILE --out DIR
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
+  serve-agent  answer for others (HTTP)    research serve-agent --run DIR --port 8000
   replay       play recorded rollouts      research replay RUN
+  page         a run as a page             research page RUN
+  compare      runs beside each other      research compare RUN RUN
+  runs         list runs, a line each      research runs DIR
+  configs      list shipped configs        research configs
+  env          facts for a bug report      research env
+  schema       the config, for editors     research schema
+  completion   completion for a shell      research completion bash
   plan         memory and time of a run    research plan --config quickstart
   lint-reward  look for holes in a reward  research lint-reward default
 
@@ -52,6 +62,8 @@ commands:
 RESEARCH_TRACEBACK=1, shows the traceback of an error. --trust lets what came with a folder (a run,
 a checkpoint, a model) run code and read environment variables; see docs/trust.md.
 """
+
+_DESK = ("page", "compare", "runs", "configs", "env", "schema", "completion")
 
 # Each command imports its own world, so that `research index` need not wait for Lightning.
 COMMANDS = {
@@ -61,12 +73,16 @@ COMMANDS = {
     "collect": "research_rl.trainers.demonstrations.command",
     "sft": "research_rl.trainers.demonstrations.sft",
     "data": "research_rl.trainers.audit.command",
+    "questions": "research_rl.trainers.make_questions.command",
+    "corpus": "research_rl.envs.documents.command",
     "index": "research_rl.envs.retrieval.cli",
     "export": "research_rl.trainers.cli.export",
     "serve-policy": "research_rl.trainers.cli.serve_policy",
+    "serve-agent": "research_rl.trainers.cli.serve_agent",
     "replay": "research_rl.trainers.recorder.command",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",
+    **{name: f"research_rl.trainers.desk.{name}" for name in _DESK},
 }
 """Where the ``main(args)`` of each command is."""
 

@@ -37,12 +37,17 @@ from research_rl.envs import retrieval  # noqa: F401
 from research_rl.envs.system import alone_in, told_if_full, warn_of_room, write_whole
 from research_rl.trainers import (  # noqa: F401
     algorithms,
-    callbacks,
     checkpoint,
     credit,
     distributed,
-    health,
     warmstart,
+)
+from research_rl.trainers.callbacks import (  # noqa: F401
+    ExportPolicy,
+    LearningCurve,
+    RolloutLog,
+    SendAlong,
+    takes_more_than_numbers,
 )
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
@@ -64,8 +69,9 @@ from research_rl.trainers.cli.start import (
     warn_of_overridden,
 )
 from research_rl.trainers.data import QuestionDataModule
-from research_rl.trainers.health import SignalCheck
+from research_rl.trainers.health import CollapseGuard, HealthMonitor, SignalCheck  # noqa: F401
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.overview import RunPage
 from research_rl.trainers.progress import RunProgressBar, metrics_table
 from research_rl.trainers.recorder import FlightRecorder  # noqa: F401
 from research_rl.trainers.settings import (
@@ -160,7 +166,7 @@ class ResearchCLI(LightningCLI):
         """Return the trainer, with atomic checkpoints in a folder known beforehand.
 
         It has our progress bar where no other is configured: Lightning's spoils a log file. A fit
-        has a SignalCheck.
+        has a SignalCheck and a RunPage.
         """
         settings = self.config_init[self.subcommand]["trainer"]
         if settings.get("enable_model_summary") is None:  # Lightning's counts FLOPs, and finds 0
@@ -173,18 +179,12 @@ class ResearchCLI(LightningCLI):
         more: list[pl.Callback] = []
         if shows and not any(isinstance(c, ProgressBar) for c in listed):
             more.append(RunProgressBar())
-        if self.subcommand == "fit" and not any(isinstance(c, SignalCheck) for c in listed):
-            more.append(SignalCheck())
         loggers = settings.get("logger")
-        shown = callbacks.takes_more_than_numbers(
-            loggers if isinstance(loggers, list) else [loggers]
-        )
-        if (
-            self.subcommand == "fit"
-            and shown
-            and not any(isinstance(c, callbacks.SendAlong) for c in listed)
-        ):
-            more.append(callbacks.SendAlong())
+        shown = takes_more_than_numbers(loggers if isinstance(loggers, list) else [loggers])
+        ours: list[type[pl.Callback]] = [SignalCheck, RunPage, *([SendAlong] if shown else [])]
+        for one in ours if self.subcommand == "fit" else []:
+            if not any(isinstance(c, one) for c in listed):
+                more.append(one())
         if more:
             kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)

@@ -1,8 +1,9 @@
 """Demonstrations: rollouts to imitate, from gold evidence, a policy or a teacher.
 
 Read first: gold.py, then module.py
-May import: agents, envs, trainers.algorithms, trainers.cli, trainers.data, trainers.distributed,
-    trainers.learner, trainers.measures, trainers.module, trainers.settings, trainers.usage
+May import: agents, envs, trainers.algorithms, trainers.cli, trainers.credit, trainers.data,
+    trainers.distributed, trainers.learner, trainers.measures, trainers.module, trainers.settings,
+    trainers.usage
 """
 
 from __future__ import annotations

@@ -37,6 +37,10 @@ REFUSED = "the reward does not pay the played episode in full"
 
 _Script = Generator[str, Sequence[Passage], str]
 """Yields queries, is sent what they found, and returns why the question is left out, or ""."""
+_Reading = Generator[str, Sequence[Passage], tuple[str, str]]
+"""The same; returns the reason or "", and the text of all results."""
+_Shown = Generator[str, Sequence[Passage], Sequence[Passage]]
+"""The same for one turn; returns the passages that the policy sees."""
 
 
 class GoldPlayer:
@@ -98,29 +102,63 @@ class GoldPlayer:
     def _script(self, episode: Episode) -> _Script:
         """Play one episode to its end."""
         question = episode.question
+        steps = gold_steps(question.metadata)
         wanted = list(dict.fromkeys(evidence_titles(question.metadata)))
-        if not wanted:
+        if not wanted and not steps:
             return NO_EVIDENCE
-        if self.rules.max_searches is not None and len(wanted) > self.rules.max_searches:
+        most = self.rules.max_searches
+        if most is not None and len(steps or wanted) > most:
             return TOO_MANY
-        read = ""
+        if steps:
+            reason, read = yield from self._follow(episode, steps)
+        else:
+            reason, read = yield from self._look_for(episode, wanted)
+        return reason or self._end(episode, read)
+
+    def _look_for(self, episode: Episode, wanted: list[str]) -> _Reading:
+        """Search for the titles of the evidence, as far as they are named."""
+        question, read = episode.question, ""
         while wanted:
             title = _next_title(wanted, question.text, read)
             if title is None and episode.turns:
-                return NOT_NAMED
+                return NOT_NAMED, read
             query = name_of(title) if title else question.text.rstrip(" ?")
-            thought = self._thought(title, read)
-            asked = episode.begin(_turn(episode, thought, query=query))
-            if not asked:  # nothing of the title is left to search for
-                return NOT_FOUND
-            found = yield asked[0]
-            episode.finish([found])
-            shown = episode.passages[-1]  # what is left under the character limit
+            shown = yield from self._search(episode, query, self._thought(title, read))
             hits = {t for t in wanted if any(title_of(p) == t for p in shown)}
             if not hits or (title is not None and title not in hits):
-                return NOT_FOUND
+                return NOT_FOUND, read
             wanted = [t for t in wanted if t not in hits]
             read += "".join(f"{p.contents}\n" for p in shown)
+        return "", read
+
+    def _follow(self, episode: Episode, steps: Sequence[Mapping[str, Any]]) -> _Reading:
+        """Take the steps that a question states, each with a query that is known to find it."""
+        read, before = "", ""
+        for step in steps:
+            query = str(step["question"]).rstrip(" ?")
+            if not _words(query) <= _words(f"{episode.question.text} {read}"):
+                return NOT_NAMED, read
+            said = self._quotation(before, read) if before else ""
+            thought = f"{said}{'Next ' if read else ''}I need to know about {query}."
+            shown = yield from self._search(episode, query, thought)
+            if all(p.id != step["passage"] for p in shown):
+                return NOT_FOUND, read
+            read += "".join(f"{p.contents}\n" for p in shown)
+            before = str(step.get("answer") or "")
+        return "", read
+
+    def _search(self, episode: Episode, query: str, thought: str) -> _Shown:
+        """Take a turn that searches, and return what the result shows."""
+        asked = episode.begin(_turn(episode, thought, query=query))
+        if not asked:  # nothing of the query is left to search for
+            return []
+        found = yield asked[0]
+        episode.finish([found])
+        return episode.passages[-1]  # what is left under the character limit
+
+    def _end(self, episode: Episode, read: str) -> str:
+        """Answer from what was read."""
+        question = episode.question
         known = [a for a in question.answers if _holds(read, a)]
         known += [a for a in question.answers if _chosen(a, question.text)]
         if not known:
@@ -165,6 +203,19 @@ def evidence_titles(metadata: Mapping[str, Any]) -> list[str]:
     return [str(title) for title in titles or ()]
 
 
+def gold_steps(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the steps of a question that name their query and their passage, as ``research
+    questions make`` writes them; none where any does not.
+    """
+    steps = metadata.get("decomposition")
+    named = [
+        step
+        for step in (steps if isinstance(steps, list) else ())
+        if isinstance(step, Mapping) and step.get("passage") and step.get("question")
+    ]
+    return named if steps and len(named) == len(steps) else []
+
+
 def title_of(passage: Passage) -> str:
     """Return the title of a passage: its first line, without the quotes that FlashRAG sets."""
     return passage.contents.partition("\n")[0].strip().strip('"')
@@ -207,6 +258,10 @@ def _turn(episode: Episode, thought: str, query: str = "", answer: str = "") -> 
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
 def _place(text: str, name: str) -> int:

@@ -13,7 +13,8 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from research_rl.agents import Engine, Rollout, SamplingParams, vector_rows
 from research_rl.agents.engines import CachedEngine, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig
-from research_rl.trainers.algorithms import SFT
+from research_rl.trainers.algorithms import SFT, Algorithm
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
 from research_rl.trainers.distributed import means_over_ranks
 from research_rl.trainers.learner import MISMATCH
@@ -42,6 +43,9 @@ class SFTModule(ReSearchModule):
         optimizer: of everything trainable.
         lr_scheduler: stepped after each optimizer step; None keeps the learning rate.
         seed: of everything random.
+        algorithm: the learning rule of a config of ``research fit``; not used.
+        credit: likewise.
+        price: likewise.
     """
 
     def __init__(
@@ -55,20 +59,22 @@ class SFTModule(ReSearchModule):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-5),
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        algorithm: Algorithm | None = None,
+        credit: Credit | None = None,
+        price: Price | None = None,
     ) -> None:
         once = replace(updates, group_size=1, num_epochs=1, num_minibatches=1, async_rollouts=0)
         super().__init__(
             policy,
             env,
             SFT(),
-            None,
-            engine,
-            sampling,
-            validation_sampling,
-            once,
-            optimizer,
-            lr_scheduler,
-            seed,
+            engine=engine,
+            sampling=sampling,
+            validation_sampling=validation_sampling,
+            updates=once,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
         )
 
     def training_step(self, rollouts: Sequence[Rollout], batch_idx: int) -> None:  # type: ignore[override]

@@ -53,7 +53,6 @@ def write_report(evaluation: Evaluation) -> Report:
         summary,
         title=config.title,
         note=config.note,
-        figures=figures,
         reference=config.reference,
         num_questions=config.page_questions,
         protocols=evaluation.protocols,

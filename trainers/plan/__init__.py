@@ -7,3 +7,9 @@ Read first: command.py
 May import: agents, envs, trainers.algorithms, trainers.cli, trainers.settings, trainers.usage,
     trainers.warmstart
 """
+
+from __future__ import annotations
+
+from research_rl.trainers.plan.command import parsed
+
+__all__ = ["parsed"]

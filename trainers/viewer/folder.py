@@ -10,8 +10,9 @@ from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.envs.system import clear_partial, lines_of, write_whole
+from research_rl.trainers.viewer.follow import QUESTIONS_PAGE, questions_html
 from research_rl.trainers.viewer.html import html_page
-from research_rl.trainers.viewer.page import rollout_text, rollouts_html
+from research_rl.trainers.viewer.page import reward_terms, rollout_text, rollouts_html
 
 ROLLOUT_ROWS = "rollouts.jsonl"
 _COLUMNS = (
@@ -19,6 +20,8 @@ _COLUMNS = (
     *("queries", "passage_ids", "prediction", "reward", "f1", "em", "format_error", "advantage"),
     "finish_reason",
 )
+_IF_ANY = ("protocol", "opened", "parts")
+"""Columns of rollouts in another dialect, behind an opened response, or with a reward in parts."""
 _TITLES = {"train": "Training rollouts", "val": "Validation rollouts", "test": "Test rollouts"}
 _PAGE = re.compile(r"(train|val|test)_(\d+)\.(?:html|txt)")
 
@@ -51,6 +54,8 @@ class RolloutFiles:
             if match and not _is_past(match[1], int(match[2]), step):
                 path.unlink()
         self._keep(lambda split, at: _is_past(split, at, step))
+        if (self.folder / QUESTIONS_PAGE).is_file():
+            self._write_questions()
         self._means = _means(self.folder / ROLLOUT_ROWS)
 
     def forget(self, split: str, step: int) -> None:
@@ -62,6 +67,10 @@ class RolloutFiles:
         if rows.is_file():
             lines = lines_of(rows.read_text("utf-8"))
             write_whole(rows, "".join(f"{x}\n" for x in lines if _is_wanted(x, wanted)))
+
+    def _write_questions(self) -> None:
+        with (self.folder / ROLLOUT_ROWS).open(encoding="utf-8") as file:
+            write_whole(self.folder / QUESTIONS_PAGE, questions_html(file))
 
     def write(
         self,
@@ -97,8 +106,11 @@ class RolloutFiles:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         if rows:
             self._means[split, step] = _mean(rows)
+        if split == "val":
+            self._write_questions()
         pages = (path.name for path in self.folder.glob("*.html"))
-        write_whole(self.index, _index(pages, self._means))
+        run = "../index.html" if (self.folder.parent / "index.html").is_file() else ""
+        write_whole(self.index, _index(pages, self._means, run))
 
 
 def first_questions(rollouts: Sequence[Rollout], num_questions: int | None) -> list[int]:
@@ -112,7 +124,9 @@ def _row(split: str, step: int, rollout: Rollout, advantage: float | None) -> di
     hops = rollout.question.metadata.get("hops")
     own = {"split": split, "step": step, "hops": hops, "advantage": advantage}
     row = rollout.to_row() | own
-    return {name: row[name] for name in _COLUMNS}
+    if terms := reward_terms(rollout.reward):
+        row["parts"] = terms
+    return {name: row[name] for name in _COLUMNS} | {n: row[n] for n in _IF_ANY if n in row}
 
 
 def _is_past(split: str, at: int, step: int) -> bool:
@@ -127,9 +141,11 @@ def _is_wanted(line: str, wanted: Callable[[str, int], bool]) -> bool:
         return False
 
 
-def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
+def _index(names: Iterable[str], means: Mapping[tuple[str, int], str], run: str) -> str:
     steps: dict[int, dict[str, str]] = {}
+    has_questions = False
     for name in names:
+        has_questions = has_questions or name == QUESTIONS_PAGE
         if match := _PAGE.fullmatch(name):
             steps.setdefault(int(match[2]), {})[match[1]] = name
     splits = {s: t for s, t in _TITLES.items() if any(s in pages for pages in steps.values())}
@@ -137,6 +153,8 @@ def _index(names: Iterable[str], means: Mapping[tuple[str, int], str]) -> str:
         "index.html",
         title="Rollouts of this run",
         rows=ROLLOUT_ROWS,
+        run=run,
+        questions=QUESTIONS_PAGE if has_questions else "",
         splits=splits,
         steps=sorted(steps.items(), reverse=True),
         means=means,

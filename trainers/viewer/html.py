@@ -6,6 +6,9 @@ sheets and scripts are written into the page, so that it works from disk.
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from functools import cache
 from typing import Any
 
@@ -28,6 +31,12 @@ def html_page(template: str, room: str = _ROOM, **values: Any) -> str:
     """
     page = _environment(room).get_template(template).render(values)
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def packed(value: Any) -> str:
+    """Return deflated JSON in base64, which ``unpack`` of base.js reads; none of it is markup."""
+    text = json.dumps(value, separators=(",", ":"))  # ASCII: a lone surrogate stays an escape
+    return base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")
 
 
 @cache

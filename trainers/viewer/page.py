@@ -6,10 +6,10 @@ The page loads nothing, so it can be opened from disk, sent to somebody and kept
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from research_rl.agents import Rollout
+from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, paint, printable
 from research_rl.envs.protocols import RESEARCH, Part, Protocol
 from research_rl.trainers.viewer.html import html_page
@@ -113,7 +113,7 @@ def rollouts_html(
         ids = sorted({i for rollout in rollouts for i in rollout.sequence.response_ids})
         data["vocabulary"] = {i: decode([i, i])[len(decode([i])) :] for i in ids}
     heading = title if step is None else f"{title} \N{MIDDLE DOT} step {step}"
-    return html_page("rollouts.html", title=heading, data=_finite(data))
+    return html_page("rollouts.html", title=heading, data=json_finite(data))
 
 
 def _groups(
@@ -124,7 +124,7 @@ def _groups(
         question = rollout.question
         group = groups.setdefault((question.id, question.text), _question_row(question))
         advantage = None if advantages is None else float(advantages[number])
-        group["rollouts"].append(_rollout_row(rollout, advantage, tokens))
+        group["rollouts"].append(rollout_row(rollout, advantage, tokens))
     return list(groups.values())
 
 
@@ -139,17 +139,37 @@ def _question_row(question: Question) -> dict[str, Any]:
     }
 
 
-def _rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dict[str, Any]:
+def reward_terms(reward: Any) -> dict[str, float]:
+    """Return the named parts of a reward; empty where it has none, and without what is no number.
+
+    Args:
+        reward: of a rollout, or a row of one; ``parts`` is the mapping that is looked for.
+    """
+    found = reward.get("parts") if isinstance(reward, Mapping) else getattr(reward, "parts", None)
+    items = found.items() if isinstance(found, Mapping) else ()
+    return {
+        str(name): float(value)
+        for name, value in items
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def rollout_row(rollout: Rollout, advantage: float | None, tokens: bool) -> dict[str, Any]:
+    """Return what the pages' scripts read of a rollout; ``tokens`` adds each token."""
     row, sequence = rollout.to_row(), rollout.sequence
     shown = {name: row[name] for name in _COLUMNS} | {
         "verdict": verdict(rollout),
         "advantage": advantage,
         "searches": rollout.num_searches,
-        "sampled": sum(sequence.loss_mask),
-        "given": len(sequence.loss_mask) - sum(sequence.loss_mask),
+        "terms": reward_terms(rollout.reward),
+        "sampled": None,
+        "given": None,
         "parts": [[part.kind, part.text] for part in rollout_parts(rollout)],
         "found": list(_found(rollout)),
     }
+    if not isinstance(sequence, TextOnly):
+        shown["sampled"] = sum(sequence.loss_mask)
+        shown["given"] = len(sequence.loss_mask) - shown["sampled"]
     if tokens:
         masked = zip(sequence.loss_mask, sequence.logprobs, strict=True)
         shown["ids"] = sequence.response_ids
@@ -163,10 +183,10 @@ def _found(rollout: Rollout) -> Iterator[list[str]]:
         yield [str(i) for place in places for i in rollout.passage_ids[place]]
 
 
-def _finite(value: Any) -> Any:
+def json_finite(value: Any) -> Any:
     """Return ``value`` with None in place of infinities and NaN, which JSON cannot write."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
+        return {key: json_finite(item) for key, item in value.items()}
+    return [json_finite(item) for item in value] if isinstance(value, list) else value

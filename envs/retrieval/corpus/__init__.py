@@ -1,7 +1,7 @@
 """Corpora: passages on disk, read by row without loading the whole.
 
 Read first: corpus.py
-May import: envs.questions, envs.system, envs.types
+May import: envs.documents, envs.questions, envs.system, envs.types
 """
 
 from __future__ import annotations

@@ -58,7 +58,19 @@ def parse_passage(line: bytes) -> Passage:
         name = str(title).strip().strip('"')
         if bare or not newline or first.strip().strip('"') != name:
             contents = f'"{title}"\n{contents}'
-    return Passage(id=str(identity), contents=contents)
+    return Passage(id=str(identity), contents=contents, source=_source(row))
+
+
+def _source(row: dict[str, Any]) -> str:
+    """Where a passage stands: its file, with the page or else the characters if they are known."""
+    source, start, end, page = (row.get(name) for name in ("source", "start", "end", "page"))
+    if not isinstance(source, str) or not source:
+        return ""
+    if isinstance(page, int):
+        return f"{source}#page={page}"
+    if isinstance(start, int) and isinstance(end, int):
+        return f"{source}#char={start},{end}"
+    return source
 
 
 class Corpus(Sequence[Passage]):

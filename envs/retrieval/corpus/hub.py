@@ -110,6 +110,8 @@ def _is_jsonl(path: Path) -> bool:
     Raises:
         CorpusError: it is nothing that can be read.
     """
+    if _document_kind(path) in ("md", "rst", "html", "pdf", "docx"):
+        raise CorpusError(path, None, f"must hold passages, got a document{_documents(path)}")
     try:
         container = container_of(path)
     except QuestionError as error:
@@ -117,8 +119,24 @@ def _is_jsonl(path: Path) -> bool:
     if container is None:
         with path.open("rb") as file:
             start = file.read(40)
-        raise CorpusError(path, None, f"{_KNOWN}, got a file that begins with {start!r}")
+        told = f"{_KNOWN}, got a file that begins with {start!r}{_documents(path)}"
+        raise CorpusError(path, None, told)
     return container == "lines" and not is_compressed(path) and not _needs_converting(path)
+
+
+def _document_kind(path: Path) -> str | None:
+    from research_rl.envs.documents import kind_of  # it needs the encoders, which import this room
+
+    return kind_of(path.name)
+
+
+def _documents(path: Path) -> str:
+    """What to do with documents, such as a folder of markdown or a PDF; "" for something else."""
+    folder = path if path.is_dir() else path.parent
+    files = path.rglob("*") if path.is_dir() else iter([path])
+    if not any(_document_kind(file) for file in files if file.is_file()):
+        return ""
+    return f"; documents become a corpus with: research corpus build {folder} --out corpus.jsonl"
 
 
 def _needs_converting(path: Path) -> bool:
@@ -146,7 +164,8 @@ def _rows_of(path: Path, corpus: str | Path, split: str, bad: BadRows) -> Iterat
         yield from enumerate(hub_rows(str(corpus), split, streaming=True), 1)
         return
     if path.is_dir() and not is_saved_data_set(path):
-        raise CorpusError(path, None, f"{_KNOWN}, got a folder of something else")
+        reason = f"{_KNOWN}, got a folder of something else{_documents(path)}"
+        raise CorpusError(path, None, reason)
     where = split if path.is_dir() else None
     yield from open_rows(path, where, PASSAGE_COLUMNS, bad)[1]
 

@@ -16,7 +16,9 @@ from research_rl.envs.system import did_you_mean, sha256_of, write_whole
 if TYPE_CHECKING:
     from research_rl.envs.retrieval.encoders import Encoder
 
-MANIFEST, VECTORS, OFFSETS, SAMPLE = "manifest.json", "vectors.faiss", "offsets.npy", "sample.npz"
+MANIFEST = "manifest.json"
+"""The file of an index folder that says what it was made from."""
+VECTORS, OFFSETS, SAMPLE = "vectors.faiss", "offsets.npy", "sample.npz"
 BM25, SHARD = "bm25", "shard.json"
 INDEX_FORMAT = 1
 MILVUS = "milvus"

@@ -9,6 +9,7 @@ import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 from research_rl.envs.types import Passage, Results, Retriever, check_search
@@ -26,7 +27,7 @@ def passages_at(
 ) -> list[Passage]:
     """Read the passages of a ranking; an empty one is never found."""
     read = zip((passages[place] for place in places), scores, strict=True)
-    return [Passage(p.id, p.contents, score) for p, score in read if p.contents.strip()]
+    return [replace(p, score=score) for p, score in read if p.contents.strip()]
 
 
 def read_best(

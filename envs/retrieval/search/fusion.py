@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from research_rl.envs.retrieval.search.bm25 import BM25Retriever
@@ -109,7 +110,7 @@ class RankFusion(CachedRetriever):
                 share = weight / (self.k + rank) if rank <= found else 0.0
                 scores[passage.id] = scores.get(passage.id, 0.0) + share
         best = sorted(scores, key=lambda identity: -scores[identity])
-        return [Passage(i, passages[i].contents, scores[i]) for i in best]
+        return [replace(passages[i], score=scores[i]) for i in best]
 
 
 def fused_places(rankings: Sequence[Ranking], weights: Sequence[float], k: int) -> Ranking:

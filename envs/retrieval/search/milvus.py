@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -26,7 +27,10 @@ MILVUS_TOKEN = "MILVUS_TOKEN"
 """The environment variable that holds the token of a cluster."""
 PASSPORT_ROW = -1
 """The key of the row that says what a collection was made from."""
-LONGEST_ID, LONGEST_TEXT = 1024, 65535  # bytes, of Milvus's VARCHAR
+LONGEST_ID = 1024
+"""Bytes of an id, in Milvus's VARCHAR."""
+LONGEST_TEXT = 65535
+"""Bytes of a passage's text there."""
 _MOST = 16384  # results of a query
 _QUERIES = 256  # of one request
 _RRF, _DEPTH = 60, 100  # of a fusion
@@ -348,9 +352,7 @@ def _fused(*rankings: Sequence[_Hit]) -> list[_Hit]:
             passages[hit.row] = hit.passage
             scores[hit.row] = scores.get(hit.row, 0.0) + 1 / (_RRF + rank)
     best = sorted(scores, key=lambda row: -scores[row])
-    return [
-        _Hit(row, Passage(passages[row].id, passages[row].contents, scores[row])) for row in best
-    ]
+    return [_Hit(row, replace(passages[row], score=scores[row])) for row in best]
 
 
 def milvus_words(text: str, rule: WordRule = NEWEST_RULE, title_weight: int = 1) -> str:

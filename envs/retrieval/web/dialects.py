@@ -29,6 +29,7 @@ from research_rl.envs.retrieval.web.json_checks import (
     member,
     query_list,
     rows_of,
+    source_in,
     string,
 )
 from research_rl.envs.types import Passage, Results
@@ -362,6 +363,7 @@ def _scored_row(documents: list[Json], scores: list[Json], k: int) -> list[Passa
             string(member(document, "id"), "id"),
             string(member(document, "contents"), "contents"),
             finite_score(score),
+            source_in(document),
         )
         for document, score in zip(documents[:k], scores[:k], strict=True)
     ]
@@ -373,7 +375,7 @@ def _row_passage(row: Json, score: float, without_id: str | None) -> Passage:
     identity = row.get("id", without_id or _text_id(contents))
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    return Passage(string(identity, "id"), contents, score)
+    return Passage(string(identity, "id"), contents, score, source_in(row))
 
 
 def _only(queries: Sequence[str]) -> str:
@@ -382,7 +384,8 @@ def _only(queries: Sequence[str]) -> str:
 
 
 def _document(passage: Passage) -> dict[str, str]:
-    return {"id": passage.id, "contents": passage.contents}
+    known = {"id": passage.id, "contents": passage.contents}
+    return known | ({"source": passage.source} if passage.source else {})
 
 
 def _score(passage: Passage) -> float:

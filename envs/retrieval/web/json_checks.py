@@ -123,3 +123,9 @@ def _kind(value: Json) -> str:
     names = {type(None): "null", bool: "a boolean", int: "an integer", float: "a number"}
     names |= {str: "a string", list: "an array", dict: "an object"}
     return names.get(type(value), type(value).__name__)
+
+
+def source_in(document: Json) -> str:
+    """Return where a passage stands, which our servers say and others do not: "" without."""
+    source = document.get("source") if isinstance(document, dict) else None
+    return source if isinstance(source, str) else ""

@@ -152,9 +152,12 @@ def test_a_run_leaves_curve_rollouts_and_policy(
     assert names(tmp_path / "policy") == ["config.json"]
     pages = ["train_000000", "train_000002", "val_000002", "val_000004"]
     expected = [f"{page}.{kind}" for page in pages for kind in ("html", "txt")]
-    assert names(tmp_path / "rollouts") == sorted([*expected, "index.html", "rollouts.jsonl"])
+    assert names(tmp_path / "rollouts") == sorted(
+        [*expected, "index.html", "questions.html", "rollouts.jsonl"]
+    )
     listed = re.findall(r'href="(?!data:)(.*?)"', (tmp_path / "rollouts/index.html").read_text())
-    assert sorted(listed) == ["rollouts.jsonl", *(f"{page}.html" for page in pages)]
+    others = ["questions.html", "rollouts.jsonl"]
+    assert sorted(listed) == [*others, *(f"{page}.html" for page in pages)]
     page = (tmp_path / "rollouts/train_000002.html").read_text()
     assert "step 2" in page
     assert '"21":" 21"' in page, "the policy decodes the tokens"

@@ -48,7 +48,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(figure)
         return target
 
-    monkeypatch.setattr(plots, "_save", save)
+    monkeypatch.setattr(plots, "save_picture", save)
     return kept
 
 

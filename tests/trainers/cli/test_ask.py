@@ -15,6 +15,7 @@ from research_rl.agents import Prediction
 from research_rl.envs import Passage, Question, paint
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Found, get_prompt
 from research_rl.envs.retrieval import build_index
+from research_rl.trainers.agent import Asked, Asker, make_asker, resolve
 from research_rl.trainers.cli import ask
 from research_rl.trainers.settings import (
     POLICY_FILE,
@@ -48,13 +49,17 @@ def run(tmp_path: Path, index: Path) -> Path:
     return folder
 
 
-def settings(*args: str) -> ask.Asked:
-    return ask.resolve(ask._parser().parse_args(list(args)))
+def settings(*args: str) -> Asked:
+    return resolve(ask._parser().parse_args(list(args)))
+
+
+def env_of(asker: Asker) -> Any:
+    return asker.agent.env.unwrapped
 
 
 def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
     told = settings("--run", str(run), "Who?")
-    assert told == ask.Asked(
+    assert told == Asked(
         index=str(index),
         model=str(run / "policy"),
         prompt="{prompt}",
@@ -74,8 +79,8 @@ def test_a_run_with_a_chat_of_its_own_is_asked_in_it(run: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     told = settings("--run", str(run), "Who?")
     assert told.prompt == said
-    agent: Any = ask.make_agent(told, lambda role, text: None)
-    assert agent.env.unwrapped.prompt.system == "Be brief."
+    asker = make_asker(told)
+    assert env_of(asker).prompt.system == "Be brief."
 
 
 def test_a_run_that_was_moved_finds_its_own_index(run: Path, index: Path) -> None:
@@ -170,7 +175,7 @@ def test_a_servers_tokenizer_is_named(index: Path, monkeypatch: pytest.MonkeyPat
         loaded.append(config.model)
 
     monkeypatch.setattr("research_rl.agents.methods.openai_generator.load_tokenizer", load)
-    monkeypatch.setattr(ask, "_ask", lambda agent, question, screen: None)
+    monkeypatch.setattr(ask, "_ask", lambda asker, question, screen: None)
     given = ["--model", "tiny", "--index", str(index), "--tokenizer", "folder", "Who?"]
     ask.main(["--server", "http://127.0.0.1:9", *given])
     assert loaded == ["folder"]
@@ -212,9 +217,9 @@ def changed(run: Path, **env: Any) -> Path:
 def test_a_runs_protocol_is_spoken(run: Path) -> None:
     told = settings("--run", str(changed(run, protocol="hermes", prompt="instruct")), "Who?")
     assert told.protocol == PROTOCOLS["hermes"]
-    agent: Any = ask.make_agent(told, lambda role, text: None)
-    assert agent.env.unwrapped.protocol == PROTOCOLS["hermes"]
-    assert agent.env.unwrapped.prompt.tools
+    asker = make_asker(told)
+    assert env_of(asker).protocol == PROTOCOLS["hermes"]
+    assert env_of(asker).prompt.tools
     other = settings("--run", str(run), "--protocol", "search_r1")
     assert other.language == PROTOCOLS["search_r1"]
     with pytest.raises(ValueError, match="did you mean 'hermes'"):
@@ -305,7 +310,7 @@ def test_a_local_model_is_shown_without_the_templates_words(
 
         return Telling(policy, script)
 
-    monkeypatch.setattr("research_rl.agents.engines.StreamingEngine", scripted)
+    monkeypatch.setattr("research_rl.trainers.agent.asker.StreamingEngine", scripted)
     changed(run, protocol=name, prompt="instruct")
     ask.main(["--run", str(run), "--max-tokens", "900", "Who is the boss of Bakset?"])
     out = capsys.readouterr().out
@@ -331,3 +336,11 @@ def test_a_server_is_asked_in_a_chat_dialect(
     out = capsys.readouterr().out
     assert "    │ Bakset\n    │ the boss of Bakset is Domlor ." in out
     assert "\nAnswer: Domlor\n1 search, " in out
+
+
+def test_the_servers_options_need_the_page(run: Path) -> None:
+    for option in ("--host", "--port", "--timeout", "--max-waiting"):
+        with pytest.raises(UsageError, match=f"{option} must come with --web"):
+            ask.main(["--run", str(run), option, "1", "Who?"])
+    with pytest.raises(UsageError, match="leave the question out"):
+        ask.main(["--run", str(run), "--web", "Who?"])

@@ -20,8 +20,9 @@ from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.checkpoint.files import AtomicCheckpointIO
 from research_rl.trainers.distributed.sharding import ShardedStrategy
 from research_rl.trainers.health import monitor as health
-from research_rl.trainers.health.guard import CollapseGuard, Rule
+from research_rl.trainers.health.guard import CollapseGuard
 from research_rl.trainers.health.monitor import HealthMonitor
+from research_rl.trainers.health.rules import Rule
 from research_rl.trainers.settings.options import Updates
 
 pytestmark = pytest.mark.slow

@@ -154,7 +154,7 @@ def test_drawn_beside_the_metrics(run: tuple[Path, Any]) -> None:
     folder, monitor = run
     assert monitor.written == folder / "health.png"
     with Image.open(monitor.written) as picture:
-        assert picture.size == (1980, 930)
+        assert picture.size == (1980, 990)
 
 
 def test_the_picture_shows_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +164,12 @@ def test_the_picture_shows_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
         kept.append(figure)
         return target
 
-    monkeypatch.setattr(plots, "_save", save)
+    monkeypatch.setattr(plots, "save_picture", save)
     (tmp_path / "metrics.csv").write_text(
         "step,train/entropy,health/closed_book,guard/actions\n0,0.5,0,0\n1,0.4,0.2,1\n2,0.3,0.3,1\n"
     )
     health_picture(tmp_path / "metrics.csv", tmp_path / "health.png")
-    panels = {axes.get_title(): axes for axes in kept[0].axes}
+    panels = {axes.get_title(loc="left"): axes for axes in kept[0].axes}
     assert len(panels) == 8
     assert panels["nats a token"].get_legend_handles_labels()[1] == ["entropy"]
     line, marker = panels["searching"].lines

@@ -20,6 +20,7 @@ BASE = ROOT / "trainers/viewer/templates/base.html"
 
 def index(**changes: Any) -> str:
     values = {"title": "T", "rows": "r.jsonl", "splits": {}, "steps": [], "means": {}}
+    values |= {"questions": "", "run": ""}
     return html_page("index.html", **(values | changes))
 
 
@@ -46,18 +47,21 @@ def test_what_is_filled_in_stays_text(hostile: str) -> None:
         splits={"val": hostile},
         steps=[(1, {"val": hostile})],
         means={("val", 1): hostile},
+        questions=hostile,
+        run=hostile,
     )
     page.encode("utf-8")
     assert page.count("<script") == page.count("<img") == 0
-    assert page.count(escape(hostile.encode("utf-8", "replace").decode())) == 7
+    assert page.count(escape(hostile.encode("utf-8", "replace").decode())) == 9
 
 
 def test_style_sheets_and_scripts_stand_as_they_are() -> None:
     page = rollouts_html([])
-    for name in ("base.css", "rollouts.css", "base.js", "rollouts.js"):
+    for name in ("base.css", "rollouts.css", "base.js", "parts.js", "rollouts.js"):
         assert BASE.with_name(name).read_text("utf-8") in page
 
 
 def test_a_value_that_is_not_given_is_refused() -> None:
+    values = {"title": "T", "splits": {}, "steps": [], "means": {}, "run": "", "questions": ""}
     with pytest.raises(UndefinedError, match="'rows' is undefined"):
-        html_page("index.html", title="T", splits={}, steps=[], means={})
+        html_page("index.html", **values)

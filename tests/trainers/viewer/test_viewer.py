@@ -14,8 +14,10 @@ from doubles.sample_rollouts import HOSTILE, rollout, rollouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research_rl.agents import Rollout
 from research_rl.envs.protocols import Part
 from research_rl.trainers.viewer.page import (
+    reward_terms,
     rollout_parts,
     rollout_text,
     rollouts_html,
@@ -175,3 +177,21 @@ def test_numbers_that_json_lacks() -> None:
 def test_advantages_must_fit() -> None:
     with pytest.raises(ValueError, match="one for each of 5 rollouts, got 2"):
         rollouts_html(rollouts(), [1.0, 2.0])
+
+
+def test_named_parts_of_a_reward() -> None:
+    class InParts:
+        parts: Any = {"form": 0.1, "answer": 1, "odd": "x", "lost": math.nan, "flag": True}  # noqa: RUF012
+
+    assert reward_terms(InParts()) == {"form": 0.1, "answer": 1.0}
+    assert reward_terms({"parts": {"form": 0.5}}) == {"form": 0.5}
+    for nothing in (rollout().reward, {}, {"parts": [1]}, {"parts": None}, None, 3):
+        assert reward_terms(nothing) == {}
+
+
+def test_a_rollout_of_text_alone_has_a_page() -> None:
+    row = {k: v for k, v in rollout().to_row().items() if k not in ("response_ids", "loss_mask")}
+    for name in ("prompt_ids", "logprobs", "turn_start", "finish", "versions"):
+        row.pop(name, None)
+    shown = data_of(rollouts_html([Rollout.from_row(row)]))["groups"][0]["rollouts"][0]
+    assert (shown["sampled"], shown["given"]) == (None, None)

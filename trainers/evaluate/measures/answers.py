@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.envs.rewards import cover_exact_match, exact_match, f1_score, normalize_answer
 from research_rl.envs.system import UNSPACED, folded
+
+if TYPE_CHECKING:
+    from research_rl.agents import Prediction
 
 Scores = dict[str, float | None]
 

@@ -13,14 +13,16 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage
 from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures.answers import measure_prediction
 from research_rl.trainers.evaluate.measures.self_correction import self_correction
+
+if TYPE_CHECKING:
+    from research_rl.agents import Prediction
 
 Row = dict[str, Any]
 
@@ -86,7 +88,8 @@ def _language(prediction: Prediction) -> dict[str, str]:
 
 
 def _passage(passage: Passage) -> dict[str, str]:
-    return {"id": passage.id, "title": passage.contents.partition("\n")[0].strip().strip('"')}
+    row = {"id": passage.id, "title": passage.contents.partition("\n")[0].strip().strip('"')}
+    return row | ({"source": passage.source} if passage.source else {})
 
 
 class RowFile:

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from research_rl.agents.methods import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.trainers.evaluate.measures.answers import (
     answer_in_passages,
@@ -30,6 +30,9 @@ from research_rl.trainers.evaluate.measures.answers import (
     fold_title,
     passage_title,
 )
+
+if TYPE_CHECKING:
+    from research_rl.agents import Prediction
 
 _ANSWER = "a gold answer"  # the one needed fact of a question that names no paragraphs
 

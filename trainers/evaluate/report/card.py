@@ -163,9 +163,9 @@ def _comparisons(summary: Summary, naming: Naming) -> str:
                 one.dataset,
                 f"{naming.system(*one.reference)} – {naming.system(*one.other)}",
                 _HEADS[one.measure],
-                _gap(one),
-                _p(one.paired.p_value),
-                _p(one.corrected_p),
+                gap_text(one),
+                p_text(one.paired.p_value),
+                p_text(one.corrected_p),
                 f"{one.paired.n:,}",
             ]
         )
@@ -176,7 +176,8 @@ def _comparisons(summary: Summary, naming: Naming) -> str:
     return f"{_table(lines)}\n\n{told}"
 
 
-def _gap(one: Comparison) -> str:
+def gap_text(one: Comparison) -> str:
+    """Return ``+12.0 [+8.1, +15.9]``, the points by which the reference is ahead."""
     gap = one.paired
     if gap.difference is None or gap.low is None or gap.high is None:
         return "–"
@@ -327,7 +328,8 @@ def interval_text(interval: Interval | None) -> str:
     return f"{interval.mean:.{digits}f} [{low}, {high}]"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Return a p-value with three decimals, ``< 0.001`` below that."""
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from research_rl.envs.system import write_whole
-from research_rl.trainers.callbacks import DPI
+from research_rl.trainers.callbacks import DPI, drawable, save_picture
 from research_rl.trainers.evaluate.measures import Cell, Interval
 from research_rl.trainers.evaluate.report.card import Naming
 from research_rl.trainers.evaluate.report.summary import CellSummary, Summary
@@ -38,9 +36,16 @@ def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = 
         measure: a rate, such as em or f1.
         reference: the method that is coloured.
     """
+    return save_picture(bars_figure(summary, measure, reference), path)
+
+
+def bars_figure(
+    summary: Summary, measure: str = "em", reference: str = "ReSearch", most: int = _MAX_ROW
+) -> Figure:
+    """Return the figure of ``figure1``; ``most`` data sets stand beside each other."""
     datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
     systems = _systems(summary)
-    columns = max(1, min(_MAX_ROW, len(datasets)))
+    columns = max(1, min(most, len(datasets)))
     rows = -(-max(1, len(datasets)) // columns)
     width = max(4.8, columns * (0.62 * len(systems) + 0.7))
     figure = Figure(figsize=(width, 3.5 * rows + 0.5), dpi=DPI, layout="constrained")
@@ -58,20 +63,20 @@ def figure1(summary: Summary, path: Path, measure: str = "em", reference: str = 
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
     grid.flat[0].set_ylim(0, 1.12 * _top(summary, measure))
     handles = [
-        grid.flat[0].bar([0], [0], color=colour, label=_shown(naming.system(*system)))
+        grid.flat[0].bar([0], [0], color=colour, label=drawable(naming.system(*system)))
         for system, colour in zip(systems, colours, strict=True)
     ]
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(5, len(systems)),
+        ncols=min(5 if columns > 1 else 2, len(systems)),
         frameon=False,
         fontsize=9,
         labelcolor=_INK,
         handlelength=1.1,
         columnspacing=1.6,
     )
-    return _save(figure, path)
+    return figure
 
 
 def _systems(summary: Summary) -> list[tuple[str, str]]:
@@ -88,12 +93,6 @@ def _top(summary: Summary, measure: str) -> float:
     """The highest whisker of all panels, in percent, at least 5."""
     intervals = (cell.measures.get(measure) for cell in summary.cells.values())
     return max([5.0, *(100 * i.high for i in intervals if i is not None and i.high is not None)])
-
-
-def _shown(name: str) -> str:
-    """A name as matplotlib can draw it: no formulas, no lone surrogates, at most 40 characters."""
-    plain = "".join(c if c.isprintable() else " " for c in name)
-    return (plain if len(plain) <= 40 else f"{plain[:39]}…").replace("$", r"\$")
 
 
 def _label(measure: str) -> str:
@@ -133,7 +132,7 @@ def _bars(
         )
     n = {s.answered for s in found if s is not None}
     counted = f"n = {min(n):,}" if len(n) == 1 else f"n = {min(n):,} to {max(n):,}" if n else ""
-    axes.set_title(_shown(dataset), fontsize=10.5, fontweight="bold", color=_INK, pad=8)
+    axes.set_title(drawable(dataset), fontsize=10.5, fontweight="bold", color=_INK, pad=8)
     axes.set_xlabel(counted, fontsize=8.5, color=_SOFT)
     axes.set_xlim(-0.6, len(found) - 0.4)
     axes.set_xticks([])
@@ -155,9 +154,16 @@ def accuracy_against_searches(
 
     The bars of a mark are the 95 % intervals of the number of searches and of the measure.
     """
+    return save_picture(searches_figure(summary, measure, reference), path)
+
+
+def searches_figure(
+    summary: Summary, measure: str = "em", reference: str = "ReSearch", most: int = _MAX_ROW
+) -> Figure:
+    """Return the figure of ``accuracy_against_searches``; ``most`` panels stand in a row."""
     datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
     systems = _systems(summary)
-    columns = max(1, min(_MAX_ROW, len(datasets)))
+    columns = max(1, min(most, len(datasets)))
     rows = -(-max(1, len(datasets)) // columns)
     size = (max(4.8, 2.9 * columns), 3.1 * rows + 0.5)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -172,7 +178,7 @@ def accuracy_against_searches(
             if cell in summary.cells:
                 mark = _MARKS[number % len(_MARKS)]
                 _point(axes, summary.cells[cell], measure, colours[number], mark)
-        axes.set_title(_shown(datasets[place]), fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_title(drawable(datasets[place]), fontsize=10.5, fontweight="bold", color=_INK)
         axes.set_xlabel("searches per question", color=_SOFT, fontsize=9)
         if place % columns == 0:
             axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
@@ -182,20 +188,20 @@ def accuracy_against_searches(
     grid.flat[0].set_ylim(-0.02 * top, 1.06 * top)
     handles = [
         grid.flat[0].plot(
-            [], [], _MARKS[i % len(_MARKS)], color=c, label=_shown(naming.system(*s))
+            [], [], _MARKS[i % len(_MARKS)], color=c, label=drawable(naming.system(*s))
         )[0]
         for i, (s, c) in enumerate(zip(systems, colours, strict=True))
     ]
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(5, len(systems)),
+        ncols=min(5 if columns > 1 else 2, len(systems)),
         frameon=False,
         fontsize=9,
         labelcolor=_INK,
         handletextpad=0.3,
     )
-    return _save(figure, path)
+    return figure
 
 
 def _point(axes: Axes, found: CellSummary, measure: str, colour: str, mark: str) -> None:
@@ -214,8 +220,7 @@ def _point(axes: Axes, found: CellSummary, measure: str, colour: str, mark: str)
         fmt=mark,
         color=colour,
         markersize=7,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
+        markeredgewidth=0,
         elinewidth=1.1,
         clip_on=False,
         zorder=3,
@@ -234,9 +239,3 @@ def _finish(axes: Axes) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return write_whole(path, [png.getvalue()])

@@ -7,22 +7,28 @@ hundreds of questions stay a small file.
 from __future__ import annotations
 
 import base64
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
 from research_rl.envs.system import write_whole
+from research_rl.trainers.callbacks import Picture, picture_of
 from research_rl.trainers.evaluate.measures import Cell, Row
-from research_rl.trainers.evaluate.report.card import Naming, interval_text, percent
-from research_rl.trainers.evaluate.report.summary import Summary
-from research_rl.trainers.viewer import html_page, turn_parts
+from research_rl.trainers.evaluate.report.card import (
+    Naming,
+    gap_text,
+    interval_text,
+    p_text,
+    percent,
+)
+from research_rl.trainers.evaluate.report.charts import bars_figure, searches_figure
+from research_rl.trainers.evaluate.report.summary import Summary, System
+from research_rl.trainers.viewer import html_page, packed, turn_parts
 
 _HEADS = (
-    *("data set", "method", "n", "errors", "EM, %", "F1, %", "cover-EM, %", "searches"),
-    *("answer in results, %", "format right, %"),
+    *("method", "EM, %", "F1, %", "cover-EM, %", "searches"),
+    *("answer in results, %", "format right, %", "n", "errors"),
 )
 _ALT = {"figure1": "Bars: accuracy of each method", "searches": "Accuracy against searches"}
 
@@ -42,7 +48,7 @@ def write_page(
     summary: Summary,
     title: str = "Evaluation",
     note: str = "",
-    figures: Sequence[Path] = (),
+    figures: Sequence[Path] | None = None,
     reference: str = "ReSearch",
     num_questions: int = 500,
     protocols: Mapping[str, Protocol] = PROTOCOLS,
@@ -55,7 +61,8 @@ def write_page(
         summary: of them.
         title: heading.
         note: what a reader must know first.
-        figures: PNG files that are put into the page.
+        figures: PNG files that are put into the page; None draws the two of the summary, so that
+            they fit dark pages and phones.
         reference: the method that is shown first.
         num_questions: of each data set, the first ones; the page says how many are left out.
         protocols: by the names that rows have; steps in another one are shown as plain text.
@@ -66,10 +73,12 @@ def write_page(
         title=title,
         note=note,
         heads=_HEADS,
-        scores=_scores(summary),
+        scores=list(_scores(summary)),
+        results=list(_results(summary, reference)),
         reference=reference,
-        figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures],
-        data=_packed(page_data(rows, summary.cells, reference, num_questions, protocols)),
+        figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures or ()],
+        pictures=_pictures(summary, reference) if figures is None and summary.cells else [],
+        data=packed(page_data(rows, summary.cells, reference, num_questions, protocols)),
     )
     return write_whole(path, page)
 
@@ -149,14 +158,40 @@ def _parts(step: Mapping[str, str], protocol: Protocol | None) -> list[list[str]
     return [[part.kind, part.text] for part in turn_parts(text, protocol)]
 
 
-def _packed(value: Any) -> str:
-    """Deflated JSON in base64: letters, digits, plus, slash and equals signs only."""
-    text = json.dumps(value, separators=(",", ":"))  # ASCII: a lone surrogate stays an escape
-    return _base64(zlib.compress(text.encode("ascii"), 9))
-
-
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def _pictures(summary: Summary, reference: str) -> list[Picture]:
+    drawn = {"figure1": bars_figure, "searches": searches_figure}
+    return [
+        picture_of(
+            _ALT[name],
+            draw(summary, reference=reference),
+            draw(summary, reference=reference, most=1),
+        )
+        for name, draw in drawn.items()
+    ]
+
+
+def _results(summary: Summary, reference: str) -> Iterator[str]:
+    """A sentence for each data set: the EM of the reference, and its distance to the next best."""
+    naming = Naming(summary.cells)
+    for cell, found in summary.cells.items():
+        em = found.measures.get("em")
+        if cell.method != reference or em is None or em.mean is None:
+            continue
+        name = naming.system(cell.method, cell.model)
+        said = f"{cell.dataset}: {name} answers {100 * em.mean:.1f} % exactly"
+        system = System(cell.method, cell.model)
+        tests = (one for one in summary.comparisons if one.dataset == cell.dataset)
+        against = [one for one in tests if one.measure == "em" and one.reference == system]
+        known = [one for one in against if one.paired.difference is not None]
+        nearest = min(known, key=lambda one: one.paired.difference or 0.0, default=None)
+        if nearest is not None:
+            other = naming.system(*nearest.other)
+            said += f", {gap_text(nearest)} points beside {other}, p {p_text(nearest.corrected_p)}"
+        yield f"{said}."
 
 
 def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
@@ -164,13 +199,14 @@ def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
     naming = Naming(summary.cells)
     for cell, found in summary.cells.items():
         get = found.measures.get
-        name = naming.system(cell.method, cell.model)
         yield {
             **cell._asdict(),
-            "texts": [cell.dataset, name, f"{found.answered:,}", f"{found.errors:,}"],
+            "name": naming.system(cell.method, cell.model),
             "numbers": [
                 *(percent(get(name)) for name in ("em", "f1", "cover_em")),
                 interval_text(get("searches")),
                 *(percent(get(name)) for name in ("answer_in_results", "format")),
+                f"{found.answered:,}",
+                f"{found.errors:,}",
             ],
         }

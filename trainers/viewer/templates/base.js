@@ -31,13 +31,6 @@ function goldLine(answers) {
   return line;
 }
 
-// Marks gold answers of three letters and more where they stand in a text.
-function marked(text, answers) {
-  const wanted = answers.filter((a) => a.trim().length > 2).map((a) => a.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  const pieces = wanted.length ? text.split(new RegExp(`(${wanted.join("|")})`, "i")) : [text];
-  return make("span", "", ...pieces.map((piece, i) => (i % 2 ? make("mark", "found", piece) : piece)));
-}
-
 // Where one is in the list, facts about it, and the way to its neighbours; `more` are other buttons.
 function placeLine(shown, selected, facts, move, ...more) {
   const line = make("div", "place", make("span", "at", `${count(shown.indexOf(selected) + 1)} of ${count(shown.length)}`));
@@ -49,6 +42,20 @@ function placeLine(shown, selected, facts, move, ...more) {
   }
   line.append(...facts.map((fact) => make("span", "", fact)), steps);
   return line;
+}
+
+// Data that was deflated, see packed() in html.py.
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+function fill(select, names, first, value, change) {
+  if (first !== null) select.append(new Option(first, "-1"));
+  names.forEach((name, i) => select.append(new Option(name, String(i))));
+  select.value = String(value);
+  select.addEventListener("change", () => change(Number(select.value)));
 }
 
 function nothing(some, what) {

@@ -5,11 +5,19 @@
   for (const group of data.groups) {
     group.rollouts.forEach((rollout, place) => all.push({ group, rollout, place }));
   }
-  const state = { filter: "all", words: "", selected: null, tokens: false };
+  const ORDERS = [
+    ["as asked", null],
+    ["reward, best first", (r) => -r.reward],
+    ["reward, worst first", (r) => r.reward],
+    ["longest first", (r) => -length(r)],
+    ["shortest first", (r) => length(r)],
+    ["most searches first", (r) => -r.searches],
+  ];
+  const state = { filter: "all", words: "", order: 0, selected: null, tokens: false, open: false };
   const counts = Object.fromEntries(FILTERS.map(([name]) => [name, all.filter((e) => name === "all" || e.rollout.verdict === name).length]));
   let shown = all; // what the filter leaves, in the order of the list
-
-  const signed = (x) => (x > 0 ? "+" : x < 0 ? "\u2212" : "") + Math.abs(x).toFixed(2);
+  let ordered = all; // all of them in that order
+  const length = (r) => (r.sampled === null ? r.parts.reduce((sum, [, text]) => sum + text.length, 0) : r.sampled);
 
   function mean(name) {
     const known = all.map((entry) => entry.rollout[name]).filter((x) => x !== null);
@@ -51,11 +59,35 @@
 
   function passes(entry) {
     const fits = state.filter === "all" || entry.rollout.verdict === state.filter;
-    return fits && entry.group.question.toLowerCase().includes(state.words);
+    if (!fits || !state.words) return fits;
+    entry.words = entry.words || wordsOf(entry.group, entry.rollout);
+    return entry.words.includes(state.words);
+  }
+
+  // Questions by the mean of their rollouts, and each one's rollouts among themselves.
+  function reorder() {
+    const key = ORDERS[state.order][1];
+    const groups = data.groups.map((group) => ({ group, entries: [] }));
+    const place = new Map(groups.map((one) => [one.group, one]));
+    for (const entry of all) place.get(entry.group).entries.push(entry);
+    if (key) {
+      for (const one of groups) {
+        one.entries.sort((a, b) => key(a.rollout) - key(b.rollout));
+        one.mean = one.entries.reduce((sum, entry) => sum + key(entry.rollout), 0) / one.entries.length;
+      }
+      groups.sort((a, b) => a.mean - b.mean);
+    }
+    for (const { group, entries } of groups) {
+      group.chips.append(...entries.map((entry) => entry.chip));
+      byId("questions").append(group.item);
+    }
+    byId("questions").append(byId("nothing"));
+    ordered = groups.flatMap((one) => one.entries);
+    refilter();
   }
 
   function refilter() {
-    shown = all.filter(passes);
+    shown = ordered.filter(passes);
     const visible = new Set(shown);
     const groups = new Set(shown.map((entry) => entry.group));
     for (const entry of all) entry.chip.hidden = !visible.has(entry);
@@ -96,63 +128,6 @@
     if (firsts[at + by]) select(firsts[at + by]);
   }
 
-  function badges(rollout) {
-    const sign = rollout.advantage > 0 ? "plus" : rollout.advantage < 0 ? "minus" : "";
-    return make(
-      "ul",
-      "badges",
-      badge(VERDICTS[rollout.verdict], null, rollout.verdict),
-      badge("reward", number(rollout.reward)),
-      badge("F1", number(rollout.f1)),
-      rollout.advantage === null ? null : badge("advantage", signed(rollout.advantage), sign),
-      badge(`${rollout.searches} search${rollout.searches === 1 ? "" : "es"}`),
-      finishBadge(rollout.finish_reason),
-      badge("tokens", `${rollout.sampled} written, ${rollout.given} given`),
-      rollout.format_error ? badge(rollout.format_error, null, "format") : null,
-    );
-  }
-
-  // Balanced braces, as the reward reads the box: \boxed{x_{1}} is one box.
-  function boxed(text) {
-    const out = make("span");
-    let rest = text;
-    for (let start = rest.indexOf("\\boxed{"); start >= 0; start = rest.indexOf("\\boxed{")) {
-      let depth = 1;
-      let end = start + 7;
-      for (; end < rest.length && depth; end++) depth += rest[end] === "{" ? 1 : rest[end] === "}" ? -1 : 0;
-      if (depth) break;
-      out.append(rest.slice(0, start), make("span", "boxed", rest.slice(start + 7, end - 1)));
-      rest = rest.slice(end);
-    }
-    out.append(rest);
-    return out;
-  }
-
-  function result(text, ids, group) {
-    const documents = text.split("\n\n");
-    const known = documents.length === ids.length ? ids : [];
-    return documents.map((contents, i) => {
-      const cut = contents.indexOf("\n");
-      const node = make("div", "passage");
-      if (cut > 0) node.append(make("span", "name", contents.slice(0, cut)));
-      if (group.gold.includes(known[i])) node.append(make("span", "flag", "supporting"));
-      if (cut > 0) node.append("\n");
-      node.append(marked(contents.slice(cut + 1), group.answers));
-      if (known[i]) node.title = `passage ${known[i]}`;
-      return node;
-    });
-  }
-
-  function parts({ group, rollout }) {
-    let results = 0;
-    return rollout.parts.map(([kind, text]) => {
-      const node = make("section", `part ${kind}`, make("span", "kind", kind === "text" ? "no tag" : kind));
-      if (kind === "result") node.append(make("div", "", ...result(text, rollout.found[results++] || [], group)));
-      else node.append(make("div", "said", kind === "answer" ? boxed(text) : text));
-      return node;
-    });
-  }
-
   function tokens(rollout) {
     const box = make("div", "tokens");
     rollout.ids.forEach((id, i) => {
@@ -183,9 +158,14 @@
     render();
   }
 
+  function toggleFolds() {
+    state.open = !state.open;
+    render();
+  }
+
   function keysLine() {
     const line = make("p", "keys");
-    const keys = [["\u2190 \u2192", "rollout"], ["\u2191 \u2193", "question"], ["1\u20134", "filter"], ["/", "find"], ["t", "tokens"]];
+    const keys = [["\u2190 \u2192", "rollout"], ["\u2191 \u2193", "question"], ["1\u20134", "filter"], ["/", "find"], ["f", "fold"], ["t", "tokens"]];
     for (const [key, what] of keys) line.append(make("kbd", "", key), ` ${what}   `);
     return line;
   }
@@ -203,14 +183,18 @@
     const gold = goldLine(group.answers);
     if (rollout.prediction) gold.append(" \u00b7 predicted ", make("b", "", rollout.prediction));
     const line = placeLine(shown, entry, facts, move, ...(rollout.ids ? [tokensButton()] : []));
-    const body = state.tokens && rollout.ids ? tokens(rollout) : parts(entry);
-    view.replaceChildren(make("div", "sheet", line, make("h2", "", group.question), gold, badges(rollout), ...body, keysLine()));
+    const body = state.tokens && rollout.ids ? tokens(rollout) : rolloutParts(rollout, group, state.words, state.open);
+    view.replaceChildren(make("div", "sheet", line, make("h2", "", group.question), gold, rolloutBadges(rollout), ...body, keysLine()));
     view.scrollTop = 0;
   }
 
   showSummary();
   makeFilters(FILTERS, setFilter);
   buildList();
+  fill(byId("order"), ORDERS.map(([name]) => name), null, 0, (value) => {
+    state.order = value;
+    reorder();
+  });
   onWords((words) => {
     state.words = words;
     refilter();
@@ -223,6 +207,7 @@
     ArrowDown: () => moveQuestion(1),
     ArrowUp: () => moveQuestion(-1),
     t: toggleTokens,
+    f: toggleFolds,
     "/": () => byId("words").focus(),
     ...Object.fromEntries(FILTERS.map(([name], i) => [i + 1, () => setFilter(name)])),
   });

@@ -2,12 +2,6 @@
   const ROW = 62; // pixels of an entry of the list, as in the style sheet
   const FILTERS = [["all", "All"], ["right", "Right"], ["wrong", "Wrong"], ["format", "Format"], ["error", "Error"], ["differ", "Differ"]];
 
-  async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
-  }
-
   let data;
   try {
     data = await unpack(byId("data").textContent);
@@ -17,12 +11,13 @@
   }
 
   // data.questions: {d: data set, id, q, a: [answers], h: hops, g: [gold ids], r: {system: row}}
-  const state = { dataset: -1, left: data.reference, right: -1, filter: "all", words: "", selected: -1 };
+  const state = { dataset: -1, left: data.reference, right: -1, filter: "all", words: "", selected: -1, open: false };
   let shown = []; // numbers of the questions that the filters leave
-  for (const question of data.questions) {
-    const answers = Object.values(question.r).map((row) => row.p);
-    question.words = [question.q, ...question.a, ...answers].join("\n").toLowerCase();
-  }
+  const hasWords = (question) => {
+    const said = () => Object.values(question.r).flatMap((row) => [row.p, ...row.s.map(([, text]) => text), ...row.t.map(([query]) => query)]);
+    question.words = question.words || [question.q, ...question.a, ...said()].join("\n").toLowerCase();
+    return question.words.includes(state.words);
+  };
 
   const rowOf = (question, system) => (system < 0 ? undefined : question.r[system]);
 
@@ -30,7 +25,7 @@
     if (state.dataset >= 0 && question.d !== state.dataset) return false;
     const row = rowOf(question, state.left);
     if (!row) return false;
-    if (state.words && !question.words.includes(state.words)) return false;
+    if (state.words && !hasWords(question)) return false;
     if (filter === "all") return true;
     if (filter !== "differ") return row.v === filter;
     const other = rowOf(question, state.right);
@@ -42,6 +37,7 @@
     data.questions.forEach((question, at) => passes(question, state.filter) && shown.push(at));
     showFilters(state.filter, Object.fromEntries(FILTERS.map(([name]) => [name, data.questions.filter((q) => passes(q, name)).length])));
     byId("filters").querySelector("[data-filter=differ]").hidden = state.right < 0;
+    byId("filters").querySelector("[data-filter=error]").hidden = !data.questions.some((q) => passes(q, "error"));
     byId("space").style.height = `${shown.length * ROW}px`;
     byId("count").textContent = `${count(shown.length)} of ${count(data.questions.length)} questions${data.note ? `; ${data.note}` : ""}`;
     if (!shown.includes(state.selected)) {
@@ -108,12 +104,6 @@
     return list;
   }
 
-  function part(kind, text, question) {
-    const name = kind === "text" ? "writes" : kind === "result" ? "reads" : kind;
-    const said = make("div", "said", kind === "search" || kind === "think" ? text : marked(text, question.a));
-    return make("section", `part ${kind}`, make("span", "kind", name), said);
-  }
-
   function side(question, system) {
     const row = rowOf(question, system);
     const box = make("div", "side");
@@ -127,7 +117,8 @@
       box.append(make("section", "part problem", make("span", "kind", "error"), make("div", "said", row.x)));
       return box;
     }
-    box.append(...row.s.map(([kind, text]) => part(kind, text, question)));
+    const about = { verdict: row.v, answers: question.a, words: state.words, open: state.open, names: { text: "writes", result: "reads" } };
+    box.append(...row.s.map(([kind, text]) => partNode(kind, text, about)));
     if (row.t.length) {
       const list = make("ol", "titles");
       for (const [query, found] of row.t) {
@@ -158,12 +149,9 @@
     view.scrollTop = 0;
   }
 
-  function fill(select, names, first, value, change) {
-    if (first !== null) select.append(new Option(first, "-1"));
-    names.forEach((name, i) => select.append(new Option(name, String(i))));
-    select.value = String(value);
-    select.addEventListener("change", () => {
-      change(Number(select.value));
+  function choose(id, names, first, value, change) {
+    fill(byId(id), names, first, value, (chosen) => {
+      change(chosen);
       refilter();
     });
   }
@@ -176,9 +164,9 @@
     if (name === "rollouts") drawList();
   }
 
-  fill(byId("dataset"), data.datasets, "all", -1, (value) => (state.dataset = value));
-  fill(byId("left"), data.systems, null, state.left, (value) => (state.left = value));
-  fill(byId("right"), data.systems, "none", -1, (value) => {
+  choose("dataset", data.datasets, "all", -1, (value) => (state.dataset = value));
+  choose("left", data.systems, null, state.left, (value) => (state.left = value));
+  choose("right", data.systems, "none", -1, (value) => {
     state.right = value;
     if (value < 0 && state.filter === "differ") state.filter = "all";
   });
@@ -192,7 +180,11 @@
   });
   const steps = { ArrowDown: 1, ArrowUp: -1, ArrowRight: 1, ArrowLeft: -1, j: 1, k: -1 };
   const keys = Object.entries(steps).map(([key, by]) => [key, () => move(by)]);
-  onKeys({ ...Object.fromEntries(keys), "/": () => byId("words").focus() }, () => byId("reader").hidden);
+  const toggleFolds = () => {
+    state.open = !state.open;
+    render();
+  };
+  onKeys({ ...Object.fromEntries(keys), f: toggleFolds, "/": () => byId("words").focus() }, () => byId("reader").hidden);
   byId("list").addEventListener("scroll", drawList);
   addEventListener("resize", drawList);
   byId("tab-summary").addEventListener("click", () => showTab("summary"));

@@ -1,0 +1,220 @@
+"""The exam of ``real_model.py``: what a policy answers greedily, its controls, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+from real_questions import Row, read_rows, write_rows
+
+from research_rl.agents import (
+    CachedEngine,
+    LMPolicy,
+    PolicyConfig,
+    Rollout,
+    SamplingParams,
+    collect_rollouts,
+    fast_dtype,
+)
+from research_rl.agents.policy import WeightDtype
+from research_rl.envs import Question
+from research_rl.envs.protocols import get_prompt, render_result
+from research_rl.envs.retrieval import load_retriever
+from research_rl.envs.rewards import exact_match, f1_score
+from research_rl.trainers.callbacks.plots import learning_curves
+from research_rl.trainers.evaluate.measures import bootstrap_interval, paired_test
+
+PROMPT = "Question: {prompt}\n"
+TOKENS = 420  # of a response, results included
+AT_ONCE = 64  # questions that an exam plays together
+ANSWER_NOW = "<think> I know the answer. </think> <answer> The answer is \\boxed{"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Asks the test questions, greedily, and keeps a row for each.
+
+    Args:
+        out: folder of the rows, one file a policy.
+        index: what is searched.
+        questions: that no training has seen.
+        max_searches: of an episode.
+    """
+
+    out: Path
+    index: str
+    questions: Sequence[Question]
+    max_searches: int
+
+    def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
+        """Let a policy answer as it is trained to."""
+        return self._kept(name, folder, self._searched, self.questions[:limit])
+
+    def closed_book(self, name: str, folder: str | Path) -> list[Row]:
+        """Make a policy answer at once."""
+        return self._kept(name, folder, self._at_once, self.questions)
+
+    def naive_rag(self, name: str, folder: str | Path) -> list[Row]:
+        """Make a policy answer behind one search with the question itself."""
+        return self._kept(name, folder, self._behind_one, self.questions)
+
+    def _kept(
+        self,
+        name: str,
+        folder: str | Path,
+        ask: Callable[..., list[Row]],
+        asked: Sequence[Question],
+    ) -> list[Row]:
+        file = self.out / f"{name}.jsonl"
+        if not file.is_file():
+            policy = LMPolicy.from_config(PolicyConfig(str(folder), dtype=_quickest()))
+            policy.eval()
+            rows: list[Row] = []
+            for start in range(0, len(asked), AT_ONCE):
+                rows += ask(policy, asked[start : start + AT_ONCE])
+                print(f"{name}: {len(rows)} of {len(asked)} questions", flush=True)
+            write_rows(file, rows)
+        return read_rows(file)
+
+    def _searched(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
+        env = gym.make_vec(
+            "research_rl.envs:ReSearch-v0",
+            num_envs=1,
+            autoreset_mode="Disabled",
+            index=self.index,
+            top_k=1,
+            max_searches=self.max_searches,
+            prompt=PROMPT,
+        )
+        params = SamplingParams(TOKENS, temperature=0.0)
+        played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, None)
+        return [_row(rollout) for rollout in played]
+
+    def _at_once(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
+        return _completed(policy, questions, [ANSWER_NOW] * len(questions), 0)
+
+    def _behind_one(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
+        found = load_retriever(self.index).search([q.text for q in questions], 1)
+        begun = [
+            f"<think> I search for the question. </think> <search> {q.text} </search>"
+            f"{render_result(passages)}\n{ANSWER_NOW}"
+            for q, passages in zip(questions, found, strict=True)
+        ]
+        return _completed(policy, questions, begun, 1)
+
+
+def _quickest() -> WeightDtype:
+    """The dtype in which this machine answers fastest."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bfloat16" if fast_dtype(device) == torch.bfloat16 else "float32"
+
+
+def _row(rollout: Rollout) -> Row:
+    """One answered question as a row; ``named`` is the share of queries with a gold title."""
+    titles = [t.casefold() for t in rollout.question.metadata.get("supporting_titles", ())]
+    queries = [query.casefold() for query in rollout.queries]
+    named = [any(title.partition(" (")[0] in query for title in titles) for query in queries]
+    return {
+        "id": rollout.question.id,
+        "hops": rollout.question.metadata.get("hops"),
+        # the published measures, as of those who are made to answer
+        "f1": f1_score(rollout.reward.prediction, rollout.question.answers),
+        "em": float(exact_match(rollout.reward.prediction, rollout.question.answers)),
+        "form": float(rollout.reward.format_error is None),
+        "searches": float(rollout.num_searches),
+        "named": sum(named) / len(named) if titles and named else None,
+        "text": [*rollout.turns],
+    }
+
+
+def _completed(
+    policy: LMPolicy, questions: Sequence[Question], begun: Sequence[str], searches: int
+) -> list[Row]:
+    """Let the policy finish a response up to the closing brace of its answer."""
+    prompt = get_prompt(PROMPT)
+    prompts = [
+        policy.encode_prompt(prompt, q.text) + policy.encode(text)
+        for q, text in zip(questions, begun, strict=True)
+    ]
+    written = CachedEngine(policy).run(
+        prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
+    )
+    guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
+    return [
+        {
+            "id": q.id,
+            "hops": q.metadata.get("hops"),
+            "f1": f1_score(guess, q.answers),
+            "em": float(exact_match(guess, q.answers)),
+            "searches": float(searches),
+            "text": [guess],
+        }
+        for q, guess in zip(questions, guesses, strict=True)
+    ]
+
+
+def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:
+    """Return what the trained policy answers, and its controls."""
+    if policy is None:
+        return []
+    return [
+        ("after GRPO", exam.search("after GRPO", policy)),
+        ("after GRPO, closed book", exam.closed_book("closed book", policy)),
+        ("after GRPO, naive RAG", exam.naive_rag("naive RAG", policy)),
+    ]
+
+
+def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[int]) -> None:
+    """Write the table, the paired test and the curve of a rung, and print the first two.
+
+    Args:
+        out: folder of the rung.
+        policies: name and rows of each; ``after SFT`` and ``after GRPO`` are compared.
+        hops: numbers of hops that get a column.
+    """
+    names = ("f1", "em", "form", "searches", "named")
+    columns = ["policy", "questions", *names, *(f"f1, {h} hops" for h in hops)]
+    columns += [f"searches, {h} hops" for h in hops]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for policy, rows in policies:
+        cells = [policy, str(len(rows)), *(_interval(rows, name) for name in names)]
+        for name in ("f1", "searches"):
+            cells += [_mean([r for r in rows if r["hops"] == h], name) for h in hops]
+        lines.append(f"| {' | '.join(cells)} |")
+    spent = json.loads((out / "seconds.json").read_text())
+    lines += ["", "Minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in spent.items())]
+    of = {policy: {row["id"]: row["f1"] for row in rows} for policy, rows in policies}
+    test = paired_test(of.get("after GRPO", {}), of["after SFT"])
+    if test.p_value is not None:
+        lines += [
+            "",
+            f"F1 after GRPO less F1 after SFT, on the same {test.n} questions: "
+            f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation test "
+            f"p = {test.p_value:.4f})",
+        ]
+    text = "\n".join(lines)
+    (out / "report.md").write_text(text + "\n")
+    rows = {
+        policy: [{k: v for k, v in r.items() if k != "text"} for r in rows]
+        for policy, rows in policies
+    }
+    (out / "report.json").write_text(json.dumps({"rows": rows, "paired": vars(test)}))
+    curve = out / "grpo" / "metrics.csv"
+    if curve.is_file():
+        learning_curves([curve], out / "curve.png")
+    print(text, flush=True)
+
+
+def _interval(rows: Sequence[Row], name: str) -> str:
+    found = bootstrap_interval([row.get(name) for row in rows])
+    if found.mean is None:
+        return ""
+    return f"{found.mean:.2f} ({found.low:.2f}-{found.high:.2f})"
+
+
+def _mean(rows: Sequence[Row], name: str) -> str:
+    return f"{sum(r[name] for r in rows) / len(rows):.2f}" if rows else ""

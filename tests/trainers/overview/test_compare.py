@@ -1,0 +1,139 @@
+"""Runs beside each other: true differences, honest tests, names that tell them apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from doubles.pages import Tags, text_of
+from doubles.run_folders import dead, healthy, rollout_row, strange, write_rollouts
+
+from research_rl.trainers.overview.compare import (
+    comparison_of,
+    comparison_page,
+    comparison_text,
+    labels_of,
+)
+from research_rl.trainers.overview.folder import RunFolder
+from research_rl.trainers.overview.listing import runs_in, runs_table
+
+
+def runs_of(*folders: Path) -> list[RunFolder]:
+    return [RunFolder.read(folder) for folder in folders]
+
+
+def test_what_differs_is_told(tmp_path: Path) -> None:
+    one = healthy(tmp_path / "a")
+    other = healthy(tmp_path / "b", gain=0.5, model__updates__group_size=4)
+    found = comparison_of(runs_of(one, other), resamples=200)
+    assert found.labels == ["a", "b"]
+    assert found.options == {"model.updates.group_size": ["16", "4"]}
+    assert found.facts["best validation F1"] == ["0.556 at step 5", "0.278 at step 5"]
+    assert {example.question for example in found.examples} == {
+        f"Who owns house {number} ?" for number in (3, 4, 5)
+    }
+
+
+def test_answers_are_paired_by_question(tmp_path: Path) -> None:
+    one, other = healthy(tmp_path / "a"), healthy(tmp_path / "b", gain=0.5)
+    extra = rollout_row(5, 99, True)
+    rows = RunFolder.read(other).rollouts
+    write_rollouts(other, [*rows[::-1], extra])  # in another order, with one more question
+    em, f1 = comparison_of(runs_of(one, other), resamples=200).against
+    assert (em.measure, f1.measure) == ("em", "f1")
+    assert (em.paired.n, em.paired.unpaired) == (8, 1)
+    assert em.paired.difference == pytest.approx(3 / 8)
+    assert em.p is not None
+    assert em.paired.p_value is not None
+    assert em.p >= em.paired.p_value, "corrected for both lines"
+
+
+def test_equal_ids_of_other_questions_are_not_paired(tmp_path: Path) -> None:
+    one, other = healthy(tmp_path / "a"), healthy(tmp_path / "b")
+    write_rollouts(other, [rollout_row(5, n, True, question=f"Which {n} ?") for n in range(8)])
+    found = comparison_of(runs_of(one, other), resamples=200)
+    assert found.against == []
+    assert "No two runs were asked the same questions" in found.notes[-1]
+
+
+def test_evaluations_are_paired_by_method_and_data_set(tmp_path: Path) -> None:
+    folders = [healthy(tmp_path / name) for name in ("a", "b")]
+    for share, folder in enumerate(folders):
+        (folder / "evaluation").mkdir()
+        rows = [
+            {"dataset": data, "model": f"m{share}", "method": method, "id": str(n), "question": "?"}
+            | {"em": float(n % 2 == share), "f1": 0.5, "error": "x" if n == 9 else None}
+            for data, method in (("houses", "ReSearch"), ("houses", f"only {share}"))
+            for n in range(10)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "evaluation" / "rows.jsonl").write_text(text)
+    found = comparison_of(runs_of(*folders), resamples=200).against
+    cells = {(one.asked, one.measure): one.paired.n for one in found}
+    assert cells[("ReSearch on houses", "em")] == 9, "an error is no answer"
+    assert not [asked for asked, _ in cells if "only" in asked]
+
+
+def test_labels_tell_runs_apart() -> None:
+    paths = [Path("/x/a/run"), Path("/x/b/run"), Path("/x/b/other")]
+    assert labels_of(paths[1:]) == ["run", "other"]
+    assert labels_of(paths) == ["a/run", "b/run", "b/other"]
+    assert labels_of([paths[0], paths[0]]) == ["run (1)", "run (2)"]
+
+
+def test_one_run_is_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        comparison_of(runs_of(dead(tmp_path)))
+
+
+def test_the_page_links_to_the_runs(tmp_path: Path) -> None:
+    one, other = healthy(tmp_path / "a"), healthy(tmp_path / "b", gain=0.5)
+    (one / "index.html").touch()
+    (one / "rollouts" / "val_000005.html").touch()
+    runs = runs_of(one, other)
+    page = comparison_page(comparison_of(runs, 200), runs, tmp_path / "pages" / "c.html")
+    assert 'href="../a/index.html"' in page
+    assert 'href="../a/rollouts/val_000005.html#4"' in page
+    assert "../b/" not in page, "what is not there is no link"
+    assert "Questions that were not answered alike" in text_of(page)
+
+
+def test_hostile_runs_stay_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = runs_of(
+        strange(tmp_path / "<b>$x$"), strange(tmp_path / "\x1b[31m"), dead(tmp_path / "d")
+    )
+    found = comparison_of(runs, resamples=200)
+    page = Tags(comparison_page(found, runs, tmp_path / "c.html"))
+    assert page.odd == []
+    assert not {"script", "b"} & set(page.tags)
+    said = comparison_text(found)
+    assert "\x1b" not in said
+    said.encode("utf-8")
+
+
+def test_runs_are_listed_latest_first(tmp_path: Path) -> None:
+    healthy(tmp_path / "group" / "good")
+    dead(tmp_path / "bad")
+    strange(tmp_path / "odd\x1b[2J")
+    (tmp_path / "bad" / "test").mkdir()
+    (tmp_path / "bad" / "test" / "metrics.csv").write_text("step,test/f1\n0,1\n")
+    (tmp_path / "no run").mkdir()
+    lines = runs_in(tmp_path)
+    assert [line.changed for line in lines] == sorted((x.changed for x in lines), reverse=True)
+    by_name = {line.name: line for line in lines}
+    assert by_name.keys() == {"group/good", "bad", "odd\x1b[2J"}
+    good = by_name["group/good"]
+    assert (good.state, good.step, good.best, good.verdict) == (
+        "finished",
+        "10/10",
+        "0.556 at 5",
+        "well",
+    )
+    assert (by_name["bad"].state, by_name["bad"].verdict) == ("stopped", "ill")
+    table = runs_table(lines)
+    assert "\x1b" not in table
+    assert len(table.splitlines()) == 4
+    assert [line.name for line in runs_in(tmp_path / "bad")] == ["bad"]
+    with pytest.raises(NotADirectoryError, match="must be a folder"):
+        runs_in(tmp_path / "none")

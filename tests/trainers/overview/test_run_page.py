@@ -1,0 +1,182 @@
+"""The page of a run: true for healthy, dead, unfinished and strange runs, and nothing gets out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from doubles.pages import Tags, text_of
+from doubles.run_folders import dead, healthy, strange, write_config, write_metrics
+
+from research_rl.envs.system import alone_in
+from research_rl.trainers.overview.bands import bands_of
+from research_rl.trainers.overview.facts import (
+    costs_of,
+    next_commands,
+    spent_time,
+    state_of,
+    verdict_of_run,
+)
+from research_rl.trainers.overview.folder import RunFolder
+from research_rl.trainers.overview.follow import followed_questions, spread
+from research_rl.trainers.overview.page import write_run_page
+from research_rl.trainers.overview.shipped import compared_with_shipped, nearest_config
+
+
+def page_of(folder: Path) -> str:
+    return write_run_page(folder).read_text("utf-8")
+
+
+def test_a_healthy_run(tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "mine", model__updates__group_size=8)
+    said = text_of(page_of(folder))
+    assert "finished, 10 of 10 iterations" in said
+    assert "Well No sign of trouble" in said
+    assert "model.updates.group_size 16 8" in said
+    assert "best validation F1 0.56 at step 5" in said
+    assert f"research ask &#34;Who ...?&#34; --run {folder}" in said
+    assert "tokens written 51,200" in said, "10 iterations of 16 questions x 8 rollouts x 40 tokens"
+
+
+def test_a_dead_run_says_so_first(tmp_path: Path) -> None:
+    said = text_of(page_of(dead(tmp_path / "dead")))
+    assert said.index("No rollout was ever paid") < said.index("what helps show the form")
+    assert "stopped, 6 of 50 iterations" in said
+    assert "no reward was ever paid" in said
+    assert "research collect --config" in said
+
+
+def test_a_run_of_which_nothing_is_there_yet(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    said = text_of(page_of(tmp_path))
+    assert "not begun" in said
+    assert "No iteration was trained yet." in said
+    assert "--ckpt_path last" in said
+
+
+def test_a_run_without_config(tmp_path: Path) -> None:
+    write_metrics(tmp_path, [{"step": 3, "train/reward": 0.5}])
+    said = text_of(page_of(tmp_path))
+    assert "stopped, 4 iterations" in said
+    assert "There is no config.yaml" in said
+
+
+def test_states(tmp_path: Path) -> None:
+    run = RunFolder.read(healthy(tmp_path, trainer__max_steps=20))
+    assert str(state_of(run)) == "stopped, 10 of 20 iterations"
+    with alone_in(tmp_path):
+        assert state_of(run).name == "running"
+        assert state_of(run, over=True).name == "stopped"
+    run.config["model"]["updates"]["num_minibatches"] = 2
+    assert state_of(run).name == "finished", "max_steps counts updates, of which each makes two"
+
+
+def test_an_illness_that_passed_is_told(tmp_path: Path) -> None:
+    broken = [0.97] * 6 + [0.2] * 3 + [0.97] * 20
+    rows = [{"step": s, "train/reward": 0.5, "train/format": f} for s, f in enumerate(broken)]
+    write_metrics(tmp_path, rows)
+    run = RunFolder.read(tmp_path)
+    (form,) = (band for band in bands_of(run) if band.name == "right form")
+    assert (form.state, form.broken) == ("was ill", ["the form breaks"])
+    assert form.limits == "below 0.68"
+    assert verdict_of_run(run, bands_of(run)).grade == "watch"
+    write_metrics(tmp_path, rows[:9])
+    run = RunFolder.read(tmp_path)
+    verdict = verdict_of_run(run, bands_of(run))
+    assert (verdict.grade, verdict.said) == ("ill", "Ill now: right form.")
+
+
+def test_the_nearest_config_is_found(tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "a", trainer__max_steps=50)
+    run = RunFolder.read(folder)
+    assert nearest_config(run) == "quickstart"
+    assert compared_with_shipped(run).differences == [], "its folder is no difference"
+    run.config["model"]["updates"]["num_epochs"] = 3
+    assert compared_with_shipped(run).differences == [], "an option that the file does not name"
+    whole = dict(run.config, model={**run.config["model"], "updates": {"group_size": 16}})
+    said = list[str]()
+    found = compared_with_shipped(run, lambda words: said.extend(words) or whole)
+    assert said == ["--config", "quickstart"]
+    assert ("model.updates.num_epochs", "not set", "3") in found.differences
+
+    def refused(words: list[str]) -> dict[str, object]:
+        raise ValueError("no such option")
+
+    assert not compared_with_shipped(run, refused).whole
+    run.config["data"]["world"]["eval_hops"] = [1, 2, 3]
+    run.config["trainer"]["max_steps"] = 40
+    run.config["data"]["world"]["train_hops"] = {"1": 1, "2": 2, "3": 3.0}
+    assert nearest_config(run) == "quickstart + three_hops"
+    del run.config["model"]
+    assert nearest_config(run) is None
+
+
+def test_a_resolver_of_a_stranger_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_MINE", "hidden-thing")
+    healthy(tmp_path, model__env__index="${oc.env:SECRET_OF_MINE}")
+    page = page_of(tmp_path)
+    assert "hidden-thing" not in page
+    assert "oc.env:SECRET_OF_MINE" in page
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    page = page_of(strange(tmp_path / "</title><script>owned=1</script>"[:9]))
+    found = Tags(page)
+    assert found.odd == []
+    assert "script" not in found.tags
+    assert found.tags.count("img") == 2, "curves and health"
+    assert "&lt;/script&gt;" in page
+
+
+def test_no_name_of_a_folder_is_a_scheme(tmp_path: Path) -> None:
+    folder = healthy(tmp_path / "run")
+    theirs = folder / "javascript:alert(1)"
+    theirs.mkdir()
+    row = '{"dataset": "d", "model": "m", "method": "r", "id": "1"}\n'
+    (theirs / "rows.jsonl").write_text(row)
+    (theirs / "report.html").touch()
+    page = page_of(folder)
+    assert 'href="javascript:' not in page
+    assert 'href="javascript%3Aalert%281%29/report.html"' in page
+
+
+def test_questions_that_changed_come_first(tmp_path: Path) -> None:
+    run = RunFolder.read(healthy(tmp_path))
+    steps, followed = followed_questions(run)
+    assert steps == [0, 5]
+    assert followed[0].question == "Who owns house 1 ?"
+    marks = [look.mark for look in followed[0].looks if look]
+    assert marks == ["wrong", "right"]
+    assert [look.link for look in followed[0].looks if look] == [
+        "rollouts/val_000000.html#2",
+        "rollouts/val_000005.html#2",
+    ]
+    assert followed_questions(run, most=2)[1] == followed[:2]
+
+
+def test_steps_are_spread() -> None:
+    assert spread([0, 1], 5) == [0, 1]
+    assert spread(list(range(101)), 5) == [0, 25, 50, 75, 100]
+    assert spread([1, 2, 3], 1) == [3]
+
+
+def test_costs_and_times(tmp_path: Path) -> None:
+    costs = {cost.name: cost.value for cost in costs_of(RunFolder.read(healthy(tmp_path)))}
+    assert costs["time of iterations"] == "50.0 s"
+    assert costs["tokens read from results"] == "51,200"
+    assert [spent_time(s) for s in (1.25, 200, 7500)] == ["1.2 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_commands_quote_the_folder(tmp_path: Path) -> None:
+    run = RunFolder.read(healthy(tmp_path / "my run; rm -rf x"))
+    for command in next_commands(run, state_of(run), "well"):
+        assert "my run; rm -rf x'" in command.line
+
+
+def test_imitation_is_not_judged_by_rewards(tmp_path: Path) -> None:
+    folder = dead(tmp_path)
+    write_metrics(folder, [{"step": step, "train/nll": 0.5} for step in range(6)])
+    run = RunFolder.read(folder)
+    assert verdict_of_run(run, bands_of(run)).grade == "well"

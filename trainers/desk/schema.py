@@ -1,0 +1,121 @@
+"""The command ``research schema``: a JSON schema of the config, for completion in editors.
+
+An editor with the YAML language server reads it where a config's first line says so::
+
+    # yaml-language-server: $schema=research.schema.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import _completions_jsonschema
+
+from research_rl.envs.system import CommandLine, printable, write_whole
+
+_BASE = {
+    "type": "string",
+    "description": "The config that this one changes: a file beside it, or a shipped one.",
+}
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``research schema`` with these arguments."""
+    parser = CommandLine(
+        prog="research schema",
+        description="Write the JSON schema of the configs of research fit, for editors.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("research.schema.json"), help="default %(default)s"
+    )
+    given = parser.parse_args(args)
+    text = json.dumps(config_schema(), indent=1)
+    print(f"wrote {printable(str(write_whole(given.out, text + chr(10))))}")
+    print(f"say in a config's first line: # yaml-language-server: $schema={given.out.name}")
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON schema of what ``research fit --config`` takes."""
+    parser = _fit_parser()
+    with _classes_without_subclasses():
+        found = json.loads(parser.get_completion_script("jsonschema"))
+    schema = _for_parts(found)
+    schema["properties"]["base"] = _BASE
+    return schema
+
+
+@contextmanager
+def _classes_without_subclasses() -> Iterator[None]:
+    """Have jsonargparse describe ``type``, the class of classes, which it asks for subclasses."""
+    known = _completions_jsonschema.get_all_subclass_paths
+
+    def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return known(kind, *args, **kwargs)
+        except TypeError:
+            return []
+
+    _completions_jsonschema.get_all_subclass_paths = paths
+    try:
+        yield
+    finally:
+        _completions_jsonschema.get_all_subclass_paths = known
+
+
+def _for_parts(schema: Any) -> Any:
+    """A schema that a part of a config fits, too: configs are merged, so nothing is required.
+
+    A list may be added to, as ``callbacks+: [...]``, and any value may be a reference ``${...}``.
+    """
+    if isinstance(schema, list):
+        return [_for_parts(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _for_parts(value) for key, value in schema.items() if key != "required"}
+    properties = found.get("properties")
+    if isinstance(properties, dict):
+        lists = {name: its for name, its in properties.items() if _takes_a_list(its)}
+        properties |= {f"{name}+": its for name, its in lists.items()}
+        found["properties"] = {name: _or_reference(its) for name, its in properties.items()}
+    return found
+
+
+def _takes_a_list(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    kinds = [schema, *schema.get("anyOf", ())]
+    return any(isinstance(kind, dict) and kind.get("type") == "array" for kind in kinds)
+
+
+def _or_reference(schema: Any) -> Any:
+    if not isinstance(schema, dict) or schema.get("type") in ("object", "string"):
+        return schema
+    about = {key: schema[key] for key in ("description", "default", "title") if key in schema}
+    rest = {key: value for key, value in schema.items() if key not in about}
+    return {**about, "anyOf": [rest, {"type": "string", "pattern": r"\$\{.*\}"}]}
+
+
+def _fit_parser() -> Any:
+    """The parser of ``research fit``, with which nothing is parsed."""
+    from research_rl.trainers.cli import ResearchCLI, run
+
+    class _Found(BaseException):
+        """Carries the parser out of the command."""
+
+    class OnlyParser(ResearchCLI):
+        """Stops before anything is parsed."""
+
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            """Hand out the parser of the subcommand."""
+            raise _Found(self._subcommand_parsers["fit"])
+
+    try:
+        run(["fit"], cli=OnlyParser)
+    except _Found as found:
+        return found.args[0]
+    raise AssertionError("the command was parsed")

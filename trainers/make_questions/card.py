@@ -1,0 +1,64 @@
+"""The card of a making: how many questions came through, and why the others did not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from research_rl.trainers.make_questions.make import Made
+
+
+def making_record(
+    made: Made, counts: Mapping[str, int], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all figures, as ``card.json`` holds them.
+
+    Args:
+        made: what came of it.
+        counts: questions of each split.
+        settings: what was asked for.
+    """
+    reasons = Counter(reason for _, _, reason in made.refused)
+    documents = Counter(made.splits.values())
+    return {
+        "settings": dict(settings),
+        "drafts": len(made.kept) + len(made.refused),
+        "kept": len(made.kept),
+        "questions": dict(counts),
+        "documents": {split: documents[split] for split in counts},
+        "links": {"all": made.crossing[1], "cut_by_the_split": made.crossing[0]},
+        "hops": dict(sorted(Counter(len(draft.hops) for draft, _ in made.kept).items())),
+        "refused": dict(reasons.most_common()),
+    }
+
+
+def card_of_questions(record: Mapping[str, Any], spent: bool) -> str:
+    """Return the card as text.
+
+    Args:
+        record: see ``making_record``.
+        spent: whether the budget of model calls was used up before the end.
+    """
+    drafts = max(1, record["drafts"])
+    lines = [
+        "# Questions",
+        "",
+        f"{record['kept']} of {record['drafts']} drafts are kept ({record['kept'] / drafts:.0%}).",
+        "",
+        "| split | questions | documents |",
+        "|---|---|---|",
+        *(
+            f"| {split} | {count} | {record['documents'][split]} |"
+            for split, count in record["questions"].items()
+        ),
+        "",
+        f"{record['links']['cut_by_the_split']} of {record['links']['all']} links between "
+        "documents lead from one split to another and are not asked about.",
+    ]
+    if record["refused"]:
+        lines += ["", "| thrown away because | drafts |", "|---|---|"]
+        lines += [f"| {reason} | {count} |" for reason, count in record["refused"].items()]
+    if spent:
+        lines += ["", "The budget of model calls was spent before the drafts were."]
+    return "\n".join(lines) + "\n"

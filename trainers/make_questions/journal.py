@@ -1,0 +1,87 @@
+"""The journal of a making: what the model wrote and what became of each draft, line by line.
+
+Whoever runs the same command again reads it and goes on; a last line that is not whole is cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from research_rl.envs.system import lines_of
+
+MAKING = "journal.jsonl"
+
+
+class Journal:
+    """Calls of the model and verdicts, on disk as they come.
+
+    Args:
+        path: the file.
+        settings: all that decides the outcome; a journal of other settings is refused.
+
+    Raises:
+        ValueError: it was begun with other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._calls: dict[str, str] = {}
+        self.verdicts: dict[str, str] = {}
+        """Draft id -> why it was refused, "" where it was not."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = path.read_bytes() if path.is_file() else b""
+        whole = held[: held.rfind(b"\n") + 1]
+        rows = [json.loads(line) for line in lines_of(whole.decode("utf-8"))]
+        first = json.loads(json.dumps(settings))
+        if rows and rows[0] != {"settings": first}:
+            known = rows[0].get("settings", {})
+            differ = [k for k in {*known, *first} if known.get(k) != first.get(k)]
+            raise ValueError(
+                f"{path.parent} was begun with other settings ({', '.join(sorted(differ))}); give "
+                "--out another folder, or remove it"
+            )
+        for row in rows[1:]:
+            if "call" in row:
+                self._calls[row["call"]] = row["text"]
+            else:
+                self.verdicts[row["draft"]] = row["reason"]
+        self._file = path.open("r+b" if held else "wb")
+        self._file.truncate(len(whole))
+        self._file.seek(len(whole))
+        if not rows:
+            self._add({"settings": first})
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def calls(self) -> int:
+        """How often a model has been asked."""
+        return len(self._calls)
+
+    def call(self, prompt: str) -> str | None:
+        """Return what the model wrote to a prompt, None where it was not asked yet."""
+        return self._calls.get(_digest(prompt))
+
+    def add_call(self, prompt: str, text: str) -> None:
+        """Keep what the model wrote."""
+        self._calls[_digest(prompt)] = text
+        self._add({"call": _digest(prompt), "text": text})
+
+    def add_verdict(self, draft: str, reason: str) -> None:
+        """Keep what became of a draft."""
+        self.verdicts[draft] = reason
+        self._add({"draft": draft, "reason": reason})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row).encode("ascii") + b"\n")
+        self._file.flush()
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,265 @@
+"""What a run has come to: its state, a verdict on it, its costs, and what to do next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from research_rl.envs.system import is_held
+from research_rl.trainers.overview.bands import Band
+from research_rl.trainers.overview.folder import RunFolder, number, texts
+
+StateName = Literal["running", "finished", "stopped", "not begun"]
+Grade = Literal["well", "watch", "ill", "unknown"]
+_ON_REWARDS = ("no_difference", "same_format_error", "empty_searches", "out_of_tokens")
+"""Verdicts that say nothing of a run which imitates demonstrations."""
+_RECENT = 10
+"""Iterations whose verdicts say how the run is now."""
+
+
+class RunState(NamedTuple):
+    """Where a run is: ``done`` of ``total`` iterations, None where the config has no limit."""
+
+    name: StateName
+    done: int
+    total: int | None
+
+    def __str__(self) -> str:
+        if self.name == "not begun":
+            return "not begun"
+        of = f" of {self.total:,}" if self.total is not None and self.total >= self.done else ""
+        return f"{self.name}, {self.done:,}{of} iterations"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One verdict of the signal check: what was seen, what helps, and in which iterations."""
+
+    name: str
+    said: str
+    remedy: str
+    iterations: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """How a run does: a grade, a sentence, and the reasons of the signal check and the guard."""
+
+    grade: Grade
+    said: str
+    reasons: list[Reason]
+    guard: list[str]
+
+
+class RunCost(NamedTuple):
+    """A line of the costs, with a note."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+class Command(NamedTuple):
+    """A command to run next, and what it does."""
+
+    why: str
+    line: str
+
+
+def state_of(run: RunFolder, over: bool = False) -> RunState:
+    """Return where a run is.
+
+    Args:
+        run: whose lock, config and metrics are looked at.
+        over: it has ended, though this process still holds its lock.
+    """
+    done, total = run.iterations, _total(run)
+    held = is_held(run.path) and not over
+    if total is not None and done >= total:
+        return RunState("finished", done, total)
+    if held:
+        return RunState("running", done, total)
+    return RunState("stopped" if done else "not begun", done, total)
+
+
+def _total(run: RunFolder) -> int | None:
+    """Iterations that the config asks for; ``max_steps`` counts updates of the weights."""
+    steps = number(run.option("trainer.max_steps"))
+    if steps is None or steps < 1:
+        return None
+    each = 1.0
+    for name in ("num_epochs", "num_minibatches"):
+        each *= max(1.0, number(run.option(f"model.updates.{name}", 1)) or 1.0)
+    return math.ceil(steps / each)
+
+
+def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
+    """Return how a run does, from the verdicts that it wrote and the bands of its health."""
+    reasons = _reasons(run)
+    ill = [band for band in bands if band.state == "ill"]
+    was = [band for band in bands if band.state == "was ill"]
+    guard = [
+        f"step {row.get('step')}: {texts(row.get('kind'), 40)}: "
+        + "; ".join(texts(r, 300) for r in _list(row.get("reasons")))
+        for row in run.guard[-5:]
+    ]
+    rewards = [value for _, value in run.metric("train/reward")]
+    recent = [r for r in reasons if r.iterations and r.iterations[-1] > run.iterations - _RECENT]
+    lasting = [r for r in recent if r.iterations[-1] >= run.iterations]
+    if not run.iterations:
+        return RunVerdict("unknown", "No iteration was trained yet.", reasons, guard)
+    if rewards and not any(rewards):
+        said = "No rollout was ever paid: there is nothing that the policy could learn from."
+        return RunVerdict("ill", said, reasons, guard)
+    if lasting:
+        said = "The last iteration gave little or nothing to learn from."
+        return RunVerdict("ill", said, reasons, guard)
+    if ill:
+        said = f"Ill now: {', '.join(band.name for band in ill)}."
+        return RunVerdict("ill", said, reasons, guard)
+    if recent or was:
+        earlier = [band.name for band in was] + [r.name.replace("_", " ") for r in recent]
+        said = f"Well now; earlier there were signs of trouble: {', '.join(earlier)}."
+        return RunVerdict("watch", said, reasons, guard)
+    said = "No sign of trouble: no verdict of the signal check, and no limit of health is crossed."
+    return RunVerdict("well", said, reasons, guard)
+
+
+def _reasons(run: RunFolder) -> list[Reason]:
+    """The verdicts by name, the latest first; of imitation those on rewards are left out."""
+    found: dict[str, Reason] = {}
+    imitates = bool(run.metric("train/nll")) and not run.metric("train/reward")
+    for row in run.signal:
+        for one in row["verdicts"]:
+            name = texts(one.get("name"), 80)
+            if imitates and name in _ON_REWARDS:
+                continue
+            before = found.get(name)
+            its = [*(before.iterations if before else []), row["iteration"]]
+            said, remedy = texts(one.get("said", "")), texts(one.get("remedy", ""))
+            found[name] = Reason(name, said, remedy, its)
+    return sorted(found.values(), key=lambda reason: (-reason.iterations[-1], reason.name))
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def costs_of(run: RunFolder) -> list[RunCost]:
+    """Return what a run has cost: tokens, time, memory, disk."""
+    return [*_tokens(run), *_seconds(run), *_memory(run), *_disk(run)]
+
+
+def _tokens(run: RunFolder) -> list[RunCost]:
+    batch, group = run.option("data.batch_size"), run.option("model.updates.group_size")
+    each = (number(batch) or 0) * (number(group) or 0)
+    sampled = dict(run.metric("train/sampled_rollouts"))
+    written, all_, steps = 0.0, 0.0, run.metric("train/sampled_tokens")
+    response = dict(run.metric("train/response_tokens"))
+    for step, tokens in steps:
+        rollouts = sampled.get(step, each)
+        written += tokens * rollouts
+        all_ += response.get(step, tokens) * rollouts
+    if not steps or not written:
+        return []
+    rollouts = sum(sampled.get(step, each) for step, _ in steps)
+    found = [
+        RunCost("rollouts", f"{rollouts:,.0f}", f"{len(steps):,} iterations"),
+        RunCost("tokens written", f"{written:,.0f}", f"{written / rollouts:,.1f} a rollout"),
+        RunCost("tokens read from results", f"{all_ - written:,.0f}"),
+    ]
+    if seconds := sum(value for _, value in run.metric("time/rollout_s")):
+        found.append(RunCost("written a second", f"{written / seconds:,.0f}", "while sampling"))
+    return found
+
+
+def _seconds(run: RunFolder) -> list[RunCost]:
+    names = {"rollout_s": "sampling", "update_s": "learning", "health_s": "measuring health"}
+    spent = {what: sum(v for _, v in run.metric(f"time/{n}")) for n, what in names.items()}
+    total = sum(spent.values())
+    if not total:
+        return []
+    parts = ", ".join(f"{what} {100 * s / total:.0f} %" for what, s in spent.items() if s)
+    each = total / max(1, len(run.metric("time/rollout_s")))
+    return [
+        RunCost("time of iterations", spent_time(total), parts),
+        RunCost(
+            "an iteration", spent_time(each), "validations, warm start and pages are not in it"
+        ),
+    ]
+
+
+def _memory(run: RunFolder) -> list[RunCost]:
+    found = []
+    names = {"host_bytes": "main memory, peak", "device_bytes": "device memory, peak"}
+    for name, what in names.items():
+        if value := number(run.costs.get(name)):
+            found.append(RunCost(what, f"{value / 2**30:.2f} GiB", "of the first process"))
+    if machine := run.costs.get("machine"):
+        found.append(RunCost("machine", texts(machine, 200)))
+    return found
+
+
+def _disk(run: RunFolder) -> list[RunCost]:
+    files = [f for f in (run.path / "checkpoints").rglob("*") if f.is_file()]
+    size = sum(f.stat().st_size for f in files)
+    return [RunCost("checkpoints", f"{size / 2**20:,.1f} MiB")] if size else []
+
+
+def spent_time(seconds: float) -> str:
+    """Return a time as ``2 h 05 min``, ``3 min 20 s`` or ``1.5 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60:02d} min"
+        if minutes >= 60
+        else f"{minutes} min {rest:02d} s"
+    )
+
+
+def when(seconds: float) -> str:
+    """Return a time stamp as ``2026-11-30 20:24``, in this machine's zone; "" for 0."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") if seconds else ""
+
+
+def best_validation(run: RunFolder) -> tuple[int, float] | None:
+    """Return the step of the best validation F1 and its value; the earliest of equal ones."""
+    points = run.metric("val/f1")
+    return max(points, key=lambda point: (point[1], -point[0]), default=None)
+
+
+def next_commands(run: RunFolder, state: RunState, grade: Grade) -> list[Command]:
+    """Return what is sensible to do with a run now, the likeliest first."""
+    folder = shlex.quote(str(run.path))
+    config = shlex.quote(str(run.path / "config.yaml"))
+    go_on = Command("go on where it stopped", f"research fit --config {config} --ckpt_path last")
+    renew = Command("write this page anew", f"research page {folder}")
+    if state.name == "running":
+        return [Command("see all runs beside it", _runs(run.path)), renew]
+    if grade == "ill":
+        teach = "show the policy the form first, then train again"
+        out = shlex.quote(str(run.path.with_name(f"{run.name}-demonstrations")))
+        collect = f"research collect --config {config} --from gold --out {out}"
+        beside = shlex.quote(str(run.path.with_name(f"{run.name}-sft")))
+        imitate = f"research sft --config {config} --data.train {out}/rollouts.jsonl"
+        imitate += f" --trainer.default_root_dir {beside}"
+        more = [go_on] if state.name == "stopped" else []
+        return [Command(teach, collect), Command("imitate what was collected", imitate), *more]
+    if state.name != "finished":
+        return [go_on, renew]
+    found = [Command("ask it a question", f'research ask "Who ...?" --run {folder}')]
+    if not run.answers:
+        line = f"research evaluate --config evaluate/quickstart --run {folder}"
+        found.insert(0, Command("compare it with other methods", line))
+    found.append(Command("beside another run", f"research compare {folder} OTHER_RUN"))
+    return [*found, renew]
+
+
+def _runs(path: Path) -> str:
+    return f"research runs {shlex.quote(str(path.parent))}"
