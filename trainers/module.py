@@ -20,7 +20,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from research_rl.agents import Engine, Rollout, SamplingParams, collect_rollouts
+from research_rl.agents import (
+    Engine,
+    Rollout,
+    SamplingParams,
+    Watch,
+    collect_rollouts,
+    vector_rows,
+)
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
@@ -31,7 +38,7 @@ from research_rl.trainers.collect import Collector, check_group_size, payments, 
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.measures import means_of, prediction_row, prefixed
+from research_rl.trainers.measures import means_of, missing_answers, prediction_row, prefixed
 from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
@@ -106,6 +113,7 @@ class ReSearchModule(pl.LightningModule):
         self.reference: Reference | None = None
         self.updater: Updater | None = None
         """Takes the optimizer steps of a fit; None before its first training batch."""
+        self.watch: Watch | None = None  # of rollouts; the progress bar sets it
         self.iteration = 0
         """Batches of questions that the policy has learned from."""
         self.train_rollouts: list[Rollout] = []
@@ -311,6 +319,7 @@ class ReSearchModule(pl.LightningModule):
             self.price,
         )
         pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
+        vector_rows(self.env).at(iteration)
         rollouts = collect(questions, iteration, pool)
         made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
         return made.stamp(self.iteration)
@@ -338,7 +347,7 @@ class ReSearchModule(pl.LightningModule):
     ) -> list[Rollout]:
         # Lightning's autocast has its cache off: it would cast every weight at every token
         with torch.autocast(self.device.type, enabled=False):
-            return collect_rollouts(questions, self.env, policy, engine, params, seeds)
+            return collect_rollouts(questions, self.env, policy, engine, params, seeds, self.watch)
 
     def whole_policy(self) -> AbstractContextManager[None]:
         """Return a context in which this rank holds all of the policy's weights.
@@ -351,6 +360,7 @@ class ReSearchModule(pl.LightningModule):
 
     def _answer(self, questions: list[Question]) -> list[Rollout]:
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
+        vector_rows(self.env).at(None)
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
@@ -365,7 +375,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all questions."""
-        log_iteration(self, prefixed("val", means_of(self.val_rollouts)))
+        missing = missing_answers(self, "val")
+        log_iteration(self, prefixed("val", means_of(self.val_rollouts, missing=missing)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the rollouts of the previous test."""
@@ -377,7 +388,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        log_iteration(self, prefixed("test", means_of(self.test_rollouts)))
+        missing = missing_answers(self, "test")
+        log_iteration(self, prefixed("test", means_of(self.test_rollouts, missing=missing)))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
         """Return one row for each question: its prediction, scores and text."""
