@@ -152,6 +152,8 @@ def test_what_is_imported_is_declared() -> None:
     known |= {"yaml"} if "pyyaml" in known else set()
     known |= {"faiss"} if {"faiss_cpu", "faiss_gpu"} <= known else set()
     known |= {"grpc"} if "grpcio" in known else set()
+    known |= {"bs4"} if "beautifulsoup4" in known else set()
+    known |= {"docx"} if "python_docx" in known else set()
     imported = set()
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
