@@ -396,6 +396,5 @@ class QuestionDataModule(pl.LightningDataModule):
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of ranks."""
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        at = self.trainer
+        return (0, 1) if at is None else (at.global_rank, at.world_size)

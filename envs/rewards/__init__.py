@@ -14,6 +14,7 @@ from research_rl.envs.rewards.answers import (
 )
 from research_rl.envs.rewards.choose import PRESETS, get_reward
 from research_rl.envs.rewards.fair import fair_scores
+from research_rl.envs.rewards.lint import load_reward
 from research_rl.envs.rewards.presets import (
     FORMAT_REWARD,
     CoverReward,
@@ -43,5 +44,6 @@ __all__ = [
     "fair_scores",
     "get_reward",
     "judged",
+    "load_reward",
     "normalize_answer",
 ]

@@ -22,6 +22,7 @@ from research_rl.envs.system import (
     printable,
 )
 from research_rl.trainers.settings import TRACEBACK, UsageError, careful, is_users_mistake
+from research_rl.trainers.usage import CHECKED, check_usage, show_help
 
 PIPE_CLOSED = 141
 """Exit status where nobody reads the output any more, the one that shells use."""
@@ -159,6 +160,10 @@ def _dispatch(args: list[str]) -> None:
         print(f"research-rl {version('research-rl')}")
     elif command in COMMANDS:
         with careful(args):
+            if command in CHECKED:
+                if show_help(command, args[1:]):
+                    return
+                check_usage(command, args[1:])
             import_module(COMMANDS[command]).main(args[1:])
     else:
         hint = did_you_mean(command, COMMANDS)

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.rewards import RewardFunction, judged
-from research_rl.envs.rewards.lint import load_reward
+from research_rl.envs import Passage
+from research_rl.envs.rewards import RewardFunction, judged, load_reward
 from research_rl.envs.system import CommandLine, lines_of, printable, printable_json
-from research_rl.envs.types import Passage
 from research_rl.trainers.recorder.compared import Rescored, compared, report_of
 from research_rl.trainers.recorder.records import FOLDER, Records
 

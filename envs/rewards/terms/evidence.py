@@ -15,7 +15,7 @@ _CITED = re.compile(r"\[([^\[\]\n]{1,200})\]")
 _MOST_CITED = 1000
 
 
-def title_of(passage: Passage) -> str:
+def _title_of(passage: Passage) -> str:
     """Return what a passage is called: the first line of its contents, folded and unquoted."""
     return _folded(passage.contents.partition("\n")[0])
 
@@ -63,7 +63,7 @@ class EvidenceTerm(RewardTerm):
         if ids:
             return len(ids & {str(p.id) for p in _seen(passages)}) / len(ids)
         if titles:
-            return len(titles & set(map(title_of, _seen(passages)))) / len(titles)
+            return len(titles & set(map(_title_of, _seen(passages)))) / len(titles)
         # a question without an answer has no evidence either, and nothing is wrong with it
         if not self._told and not question.metadata.get("unanswerable"):
             self._told = True
@@ -95,7 +95,7 @@ class CitationTerm(RewardTerm):
         """See RewardTerm."""
         found = _CITED.findall(self.last_turn(segments))[:_MOST_CITED]
         cited = {name for name in map(_folded, found) if name}
-        gold = set(map(title_of, _supporting(_seen(passages), question)))
+        gold = set(map(_title_of, _supporting(_seen(passages), question)))
         both = len(cited & gold)
         return 2 * both / (len(cited) + len(gold)) if both else 0.0
 
@@ -105,7 +105,7 @@ def _supporting(seen: Iterable[Passage], question: Question) -> list[Passage]:
     if ids:
         return [p for p in seen if str(p.id) in ids]
     if titles:
-        return [p for p in seen if title_of(p) in titles]
+        return [p for p in seen if _title_of(p) in titles]
     answers = [answer.casefold() for answer in question.answers if answer.strip()]
     return [p for p in seen if any(answer in p.contents.casefold() for answer in answers)]
 

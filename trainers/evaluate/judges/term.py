@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 
 from research_rl.agents.methods import OpenAIGenerator
+from research_rl.envs import Question
 from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.terms import AnswerTerm, Passages, RewardTerm, abstained
-from research_rl.envs.types import Question
 from research_rl.trainers.evaluate.judges.cache import JudgeCache
 from research_rl.trainers.evaluate.judges.judge import Chat, Judge, JudgeCase
 from research_rl.trainers.evaluate.judges.rows import asked_how, chat_of
