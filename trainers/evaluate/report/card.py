@@ -14,9 +14,7 @@ from research_rl.trainers.evaluate.measures import MEASURES, Agreement, Cell, In
 from research_rl.trainers.evaluate.report.summary import CellSummary, Comparison, Summary
 
 COUNTED = ("searches", "distinct_queries", "sampled_tokens", "result_tokens", "seconds")
-_FOLDED = (
-    "EM is published. Folded EM, which reads 1,500 as 1500, is ours: compare no paper with it."
-)
+_FOLDED = "EM is as published. Folded EM reads 1,500 as 1500 and is ours: set no paper beside it."
 CEILING_HEAD = "EM's ceiling, %"
 _HEADS = {
     "em": "EM",
