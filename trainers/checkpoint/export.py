@@ -104,8 +104,8 @@ def disk_errors_named(what: str, target: Path) -> Iterator[None]:
             raise
         remedy = "name a folder that may be written to"
         if is_full(error):
-            free = free_at(target.absolute().parent) / 1e6
-            remedy = f"{free:.1f} MB are free there; make room"
+            reason += f" ({free_at(target.absolute().parent) / 1e6:.1f} MB free there)"
+            remedy = "make room"
         raise ExportError(f"cannot {what} {target}: {reason}; {remedy}") from error
 
 
