@@ -34,7 +34,7 @@ def main(args: Sequence[str]) -> None:
         "--out", type=Path, default=Path("research.schema.json"), help="default %(default)s"
     )
     given = parser.parse_args(args)
-    text = json.dumps(config_schema(), indent=1)
+    text = json.dumps(config_schema(), separators=(",", ":"))
     print(f"wrote {printable(str(write_whole(given.out, text + chr(10))))}")
     print(f"say in a config's first line: # yaml-language-server: $schema={given.out.name}")
 
