@@ -216,6 +216,8 @@ def _merged(base: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(base)
     for key, value in more.items():
         before = found.get(key)
-        both = isinstance(before, dict) and isinstance(value, Mapping)
-        found[key] = _merged(before, value) if both else value
+        if isinstance(before, dict) and isinstance(value, Mapping):
+            found[key] = _merged(before, value)
+        else:
+            found[key] = value
     return found
