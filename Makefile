@@ -1,9 +1,9 @@
-# The six things one does here. BIN names another environment: make check BIN=/path/to/venv/bin
+# What one does here. BIN names another environment: make check BIN=/path/to/venv/bin
 BIN ?= .venv/bin
 PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup check test slow docs site
+.PHONY: setup check test slow docs site options release
 
 setup:  ## an environment in .venv with everything that the tests need
 	$(PYTHON) -m venv .venv
@@ -25,3 +25,9 @@ docs:  ## renew what is generated, and check the links and names of every page
 
 site:  ## the documentation as a site in build/site, links checked: pip install -c constraints.txt -e ".[cpu,docs]" before
 	$(BIN)/python -m mkdocs build
+
+options:  ## renews the table of options, from which --help and early usage errors are made
+	$(BIN)/python docs/options.py
+
+release:  ## all of RELEASE.md before the tag, uploads nothing: make release VERSION=0.2.0
+	BIN=$(BIN) PYTHON=$(PYTHON) .ci/release $(VERSION)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         PolicyOutput,
         Reference,
     )
-    from research_rl.agents.rollout import Play, collect_rollouts, vector_rows
+    from research_rl.agents.rollout import Play, Watch, collect_rollouts, vector_rows
     from research_rl.agents.types import (
         Engine,
         ModelUnavailable,
@@ -94,6 +94,7 @@ __all__ = [
     "Template",
     "TextOnly",
     "TurnwiseEngine",
+    "Watch",
     "chosen_dtype",
     "collect_rollouts",
     "cpu_abilities",
@@ -134,7 +135,7 @@ __getattr__ = lazy(
         ],
         "machine": ["chosen_dtype", "cpu_abilities", "fast_dtype", "warn_if_slow"],
         "policy": ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"],
-        "rollout": ["Play", "collect_rollouts", "vector_rows"],
+        "rollout": ["Play", "Watch", "collect_rollouts", "vector_rows"],
         "types": [
             "Engine",
             "ModelUnavailable",

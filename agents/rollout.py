@@ -6,8 +6,9 @@ once; what the policy wrote is decoded for the environment and never encoded aga
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
@@ -15,6 +16,12 @@ from gymnasium.vector import AutoresetMode
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import Engine, Rollout, SamplingParams, Sequence
 from research_rl.envs import Episode, Question, ReSearchVectorEnv
+
+Watch: TypeAlias = Callable[[int, int, int], None]
+"""Told of rollouts that go on: how many are over, of how many, and the tokens that were sampled.
+
+The first call has no rollout over, the last one has all. Tokens count when their turn ends.
+"""
 
 
 def collect_rollouts(
@@ -24,6 +31,7 @@ def collect_rollouts(
     engine: Engine,
     params: SamplingParams,
     seeds: Seq[int] | None = None,
+    watch: Watch | None = None,
 ) -> list[Rollout]:
     """Play one episode a question; repeat a question to get a group.
 
@@ -34,6 +42,7 @@ def collect_rollouts(
         engine: samples from the policy.
         params: how.
         seeds: one for each rollout; equal seeds and questions give equal rollouts.
+        watch: is told how far they are, after each step of the environment.
 
     Returns:
         One rollout for each question, in order. One that ran out of tokens has the reward 0 and
@@ -55,9 +64,12 @@ def collect_rollouts(
     prompts = {text: policy.encode_prompt(rows.prompt, text) for text in texts}
     longest = max(questions, key=lambda q: len(prompts[q.text]))
     _check_length(policy, longest, len(prompts[longest.text]), params.max_response_tokens)
-    play = Play(env, rows.episodes, policy, params.max_result_tokens)
+    play = Play(env, rows.episodes, policy, params.max_result_tokens, watch)
+    play.tell()
     sequences = engine.run([prompts[q.text] for q in questions], params, play.on_stop, seeds)
-    return [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
+    rollouts = [play.rollout(row, sequence) for row, sequence in enumerate(sequences)]
+    play.tell()
+    return rollouts
 
 
 class Play:
@@ -68,6 +80,7 @@ class Play:
         episodes: its rows.
         policy: encodes and decodes.
         max_result_tokens: cap of a result; None for none.
+        watch: is told how far the rollouts are.
     """
 
     def __init__(
@@ -76,11 +89,19 @@ class Play:
         episodes: list[Episode],
         policy: LMPolicy,
         max_result_tokens: int | None,
+        watch: Watch | None = None,
     ) -> None:
         self._env, self._episodes = env, episodes
         self._policy, self._cap = policy, max_result_tokens
         self._heard = [-1] * len(episodes)
         """Where the last turn that the environment heard begins, for each row."""
+        self._watch, self._tokens = watch, 0
+
+    def tell(self) -> None:
+        """Say how far the rollouts are, if somebody watches."""
+        if self._watch is not None:
+            over = sum(episode.done for episode in self._episodes)
+            self._watch(over, len(self._episodes), self._tokens)
 
     def on_stop(self, stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
         """Play one step of the rows that ended a turn; see OnStop."""
@@ -88,7 +109,9 @@ class Play:
         for row, sequence in stopped:
             actions[row] = self._policy.decode(sequence.turn_ids)
             self._heard[row] = sequence.turn_start
+            self._tokens += len(sequence.turn_ids)
         replies = self._env.step(actions)[0]
+        self.tell()
         return [
             None
             if self._episodes[row].done
@@ -119,6 +142,7 @@ class Play:
             cut_off = ""
             if self._heard[row] != sequence.turn_start:
                 turns.append(cut_off := self._policy.decode(sequence.turn_ids))
+                self._tokens += len(sequence.turn_ids)
             episode.cut("length", cut_off)
         assert episode.reward is not None
         return Rollout(

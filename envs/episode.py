@@ -239,7 +239,8 @@ class Episode:
         """
         if turn:
             self._add_turn(turn)
-        self.reward, self.finish_reason = _CUT, reason
+        parts = dict.fromkeys(self.rules.reward.part_names, 0.0)
+        self.reward, self.finish_reason = replace(_CUT, parts=parts), reason
 
     def keep_passages(self, count: int) -> str:
         """Show only the ``count`` best passages of each query of the last result and return it.
@@ -307,7 +308,7 @@ class Episode:
 
     def _end(self, reason: str) -> None:
         """Judge the response; split the reward into what pays the answer and what pays its form."""
-        verdict = judged(self.rules.reward, self.segments, self.question)
+        verdict = judged(self.rules.reward, self.segments, self.question, self.passages)
         self.finish_reason = reason
         if verdict.f1 > 0:
             floor = min(verdict.value, FORMAT_REWARD)

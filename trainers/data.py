@@ -51,6 +51,8 @@ class WorldConfig:
         num_test: test questions of each number of hops.
         alias_share: share of the people whose facts are filed under another name, which the first
             search for such a person returns.
+        unanswerable_share: share of the facts that no passage states; a question that needs one has
+            the answer "unknown".
     """
 
     folder: str = "data/world"
@@ -62,6 +64,7 @@ class WorldConfig:
     num_val: int = 60
     num_test: int = 200
     alias_share: float = 0.0
+    unanswerable_share: float = 0.0
 
     def write(self) -> None:
         """Write the world, unless the folder holds it already."""
@@ -105,7 +108,8 @@ class WorldConfig:
             "val": even,
             "test": even,
         }
-        return SyntheticWorld(self.num_people, self.seed, self.alias_share), sizes, hops
+        shares = (self.alias_share, self.unanswerable_share)
+        return SyntheticWorld(self.num_people, self.seed, *shares), sizes, hops
 
     def questions(self, role: Role) -> str:
         """Return the file that holds the questions of a role."""
@@ -392,6 +396,5 @@ class QuestionDataModule(pl.LightningDataModule):
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of ranks."""
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        at = self.trainer
+        return (0, 1) if at is None else (at.global_rank, at.world_size)

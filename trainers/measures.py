@@ -32,6 +32,7 @@ def measure(rollout: Rollout) -> Measures:
     ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results included);
     ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
     that were not searched, because a later ``<search>`` of the same turn replaced them);
+    ``part_NAME``, what each term of the reward added, where it is a sum;
     ``wrong_calls`` (tool calls that could not be read), in protocols of tool calls; ``chain``
     (1 if the queries are exactly the question's gold chain) and ``hops``, each only if the
     question's metadata hold it.
@@ -49,6 +50,7 @@ def measure(rollout: Rollout) -> Measures:
         "truncated": float(rollout.finish_reason == "length"),
         "overridden_searches": float(sum(map(rollout.protocol.overridden, rollout.turns))),
     }
+    values |= {f"part_{name}": value for name, value in reward.parts.items()}
     if isinstance(rollout.protocol, CallProtocol):
         values["wrong_calls"] = float(_wrong_calls(rollout))
     if (chain := question.metadata.get("chain")) is not None:

@@ -1,6 +1,7 @@
 """Progress of a run: one bar from the first to the last iteration, with reward, F1 and searches.
 
-Without a terminal there are lines in place of the bar: ``step 20 of 50, reward 0.41, f1 0.37``.
+Without a terminal there are lines in place of the bar: ``step 20 of 50, reward 0.41, f1 0.37``, and
+within a long step ``sampling: 40 of 256 rollouts over, 21,300 tokens, 410 tokens/s``.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,6 +34,56 @@ _VALIDATED = ("f1", "em", "searches", "format")
 _BY_HOP = re.compile(r"(\d+)hop")
 
 
+class RolloutPulse:
+    """Signs of life while rollouts are sampled: a line after some seconds, then ever more rarely.
+
+    It is told after each step of the environment (see ``Watch``). Where turns are long it is told
+    nothing for minutes, so a thread of its own looks at the clock.
+
+    Args:
+        say: prints a line.
+        seconds: until the first line; the time between two doubles up to six times that.
+    """
+
+    def __init__(self, say: Callable[[str], None], seconds: float = 10.0) -> None:
+        self._say, self._seconds = say, seconds
+        self._over = self._all = self._tokens = 0
+        self._begin = 0.0
+        self._ended: threading.Event | None = None
+
+    def __call__(self, over: int, number: int, tokens: int) -> None:
+        """Take note of how far the rollouts are; the first call begins, the last one ends."""
+        if over == 0 and tokens == 0:
+            self.end()
+            self._begin, self._ended = time.monotonic(), threading.Event()
+            threading.Thread(target=self._beat, args=(self._ended,), daemon=True).start()
+        self._over, self._all, self._tokens = over, number, tokens
+        if over == number:
+            self.end()
+
+    def end(self) -> None:
+        """Say nothing more."""
+        if self._ended is not None:
+            self._ended.set()
+
+    def line(self) -> str:
+        """Return how far the rollouts are."""
+        spent = time.monotonic() - self._begin
+        facts = [f"sampling: {self._over} of {self._all} rollouts over"]
+        if self._tokens:
+            speed = self._tokens / spent if spent > 0 else 0.0
+            facts.append(f"{self._tokens:,} tokens, {speed:,.0f} tokens/s")
+        else:
+            facts.append("no turn has ended yet")
+        return ", ".join([*facts, f"{_clock(spent)} gone"])
+
+    def _beat(self, ended: threading.Event) -> None:
+        wait = self._seconds
+        while not ended.wait(wait):
+            self._say(self.line())
+            wait = min(2 * wait, 6 * self._seconds)
+
+
 class RunProgressBar(TQDMProgressBar):
     """One bar for the whole run in a terminal, or a line every few seconds without one.
 
@@ -48,6 +101,7 @@ class RunProgressBar(TQDMProgressBar):
         self._begin = 0.0
         self._begin_done = 0
         self._last_line = -math.inf
+        self._pulse = RolloutPulse(self._while_sampling, max(every_n_seconds, 1.0))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose between bar and lines; only rank zero shows anything."""
@@ -55,6 +109,20 @@ class RunProgressBar(TQDMProgressBar):
         self._lines = self.is_enabled and not _is_interactive()
         if self._lines:
             self.disable()
+        if (self._lines or self.is_enabled) and hasattr(pl_module, "watch"):
+            setattr(pl_module, "watch", self._pulse)  # noqa: B010  (of ours, not of Lightning's)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """End the lines about rollouts, also where the run has failed."""
+        self._pulse.end()
+        super().teardown(trainer, pl_module, stage)
+
+    def _while_sampling(self, line: str) -> None:
+        if self._lines:
+            rank_zero_info(line)
+        else:
+            with suppress(TypeError):  # there is no such bar outside of a fit
+                self.train_progress_bar.set_description(line.partition(" rollouts")[0])
 
     def on_train_start(self, *args: Any) -> None:
         """Start the bar at the iteration from which the run goes on."""
@@ -74,6 +142,7 @@ class RunProgressBar(TQDMProgressBar):
         """Move the bar, or write a line if it is time for one."""
         done, total = finished_iterations(trainer), total_iterations(trainer)
         bar = self.train_progress_bar
+        bar.set_description("train", refresh=False)
         if self._should_update(done, total or 0):
             bar.total, bar.n = total, done
             bar.set_postfix(self.get_metrics(trainer, pl_module))

@@ -122,6 +122,25 @@ def test_nothing_is_encoded_twice(policy: LMPolicy, monkeypatch: pytest.MonkeyPa
     assert replies > 3
 
 
+def test_a_watcher_is_told_how_far_they_are() -> None:
+    policy = tiny.policy()
+    turns = ["<search>a</search>", "<answer>\\boxed{x}</answer>"]
+    engine = tiny.ScriptedEngine(policy, [turns, turns, ["no end"]])
+    params = SamplingParams(max_response_tokens=60)
+    told: list[tuple[int, ...]] = []
+    rollouts = collect_rollouts(
+        questions(3, 1),
+        make_env(),
+        policy,
+        engine,
+        params,
+        watch=lambda *facts: told.append(facts),
+    )
+    assert told[0] == (0, 3, 0)
+    assert told[-1] == (3, 3, sum(sum(r.sequence.loss_mask) for r in rollouts))
+    assert told == sorted(told)
+
+
 def test_all_who_search_in_a_step_share_one_call() -> None:
     policy = tiny.policy()
     retriever = Echo()

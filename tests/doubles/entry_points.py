@@ -15,6 +15,7 @@ from doubles.payloads import SECRET, write_module
 
 from research_rl.envs.system import TRUST
 from research_rl.trainers.cli import dispatch
+from research_rl.trainers.usage import Option, option_rows
 
 TRAINER = ("fit", "validate", "test", "predict", "sft")
 """Commands of Lightning's parser, whose options a config holds."""
@@ -54,6 +55,14 @@ def parser_of(command: str) -> Any:
         except Found as found:
             return found.args[0]
     raise AssertionError(f"{command} reads its arguments in a way that is not known here")
+
+
+def options_in_force(command: str) -> list[Option]:
+    """Return the options that a command's real parser takes, as the table of options has them."""
+    parser = parser_of(command)
+    inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    chosen = "fit" if command == "sft" else command
+    return option_rows(inner[0].choices[chosen] if inner else parser)
 
 
 def subcommands(command: str, parser: Any) -> Iterator[tuple[str, Any]]:

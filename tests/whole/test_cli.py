@@ -297,11 +297,15 @@ for args, status in {given}:
 
 
 def test_help_and_usage_errors_wait_for_neither_torch_nor_lightning(tmp_path: Path) -> None:
-    light = ["ask", "data", "index", "export", "serve-policy", "replay", "plan", "lint-reward"]
-    light += ["page", "compare", "runs", "configs", "env", "schema", "completion"]
+    light = set(cli.COMMANDS)
     mistakes = ["plan", "plan --device abacus", "replay nope", "export --ckpt x", "serve-policy"]
     mistakes += ["page nope", "compare nope", "compare a b", "runs nope", "configs nope"]
     mistakes += ["env x", "schema x", "completion fish"]
+    for command in ("fit", "validate", "test", "predict", "sft"):
+        mistakes += [command, f"{command} --config quikstart", f"{command} --config quickstart --x"]
+    mistakes += ["fit --config quickstart --data.seed", "evaluate --config none", "evaluate --x 1"]
+    mistakes += ["sft --config small_cpu --model.updates.group_size x", "collect --out x"]
+    mistakes += ["collect --out x --config quikstart", "plan --config quickstart --data.sed 1"]
     given = [("--help", 0), *((f"{command} --help", 0) for command in light)]
     given += [(mistake, command_line.FAILED) for mistake in mistakes]
     code = WITHOUT_TORCH.format(given=given)

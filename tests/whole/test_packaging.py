@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,10 @@ import yaml
 from doubles.places import ROOT
 
 PACKAGES = ("envs", "agents", "trainers", "configs")
-METADATA = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+DOOR = "door"
+"""The folder that installs as ``research_rl`` itself."""
+METADATA = ("setup.cfg", "setup.py", "MANIFEST.in", "pyproject.toml", "README.md", "LICENSE")
+URL = "https://example.org/somebody/research"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     """The wheel, built from a copy so that nothing stale or generated gets in."""
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path_factory.mktemp("source")
-    for name in PACKAGES:
+    for name in (*PACKAGES, DOOR):
         shutil.copytree(
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
@@ -36,7 +41,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
         "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", build, str(source)], cwd=source, capture_output=True, text=True
+        [sys.executable, "-c", build, str(source)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RESEARCH_RL_URL": URL},
     )
     assert run.returncode == 0, run.stderr
     return ZipFile(source / run.stdout.splitlines()[-1])
@@ -54,10 +63,59 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: ZipFile) -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {"research_rl/__init__.py", "research_rl/py.typed"}
     held = {n for n in wheel.namelist() if ".dist-info/" not in n}
     assert wanted - held == set()
     assert held - wanted == set()
+
+
+def test_the_index_page_has_links_that_work_there(metadata: Message) -> None:
+    page = metadata.get_payload()
+    assert isinstance(page, str)
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert len(links) > 20
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+    assert "![learning curve" in page
+    version = metadata["Version"]
+    assert f"({URL}/raw/v{version}/docs/quickstart.png)" in page
+    assert f"({URL}/blob/v{version}/docs/install.md)" in page
+    named = dict(url.split(", ", 1) for url in metadata.get_all("Project-URL") or [])
+    assert {"Source", "Documentation", "Changelog", "Issues"} <= set(named)
+    assert "Typing :: Typed" in (metadata.get_all("Classifier") or [])
+
+
+def test_without_an_address_the_page_is_the_readme() -> None:
+    made = runpy.run_path(str(ROOT / "setup.py"), run_name="not_main")
+    text = "[a](docs/x.md) ![b\nc](p.png) [d](https://e.org) [f](#g) [`h`](i.md#j)"
+    assert made["absolute"](text, "https://u", "1.0.0") == (
+        "[a](https://u/blob/v1.0.0/docs/x.md) ![b\nc](https://u/raw/v1.0.0/p.png) "
+        "[d](https://e.org) [f](#g) [`h`](https://u/blob/v1.0.0/i.md#j)"
+    )
+
+
+def test_the_sdist_is_told_of_everything() -> None:
+    """What git holds is in the sdist, but for what concerns the repository alone."""
+    told = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    grafted = set(re.findall(r"^graft (\S+)$", told, re.MULTILINE)) | {*PACKAGES, DOOR}
+    listed = re.findall(r"^include (.+)$", told, re.MULTILINE)[0].split()
+    own = {".git", ".github", ".gitignore", ".editorconfig", ".pre-commit-config.yaml", "ruff.toml"}
+    made = {"dist", "build", "runs", ".venv", ".typecheck"}
+    for path in ROOT.iterdir():
+        ignored = path.name in own | made | {"setup.cfg"} or path.name.endswith("egg-info")
+        if not ignored and not path.name.startswith((".pytest", ".ruff", ".mypy", ".hypo", "__")):
+            assert path.name in grafted or any(path.match(one) for one in listed), path.name
+
+
+def test_the_release_command_is_a_script_that_uploads_nothing() -> None:
+    script = ROOT / ".ci" / "release"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8")
+    assert "twine check" in text
+    assert not re.search(r"twine upload|git push(?! origin main)|^git (commit|tag)", text)
+    wrong = subprocess.run([str(script), "1.x"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "X.Y.Z" in wrong.stderr
 
 
 def test_console_command(wheel: ZipFile) -> None:
@@ -94,6 +152,8 @@ def test_what_is_imported_is_declared() -> None:
     known |= {"yaml"} if "pyyaml" in known else set()
     known |= {"faiss"} if {"faiss_cpu", "faiss_gpu"} <= known else set()
     known |= {"grpc"} if "grpcio" in known else set()
+    known |= {"bs4"} if "beautifulsoup4" in known else set()
+    known |= {"docx"} if "python_docx" in known else set()
     imported = set()
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         read_metrics,
     )
     from research_rl.trainers.callbacks.rollout_log import RolloutLog
+    from research_rl.trainers.callbacks.send import SendAlong, takes_more_than_numbers
     from research_rl.trainers.callbacks.svg import (
         Picture,
         drawable,
@@ -44,6 +45,7 @@ __all__ = [
     "Picture",
     "RolloutLog",
     "RunCallback",
+    "SendAlong",
     "compared_figure",
     "cosmetic",
     "curves_figure",
@@ -56,6 +58,7 @@ __all__ = [
     "run_folder",
     "save_picture",
     "svg_of",
+    "takes_more_than_numbers",
 ]
 
 # pictures of a finished run do not wait for Lightning
@@ -70,6 +73,7 @@ __getattr__ = lazy(
             *("health_figure", "health_picture", "read_metrics"),
         ],
         "rollout_log": ["RolloutLog"],
+        "send": ["SendAlong", "takes_more_than_numbers"],
         "svg": ["Picture", "drawable", "picture_of", "save_picture", "svg_of"],
     },
 )

@@ -7,7 +7,7 @@ Read first: dispatch.py
 May import: agents, envs, trainers.agent, trainers.algorithms, trainers.callbacks,
     trainers.checkpoint, trainers.credit, trainers.data, trainers.distributed, trainers.health,
     trainers.module, trainers.overview, trainers.progress, trainers.recorder, trainers.settings,
-    trainers.warmstart
+    trainers.usage, trainers.warmstart
 """
 
 from __future__ import annotations

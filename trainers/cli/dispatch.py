@@ -22,6 +22,7 @@ from research_rl.envs.system import (
     printable,
 )
 from research_rl.trainers.settings import TRACEBACK, UsageError, careful, is_users_mistake
+from research_rl.trainers.usage import CHECKED, check_usage, show_help
 
 PIPE_CLOSED = 141
 """Exit status where nobody reads the output any more, the one that shells use."""
@@ -47,6 +48,7 @@ commands:
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
   serve-agent  answer for others (HTTP)    research serve-agent --run DIR --port 8000
   replay       play recorded rollouts      research replay RUN
+  rescore      apply another reward        research rescore RUN --reward em
   page         a run as a page             research page RUN
   compare      runs beside each other      research compare RUN RUN
   runs         list runs, a line each      research runs DIR
@@ -79,6 +81,7 @@ COMMANDS = {
     "serve-policy": "research_rl.trainers.cli.serve_policy",
     "serve-agent": "research_rl.trainers.cli.serve_agent",
     "replay": "research_rl.trainers.recorder.command",
+    "rescore": "research_rl.trainers.recorder.rescore",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",
     **{name: f"research_rl.trainers.desk.{name}" for name in _DESK},
@@ -157,6 +160,10 @@ def _dispatch(args: list[str]) -> None:
         print(f"research-rl {version('research-rl')}")
     elif command in COMMANDS:
         with careful(args):
+            if command in CHECKED:
+                if show_help(command, args[1:]):
+                    return
+                check_usage(command, args[1:])
             import_module(COMMANDS[command]).main(args[1:])
     else:
         hint = did_you_mean(command, COMMANDS)

@@ -42,14 +42,20 @@ from research_rl.trainers import (  # noqa: F401
     distributed,
     warmstart,
 )
-from research_rl.trainers.callbacks import ExportPolicy, LearningCurve, RolloutLog  # noqa: F401
+from research_rl.trainers.callbacks import (  # noqa: F401
+    ExportPolicy,
+    LearningCurve,
+    RolloutLog,
+    SendAlong,
+    takes_more_than_numbers,
+)
 from research_rl.trainers.checkpoint import (
     AtomicCheckpointIO,
     KeepMetrics,
     RunLogger,
     find_checkpoint,
 )
-from research_rl.trainers.cli.loggers import may_fail, that_start
+from research_rl.trainers.cli.loggers import check_installed_for, may_fail, that_start
 from research_rl.trainers.cli.parser import ResearchParser, Unresolved
 from research_rl.trainers.cli.start import (
     check_nothing_is_lost,
@@ -153,6 +159,7 @@ class ResearchCLI(LightningCLI):
         if chat.date is None:
             chat.date = date_to_write(self._root(), self._option("ckpt_path"))
         take_run_logger(trainer)
+        check_installed_for(trainer.get("logger"))
         set_threads(self._option("torch_threads"))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -162,6 +169,8 @@ class ResearchCLI(LightningCLI):
         has a SignalCheck and a RunPage.
         """
         settings = self.config_init[self.subcommand]["trainer"]
+        if settings.get("enable_model_summary") is None:  # Lightning's counts FLOPs, and finds 0
+            kwargs["enable_model_summary"] = False
         if self.subcommand != "fit" and settings.get("logger") is not False:
             kwargs["logger"] = RunLogger(self._root(), name="", version=self.subcommand)
         given = settings.get("callbacks") or []
@@ -170,9 +179,12 @@ class ResearchCLI(LightningCLI):
         more: list[pl.Callback] = []
         if shows and not any(isinstance(c, ProgressBar) for c in listed):
             more.append(RunProgressBar())
-        for ours in (SignalCheck, RunPage) if self.subcommand == "fit" else ():
-            if not any(isinstance(c, ours) for c in listed):
-                more.append(ours())
+        loggers = settings.get("logger")
+        shown = takes_more_than_numbers(loggers if isinstance(loggers, list) else [loggers])
+        ours: list[type[pl.Callback]] = [SignalCheck, RunPage, *([SendAlong] if shown else [])]
+        for one in ours if self.subcommand == "fit" else []:
+            if not any(isinstance(c, one) for c in listed):
+                more.append(one())
         if more:
             kwargs["callbacks"] = [*listed, *more]
         trainer = super().instantiate_trainer(**kwargs)
@@ -306,12 +318,16 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message)
     if not sys.stderr.isatty():  # a log file is no place for bars of transformers
         disable_progress_bar()  # type: ignore[no-untyped-call]
-    notes = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    notes.addFilter(_is_no_advertisement)
+    for module in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{module}").addFilter(_is_news)
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+_NO_NEWS = ("litlogger", "PU available: ", "`weights_only` was not set")
+"""In what Lightning logs: an advertisement, chips that are not there, its own choice."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in _NO_NEWS)
 
 
 def run(

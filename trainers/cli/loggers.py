@@ -8,17 +8,45 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
 from research_rl.trainers.checkpoint import RunLogger
+from research_rl.trainers.settings import UsageError
 
 log = logging.getLogger(__name__)
 _METHODS = (
     *("log_metrics", "log_hyperparams", "log_graph", "save", "finalize"),
     *("after_save_checkpoint", "log_image", "log_text", "log_table"),
 )
+
+
+_NEEDS = {
+    **{"WandbLogger": ("wandb", "wandb"), "MLFlowLogger": ("mlflow", "mlflow-skinny")},
+    **{"CometLogger": ("comet_ml", "comet-ml"), "NeptuneLogger": ("neptune", "neptune")},
+}
+"""Loggers of Lightning: the module that each needs, and the package that has it."""
+
+
+def check_installed_for(loggers: Any) -> None:
+    """Refuse loggers whose packages are not installed, before anything is made.
+
+    Args:
+        loggers: what a config says under ``trainer.logger``.
+
+    Raises:
+        UsageError: one is not; names the package.
+    """
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+        module, package = _NEEDS.get(name, ("", ""))
+        if module and find_spec(module) is None:
+            raise UsageError(
+                f"trainer.logger names {name}, which needs {module}, and it is not installed: "
+                f"pip install {package}; or leave the logger out"
+            )
 
 
 def that_start(loggers: Sequence[Logger]) -> list[Logger]:

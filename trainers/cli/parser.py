@@ -6,15 +6,14 @@ A user writes ``save_dir: ${trainer.default_root_dir}``. The run needs the folde
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from pytorch_lightning.cli import LightningArgumentParser
 
 from research_rl.trainers.checkpoint import with_references
-from research_rl.trainers.settings import OneLineParser
+from research_rl.trainers.usage import FitParser
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Unresolved:
     text: str = ""
 
 
-class ResearchParser(OneLineParser, LightningArgumentParser):
+class ResearchParser(FitParser, LightningArgumentParser):
     """Lightning's parser with errors of one line and configs that keep their references."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,10 +53,3 @@ class ResearchParser(OneLineParser, LightningArgumentParser):
         elif saves and self.unresolved.text:
             return with_references(text, self.unresolved.text)
         return text
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with the reason; somebody who named no config is shown where to begin."""
-        named = any(arg.startswith(("-c", "--config")) for arg in sys.argv)
-        if "required" in message and not named:
-            message += "; a config has it all: research fit --config quickstart"
-        super().error(message, ex)

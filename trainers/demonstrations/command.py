@@ -11,6 +11,7 @@ from typing import Any
 
 from research_rl.envs.system import CommandLine, printable, told_if_full, warn_of_room
 from research_rl.trainers.settings import UsageError
+from research_rl.trainers.usage import check_usage
 
 
 def main(args: Sequence[str]) -> None:
@@ -18,6 +19,7 @@ def main(args: Sequence[str]) -> None:
     own, rest = _parser().parse_known_args(args)
     if not any(arg.startswith(("-c", "--config")) for arg in rest):
         raise UsageError("collect must have a config, got none; try --config small_cpu")
+    check_usage("fit", rest)
     from research_rl.envs.questions import read_questions
     from research_rl.trainers.demonstrations.collect import Collection, card_text, collect
     from research_rl.trainers.demonstrations.keep import Keep
@@ -108,8 +110,11 @@ def _plain(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandLine(
         prog="research collect",
-        description="Plays questions and keeps the rollouts that are worth imitating. Environment, "
-        "policy and sampling are those of a config of `research fit`, whose options are all taken.",
+        usage="research collect --config NAME --out DIR [options]",
+        description="Play questions and keep the rollouts that are worth imitating. For example: "
+        "research collect --config small_cpu --from gold --out demos. Environment, policy and "
+        "sampling are those of the config; all options of `research fit` are taken, see "
+        "research fit --help.",
         allow_abbrev=False,
     )
     parser.add_argument(

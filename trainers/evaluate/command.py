@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from research_rl.envs.system import printable, told_if_full, warn_of_room
 from research_rl.trainers.evaluate.config import check_config, make_parser, read_config
 from research_rl.trainers.evaluate.run import Evaluation
-from research_rl.trainers.evaluate.write import write_report
+from research_rl.trainers.evaluate.write import Report, write_report
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, the one that shells use."""
@@ -35,26 +35,36 @@ def main(args: list[str]) -> None:
         SystemExit: the command line is wrong (2) or Ctrl-C was pressed (130).
     """
     logging.basicConfig(level=logging.WARNING, format="research: %(message)s")
+    evaluation, is_dry = prepared(args)
+    if is_dry:
+        print(printable(plan(evaluation)))
+        return
+    try:
+        written = reported(evaluation)
+    except KeyboardInterrupt:
+        _interrupted(evaluation)
+    print(printable(written.markdown))
+    print(f"wrote {', '.join(map(str, written.files))}")
+    evaluation.check_answered()
+
+
+def prepared(args: list[str]) -> tuple[Evaluation, bool]:
+    """Return the evaluation of a command line, all of it checked, and whether it only plans."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     parser = make_parser()
     parsed = parser.parse_args(args)
     config, described = read_config(parser, parsed)
     methods = check_config(config)
     _set_threads(config.torch_threads)
-    evaluation = Evaluation(config, methods, described)
-    if parsed.dry_run:
-        print(printable(plan(evaluation)))
-        return
-    try:
-        warn_of_room(evaluation.out, "an evaluation")
-        with told_if_full(evaluation.out, "the answers so far are kept"), evaluation.alone():
-            evaluation.answer()
-            written = write_report(evaluation)
-    except KeyboardInterrupt:
-        _interrupted(evaluation)
-    print(printable(written.markdown))
-    print(f"wrote {', '.join(map(str, written.files))}")
-    evaluation.check_answered()
+    return Evaluation(config, methods, described), bool(parsed.dry_run)
+
+
+def reported(evaluation: Evaluation) -> Report:
+    """Ask what has no answer yet, and write the report."""
+    warn_of_room(evaluation.out, "an evaluation")
+    with told_if_full(evaluation.out, "the answers so far are kept"), evaluation.alone():
+        evaluation.answer()
+        return write_report(evaluation)
 
 
 def plan(evaluation: Evaluation) -> str:

@@ -5,7 +5,6 @@ All of it is checked before a model is loaded, so that a misspelt name costs sec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,13 +19,9 @@ from research_rl.trainers.evaluate.measures import check_system
 from research_rl.trainers.evaluate.named import check_protocol, find_agent, one_of, typed_arguments
 from research_rl.trainers.settings import (
     EVALUATION,
-    PROTOCOL_CONFIGS,
+    EvaluationConfigFile,
     OneLineParser,
     PromptParts,
-    ShippedConfigFile,
-    find_config,
-    read_yaml,
-    shipped_configs,
 )
 
 _HOW_NOT_WHAT = (
@@ -190,23 +185,6 @@ class Method:
     init_args: dict[str, Any]
     models: tuple[str, ...] | None = None
     datasets: tuple[str, ...] | None = None
-
-
-class EvaluationConfigFile(ShippedConfigFile):
-    """``--config NAME``, which may also be one that says how an environment is played.
-
-    ``protocol/search_r1`` and its like are for ``research fit``; their protocol and number of
-    passages are those of the evaluation here.
-    """
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
-        """Merge the config into what was parsed so far."""
-        name = str(value).removesuffix(".yaml")
-        if name in shipped_configs(PROTOCOL_CONFIGS):
-            env = read_yaml(Path(find_config(name)))["model"]["env"]
-            value = json.dumps({key: env[key] for key in ("protocol", "top_k")})
-        ShippedConfigFile.apply_config(parser, cfg, dest, value)
 
 
 def make_parser() -> OneLineParser:

@@ -4,7 +4,8 @@ It reads the shape of a model and no weights, so a laptop can plan a run of eigh
 `research plan --config research_7b --devices 8 --device h200`.
 
 Read first: command.py
-May import: agents, envs, trainers.algorithms, trainers.cli, trainers.settings, trainers.warmstart
+May import: agents, envs, trainers.algorithms, trainers.cli, trainers.settings, trainers.usage,
+    trainers.warmstart
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from research_rl.trainers.plan.seconds import (
     this_cpu,
 )
 from research_rl.trainers.settings import UsageError
+from research_rl.trainers.usage import check_usage
 
 if TYPE_CHECKING:
     from research_rl.trainers.plan.sizes import Sizes
@@ -31,6 +32,7 @@ def main(args: Sequence[str]) -> None:
     own, rest = _parser().parse_known_args(args)
     if not any(arg.startswith(("-c", "--config")) for arg in rest):
         raise UsageError("a plan must have a config, got none; try --config quickstart")
+    check_usage("fit", rest)
     from research_rl.trainers.plan.report import as_json, as_table, make_plan
     from research_rl.trainers.plan.sizes import sizes_of
 

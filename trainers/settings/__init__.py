@@ -17,10 +17,12 @@ from research_rl.trainers.settings.shipped import (
     CONFIGS,
     EVALUATION,
     PROTOCOL_CONFIGS,
+    EvaluationConfigFile,
     OneLineParser,
     ShippedConfigFile,
     find_config,
     shipped_configs,
+    usage_errors_raised,
 )
 from research_rl.trainers.settings.trust import (
     careful,
@@ -55,6 +57,7 @@ __all__ = [
     "TRACEBACK",
     "TRUST",
     "EnvConfig",
+    "EvaluationConfigFile",
     "OneLineParser",
     "PromptParts",
     "ShippedConfigFile",
@@ -78,6 +81,7 @@ __all__ = [
     "refuse_code",
     "shipped_configs",
     "trusted",
+    "usage_errors_raised",
     "write_policy_file",
 ]
 

@@ -7,9 +7,13 @@ before it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,6 +90,23 @@ class ShippedConfigFile(ActionConfigFile):
             ActionConfigFile.apply_config(parser, cfg, dest, str(part))
 
 
+class EvaluationConfigFile(ShippedConfigFile):
+    """``--config NAME``, which may also be one that says how an environment is played.
+
+    ``protocol/search_r1`` and its like are for ``research fit``; their protocol and number of
+    passages are those of the evaluation here.
+    """
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        """Merge the config into what was parsed so far."""
+        name = str(value).removesuffix(".yaml")
+        if name in shipped_configs(PROTOCOL_CONFIGS):
+            env = read_yaml(Path(find_config(name)))["model"]["env"]
+            value = json.dumps({key: env[key] for key in ("protocol", "top_k")})
+        ShippedConfigFile.apply_config(parser, cfg, dest, value)
+
+
 def _check_text(text: str) -> None:
     try:
         check_bounds(text, "the text of --config")
@@ -137,6 +158,19 @@ def _sections(path: Path) -> dict[str, Any]:
     return loaded
 
 
+_raises: ContextVar[bool] = ContextVar("raises", default=False)
+
+
+@contextmanager
+def usage_errors_raised() -> Iterator[None]:
+    """Within, a parser raises UsageError where a command would end with status 2."""
+    token = _raises.set(True)
+    try:
+        yield
+    finally:
+        _raises.reset(token)
+
+
 class OneLineParser(ArgumentParser):
     """A parser whose errors are one line, and which reads the class paths of older configs."""
 
@@ -160,5 +194,7 @@ class OneLineParser(ArgumentParser):
             for parser in action.choices.values() if isinstance(action.choices, dict) else ():
                 options.update(parser._option_string_actions)
         line = one_line(message, sorted(options))
+        if _raises.get():
+            raise UsageError(line) from ex
         sys.stderr.write(printable(f"research: error: {line}\n"))
         sys.exit(FAILED)

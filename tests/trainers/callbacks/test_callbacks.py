@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +361,34 @@ def test_bar_in_a_terminal(
     bars = (shown.out + shown.err).replace("\r", "\n")
     assert re.search(r"train: 100%.*4/4 .*reward=0\.50, f1=0\.25, searches=1\.50", bars)
     assert "validation at step 2: f1 0.75" in bars
+
+
+def test_signs_of_life_while_rollouts_are_sampled() -> None:
+    said: list[str] = []
+    pulse = progress.RolloutPulse(said.append, 0.02)
+    pulse(0, 4, 0)
+    wait_for(lambda: bool(said))
+    assert said[0] == "sampling: 0 of 4 rollouts over, no turn has ended yet, 0:00 gone"
+    pulse(1, 4, 90)
+    assert re.fullmatch(
+        r"sampling: 1 of 4 rollouts over, 90 tokens, [\d,]+ tokens/s, 0:00 gone", pulse.line()
+    )
+    pulse(4, 4, 400)
+    time.sleep(0.05)  # a line that was begun
+    told = len(said)
+    time.sleep(0.3)
+    assert len(said) == told, "nothing more when all are over"
+    pulse(0, 2, 0)
+    wait_for(lambda: len(said) > told)
+    pulse.end()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if what():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within five seconds")
 
 
 def test_max_steps_counts_updates(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Configs as Python values, and the words of a command line that say the same.
+
+``command_words(["quickstart", {"data.seed": 8}])`` is ``["--config", "quickstart", "--config",
+"data: {seed: 8}"]``. A class may stand where a config names one by its path.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any, TypeAlias
+
+import yaml  # type: ignore[import-untyped]
+
+ConfigLike: TypeAlias = "str | PathLike[str] | Mapping[str, Any]"
+"""A shipped config's name, a YAML file, or options: nested, or with dots in their names."""
+
+
+def command_words(configs: Iterable[ConfigLike]) -> list[str]:
+    """Return the command line that merges these configs, the last one wins.
+
+    Raises:
+        TypeError: one is no config, or holds a value that YAML cannot.
+    """
+    words = []
+    for config in configs:
+        if isinstance(config, Mapping):
+            text = yaml.safe_dump(_nested(config), sort_keys=False, allow_unicode=True)
+            words += ["--config", text]
+        elif isinstance(config, str | PathLike):
+            words += ["--config", str(config)]
+        else:
+            raise TypeError(
+                "a config must be a shipped name, a file or a mapping of options, got "
+                f"{type(config).__name__}"
+            )
+    return words
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as sections in sections: ``{"data.seed": 1}`` is ``{"data": {"seed": 1}}``."""
+    made: dict[str, Any] = {}
+    for name, value in options.items():
+        *sections, last = str(name).split(".")
+        inner = made
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise TypeError(f"{name} must not stand beside a value of its section {section}")
+        plain = _plain(value, str(name))
+        if isinstance(plain, dict) and isinstance(inner.get(last), dict):
+            inner[last] |= plain
+        else:
+            inner[last] = plain
+    return made
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value as YAML has it; a class as the path by which it is imported."""
+    if isinstance(value, Mapping):
+        return (
+            _nested(value) if name != "init_args" else {k: _plain(v, k) for k, v in value.items()}
+        )
+    if isinstance(value, list | tuple):
+        return [_plain(one, name) for one in value]
+    if inspect.isclass(value):
+        return {"class_path": f"{value.__module__}.{value.__qualname__}"}
+    if isinstance(value, PathLike):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(
+        f"{name} must be a number, a text, a list, a mapping or a class, got "
+        f"{type(value).__name__}; name a class, and its arguments as "
+        "{'class_path': ..., 'init_args': {...}}"
+    )

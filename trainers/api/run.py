@@ -1,0 +1,167 @@
+"""The functions `train`, `evaluate` and `ask`.
+
+``train("quickstart", {"trainer.max_steps": 10})`` is ``research fit --config quickstart
+--trainer.max_steps 10`` in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from research_rl.trainers.api.configs import ConfigLike, command_words
+from research_rl.trainers.settings import careful, usage_errors_raised
+
+if TYPE_CHECKING:
+    from research_rl.agents.methods import Prediction
+    from research_rl.trainers.agent import Asker
+
+
+_kept: dict[str, Asker] = {}
+"""What asks the agent of the latest question, by its options."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Args:
+        folder: of the run; everything it wrote lies there.
+        metrics: the newest value of each metric, ``val/f1`` for instance.
+        policy: the trained policy as a Hugging Face folder; None where the config has no
+            ExportPolicy.
+        checkpoint: the best or else the last checkpoint; None where none was written.
+    """
+
+    folder: Path
+    metrics: dict[str, float] = field(repr=False)
+    policy: Path | None
+    checkpoint: Path | None
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The rows of ``metrics.csv``: one a training step and one a validation."""
+        with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found.
+
+    Args:
+        folder: where rows, card, figures and page are.
+        card: the card as markdown.
+        rows: those of ``card.csv``: a mean with its interval for each data set, model and method.
+    """
+
+    folder: Path
+    card: str = field(repr=False)
+    rows: list[dict[str, str]] = field(repr=False)
+
+
+def train(
+    *configs: ConfigLike, resume: str | Path | None = None, overwrite: bool = False
+) -> Trained:
+    """Train a policy, as ``research fit`` does.
+
+    Args:
+        configs: shipped names, YAML files and mappings of options, merged in their order.
+        resume: ``last``, ``best`` or a checkpoint to go on from; None begins anew.
+        overwrite: replace a run that the folder holds.
+
+    Raises:
+        UsageError: a config is not there, or says what no run takes.
+        FileNotFoundError: something that a config names is missing.
+    """
+    from research_rl.trainers.cli import run
+
+    words = ["fit", *command_words(configs)]
+    words += [] if resume is None else ["--ckpt_path", str(resume)]
+    words += ["--overwrite"] if overwrite else []
+    with usage_errors_raised():
+        done: Any = run(words)
+    trainer = done.trainer
+    folder = Path(trainer.default_root_dir)
+    exported = (getattr(one, "written", None) for one in trainer.callbacks)
+    policies = [path for path in exported if path is not None and (path / "config.json").is_file()]
+    saved = getattr(trainer.checkpoint_callback, "best_model_path", "") or getattr(
+        trainer.checkpoint_callback, "last_model_path", ""
+    )
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return Trained(folder, metrics, next(iter(policies), None), Path(saved) if saved else None)
+
+
+def evaluate(*configs: ConfigLike) -> Evaluated:
+    """Compare methods on data sets, as ``research evaluate`` does.
+
+    An evaluation that was stopped goes on.
+
+    Args:
+        configs: shipped names, YAML files and mappings of options, merged in their order:
+            ``evaluate("evaluate/quickstart", {"run": "runs/quickstart"})``.
+
+    Raises:
+        UsageError: a config is not there, or says what no evaluation takes.
+        ValueError: a setting is wrong, or the folder holds rows of other settings.
+    """
+    from research_rl.trainers.evaluate import prepared, reported
+
+    words = command_words(configs)
+    with ExitStack() as stack:
+        stack.enter_context(careful(words))
+        stack.enter_context(usage_errors_raised())
+        evaluation, _ = prepared(words)
+        written = reported(evaluation)
+        evaluation.check_answered()
+    with (evaluation.out / "card.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return Evaluated(evaluation.out, written.markdown, rows)
+
+
+def ask(
+    question: str, run: str | PathLike[str] | Trained | None = None, **options: Any
+) -> Prediction:
+    """Ask a policy a question, as ``research ask`` does.
+
+    The model of the latest call is kept: further questions to it do not load it again.
+
+    Args:
+        question: what is asked.
+        run: a finished run: its policy, index, prompt and limits.
+        options: those of the command with ``_`` for ``-``: model, server, index, protocol, prompt,
+            top_k, max_searches, max_tokens, temperature, seed, api, tokenizer, dialect.
+
+    Returns:
+        The answer, with its searches and passages.
+
+    Raises:
+        UsageError: there is no model or no index.
+        TypeError: there is no such option.
+    """
+    from research_rl.trainers.agent import Asked, make_asker, resolve
+
+    known = ["run", *(one.name for one in fields(Asked))]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"ask has no option {unknown[0]!r} (known: {', '.join(known)})")
+    folder = run.folder if isinstance(run, Trained) else run
+    given = {"run": None if folder is None else str(folder), **options}
+    places = [Path(str(given[name])) for name in ("run", "model") if given.get(name)]
+    key = repr((sorted(given.items()), _stamp(places)))
+    if key not in _kept:
+        _kept.clear()
+        with careful([str(value) for value in options.values()]):
+            settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
+            _kept[key] = make_asker(settings)
+    return _kept[key].answer([question], [lambda stretch: None])[0]
+
+
+def _stamp(folders: list[Path]) -> tuple[int, ...]:
+    """When the weights in these folders were written; other weights make another agent."""
+    files = [file for folder in folders for file in [*folder.glob("*"), *folder.glob("policy/*")]]
+    return tuple(sorted(file.stat().st_mtime_ns for file in files if file.suffix == ".safetensors"))

@@ -1,0 +1,36 @@
+"""Help and usage errors of the commands that train and evaluate, told without torch.
+
+``options.json`` holds every option of these commands, written by ``make options`` from the real
+parsers. From it come the pages of ``--help``, and a parser that finds a misspelt option, a value
+of the wrong type or an unknown config before the libraries of the real one are imported.
+
+Read first: table.py, then skeleton.py
+May import: envs, trainers.settings
+"""
+
+from __future__ import annotations
+
+from research_rl.trainers.usage.pages import OPENINGS, Opening, help_page, show_help
+from research_rl.trainers.usage.skeleton import CHECKED, FitParser, check_usage
+from research_rl.trainers.usage.table import (
+    TABLE,
+    Option,
+    option_rows,
+    options_of,
+    write_table,
+)
+
+__all__ = [
+    "CHECKED",
+    "OPENINGS",
+    "TABLE",
+    "FitParser",
+    "Opening",
+    "Option",
+    "check_usage",
+    "help_page",
+    "option_rows",
+    "options_of",
+    "show_help",
+    "write_table",
+]
