@@ -259,6 +259,7 @@ class Rollout:
             "format_error": reward.format_error,
             "finish_reason": self.finish_reason,
             "seed": self.seed,
+            **({"parts": dict(reward.parts)} if reward.parts else {}),
             **self._language(),
             **_picked(vars(self.sequence), *_ID_COLUMNS),  # TextOnly has none
         }
@@ -295,7 +296,9 @@ class Rollout:
                 dict(held.get("metadata", {})),
             ),
             _ids_of(held),
-            Reward(held["reward"], **_picked(held, "f1", "em", "format_error", "prediction")),
+            Reward(
+                held["reward"], **_picked(held, "f1", "em", "format_error", "prediction", "parts")
+            ),
             list(held["turns"]),
             list(held["results"]),
             passage_ids=[list(found) for found in held.get("passage_ids", ())],

@@ -341,9 +341,7 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         for row in made:
             first, second = (escaped(row[d].get(what, "")) for d in DTYPES)
             if first or second:
-                other = (
-                    "" if second.split("differ by")[0] == first.split("differ by")[0] else second
-                )
+                other = "" if second.split("differ")[0] == first.split("differ")[0] else second
                 lines.append(f"| {row['family']} | {first} | {other} |")
         lines.append("")
     lines += ["## Not tried", "", "| family | reason |", "|---|---|"]

@@ -32,7 +32,9 @@ from typing import Any
 import torch
 from kills import outcome, start, wait, write_config
 
-_TIMES = re.compile(r'"(?:\w*seconds|created|mtime_ns|started|ended|time|finished)": ?[^,}\n]+')
+_TIMES = re.compile(
+    r'"(?:\w*seconds|created|mtime_ns|mark|started|ended|time|finished)": ?[^,}\n]+'
+)
 _WAYS = ("--overwrite",)
 """What an error may tell a user to add."""
 

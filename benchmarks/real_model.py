@@ -86,8 +86,9 @@ class Job:
             return None
         return self.train(
             "grpo",
-            *("--data.batch_size", "8", "--trainer.max_steps", str(self.iterations)),
+            *("--data.batch_size", "16", "--trainer.max_steps", str(self.iterations)),
             *("--model.algorithm", "GRPO", "--model.algorithm.init_args.kl_coef", "0.0"),
+            *("--model.algorithm.init_args.scale_by_std", "false"),
             *options,
             *self.settings,
         )
@@ -160,8 +161,8 @@ def world_rung(job: Job, demonstrations: int, questions: int) -> None:
     exam = Exam(job.out / "exam", f"{folder}/index", asked, max_searches=4)
     after = job.grpo(
         *("--config", str(shared), "--model.policy.model", str(sft)),
-        *("--trainer.val_check_interval", "5", "--data.world.train_hops", "{1: 1.0, 2: 4.0}"),
-        *("--model.optimizer.init_args.lr", "4e-5"),
+        *("--trainer.val_check_interval", "5", "--data.world.train_hops", "{1: 1.0, 2: 2.0}"),
+        *("--model.optimizer.init_args.lr", "4e-5", "--data.limit_val", "32"),
     )
     policies = [("after SFT", exam.search("after SFT", sft)), *after_grpo(exam, after)]
     report(job.out, policies, hops=(1, 2))
@@ -267,9 +268,9 @@ def main() -> None:
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--demonstrations", type=int, default=320)
-    parser.add_argument("--epochs", type=int, default=1, help="of the cold start")
+    parser.add_argument("--epochs", type=int, default=3, help="of the cold start")
     parser.add_argument("--questions", type=int, help="of the exam (200 a hop; 300 real ones)")
-    parser.add_argument("--iterations", type=int, default=60, help="of GRPO; 0 leaves it out")
+    parser.add_argument("--iterations", type=int, default=25, help="of GRPO; 0 leaves it out")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

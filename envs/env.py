@@ -57,6 +57,9 @@ class ReSearchEnv(gym.Env[str, str]):
     | ``em`` | 1 for an exact match in the right form, else 0 |
     | ``cover`` | 1 if an answer stands in the prediction, in the right form, else 0 |
 
+    A sum of terms, ``{"terms": {"answer": 0.8, "evidence": 0.2}}``, pays what its terms say; see
+    docs/rewards.md.
+
     A positive answer reward is lowered by ``search_cost`` for each search, but never below the
     0.1 that a wrong answer in the right format earns.
 
@@ -120,7 +123,7 @@ class ReSearchEnv(gym.Env[str, str]):
         max_searches: int | None = None,
         search_cost: float = 0.0,
         max_chars: int = 32768,
-        reward: str | RewardFunction = "default",
+        reward: str | RewardFunction | Mapping[str, Any] = "default",
         prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
         protocol: str | Protocol = "research",

@@ -12,6 +12,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from research_rl.envs.fitting import fitted
 from research_rl.envs.protocols import (
     BUDGET_USED,
     NOTHING_FOUND,
@@ -29,7 +30,6 @@ from research_rl.envs.protocols import (
 from research_rl.envs.rewards import FORMAT_REWARD, RewardFunction, judged
 from research_rl.envs.types import Passage, Question, RetrieverUnavailable, Reward
 
-_LEAST = 16  # characters of a query or a note that are kept as long as others can go
 _CUT = Reward(0.0, format_error="the episode was cut off before an answer")
 
 
@@ -239,7 +239,8 @@ class Episode:
         """
         if turn:
             self._add_turn(turn)
-        self.reward, self.finish_reason = _CUT, reason
+        parts = dict.fromkeys(self.rules.reward.part_names, 0.0)
+        self.reward, self.finish_reason = replace(_CUT, parts=parts), reason
 
     def keep_passages(self, count: int) -> str:
         """Show only the ``count`` best passages of each query of the last result and return it.
@@ -291,7 +292,8 @@ class Episode:
         """Append the reply to the last turn, noting which passages it shows."""
         rows = [self._shown_of(one) for one in self._asked]
         note = BUDGET_USED if self._budget_used and self.last_places else ""
-        text = self._fit(rows, note)
+        found = [Found(a.query, row, a.note) for a, row in zip(self._asked, rows, strict=True)]
+        text, rows = fitted(found, lambda shown: self._written(shown, note), self.rules.max_chars)
         for one, row in zip(self._asked, rows, strict=True):
             if one.place is not None:
                 self.passages[one.place] = row
@@ -301,44 +303,12 @@ class Episode:
     def _shown_of(self, one: _Asked) -> list[Passage]:
         return [] if one.place is None else list(self.passages[one.place])
 
-    def _fit(self, rows: list[list[Passage]], note: str) -> str:
-        """Render within max_chars, dropping passages from ``rows``.
-
-        Whole passages go first, from the end of the query that has most of them; then the last ones
-        are halved; then queries and notes are cut.
-        """
-        while True:
-            found = [Found(a.query, r, a.note) for a, r in zip(self._asked, rows, strict=True)]
-            text = self._written(found, note)
-            most = max(rows, key=len)
-            if len(text) <= self.rules.max_chars:
-                return text
-            if not most:
-                return self._cut_to_fit(found, note)
-            last = most.pop()
-            if not most and last.contents:
-                most.append(_halved(last))
-
-    def _cut_to_fit(self, found: list[Found], note: str) -> str:
-        """Render what holds no passage within max_chars: shorter texts, then fewer of them."""
-        limit = size = self.rules.max_chars
-        while True:
-            text = self._written([Found(f.query[:size], (), f.note[:size]) for f in found], note)
-            if len(text) <= limit:
-                return text
-            if size > _LEAST:
-                size //= 2
-            elif len(found) > 1:
-                found = found[: len(found) // 2]
-            else:
-                return text[:limit]
-
     def _written(self, found: Sequence[Found], note: str) -> str:
         return self.rules.protocol.reply(found, note, not self.rules.reward.original_rollout)
 
     def _end(self, reason: str) -> None:
         """Judge the response; split the reward into what pays the answer and what pays its form."""
-        verdict = judged(self.rules.reward, self.segments, self.question)
+        verdict = judged(self.rules.reward, self.segments, self.question, self.passages)
         self.finish_reason = reason
         if verdict.f1 > 0:
             floor = min(verdict.value, FORMAT_REWARD)
@@ -385,7 +355,3 @@ def _invalid(asked: Sequence[_Asked]) -> str:
 
 def _at_most(number: int) -> str:
     return f"at most {number} {'query' if number == 1 else 'queries'} a turn"
-
-
-def _halved(passage: Passage) -> Passage:
-    return replace(passage, contents=passage.contents[: len(passage.contents) // 2])

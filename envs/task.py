@@ -38,7 +38,7 @@ class Task:
         max_searches: int | None = None,
         search_cost: float = 0.0,
         max_chars: int = 32768,
-        reward: str | RewardFunction = "default",
+        reward: str | RewardFunction | Mapping[str, Any] = "default",
         prompt: PromptChoice = "base",
         on_retriever_error: str = "raise",
         protocol: str | Protocol = "research",

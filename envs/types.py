@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+UNANSWERABLE = ("unknown", "unanswerable")
+"""Gold answers of a question that has none."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -21,7 +24,8 @@ class Question:
         text: the question as the policy reads it.
         answers: gold answers, at least one.
         metadata: what the data set knows besides: ``hops`` (int), ``gold_ids`` (passage ids of
-            the supporting paragraphs), ``chain`` (gold queries in order), ``type``, ``split``.
+            the supporting paragraphs), ``chain`` (gold queries in order), ``type``, ``split``,
+            ``unanswerable`` (true where the answers are UNANSWERABLE).
     """
 
     id: str
@@ -54,6 +58,7 @@ class Reward:
         em: 1.0 if the normalised prediction equals a gold answer, else 0.0.
         format_error: what is wrong with the policy's own text; None if nothing is.
         prediction: what the last ``\\boxed{}`` of the answer holds, "" without one.
+        parts: what each term of a reward that is a sum added to the value, by name.
     """
 
     value: float
@@ -61,6 +66,7 @@ class Reward:
     em: float = 0.0
     format_error: str | None = None
     prediction: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 Results: TypeAlias = list[list[Passage]]

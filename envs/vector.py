@@ -101,6 +101,10 @@ class ReSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray
             raise gym.error.ResetNeeded("call reset() for every row before step() or render()")
         return episodes
 
+    def at(self, iteration: int | None) -> None:
+        """Tell the reward the iteration of training; None is outside of training."""
+        self.task.rules.reward.at(iteration)
+
     def resize(self, num_envs: int) -> None:
         """Set the number of rows; all begin anew at the next reset, which must follow."""
         if num_envs < 1:

@@ -22,6 +22,7 @@ from research_rl.agents.engines import seed_of
 from research_rl.envs import Question
 from research_rl.envs.questions import find_split, read_questions
 from research_rl.envs.synthetic import Split, SyntheticWorld
+from research_rl.trainers.audit import unanswerable
 from research_rl.trainers.prompts import prompts_that_fit
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class WorldConfig:
         num_test: test questions of each number of hops.
         alias_share: share of the people whose facts are filed under another name, which the first
             search for such a person returns.
+        unanswerable_share: share of the facts that no passage states; a question that needs one has
+            the answer "unknown".
     """
 
     folder: str = "data/world"
@@ -61,6 +64,7 @@ class WorldConfig:
     num_val: int = 60
     num_test: int = 200
     alias_share: float = 0.0
+    unanswerable_share: float = 0.0
 
     def write(self) -> None:
         """Write the world, unless the folder holds it already."""
@@ -104,7 +108,8 @@ class WorldConfig:
             "val": even,
             "test": even,
         }
-        return SyntheticWorld(self.num_people, self.seed, self.alias_share), sizes, hops
+        shares = (self.alias_share, self.unanswerable_share)
+        return SyntheticWorld(self.num_people, self.seed, *shares), sizes, hops
 
     def questions(self, role: Role) -> str:
         """Return the file that holds the questions of a role."""
@@ -270,6 +275,7 @@ class QuestionDataModule(pl.LightningDataModule):
         self.val_batch_size = val_batch_size
         self.seed = seed
         self.world = world
+        self._missing: dict[Role, frozenset[str] | None] = {}
 
     def prepare_data(self) -> None:
         """Write the synthetic world if one is configured; Lightning calls this on one process.
@@ -316,7 +322,20 @@ class QuestionDataModule(pl.LightningDataModule):
         return isinstance(index, str) and Path(index).is_relative_to(self.world.folder)
 
     def _has(self, role: Role) -> bool:
-        return self.sources[role] is not None or self.world is not None
+        return self._source(role) is not None
+
+    def _source(self, role: Role) -> str | None:
+        source = self.sources[role]
+        return self.world.questions(role) if source is None and self.world is not None else source
+
+    def missing(self, role: Role, searched: object) -> frozenset[str] | None:
+        """Return the ids of questions without an answer in the index; None if no audit told."""
+        if role not in self._missing:
+            place = self._source(role)
+            if place and Path(place).is_dir() and (split := find_split(place, SPLITS[role])):
+                place = f"{place}#{split}"
+            self._missing[role] = unanswerable(place, lambda: read_questions(str(place)), searched)
+        return self._missing[role]
 
     def questions(self, role: Role) -> list[Question]:
         """Read the questions of a role.
@@ -326,9 +345,7 @@ class QuestionDataModule(pl.LightningDataModule):
             QuestionError: a line of the file is not a question.
             FileNotFoundError: there is no such file.
         """
-        source, limit = self.sources[role], self.limits[role]
-        if source is None and self.world is not None:
-            source = self.world.questions(role)
+        source, limit = self._source(role), self.limits[role]
         if source is None:
             raise ValueError(
                 f"data.{role} must name a question file, got none; set --data.{role} FILE"
@@ -379,6 +396,5 @@ class QuestionDataModule(pl.LightningDataModule):
 
     def place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of ranks."""
-        if self.trainer is None:
-            return 0, 1
-        return self.trainer.global_rank, self.trainer.world_size
+        at = self.trainer
+        return (0, 1) if at is None else (at.global_rank, at.world_size)

@@ -11,12 +11,15 @@ from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.envs.protocols import CallProtocol, Search
+from research_rl.trainers.data import QuestionDataModule, Role
 from research_rl.trainers.distributed import gather
 
 Measures = dict[str, float]
 
 SOLVED = 0.99
 """F1 from which a rollout counts as right."""
+CEILING = "em_ceiling"
+"""What ``research data audit`` said of the questions; it stands beside EM."""
 HOPS = "hops"
 """The entry that groups questions; it is not averaged."""
 
@@ -29,6 +32,7 @@ def measure(rollout: Rollout) -> Measures:
     ``sampled_tokens`` (written by the policy) and ``response_tokens`` (results included);
     ``truncated`` (1 if the token budget was used up); ``overridden_searches`` (queries
     that were not searched, because a later ``<search>`` of the same turn replaced them);
+    ``part_NAME``, what each term of the reward added, where it is a sum;
     ``wrong_calls`` (tool calls that could not be read), in protocols of tool calls; ``chain``
     (1 if the queries are exactly the question's gold chain) and ``hops``, each only if the
     question's metadata hold it.
@@ -46,6 +50,7 @@ def measure(rollout: Rollout) -> Measures:
         "truncated": float(rollout.finish_reason == "length"),
         "overridden_searches": float(sum(map(rollout.protocol.overridden, rollout.turns))),
     }
+    values |= {f"part_{name}": value for name, value in reward.parts.items()}
     if isinstance(rollout.protocol, CallProtocol):
         values["wrong_calls"] = float(_wrong_calls(rollout))
     if (chain := question.metadata.get("chain")) is not None:
@@ -88,9 +93,41 @@ def summarize(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None
     return average([measure(rollout) for rollout in rollouts], by_hop)
 
 
-def means_of(rollouts: Iterable[Rollout], by_hop: Collection[str] | None = None) -> Measures:
-    """Return ``summarize`` of the rollouts of all ranks; every rank must call it."""
-    return average(gather([measure(rollout) for rollout in rollouts]), by_hop)
+def means_of(
+    rollouts: Iterable[Rollout],
+    by_hop: Collection[str] | None = None,
+    missing: Collection[str] | None = None,
+) -> Measures:
+    """Return ``summarize`` of the rollouts of all ranks; every rank must call it.
+
+    Args:
+        rollouts: of this rank.
+        by_hop: as in ``summarize``.
+        missing: ids of the questions that have no answer in the corpus; ``em_ceiling`` is then the
+            share of the others, the EM that can be reached. None leaves it out.
+    """
+    rows = []
+    for rollout in rollouts:
+        rows.append(measure(rollout))
+        if missing is not None:
+            rows[-1][CEILING] = float(rollout.question.id not in missing)
+    return average(gather(rows), by_hop)
+
+
+def missing_answers(module: Any, role: Role) -> Collection[str] | None:
+    """Return the ids of a role's questions that an audit found no answer to in the index.
+
+    Args:
+        module: a ReSearchModule in a trainer.
+        role: val or test.
+
+    Returns:
+        None where no audit was made, or the questions are not from a QuestionDataModule.
+    """
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, QuestionDataModule):
+        return None
+    return data.missing(role, module.env_config.index)
 
 
 def prefixed(prefix: str, values: Mapping[str, float]) -> Measures:

@@ -20,7 +20,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from research_rl.agents import Engine, Rollout, SamplingParams, Watch, collect_rollouts
+from research_rl.agents import (
+    Engine,
+    Rollout,
+    SamplingParams,
+    Watch,
+    collect_rollouts,
+    vector_rows,
+)
 from research_rl.agents.engines import CachedEngine, check_trainable, seed_of
 from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluating
 from research_rl.envs import Question
@@ -31,7 +38,7 @@ from research_rl.trainers.collect import Collector, check_group_size, payments, 
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
-from research_rl.trainers.measures import means_of, prediction_row, prefixed
+from research_rl.trainers.measures import means_of, missing_answers, prediction_row, prefixed
 from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
@@ -312,6 +319,7 @@ class ReSearchModule(pl.LightningModule):
             self.price,
         )
         pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
+        vector_rows(self.env).at(iteration)
         rollouts = collect(questions, iteration, pool)
         made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
         return made.stamp(self.iteration)
@@ -352,6 +360,7 @@ class ReSearchModule(pl.LightningModule):
 
     def _answer(self, questions: list[Question]) -> list[Rollout]:
         seeds = [seed_of(self.seed, "evaluation", question.id) for question in questions]
+        vector_rows(self.env).at(None)
         with self.whole_policy():
             self.engine.sync(self.iteration)
             return self._play(questions, self.validation_sampling, seeds, self.policy, self.engine)
@@ -366,7 +375,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all questions."""
-        log_iteration(self, prefixed("val", means_of(self.val_rollouts)))
+        missing = missing_answers(self, "val")
+        log_iteration(self, prefixed("val", means_of(self.val_rollouts, missing=missing)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the rollouts of the previous test."""
@@ -378,7 +388,8 @@ class ReSearchModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means over all questions."""
-        log_iteration(self, prefixed("test", means_of(self.test_rollouts)))
+        missing = missing_answers(self, "test")
+        log_iteration(self, prefixed("test", means_of(self.test_rollouts, missing=missing)))
 
     def predict_step(self, questions: list[Question], batch_idx: int) -> list[dict[str, Any]]:
         """Return one row for each question: its prediction, scores and text."""

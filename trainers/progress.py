@@ -20,6 +20,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
+from research_rl.trainers.measures import CEILING
+
 SHOWN = {
     "reward": "train/reward",
     "f1": "train/f1",
@@ -108,7 +110,7 @@ class RunProgressBar(TQDMProgressBar):
         if self._lines:
             self.disable()
         if (self._lines or self.is_enabled) and hasattr(pl_module, "watch"):
-            pl_module.watch = self._pulse
+            setattr(pl_module, "watch", self._pulse)  # noqa: B010  (of ours, not of Lightning's)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """End the lines about rollouts, also where the run has failed."""
@@ -214,6 +216,8 @@ def validation_line(metrics: Mapping[str, Any], step: int) -> str:
     for name in _VALIDATED:
         if f"val/{name}" in metrics:
             kinds = _by_hop(metrics, f"val/{name}_") if name in ("f1", "searches") else ""
+            if name == "em" and (most := metrics.get(f"val/{CEILING}")) is not None:
+                kinds = f" (ceiling {float(most):.2f})"
             facts.append(f"{name} {float(metrics[f'val/{name}']):.2f}{kinds}")
     return f"validation at step {step}: {', '.join(facts)}" if facts else ""
 

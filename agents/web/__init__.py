@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from research_rl.agents.web.ending_rows import ending_engine
 from research_rl.agents.web.engine import ServerEngine
-from research_rl.agents.web.jobs import Job, JobQueue, QueueFullError
+from research_rl.agents.web.jobs import JobQueue, QueuedJob, QueueFullError
 from research_rl.agents.web.request_queue import RequestQueue
 from research_rl.envs.system import lazy
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from research_rl.agents.web.app import serve_sampling
 
 __all__ = [
-    "Job",
     "JobQueue",
     "QueueFullError",
+    "QueuedJob",
     "RequestQueue",
     "ServerEngine",
     "ending_engine",

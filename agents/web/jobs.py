@@ -24,7 +24,7 @@ class QueueFullError(RuntimeError):
 
 
 @dataclass(eq=False)
-class Job(Generic[_W]):
+class QueuedJob(Generic[_W]):
     """What somebody wants done.
 
     Args:
@@ -52,8 +52,8 @@ class JobQueue(ABC, Generic[_W]):
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
         self._max_wait, self._max_waiting = max_wait, max_waiting
-        self._waiting: deque[Job[_W]] = deque()
-        self._running: list[Job[_W]] = []
+        self._waiting: deque[QueuedJob[_W]] = deque()
+        self._running: list[QueuedJob[_W]] = []
         self._given_up: set[Future[Any]] = set()
         self._arrived = threading.Condition()
         self._closing = False
@@ -67,7 +67,7 @@ class JobQueue(ABC, Generic[_W]):
         self.close()
 
     @abstractmethod
-    def _results(self, jobs: list[Job[_W]]) -> Seq[Any]:
+    def _results(self, jobs: list[QueuedJob[_W]]) -> Seq[Any]:
         """Do jobs of one kind, at least one, and return the result of each."""
 
     @abstractmethod
@@ -110,7 +110,7 @@ class JobQueue(ABC, Generic[_W]):
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _take(self, job: Job[_W]) -> None:
+    def _take(self, job: QueuedJob[_W]) -> None:
         """Let a job wait for its turn.
 
         Raises:
@@ -130,7 +130,7 @@ class JobQueue(ABC, Generic[_W]):
             self._arrived.notify_all()
 
     @contextmanager
-    def _under_way(self, jobs: list[Job[_W]]) -> Iterator[None]:
+    def _under_way(self, jobs: list[QueuedJob[_W]]) -> Iterator[None]:
         """Inside, these jobs run and can be given up."""
         self._running = jobs
         for row, job in enumerate(jobs):
@@ -154,7 +154,7 @@ class JobQueue(ABC, Generic[_W]):
             for job, result in zip(jobs, results, strict=True):
                 job.done.set_result(result)
 
-    def _next(self) -> list[Job[_W]]:
+    def _next(self) -> list[QueuedJob[_W]]:
         """The first job and those that can be done with it; none when all is over."""
         with self._arrived:
             while not self._waiting and not self._closing:
@@ -164,7 +164,7 @@ class JobQueue(ABC, Generic[_W]):
             if not self._waiting:
                 return []
             jobs = [self._waiting.popleft()]
-            kept: deque[Job[_W]] = deque()
+            kept: deque[QueuedJob[_W]] = deque()
             while self._waiting and jobs[0].kind is not None:
                 job = self._waiting.popleft()
                 (jobs if job.kind == jobs[0].kind else kept).append(job)

@@ -20,7 +20,7 @@ from research_rl.agents.engines import MAX_SLOTS, check_params
 from research_rl.agents.policy import LMPolicy
 from research_rl.agents.types import SamplingParams, Sequence
 from research_rl.agents.web.ending_rows import ending_engine
-from research_rl.agents.web.jobs import Job, JobQueue
+from research_rl.agents.web.jobs import JobQueue, QueuedJob
 from research_rl.agents.web.weights import take_adapter, take_weights
 
 MAX_WAITING = 4096
@@ -102,7 +102,7 @@ class RequestQueue(JobQueue[_Work]):
         """
         self._check(completion)
         kind = completion.model, replace(completion.params, max_response_tokens=1 << 30)
-        job = Job(_Work(completion), kind)
+        job = QueuedJob(_Work(completion), kind)
         self._take(job)
         return job.done
 
@@ -115,7 +115,7 @@ class RequestQueue(JobQueue[_Work]):
         return self._changed(lambda: self._load_adapter(name, folder))
 
     def _changed(self, change: Callable[[], None]) -> Future[None]:
-        job = Job(_Work(change=change))  # alone, and nothing overtakes it
+        job = QueuedJob(_Work(change=change))  # alone, and nothing overtakes it
         self._take(job)
         return job.done
 
@@ -142,7 +142,7 @@ class RequestQueue(JobQueue[_Work]):
     def _give_up(self, row: int) -> None:
         self._budgets[row] = 0
 
-    def _results(self, jobs: list[Job[_Work]]) -> Seq[Any]:
+    def _results(self, jobs: list[QueuedJob[_Work]]) -> Seq[Any]:
         if (change := jobs[0].work.change) is not None:
             change()
             return [None]

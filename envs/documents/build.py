@@ -177,7 +177,7 @@ def _check_readers(kinds: Counter[str]) -> None:
     if lacking:
         counts = ", ".join(f"{kinds[kind]} {kind} files need {PACKAGES[kind]}" for kind in lacking)
         raise ImportError(
-            f"{counts}, which is not installed: pip install 'research-rl[documents]', or leave "
+            f"{counts}, which is not installed: pip install -e '.[documents]', or leave "
             f"them out with --skip {' '.join(lacking)}"
         )
 

@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   research index build --corpus corpus.jsonl --out index
 
 Markdown, reStructuredText, text and code are read as they are; HTML, PDF and Word files need
-pip install 'research-rl[documents]'.
+pip install -e '.[documents]'.
 """
 
 
@@ -82,7 +82,7 @@ def _told(out: Path, report: CorpusReport) -> Iterator[str]:
     """Yield the lines of a report."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.files.most_common())
     files = sum(report.files.values())
-    yield f"{files} files read ({kinds}); {report.again} of them now, the others as before"
+    yield f"{files} files read ({kinds}); {report.again} files were opened now, others are known"
     for reason, count in sorted(report.passed.items()):
         yield f"passed over: {count} ({reason})"
     yield from _named(

@@ -17,6 +17,10 @@ MOST_TEXT = 20_000_000
 """Characters of one document; more is refused as no document."""
 
 
+_LONGEST_HEAD = 500
+"""Characters of a line that may be a heading of markdown."""
+
+
 class UnreadableError(ValueError):
     """A document cannot be read; says why."""
 
@@ -147,7 +151,7 @@ def _markdown_marks(text: str, start: int) -> Iterator[HeadingMark]:
     before: tuple[int, str] | None = None  # a paragraph's first line: an underline makes it a head
     for place, line in _lines(text, start):
         fenced = _FENCE.match(line)
-        hashes = _HASHES.match(line)
+        hashes = _HASHES.match(line) if len(line) <= _LONGEST_HEAD else None
         under = _UNDER.match(line) if before else None
         if fence:
             if fenced and fenced[1].startswith(fence) and not line.strip(" \t`~"):
@@ -162,7 +166,11 @@ def _markdown_marks(text: str, start: int) -> Iterator[HeadingMark]:
             if title := plain_title(before[1]):
                 yield HeadingMark(before[0], place + len(line) + 1, level, title)
         elif line.strip() and not hashes:
-            first = not running and not line.startswith((" " * 4, "\t", ">", "|", "- ", "* "))
+            first = (
+                not running
+                and len(line) <= _LONGEST_HEAD
+                and not line.startswith((" " * 4, "\t", ">", "|", "- ", "* "))
+            )
             before, running = ((place, line) if first else None), True
             continue
         before, running = None, False

@@ -14,6 +14,7 @@ SEPARATOR = " > "
 _SENTENCE = r"(?<=[.!?…。！？])['\"”»)\]]*\s+|(?<=[。！？])"
 _BORDERS = tuple(map(re.compile, (r"\n\s*\n", r"\n", _SENTENCE, r"\s+")))
 """Where a passage may end, the best first: paragraph, line, sentence, word."""
+_LETTER = re.compile(r"\S")
 _MOST_PARTS = 4
 
 
@@ -83,15 +84,11 @@ def _sections(reading: Reading) -> Iterator[tuple[list[str], int, int]]:
 def _cuts(text: str, begin: int, end: int, size: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Yield where the passages of a section begin and end, without the white space around them."""
     start = begin
-    while True:
-        start += len(text[start:end]) - len(text[start:end].lstrip()) if start < end else 0
-        if start >= end:
-            return
+    while (letter := _LETTER.search(text, start, end)) is not None:
+        start = letter.start()
         stop = end if end - start <= size else _border(text, start, start + size)
-        kept = text[start:stop].rstrip()
-        if kept:
-            yield start, start + len(kept)
-        if stop >= end or not text[stop:end].strip():
+        yield start, start + len(text[start:stop].rstrip())
+        if stop >= end or _LETTER.search(text, stop, end) is None:
             return
         start = max(start + 1, _after(text, start, stop, overlap))
 

@@ -112,13 +112,35 @@ class Protocol(ABC):
 
     @abstractmethod
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
-        """Write a turn that searches.
+        """Write a turn that searches; tags in its texts are escaped.
 
         Args:
-            queries: at least one.
+            queries: at least one, and at most ``max_queries``.
             thought: before them; "" for none.
             opened: what the prompt has opened of the turn, see Opened.
+
+        Raises:
+            ValueError: none, or too many queries.
         """
+
+    def writable(self, queries: Sequence[str]) -> list[str]:
+        """Return queries as they may be written: those that hold tags are escaped.
+
+        So ``parse`` reads as many queries as were given, and a title that holds a tag is asked for
+        as passages show it.
+
+        Raises:
+            ValueError: none, or more than ``max_queries``.
+        """
+        most = self.max_queries
+        if not queries or (most is not None and len(queries) > most):
+            wanted = "at least 1 query" if most is None else f"1 to {most} queries"
+            wanted = "1 query" if most == 1 else wanted
+            raise ValueError(
+                f"a search of {self.name} must hold {wanted}, got {len(queries)}; write each of "
+                "the others into a turn of its own"
+            )
+        return [self.escape(query) for query in queries]
 
     @abstractmethod
     def answer(self, text: str, thought: str = "", opened: str = "") -> str:

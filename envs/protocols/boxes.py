@@ -3,6 +3,7 @@ r"""Answers inside a text: ``<answer>`` tags and ``\boxed{}``. No function here 
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _BRACE = re.compile(r"(?<!\\)\\+boxed\s*\{|\\[{}]|[{}]")  # the lookbehind keeps runs of \ linear
 
@@ -52,3 +53,21 @@ def last_boxed(text: str) -> str | None:
         elif token.endswith("{") and token != "\\{":
             opened.append((match.end(), token != "{"))
     return found
+
+
+def unreadable(text: str, tags: tuple[str, ...]) -> str:
+    """Return the text without any of these tags: the first character of each is an entity.
+
+    Also of one that stands inside another: of the tags ``<<a>`` and ``<a>`` both are gone.
+    """
+    return _beginnings(tags).sub(lambda match: _entity(match[0]), text)
+
+
+@cache
+def _beginnings(tags: tuple[str, ...]) -> re.Pattern[str]:
+    # one character is consumed, so that tags which overlap are all found
+    return re.compile("|".join(f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in tags if t))
+
+
+def _entity(character: str) -> str:
+    return {"<": "&lt;", ">": "&gt;"}.get(character, f"&#{ord(character)};")

@@ -30,11 +30,15 @@ from research_rl.envs.protocols.actions import (
     Segment,
 )
 from research_rl.envs.protocols.base import Protocol
-from research_rl.envs.protocols.boxes import all_tagged, answer_content, last_boxed
+from research_rl.envs.protocols.boxes import (
+    all_tagged,
+    answer_content,
+    last_boxed,
+    unreadable,
+)
 from research_rl.envs.protocols.prompts import Prompt, no_plain_prompt, opens_thought
 
 _THINK = re.compile(r"<think>|</think>")
-_RESPONSE = ("<tool_response>", "</tool_response>")
 _SHOWN = 80  # characters of a wrong call that its error names
 
 
@@ -67,13 +71,19 @@ class CallProtocol(Protocol):
     r"""Whether an answer must stand in a ``\boxed{}``; else it may, or be the whole message."""
     needs_thought: ClassVar[bool] = False
     """Whether each message of good form holds a thought."""
-    result_tags: ClassVar[tuple[str, str]] = _RESPONSE
+    result_tags: ClassVar[tuple[str, str]] = ("<tool_response>", "</tool_response>")
+    """Around what each call found; a subclass that sets its own need not repeat ``tags``."""
     tags: ClassVar[tuple[str, ...]] = (
         *("<tool_call>", "</tool_call>"),
         *result_tags,
         *Protocol.thought,
     )
     """What passages must not hold, for some tokenizers read it as one control token."""
+
+    def __init_subclass__(cls) -> None:
+        """Let no passage hold the tags of results that a subclass has."""
+        super().__init_subclass__()
+        cls.tags = tuple(dict.fromkeys((*cls.tags, *cls.result_tags)))
 
     @abstractmethod
     def calls(self, text: str) -> list[Call]:
@@ -179,11 +189,11 @@ class CallProtocol(Protocol):
         return Answer(answer) if answer else Malformed("no tool call and no answer")
 
     def reply(self, found: Sequence[Found], note: str = "", escape: bool = True) -> str:
-        """Return one block for each call, each between ``<tool_response>`` tags."""
+        """Return one block for each call, each between ``result_tags``."""
         texts = []
         for number, one in enumerate(found, 1):
             text = "\n\n".join(self._texts_of(one, note * (number == len(found)), escape)).strip()
-            texts.append("{1}\n{0}\n{2}".format(text, *_RESPONSE))
+            texts.append("{1}\n{0}\n{2}".format(text, *self.result_tags))
         return "\n".join(texts)
 
     def _texts_of(self, one: Found, note: str, escape: bool) -> list[str]:
@@ -199,7 +209,8 @@ class CallProtocol(Protocol):
 
     def results(self, reply: str) -> list[str]:
         """Return what a reply says to each call, in order; a text without blocks is one."""
-        return all_tagged(reply, f"{_RESPONSE[0]}\n", f"\n{_RESPONSE[1]}") or [reply]
+        opening, closing = self.result_tags
+        return all_tagged(reply, f"{opening}\n", f"\n{closing}") or [reply]
 
     def content(self, reply: str) -> str:
         """See Protocol."""
@@ -209,14 +220,14 @@ class CallProtocol(Protocol):
         r"""Say what is wrong with the form of a finished response; None if nothing is.
 
         Each message but the last must call the tool, and every call must be one that can be run.
-        The last one must answer. Thoughts must be closed; a ``<tool_response>`` is the
+        The last one must answer. Thoughts must be closed; ``result_tags`` are the
         environment's.
         """
         turns = [segment.text for segment in segments if segment.kind == "policy"]
         if not turns:
             return "the policy wrote nothing"
         for number, turn in enumerate(turns, 1):
-            if tag := next((tag for tag in _RESPONSE if tag in turn), None):
+            if tag := next((tag for tag in self.result_tags if tag in turn), None):
                 return f"the policy wrote {tag}"
             error = _without_thoughts(turn)[1]
             if error is not None:
@@ -257,21 +268,21 @@ class CallProtocol(Protocol):
 
     def escape(self, text: str) -> str:
         """Return the text with the protocol's tags made unreadable (``<`` as ``&lt;``)."""
-        for tag in self.tags:
-            text = text.replace(tag, "&lt;" + tag[1:])
-        return text
+        return unreadable(text, self.tags)
 
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
         """See Protocol."""
-        return _thought(thought, opened) + "\n".join(map(self.written, queries))
+        calls = "\n".join(map(self.written, self.writable(queries)))
+        return _thought(self.escape(thought), opened) + calls
 
     def answer(self, text: str, thought: str = "", opened: str = "") -> str:
         """See Protocol."""
-        return f"{_thought(thought, opened)}The answer is \\boxed{{{text}}}"
+        said = f"The answer is \\boxed{{{self.escape(text)}}}"
+        return _thought(self.escape(thought), opened) + said
 
     def forges_reply(self, turn: str) -> bool:
         """See Protocol."""
-        return any(tag in turn for tag in _RESPONSE)
+        return any(tag in turn for tag in self.result_tags)
 
     def broken(self, turn: str, cut: bool = False) -> bool:
         """See Protocol."""
@@ -302,9 +313,12 @@ class CallProtocol(Protocol):
             with suppress(ValueError, RecursionError):
                 given = json.loads(given)
         if not isinstance(given, dict) or not isinstance(given.get("query"), str):
-            error = f'{self.tool} takes {{"query": text}} as "{arguments}", got {_cut(given)}'
-            return Call(begin, end, "", error)
+            return Call(begin, end, "", self.wrong_arguments(given, arguments))
         return Call(begin, end, given["query"].strip())
+
+    def wrong_arguments(self, given: Any, arguments: str) -> str:
+        """Say how the dialect calls the tool, and what is ``given`` in place of its arguments."""
+        return f'{self.tool} takes {{"query": text}} as "{arguments}", got {_cut(given)}'
 
 
 _RULES = (

@@ -53,9 +53,12 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
 
     Raises:
         ValueError: no dialect has this name.
+        TypeError: neither a name nor a protocol, a class of one for instance.
     """
     if isinstance(protocol, Protocol):
         return protocol
+    if not isinstance(protocol, str):
+        raise TypeError(_not_a_protocol(protocol))
     if protocol in PROTOCOLS:
         return PROTOCOLS[protocol]
     hint = did_you_mean(protocol, list(PROTOCOLS), quoted=True) or ""
@@ -63,6 +66,19 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
         f"protocol must be one of {', '.join(PROTOCOLS)}, or a Protocol (in a config: class_path), "
         f"got {protocol!r}{hint}"
     )
+
+
+def _not_a_protocol(given: object) -> str:
+    wanted = f"protocol must be one of {', '.join(PROTOCOLS)}, or a Protocol, got "
+    if isinstance(given, type):
+        made = f"; make one: {given.__name__}()" if issubclass(given, Protocol) else ""
+        return f"{wanted}the class {given.__name__}{made}"
+    if isinstance(given, Mapping):
+        return (
+            f"{wanted}a {type(given).__name__}; give the object itself: class_path and init_args "
+            "are read in configs of `research` alone"
+        )
+    return f"{wanted}{given!r}, a {type(given).__name__}"
 
 
 def get_prompt(prompt: PromptChoice, protocol: str | Protocol = RESEARCH) -> Prompt:

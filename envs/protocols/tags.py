@@ -25,7 +25,7 @@ from research_rl.envs.protocols.actions import (
     Segment,
 )
 from research_rl.envs.protocols.base import Protocol
-from research_rl.envs.protocols.boxes import last_boxed, tagged
+from research_rl.envs.protocols.boxes import last_boxed, tagged, unreadable
 from research_rl.envs.protocols.prompts import (
     Prompt,
     no_plain_prompt,
@@ -60,6 +60,7 @@ class TagProtocol(Protocol):
     stops: tuple[str, ...] = ("</search>",)
 
     _tag: ClassVar[re.Pattern[str]]
+    _written: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
         """Compile the patterns of a class."""
@@ -79,7 +80,8 @@ class TagProtocol(Protocol):
             cls.stops = (cls.tags["search"][1],)  # inherited ones, of other tags
         written = {tag for pair in cls.tags.values() for tag in pair} | set(cls.inner_tags)
         # the longest first, so that no tag hides one that begins like it
-        cls._tag = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))))
+        cls._written = tuple(sorted(written, key=len, reverse=True))
+        cls._tag = re.compile("|".join(map(re.escape, cls._written)))
         cls.thought = cls.tags["think"]
 
     def prompt(self, chat: bool = True, about: str | None = None) -> Prompt:
@@ -240,14 +242,16 @@ class TagProtocol(Protocol):
 
     def escape(self, text: str) -> str:
         """Return the text with the protocol's tags made unreadable (``<`` as ``&lt;``)."""
-        return self._tag.sub(lambda match: _entity(match[0][0]) + match[0][1:], text)
+        return unreadable(text, self._written)
 
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
         """See Protocol."""
-        return f"{self._thought(thought, opened)}{self.block('search', ' '.join(queries))}"
+        asked = " ".join(self.writable(queries))
+        return f"{self._thought(thought, opened)}{self.block('search', asked)}"
 
     def answer(self, text: str, thought: str = "", opened: str = "") -> str:
         """See Protocol."""
+        text = self.escape(text)
         held = rf"The answer is \boxed{{{text}}}" if self.boxed else text
         return f"{self._thought(thought, opened)}{self.block('answer', held)}"
 
@@ -257,6 +261,7 @@ class TagProtocol(Protocol):
         return f"{opening} {text} {closing}"
 
     def _thought(self, thought: str, opened: str) -> str:
+        thought = self.escape(thought)
         if opens_thought(opened, self.thought[0]):
             return f" {thought} {self.tags['think'][1]} "
         return f"{self.block('think', thought)} " if thought else ""
@@ -299,10 +304,6 @@ class TagProtocol(Protocol):
 
 
 TagProtocol._compile()
-
-
-def _entity(character: str) -> str:
-    return {"<": "&lt;", ">": "&gt;"}.get(character, f"&#{ord(character)};")
 
 
 def _between(text: str) -> list[Part]:

@@ -29,7 +29,7 @@ from typing import Any
 from research_rl.envs.questions.bad_rows import BadRows, QuestionError
 from research_rl.envs.questions.files import SPLIT_MARK, RawRow, open_rows
 from research_rl.envs.questions.layouts import plain_row, rows_in
-from research_rl.envs.types import Question
+from research_rl.envs.types import UNANSWERABLE, Question
 
 log = logging.getLogger(__name__)
 _BULKY = frozenset({"context", "paragraphs", "passages", "ctxs", "retrieval_result"})
@@ -43,8 +43,9 @@ _CARRIED = (
 def read_questions(source: str | Path, split: str | None = None) -> list[Question]:
     """Return the questions of a file, of a folder's ``<split>`` file or of a Hub data set.
 
-    Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over. Those with
-    the same text and different ids are kept, with a warning.
+    Questions that their data set marks as unanswerable (MuSiQue-Full) are passed over; a row whose
+    metadata say ``unanswerable: true`` is kept, with the answer "unknown" if it has none. Those
+    with the same text and different ids are kept, with a warning.
 
     Args:
         source: a path, or a Hugging Face name: ``owner/name`` or ``owner/name:config``. Each may
@@ -215,9 +216,19 @@ def _answers(row: RawRow, identity: str) -> tuple[str, ...]:
     if not _are_texts(answers) or not _are_texts(aliases):
         raise ValueError(f"answers of question {identity!r} must be strings, got {answers!r}")
     kept = dict.fromkeys(answer for answer in chain(answers, aliases) if answer.strip())
+    if not kept and _says_unanswerable(row):
+        return UNANSWERABLE
     if not kept:
-        raise ValueError(f"question {identity!r} has no answers, got {answers!r}")
+        raise ValueError(
+            f"question {identity!r} has no answers, got {answers!r}; where it has none, say so "
+            "with metadata.unanswerable: true"
+        )
     return tuple(kept)
+
+
+def _says_unanswerable(row: RawRow) -> bool:
+    metadata = row.get("metadata")
+    return isinstance(metadata, Mapping) and metadata.get("unanswerable") is True
 
 
 def _are_texts(values: Any) -> bool:

@@ -28,10 +28,11 @@ from research_rl.envs.protocols import (
     TagProtocol,
     get_protocol,
 )
+from research_rl.envs.rewards.choose import PRESETS, get_reward
 from research_rl.envs.rewards.lint_calls import CallCases
 from research_rl.envs.rewards.lint_cases import Case, Cases, OwnCases, Pair
 from research_rl.envs.rewards.lint_tags import TagCases
-from research_rl.envs.rewards.presets import PRESETS, RewardFunction, get_reward
+from research_rl.envs.rewards.presets import RewardFunction
 from research_rl.envs.system import CommandLine
 from research_rl.envs.types import Question, Reward
 
@@ -125,7 +126,7 @@ class _Judge:
     def _timed(self, case: Case) -> tuple[Any, float]:
         segments = self.segments(case)
         start = perf_counter()
-        verdict = self._reward(segments, case.question)
+        verdict = self._reward.judge(segments, case.question, case.passages())
         return verdict, perf_counter() - start
 
 
@@ -212,9 +213,13 @@ def _as_good(paid: float | None, fair: float | None) -> bool:
 def load_reward(name: str) -> RewardFunction:
     """Return a preset, or what a dotted name means: a RewardFunction, its class, or a function.
 
+    A name that begins with ``{`` is JSON: the arguments of RewardTerms, or its terms alone.
+
     Raises:
         ValueError: the name means none of them; says what it does mean.
     """
+    if name.lstrip().startswith("{"):
+        return _of_json(name)
     if "." not in name:
         return get_reward(name)
     found = _loaded(name, "reward", PRESETS)
@@ -228,6 +233,17 @@ def load_reward(name: str) -> RewardFunction:
         f"a reward must be a RewardFunction or a function of (segments, question), got {name}, "
         f"a {type(found).__name__}"
     )
+
+
+def _of_json(text: str) -> RewardFunction:
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"a reward that begins with {{ must be JSON, got {text!r:.200}: {error}; "
+            """for instance '{"answer": 0.8, "evidence": 0.2}'"""
+        ) from error
+    return get_reward(given if "terms" in given else {"terms": given})
 
 
 def load_protocol(name: str) -> Protocol:
@@ -312,7 +328,7 @@ def main(args: list[str]) -> None:
         description="Look for holes in a reward. Exit status 1 if there is one.",
         allow_abbrev=False,
     )
-    parser.add_argument("reward", help=f"{', '.join(PRESETS)}, or my_file.my_reward")
+    parser.add_argument("reward", help=f"{', '.join(PRESETS)}, my_file.my_reward, or JSON")
     parser.add_argument(
         "--protocol",
         default=RESEARCH.name,

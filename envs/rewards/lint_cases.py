@@ -57,6 +57,10 @@ class Case:
                 segments.append(Segment("env", protocol.reply(found, escape=escape)))
         return segments
 
+    def passages(self) -> list[list[Passage]]:
+        """Return what each search of the response found."""
+        return [[Passage("1", contents)] for contents in self.found]
+
 
 @dataclass(frozen=True)
 class Pair:

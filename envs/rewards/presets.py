@@ -25,8 +25,7 @@ from research_rl.envs.rewards.answers import (
 )
 from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.paper_code import extract_prediction
-from research_rl.envs.system import did_you_mean
-from research_rl.envs.types import Question, Reward
+from research_rl.envs.types import Passage, Question, Reward
 
 FORMAT_REWARD = 0.1
 """Paid for a wrong answer in the right format (ReSearch, equation 2)."""
@@ -43,6 +42,9 @@ class RewardFunction(ABC):
     protocol: Protocol = RESEARCH
     """The language of the responses; set by ``speaking``."""
 
+    part_names: tuple[str, ...] = ()
+    """Names of the parts of its verdicts, for a reward that is a sum."""
+
     def speaking(self, protocol: Protocol) -> Self:
         """Return the reward for responses in another language: a copy, unless it is the same.
 
@@ -58,6 +60,29 @@ class RewardFunction(ABC):
     @abstractmethod
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
         """Return the verdict; must not raise on any text."""
+
+    def judge(
+        self,
+        segments: Sequence[Segment],
+        question: Question,
+        passages: Sequence[Sequence[Passage]],
+    ) -> Reward:
+        """Return the verdict where it is known what was found; here that changes nothing.
+
+        Args:
+            segments: every turn of the policy and every result, in order.
+            question: with its gold answers and metadata.
+            passages: what each search found, in order.
+        """
+        return self(segments, question)
+
+    def at(self, iteration: int | None) -> None:
+        """Be told the iteration of training, for a reward that changes with it.
+
+        Args:
+            iteration: from 0; None where nothing is trained, and for validation.
+        """
+        return
 
 
 class DefaultReward(RewardFunction):
@@ -173,40 +198,3 @@ class PaperCodeReward(RewardFunction):
         f1 = f1_score(prediction, question.answers)
         em = exact_match(prediction, question.answers)
         return Reward(f1 or FORMAT_REWARD, f1, em, None, prediction)
-
-
-PRESETS = ("default", "paper", "paper-code", "em", "cover")
-"""The rewards that have a name."""
-
-
-def get_reward(
-    reward: str | RewardFunction, chat: bool = False, protocol: Protocol = RESEARCH
-) -> RewardFunction:
-    """Return the preset of this name, or the function itself, for responses of a protocol.
-
-    Args:
-        reward: one of PRESETS or a RewardFunction.
-        chat: whether the prompt is a chat prompt (only ``paper-code`` depends on it).
-        protocol: the language of the responses.
-
-    Raises:
-        ValueError: no preset has this name, or it does not know the protocol.
-    """
-    if isinstance(reward, RewardFunction):
-        return reward.speaking(protocol)
-    made: RewardFunction
-    match reward:
-        case "default":
-            made = DefaultReward()
-        case "paper":
-            made = PaperReward()
-        case "paper-code":
-            made = PaperCodeReward(chat)
-        case "em":
-            made = ExactMatchReward()
-        case "cover":
-            made = CoverReward()
-        case _:
-            hint = did_you_mean(reward, list(PRESETS), quoted=True) or "; or give a RewardFunction"
-            raise ValueError(f"reward must be one of {list(PRESETS)}, got {reward!r}{hint}")
-    return made.speaking(protocol)

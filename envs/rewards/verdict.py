@@ -9,10 +9,15 @@ from typing import Any
 
 from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.presets import RewardFunction
-from research_rl.envs.types import Question, Reward
+from research_rl.envs.types import Passage, Question, Reward
 
 
-def judged(reward: RewardFunction, segments: Sequence[Segment], question: Question) -> Reward:
+def judged(
+    reward: RewardFunction,
+    segments: Sequence[Segment],
+    question: Question,
+    passages: Sequence[Sequence[Passage]] = (),
+) -> Reward:
     """Return the verdict of a reward function if it is one that a policy can be paid by.
 
     Raises:
@@ -21,7 +26,7 @@ def judged(reward: RewardFunction, segments: Sequence[Segment], question: Questi
     name = f"the reward {type(reward).__module__}.{type(reward).__qualname__}"
     asked = f"for question {question.id!r}"
     try:
-        verdict: Any = reward(segments, question)
+        verdict: Any = reward.judge(segments, question, passages)
     except Exception as error:
         raise ValueError(
             f"{name} must not raise on any text, got {type(error).__name__}: {error} {asked}; "

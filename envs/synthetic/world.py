@@ -8,6 +8,8 @@ a model that knows the words of one world can be tried in another whose facts ar
 
 Some people may have an alias: all that is known of them stands under that name, and a search for
 the name in the question finds only how they are called. Whoever asks about them must search again.
+
+Some facts may be stated by no passage. Whoever asks for one should say ``unknown``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from research_rl.envs.system import write_whole
-from research_rl.envs.types import Passage, Question, Retriever
+from research_rl.envs.types import UNANSWERABLE, Passage, Question, Retriever
 
 Split = Literal["train", "val", "test"]
 
@@ -88,20 +90,32 @@ class SyntheticWorld:
         num_people: people in all; half of them in train, a fifth in val, the rest in test.
         seed: decides who is in which split and who is whose boss.
         alias_share: share of the people of each split whose facts stand under another name.
+        unanswerable_share: share of the facts of each split that no passage states. A question that
+            needs one of them has the answers UNANSWERABLE and ``unanswerable`` in its metadata.
 
     Raises:
-        ValueError: ``num_people`` is too small for every split to have its own people, or
-            ``alias_share`` is no share.
+        ValueError: ``num_people`` is too small for every split to have its own people, or a share
+            is no share.
     """
 
-    def __init__(self, num_people: int = 600, seed: int = 0, alias_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_people: int = 600,
+        seed: int = 0,
+        alias_share: float = 0.0,
+        unanswerable_share: float = 0.0,
+    ) -> None:
         if num_people < _MIN_PEOPLE:
             raise ValueError(f"num_people must be at least {_MIN_PEOPLE}, got {num_people}")
         if not 0 <= alias_share <= 1:
             raise ValueError(f"alias_share must be between 0 and 1, got {alias_share}")
+        if not 0 <= unanswerable_share < 1:
+            raise ValueError(
+                f"unanswerable_share must be 0 or more and below 1, got {unanswerable_share}"
+            )
         self.num_people = num_people
         self.seed = seed
-        self.alias_share = alias_share
+        self.alias_share, self.unanswerable_share = alias_share, unanswerable_share
         self.names = person_names(num_people)
         rng = random.Random(f"world {seed}")
         self.people = _deal(self.names, rng)
@@ -113,6 +127,16 @@ class SyntheticWorld:
                 self.facts |= {(r, person): o for r, o in zip(RELATIONS, others, strict=True)}
         self.aliases = self._choose_aliases()
         """Person -> the name under which the facts about that person stand."""
+        self.unstated = self._choose_unstated()
+        """Facts, as (relation, person), that no passage states."""
+
+    def _choose_unstated(self) -> frozenset[tuple[str, str]]:
+        rng = random.Random(f"unstated {self.seed}")
+        chosen: list[tuple[str, str]] = []
+        for members in self.people.values():
+            facts = [(relation, person) for person in members for relation in RELATIONS]
+            chosen += rng.sample(facts, round(self.unanswerable_share * len(facts)))
+        return frozenset(chosen)
 
     def _choose_aliases(self) -> dict[str, str]:
         rng = random.Random(f"aliases {self.seed}")
@@ -126,13 +150,14 @@ class SyntheticWorld:
 
     @property
     def passages(self) -> list[Passage]:
-        """Every fact of every split as a passage of its own, and every alias as one."""
+        """Every fact that is stated as a passage of its own, and every alias as one."""
         facts = [
             Passage(
                 id=_passage_id(relation, person),
                 contents=fact_passage(relation, self.aliases.get(person, person), other),
             )
             for (relation, person), other in self.facts.items()
+            if (relation, person) not in self.unstated
         ]
         return facts + [
             Passage(id=_passage_id("alias", person), contents=alias_passage_of(person, alias))
@@ -143,6 +168,7 @@ class SyntheticWorld:
     def vocabulary(self) -> list[str]:
         """Every word that occurs in a question or a passage, each once, names last."""
         words = ["Who", "is", "the", "of", "?", ".", *RELATIONS, *self.names]
+        words += UNANSWERABLE[:1] if self.unanswerable_share else ()
         return [*words, "called", *self.aliases.values()] if self.aliases else words
 
     def sample(
@@ -209,8 +235,11 @@ class SyntheticWorld:
         self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
     ) -> dict[str, object]:
         """Return what decides a written folder, as its ``world.json`` says it."""
-        aliases = {"alias_share": self.alias_share} if self.alias_share else {}
-        return aliases | {
+        shares = {
+            "alias_share": self.alias_share,
+            "unanswerable_share": self.unanswerable_share,
+        }
+        return {name: share for name, share in shares.items() if share} | {
             "format": _FORMAT,
             "num_people": self.num_people,
             "seed": self.seed,
@@ -240,21 +269,27 @@ class SyntheticWorld:
         if len(set(path)) != len(path):
             return None
         chain: list[str] = []
+        named: list[str] = []
+        facts: list[str] = []
         gold: list[str] = []
+        known: dict[str, object] = {"hops": hops, "chain": chain, "gold_ids": gold, "split": split}
         for relation, person in zip(relations, path, strict=False):
             if person in self.aliases:
                 chain.append(query_of(relation, person))
-                gold.append(_passage_id("alias", person))
+                named.append(_passage_id("alias", person))
+                gold.append(named[-1])
             chain.append(query_of(relation, self.aliases.get(person, person)))
-            gold.append(_passage_id(relation, person))
-        known: dict[str, object] = {"hops": hops, "chain": chain, "gold_ids": gold, "split": split}
+            if (relation, person) in self.unstated:  # searching for it is the end of the way
+                known["unanswerable"] = True
+                break
+            facts.append(_passage_id(relation, person))
+            gold.append(facts[-1])
         if self.aliases:
-            known["aliases"] = len(chain) - hops
-            known["fact_ids"] = [_passage_id(r, p) for r, p in zip(relations, path, strict=False)]
+            known |= {"aliases": len(named), "fact_ids": facts}
         return Question(
             id=f"{split}-{start}-{'-'.join(relations)}",
             text=question_of(relations, start),
-            answers=(path[-1],),
+            answers=UNANSWERABLE if "unanswerable" in known else (path[-1],),
             metadata=known,
         )
 

@@ -14,13 +14,15 @@ from research_rl.envs.system.commands import (
     printable,
     printable_json,
 )
-from research_rl.envs.system.disk import is_full, told_if_full, warn_of_room
+from research_rl.envs.system.disk import free_at, is_full, told_if_full, warn_of_room
 from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
     clear_partial,
+    file_mark,
     folder_in_place,
     former_folder,
+    is_unwritten,
     lines_of,
     partial_file,
     partial_folder,
@@ -48,12 +50,15 @@ __all__ = [
     "clear_partial",
     "code_of",
     "did_you_mean",
+    "file_mark",
     "folded",
     "folder_in_place",
     "former_folder",
+    "free_at",
     "grant",
     "is_full",
     "is_held",
+    "is_unwritten",
     "lazy",
     "lines_of",
     "marks",

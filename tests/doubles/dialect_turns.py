@@ -32,6 +32,16 @@ def searching(name: str, *queries: str, turn: int = 0) -> str:
     return protocol.search(*queries, thought="t", opened=opened(protocol, turn))
 
 
+def overfull(name: str, *queries: str) -> str:
+    """A turn that searches for more than its dialect takes, which no writer writes."""
+    one = searching(name, "QUERY")
+    block = "<query>QUERY</query>\n"
+    if block not in one:
+        block = PROTOCOLS[name].search("QUERY")
+    between = "" if block.endswith("\n") else "\n"
+    return one.replace(block, between.join(block.replace("QUERY", query) for query in queries))
+
+
 def answering(name: str, text: str, turn: int = 0) -> str:
     """A turn of good form that answers."""
     protocol = PROTOCOLS[name]

@@ -26,7 +26,7 @@ Stop Kestrel first. Then run `kestrel upgrade`, which keeps the journal.
 """
 GERMAN = """# Handbuch
 
-Kestrel ist eine kleine Datenbank aus Bergen.
+Kestrel heißt eine kleine Datenbank aus Bergen.
 
 ## Sicherung
 

@@ -175,6 +175,12 @@ def run_with_protocol(folder: Path, ran: Path) -> Path:
     return run(folder, ran, model__env__protocol={"class_path": f"{MODULE}.E"})
 
 
+def run_with_term(folder: Path, ran: Path) -> Path:
+    """A run whose reward has a term that is a class in the current folder."""
+    terms = {"answer": 1.0, "mine": {"class_path": f"{MODULE}.E"}}
+    return run(folder, ran, model__env__reward={"terms": terms})
+
+
 def model_with_protocol(folder: Path, ran: Path) -> Path:
     """A model that is to be asked in a protocol of the current folder."""
     write_policy(folder)
@@ -285,6 +291,7 @@ HOSTILE: dict[str, Callable[[Path, Path], Path]] = {
         *(pickled, pickled_gz, pickled_parquet, checkpoint, shards, data_set, adapter),
         *(model_with_code, model_with_pickle, run_with_class, run_with_environment, run_with_tag),
         *(run_with_resolver, run_with_code, run_with_kernel, run_with_protocol),
+        run_with_term,
         model_with_protocol,
         *(index_with_objects, index_with_vectors, index_with_words),
         index_with_code,

@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 
+from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question
@@ -23,6 +25,14 @@ def write_policy(folder: Path) -> Path:
     shape = TinyModelConfig(hidden_size=32, num_layers=1, num_heads=2)
     LMPolicy(tiny_model(tokenizer, shape, seed=0), tokenizer).save_pretrained(folder)
     return folder
+
+
+def write_checkpoint(file: Path, policy: Path) -> Path:
+    """Save a policy's weights as a run would, with nothing else of one."""
+    weights = LMPolicy.from_config(PolicyConfig(str(policy))).state_dict()
+    state = {"state_dict": {f"policy.{n}": x for n, x in weights.items()}, "iteration": 1}
+    torch.save(state, file)
+    return file
 
 
 def write_questions(file: Path, questions: Sequence[Question]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from doubles.training import (
     LEARNING_RATE,
     ConstantReward,
     Data,
+    LengthReward,
     checkpoint,
     env,
     fit,
@@ -29,13 +31,15 @@ from research_rl.agents.kernels.packing import pack
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import PolicyOutput
 from research_rl.agents.types import SamplingParams
+from research_rl.envs.retrieval import build_index
 from research_rl.trainers.algorithms import GRPO, PPO
 from research_rl.trainers.algorithms.batch import Batch
+from research_rl.trainers.audit.command import main as audit
 from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.learner import MISMATCH, Learner
 from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.settings.errors import is_users_mistake
-from research_rl.trainers.settings.options import Updates, ValidationSampling
+from research_rl.trainers.settings.options import EnvConfig, Updates, ValidationSampling
 
 SEVERAL: dict[str, Any] = {"group_size": 4, "num_epochs": 2, "num_minibatches": 2}
 
@@ -48,6 +52,11 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def start(policy: Path, tmp_path: Path, **arguments: Any) -> ReSearchModule:
@@ -377,6 +386,32 @@ def test_every_question_weighs_the_same(policy: Path, tmp_path: Path, size: int)
     hops = [r.question.metadata["hops"] for r in fresh.val_rollouts]
     assert {f"val/f1_{h}hop" for h in hops} <= set(found)
     assert {"val/em", "val/format", "val/searches", "val/sampled_tokens", "val/chain"} <= set(found)
+
+
+def test_the_ceiling_of_an_audit_stands_beside_em(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    pages = [{"id": q.id, "contents": f"{q.id}\n{q.answers[0]}"} for q in questions()[:6]]
+    json_lines(tmp_path / "c.jsonl", pages)
+    index = str(build_index(tmp_path / "c.jsonl", tmp_path / "index", kind="bm25"))
+    rows = [
+        {"id": q.id, "question": q.text, "answers": list(q.answers), "metadata": q.metadata}
+        for q in questions()
+    ]
+    file = str(json_lines(tmp_path / "dev.jsonl", rows))
+    data = QuestionDataModule(val=file, test=file, val_batch_size=3)
+    fresh = module(policy, env=EnvConfig(index=index, reward=LengthReward(), top_k=1))
+    before = trainer(tmp_path).validate(fresh, data, verbose=False)[0]
+    assert not [name for name in before if "ceiling" in name]
+    audit(["audit", "--questions", file, "--index", index])
+    answered = {p["contents"].partition("\n")[2] for p in pages}
+    for role in ("validate", "test"):
+        data = QuestionDataModule(val=file, test=file, val_batch_size=3, limit_test=4)
+        found = getattr(trainer(tmp_path), role)(fresh, data, verbose=False)[0]
+        asked = questions()[: 4 if role == "test" else 8]
+        share = sum(q.answers[0] in answered for q in asked) / len(asked)
+        assert found[f"{'val' if role == 'validate' else role}/em_ceiling"] == pytest.approx(share)
 
 
 def test_validation_is_greedy_unless_told_otherwise(policy: Path) -> None:

@@ -50,3 +50,12 @@ def test_a_run_with_a_price_logs_what_was_charged(config: str) -> None:
     run(["fit", "--config", config, "--config", "price/searches", "--model.price.coef", "0.2"])
     metrics = read_metrics("runs/tiny/metrics.csv")
     assert len(metrics["train/price"].values) == len(metrics["train/charged"].values) == 2
+
+
+def test_a_run_with_terms_logs_its_parts(config: str) -> None:
+    terms = "{terms: {answer: 0.8, evidence: {weight: {0: 0.0, 2: 0.2}}}}"
+    trained = run(["fit", "--config", config, "--model.env.reward", terms])
+    metrics = read_metrics("runs/tiny/metrics.csv")
+    for name in ("answer", "evidence"):
+        assert {len(metrics[f"{split}/part_{name}"].values) for split in ("train", "val")} == {2, 3}
+    assert trained.model.env_config.reward.terms["answer"] == 0.8

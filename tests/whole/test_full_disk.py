@@ -18,7 +18,7 @@ import pytest
 import yaml
 from doubles.entry_points import call
 from doubles.payloads import run
-from doubles.tiny_run import write_config, write_policy
+from doubles.tiny_run import write_checkpoint, write_config, write_policy
 
 from research_rl.envs.system import TRUST
 
@@ -42,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_policy(folder / "model")
     (folder / "run").mkdir()
     run(folder / "run", folder / "none")
+    write_checkpoint(folder / "run" / "checkpoints" / "best.ckpt", folder / "run" / "policy")
     config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
     (folder / "own").mkdir()
     (folder / "own" / "config.yaml").write_text(yaml.safe_dump(config))
@@ -101,6 +102,14 @@ COMMANDS: dict[str, tuple[int, Any, str]] = {
         ],
         "make room, then start anew",
     ),
+    "export": (
+        3000,
+        lambda w: [
+            *("export", "--ckpt", w / "run" / "checkpoints" / "best.ckpt", "--config"),
+            *(w / "own" / "config.yaml", "--out", "out"),
+        ],
+        "give the same command again",
+    ),
     "predict": (
         300,
         lambda w: [
@@ -135,7 +144,7 @@ def test_a_full_disk(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["data convert", "index build", "collect", "evaluate"])
+@pytest.mark.parametrize("name", ["data convert", "index build", "collect", "evaluate", "export"])
 def test_the_same_command_goes_on_where_there_is_room_again(
     name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

@@ -153,6 +153,8 @@ def test_what_is_imported_is_declared() -> None:
     known |= {"yaml"} if "pyyaml" in known else set()
     known |= {"faiss"} if {"faiss_cpu", "faiss_gpu"} <= known else set()
     known |= {"grpc"} if "grpcio" in known else set()
+    known |= {"bs4"} if "beautifulsoup4" in known else set()
+    known |= {"docx"} if "python_docx" in known else set()
     imported = set()
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
@@ -257,6 +259,19 @@ def test_automation_is_yaml_and_names_what_is_there(file: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
     assert set(re.findall(r"\bmake (check|docs|setup|slow|test)\b", text)) <= targets
+
+
+def test_what_the_extras_bring_is_pinned() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    pins = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    extras = dict(setup["options.extras_require"])
+    extras.pop("gpu")  # it takes the place of cpu
+    named = {re.split(r"[<>=\[]", line)[0] for part in extras.values() for line in part.split()}
+    assert not named - pins
 
 
 def test_constraints_serve_cpu_and_gpu() -> None:

@@ -41,7 +41,7 @@ from research_rl.envs.web import (
     refusal,
     still_there,
 )
-from research_rl.trainers.agent.chat import Replies, chat_request, question_in
+from research_rl.trainers.agent.chat import ChatReplies, chat_request, question_in
 from research_rl.trainers.agent.events import Event, answer_told
 from research_rl.trainers.agent.page import page_policy
 from research_rl.trainers.agent.question_queue import Inquiry, QuestionQueue
@@ -157,10 +157,10 @@ class _Routes(Collector):
             await still_there(request)
             telling = Telling(self._queue, chat.inquiry, field)
             if not chat.stream:
-                return await self._whole(request, telling, Replies(chat))
+                return await self._whole(request, telling, ChatReplies(chat))
         except Refused as error:
             return _refused(error)
-        return Streamed(self._chunks(telling, Replies(chat)), telling.drop, "text/event-stream")
+        return Streamed(self._chunks(telling, ChatReplies(chat)), telling.drop, "text/event-stream")
 
     async def models(self) -> Response:
         """Name what is served."""
@@ -203,7 +203,7 @@ class _Routes(Collector):
         check_json_type(request)
         return await json_body(request, MAX_CHAT_BYTES, _BODY_SECONDS, self._bodies)
 
-    async def _whole(self, request: Request, telling: Telling, replies: Replies) -> Response:
+    async def _whole(self, request: Request, telling: Telling, replies: ChatReplies) -> Response:
         try:
             prediction = await answered(request, None, telling.answer(self.settings.timeout))
         finally:
@@ -223,7 +223,7 @@ class _Routes(Collector):
         self._answered += 1
         yield _line({"event": "answer", **told})
 
-    async def _chunks(self, telling: Telling, replies: Replies) -> AsyncIterator[bytes]:
+    async def _chunks(self, telling: Telling, replies: ChatReplies) -> AsyncIterator[bytes]:
         """The episode as chunks of a chat completion."""
         yield _sse(replies.begin())
         try:

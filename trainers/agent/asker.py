@@ -41,7 +41,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _ID = "ask"  # of every question: its seed is made from it, and shall be the same everywhere
 
 
-class Finding(NamedTuple):
+class FoundPassages(NamedTuple):
     """A query of an episode and what it found, best first."""
 
     query: str
@@ -62,7 +62,7 @@ class Stretch:
 
     role: Literal["model", "environment"]
     text: str
-    found: tuple[Finding, ...] = ()
+    found: tuple[FoundPassages, ...] = ()
     turn: int = 0
 
 
@@ -264,7 +264,7 @@ class _TurnByTurn(Engine):
 def _reply(episode: Episode, text: str | None = None) -> Stretch:
     """The last reply of an episode, and what it shows."""
     found = tuple(
-        Finding(episode.queries[place], tuple(episode.passages[place]))
+        FoundPassages(episode.queries[place], tuple(episode.passages[place]))
         for place in episode.last_places
     )
     text = episode.results[-1] if text is None else text

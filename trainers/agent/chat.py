@@ -106,7 +106,7 @@ def question_in(body: Any) -> str:
     return question
 
 
-class Replies:
+class ChatReplies:
     """What is replied to one request.
 
     Args:

@@ -136,16 +136,11 @@ def usage_of(prediction: Prediction) -> dict[str, int]:
 def passage_told(passage: Passage) -> dict[str, Any]:
     """Return a passage as it is shown: its id, title, text and score, and its source if known."""
     title, _, text = passage.contents.partition("\n")
-    told = {"id": passage.id, "title": title.strip().strip('"'), "text": text.strip()}
+    told: dict[str, Any] = {
+        "id": passage.id,
+        "title": title.strip().strip('"'),
+        "text": text.strip(),
+    }
     score = float(passage.score)
-    return told | {"score": score if math.isfinite(score) else None} | source_of(passage)
-
-
-def source_of(passage: Passage) -> dict[str, str]:
-    """Return where a passage comes from, as ``source``; nothing where nobody knows.
-
-    It is a field of the passage or of its metadata: the path of a document.
-    """
-    metadata = getattr(passage, "metadata", None) or {}
-    source = getattr(passage, "source", None) or metadata.get("source")
-    return {"source": source} if isinstance(source, str) and source else {}
+    told["score"] = score if math.isfinite(score) else None
+    return told | ({"source": passage.source} if passage.source else {})

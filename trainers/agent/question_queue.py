@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from research_rl.agents import Prediction, SamplingParams
-from research_rl.agents.web import Job, JobQueue
+from research_rl.agents.web import JobQueue, QueuedJob
 from research_rl.trainers.agent.asker import Asker, Hear, Stretch
 
 
@@ -60,7 +60,7 @@ class QuestionQueue(JobQueue[tuple[Inquiry, Hear]]):
             QueueFullError: too many wait already.
         """
         self.asker.check(inquiry.question, inquiry.params)
-        job = Job((inquiry, hear), (inquiry.params, inquiry.seed))
+        job = QueuedJob((inquiry, hear), (inquiry.params, inquiry.seed))
         self._take(job)
         return job.done
 
@@ -72,7 +72,7 @@ class QuestionQueue(JobQueue[tuple[Inquiry, Hear]]):
     def _give_up(self, row: int) -> None:
         self._gone.add(row)
 
-    def _results(self, jobs: list[Job[tuple[Inquiry, Hear]]]) -> Seq[Prediction]:
+    def _results(self, jobs: list[QueuedJob[tuple[Inquiry, Hear]]]) -> Seq[Prediction]:
         inquiries, hears = zip(*(job.work for job in jobs), strict=True)
         self._gone.clear()
         with self._under_way(jobs):

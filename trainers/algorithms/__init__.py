@@ -18,7 +18,9 @@ from research_rl.trainers.algorithms.reinforce import (
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
 )
+from research_rl.trainers.algorithms.schedule import WarmupDecay
 from research_rl.trainers.algorithms.sft import SFT
+from research_rl.trainers.algorithms.stability import LLDS, Reinforce, SearchAgentPO
 from research_rl.trainers.algorithms.turns import TurnGRPO
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "GMPO",
     "GRPO",
     "GSPO",
+    "LLDS",
     "PPO",
     "RLOO",
     "SAPO",
@@ -37,9 +40,12 @@ __all__ = [
     "Correction",
     "DrGRPO",
     "PolicyGradient",
+    "Reinforce",
     "ReinforcePlusPlus",
     "ReinforcePlusPlusBaseline",
+    "SearchAgentPO",
     "TurnGRPO",
+    "WarmupDecay",
     "constant_group_fraction",
     "kl_estimate",
 ]

@@ -104,6 +104,20 @@ def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-6) -> Tensor:
     return torch.where(variance <= rounding, 0.0, centred / (variance.sqrt() + epsilon)).to(values)
 
 
+def above_batch_mean(rewards: Tensor) -> Tensor:
+    """Return each reward minus the mean over all rollouts of all ranks, (B,).
+
+    In a data-parallel run every rank must call it.
+
+    Args:
+        rewards: (B,).
+    """
+    ours = torch.stack([rewards.sum().double(), rewards.new_tensor(len(rewards)).double()])
+    total, count = _over_ranks(ours)
+    mean: Tensor = (total / count).to(rewards)
+    return rewards - mean
+
+
 def _over_ranks(value: Tensor) -> Tensor:
     """The sum of a tensor over the ranks of a data-parallel run."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

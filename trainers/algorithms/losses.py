@@ -6,6 +6,7 @@ They are pure functions of tensors, so that each can be tested against the equat
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -139,6 +140,40 @@ def soft_gate_surrogate(
     """
     tau = torch.where(advantages > 0, tau_positive, tau_negative)
     return -advantages * torch.sigmoid(tau * (log_ratio.exp() - 1)) * 4 / tau
+
+
+def fallen_likelihood(log_ratio: Tensor, advantages: Tensor, turns: Tensor) -> Tensor:
+    """Return by how many nats each token of a good turn fell, where its whole turn fell, (B, T).
+
+    ``max(0, old - logp)`` on tokens whose advantage is not negative and whose turn became less
+    likely as a whole, 0 elsewhere: the regulariser LLDS of https://arxiv.org/abs/2512.04220 with
+    its gate over an action, which is a turn here. It has no gradient before the first update.
+
+    Args:
+        log_ratio: (B, T), see :func:`clipped_surrogate`.
+        advantages: (B, T).
+        turns: (B, T) the turn of each loss token, -1 elsewhere.
+    """
+    own = turns >= 0
+    fall, turn = -log_ratio.masked_fill(~own, 0.0), turns.clamp(min=0)
+    sums = fall.detach().new_zeros(len(turns), int(turn.max()) + 1)
+    fell = sums.scatter_add(1, turn, fall.detach()).gather(1, turn) > 0
+    return torch.relu(fall) * (own & fell & (advantages >= 0))
+
+
+def conditional_kl(log_ratio: Tensor, advantages: Tensor, threshold: float) -> Tensor:
+    """Return ``old - logp`` at tokens of a positive advantage whose ratio fell low, (B, T).
+
+    Elsewhere it is 0. On samples of the policy before its updates the mean of ``old - logp`` is
+    the KL from that policy to the present one.
+
+    Args:
+        log_ratio: (B, T), see :func:`clipped_surrogate`.
+        advantages: (B, T).
+        threshold: ratio below which a token is held, above 0 and at most 1.
+    """
+    low = (advantages > 0) & (log_ratio < math.log(threshold))
+    return torch.where(low, -log_ratio, 0.0)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:

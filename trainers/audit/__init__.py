@@ -6,7 +6,7 @@ May import: agents, envs, trainers.evaluate.measures
 
 from __future__ import annotations
 
-from research_rl.trainers.audit.ceiling import AUDIT, ceiling_of
+from research_rl.trainers.audit.ceiling import AUDIT, ceiling_of, unanswerable
 from research_rl.trainers.audit.coverage import UNTELLING, Tokens, stands_in, tokens_of
 from research_rl.trainers.audit.overlap import overlaps
 from research_rl.trainers.audit.reach import sub_questions
@@ -20,4 +20,5 @@ __all__ = [
     "stands_in",
     "sub_questions",
     "tokens_of",
+    "unanswerable",
 ]

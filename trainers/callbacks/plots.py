@@ -88,6 +88,7 @@ _LEGEND: dict[str, Any] = {
     **{"columnspacing": 1.2, "handletextpad": 0.5, "labelspacing": 0.2},
 }
 _SHARES = ("reward, F1, format", "groups that teach nothing", "searching", "writing")
+_PART_KEY = re.compile(r"(?:train|val)/part_(.+?)(?<!hop)")
 _HOP_KEY = re.compile(r"(?:train|val)/(?:f1|searches)_(\d+)hop")
 
 
@@ -316,7 +317,13 @@ def _draw_reward(axes: Axes, runs: Sequence[Curves]) -> None:
     axes.set_title("reward and format")
     _draw(axes, runs, "format", FAINT, "format right")
     _draw(axes, runs, "reward", INK, "reward")
-    axes.set_ylim(-0.03, 1.03)
+    names = {match[1] for run in runs for key in run if (match := _PART_KEY.fullmatch(key))}
+    for number, name in enumerate(sorted(names)):
+        _draw(axes, runs, f"part_{name}", SERIES[number % len(SERIES)], name)
+    lowest = min(
+        (v for run in runs for key, c in run.items() if "/part_" in key for v in c[1]), default=0.0
+    )
+    axes.set_ylim(min(-0.03, lowest * 1.05), 1.03)
 
 
 def _finish(axes: Axes, legend: bool = True) -> None:

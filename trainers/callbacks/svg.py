@@ -10,7 +10,7 @@ import base64
 import io
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ DARK = {
     **{"#7d8a97": "#97a3af", "#5b8fc7": "#7fb2ea", "#8470a8": "#a893cf", "#8e3b2f": "#c8705f"},
 }
 """What a colour becomes on a dark page; the others stay."""
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "research"}
+_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "research"}
 _FONTS = "ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _FAMILY = re.compile(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*")
 

@@ -6,6 +6,7 @@ This is what ``research export`` runs. The model's name and its tokenizer come f
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from research_rl.agents.policy import LMPolicy, PolicyConfig
-from research_rl.envs.system import folder_in_place
+from research_rl.envs.system import alone_in, folder_in_place, free_at, is_full
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
 from research_rl.trainers.checkpoint.shards import load_plain
 from research_rl.trainers.settings import EnvConfig, read_run_config, refuse_code, write_policy_file
@@ -38,17 +39,25 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
     Raises:
         FileNotFoundError: the checkpoint, the config or the model it names is missing.
         ValueError: the checkpoint does not hold this policy, or ``out`` holds something already.
+        FileExistsError: another process exports to ``out``.
         ExportError: the disk does not take it; ``out`` is as it was.
         CopyError: what was written is not the policy; ``out`` is as it was.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out must be an empty or a new folder, got {out}; name another one")
-    checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
-    run = checkpoint.parent.parent
-    config = config or _config_of(checkpoint)
-    policy = LMPolicy.from_config(policy_config(config, run))
-    load_weights(policy, checkpoint)
-    save_policy(policy, out, read_run_config(config, run)["model"].get("env"))
+    place = out.absolute().with_name(f".{out.name}.exporting")
+    with alone_in(place, "is the place of another export"):
+        try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise ValueError(f"out must be an empty or a new folder, got {out}; name another")
+            checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
+            run = checkpoint.parent.parent
+            config = config or _config_of(checkpoint)
+            policy = LMPolicy.from_config(policy_config(config, run))
+            load_weights(policy, checkpoint)
+            save_policy(policy, out, read_run_config(config, run)["model"].get("env"))
+        except ExportError as error:
+            raise ExportError(f"{error}, then give the same command again") from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def save_policy(
@@ -68,7 +77,7 @@ def save_policy(
         ExportError: the disk does not take it; what was there is untouched.
         CopyError: what was written is not the policy; what was there is untouched.
     """
-    with disk_errors_named(f"export the policy to {target}"), folder_in_place(target) as partial:
+    with disk_errors_named("export the policy to", target), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
         policy.check_written(partial)
         if env is not None:
@@ -77,8 +86,12 @@ def save_policy(
 
 
 @contextmanager
-def disk_errors_named(what: str) -> Iterator[None]:
+def disk_errors_named(what: str, target: Path) -> Iterator[None]:
     """Say what cannot be written where the disk is behind an error.
+
+    Args:
+        what: is done, "export the policy to".
+        target: where.
 
     Raises:
         ExportError: it is; safetensors carries its error as text alone.
@@ -89,7 +102,11 @@ def disk_errors_named(what: str) -> Iterator[None]:
         reason = disk_error(error)
         if reason is None:
             raise
-        raise ExportError(f"cannot {what}: {reason}; make room") from error
+        remedy = "name a folder that may be written to"
+        if is_full(error):
+            reason += f" ({free_at(target.absolute().parent) / 1e6:.1f} MB free there)"
+            remedy = "make room"
+        raise ExportError(f"cannot {what} {target}: {reason}; {remedy}") from error
 
 
 def readable(folder: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -213,10 +214,7 @@ def why_torn(path: Path) -> str | None:
 
 
 def _newest_whole(name: str, folder: Path) -> Path:
-    def age(path: Path) -> tuple[bool, float]:
-        return path.name.startswith("last"), path.stat().st_mtime
-
-    found = sorted(folder.glob("*.ckpt"), key=age, reverse=True)
+    found = sorted(folder.glob("*.ckpt"), key=_age, reverse=True)
     if not any(path.name.startswith("last") for path in found):
         raise FileNotFoundError(
             f"no checkpoint {name!r} yet; {_listing(folder)}; `research fit` writes it at its "
@@ -228,6 +226,21 @@ def _newest_whole(name: str, folder: Path) -> Path:
             return path
         log.warning("skipped %s, which is torn (%s)", path, torn)
     raise CheckpointError(f"every checkpoint in {folder} is torn; {_listing(folder)}; begin anew")
+
+
+def _age(path: Path) -> tuple[bool, int, int, str]:
+    """What tells a newer checkpoint: its name, then the steps that it says it has learned.
+
+    Times of change would not do: a copy of a run may have them in any order. Lightning counts
+    up the versions of ``last`` as it makes them.
+    """
+    version = re.fullmatch(r"last-v(\d+)\.ckpt", path.name)
+    try:
+        state = load_plain(path / META if path.is_dir() else path, mmap=True)
+        steps = int(state.get("global_step", -1))
+    except Exception:  # torn or unsafe, which is said when it is taken
+        steps = -1
+    return path.name.startswith("last"), int(version[1]) if version else 0, steps, path.name
 
 
 def _best(newest: Path) -> Path:

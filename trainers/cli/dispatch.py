@@ -48,6 +48,7 @@ commands:
   serve-policy sample for others (HTTP)    research serve-policy DIR --port 8000
   serve-agent  answer for others (HTTP)    research serve-agent --run DIR --port 8000
   replay       play recorded rollouts      research replay RUN
+  rescore      apply another reward        research rescore RUN --reward em
   page         a run as a page             research page RUN
   compare      runs beside each other      research compare RUN RUN
   runs         list runs, a line each      research runs DIR
@@ -80,6 +81,7 @@ COMMANDS = {
     "serve-policy": "research_rl.trainers.cli.serve_policy",
     "serve-agent": "research_rl.trainers.cli.serve_agent",
     "replay": "research_rl.trainers.recorder.command",
+    "rescore": "research_rl.trainers.recorder.rescore",
     "plan": "research_rl.trainers.plan.command",
     "lint-reward": "research_rl.envs.rewards.lint",
     **{name: f"research_rl.trainers.desk.{name}" for name in _DESK},

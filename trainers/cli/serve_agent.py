@@ -81,6 +81,7 @@ def start(given: argparse.Namespace, name: str = "research", page: bool = False)
     host, port = bound.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     shown = agent_page(wants_key=key is not None) if page else None
+    bound.listen()  # who connects from here on waits for the server, which is about to start
     print(f"ask on {url}" if page else f"serving {name} on {url}", flush=True)
     serve_agent(queue, bound, AgentSettings(name, key, told["timeout"], shown))
 

@@ -2,8 +2,8 @@
 
 Read first: gold.py, then module.py
 May import: agents, envs, trainers.algorithms, trainers.cli, trainers.credit, trainers.data,
-    trainers.distributed, trainers.learner, trainers.measures, trainers.module, trainers.settings,
-    trainers.usage
+    trainers.distributed, trainers.learner, trainers.measures, trainers.module, trainers.progress,
+    trainers.settings, trainers.usage
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class GoldPlayer:
                 return NOT_NAMED, read
             query = name_of(title) if title else question.text.rstrip(" ?")
             shown = yield from self._search(episode, query, self._thought(title, read))
-            hits = {t for t in wanted if any(title_of(p) == t for p in shown)}
+            hits = {t for t in wanted if any(_title_of(p) == t for p in shown)}
             if not hits or (title is not None and title not in hits):
                 return NOT_FOUND, read
             wanted = [t for t in wanted if t not in hits]
@@ -216,7 +216,7 @@ def gold_steps(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return named if steps and len(named) == len(steps) else []
 
 
-def title_of(passage: Passage) -> str:
+def _title_of(passage: Passage) -> str:
     """Return the title of a passage: its first line, without the quotes that FlashRAG sets."""
     return passage.contents.partition("\n")[0].strip().strip('"')
 

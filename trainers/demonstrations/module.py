@@ -20,6 +20,7 @@ from research_rl.trainers.distributed import means_over_ranks
 from research_rl.trainers.learner import MISMATCH
 from research_rl.trainers.measures import prefixed
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 
 _SINGLE = Updates(group_size=1)
@@ -89,5 +90,5 @@ class SFTModule(ReSearchModule):
         unlike = (*MISMATCH, "frac_zero_std")  # of sampled rollouts alone
         means: dict[str, Any] = {k: float(v) for k, v in shared.items() if k not in unlike}
         seconds = {"update_s": perf_counter() - start}
-        self._log(prefixed("train", means) | prefixed("time", seconds))
+        log_iteration(self, prefixed("train", means) | prefixed("time", seconds))
         self.iteration += 1

@@ -44,7 +44,7 @@ def config_schema() -> dict[str, Any]:
     parser = _fit_parser()
     with _classes_without_subclasses():
         found = json.loads(parser.get_completion_script("jsonschema"))
-    schema = _for_parts(found)
+    schema: dict[str, Any] = _for_parts(found)
     schema["properties"]["base"] = _BASE
     return schema
 
@@ -52,7 +52,8 @@ def config_schema() -> dict[str, Any]:
 @contextmanager
 def _classes_without_subclasses() -> Iterator[None]:
     """Have jsonargparse describe ``type``, the class of classes, which it asks for subclasses."""
-    known = _completions_jsonschema.get_all_subclass_paths
+    inside: Any = _completions_jsonschema
+    known = inside.get_all_subclass_paths
 
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -60,11 +61,11 @@ def _classes_without_subclasses() -> Iterator[None]:
         except TypeError:
             return []
 
-    _completions_jsonschema.get_all_subclass_paths = paths
+    inside.get_all_subclass_paths = paths
     try:
         yield
     finally:
-        _completions_jsonschema.get_all_subclass_paths = known
+        inside.get_all_subclass_paths = known
 
 
 def _for_parts(schema: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from research_rl.agents.engines import engine_for
 from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
 from research_rl.envs.protocols import Protocol
-from research_rl.envs.system import sha256_of
+from research_rl.envs.system import file_mark, is_unwritten, sha256_of
 from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
 from research_rl.trainers.evaluate.config import Method, ModelConfig
 from research_rl.trainers.evaluate.named import PROVIDED
@@ -30,6 +29,8 @@ from research_rl.trainers.settings import (
 
 LOCAL_ONLY = ("policy", "engine")
 """Arguments that only a model in this process can provide."""
+_DIGESTS: dict[Path, tuple[str, str]] = {}
+"""Files that were read: the mark and the SHA-256 of each."""
 
 
 def run_checkpoint(config: ModelConfig) -> Path:
@@ -67,22 +68,23 @@ def model_identity(config: ModelConfig, stamp: Stamp | None = None) -> dict[str,
 def digest_stamp(path: Path) -> list[Any]:
     """Return name, size and SHA-256 of a file, or of the files of a sharded checkpoint's folder.
 
-    A file whose size and time of change are those of before is not read again by this process.
+    A large file that nobody has written since (``is_unwritten``) is not read again by this process.
     """
     if path.is_dir():
         inside = [digest_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]
         return [path.name, *inside]
-    status = path.stat()
-    return [path.name, status.st_size, _digest(path.resolve(), status.st_size, status.st_mtime_ns)]
-
-
-@lru_cache(maxsize=1024)
-def _digest(path: Path, size: int, mtime_ns: int) -> str:
-    return sha256_of(path)
+    place, mark = path.resolve(), file_mark(path)
+    known = _DIGESTS.get(place)
+    if known is None or not is_unwritten(place, known[0]):
+        _DIGESTS[place] = known = mark, sha256_of(path)
+    return [path.name, path.stat().st_size, known[1]]
 
 
 def time_stamp(path: Path) -> list[Any]:
-    """Return name, size and time of change, by which 0.1.0 identified a file."""
+    """Return name, size and time of change, by which 0.1.0 identified a file.
+
+    Its rows know nothing else of their model.
+    """
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 

@@ -86,10 +86,7 @@ class Source:
 
         None where no ``research data audit`` has told it for these questions and this index.
         """
-        corpus = None
-        if isinstance(self._index, str):
-            corpus = read_manifest(self._index)["corpus"]["sha256"]
-        return ceiling_of(self._read_from, self._whole, self.questions, corpus)
+        return ceiling_of(self._read_from, self._whole, self.questions, self._index)
 
     def _read(self, config: DatasetConfig) -> list[Question]:
         if config.world is not None:

@@ -56,5 +56,6 @@ def write_report(evaluation: Evaluation) -> Report:
         reference=config.reference,
         num_questions=config.page_questions,
         protocols=evaluation.protocols,
+        ceilings=ceilings,
     )
     return Report(markdown, [out / "card.md", out / "card.csv", *figures, page, out / "rows.jsonl"])

@@ -165,8 +165,8 @@ def _names(texts: Texts) -> dict[Tokens, str]:
 def _relations(sentence: str, subject: str, place: int) -> Iterator[Fact]:
     """Yield the relations that a sentence states."""
     for pattern in _PATTERNS:
-        for match in pattern.finditer(sentence):
-            yield _fact(match["subject"], match["object"], place, match["relation"], sentence)
+        if told := pattern.search(sentence):
+            yield _fact(told["subject"], told["object"], place, told["relation"], sentence)
             return
     if subject and (match := _OWN.match(sentence) or _KEY.match(sentence)):
         relation = match["relation"]

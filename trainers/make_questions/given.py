@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -104,8 +103,6 @@ def _steps(question: Question) -> Iterator[tuple[str, str, str]]:
             answer = step.get("answer") or next(iter(step.get("answers") or ()), "")
             yield query, str(answer), str(step.get("passage") or "")
         return
-    known: dict[str, int] = defaultdict(int)
     for triple in metadata.get("evidences") or ():
         if isinstance(triple, list | tuple) and len(triple) == 3:
-            known[str(triple[0])] += 1
             yield f"{triple[1]} of {triple[0]}", str(triple[2]), ""

@@ -80,7 +80,8 @@ class RunPage(RunCallback):
             self._write(trainer, over=True)
 
     def _write(self, trainer: pl.Trainer, over: bool) -> None:
-        if not trainer.is_global_zero:
+        dry = getattr(trainer, "fast_dev_run", False)
+        if dry or not trainer.is_global_zero:
             return
         with cosmetic("write the page of the run"):
             folder = run_folder(trainer)
@@ -125,6 +126,6 @@ def _parsed(parser: Any, words: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         with redirect_stderr(StringIO()) as said:
             found: Mapping[str, Any] = parser.parse_args(list(words), defaults=True).as_dict()
-    except SystemExit as error:
-        raise ValueError(said.getvalue()) from error
+    except (Exception, SystemExit) as error:  # whatever a parser says: the run goes on without
+        raise ValueError(f"{error} {said.getvalue()}") from error
     return found

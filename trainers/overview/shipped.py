@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -128,9 +129,10 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, str):
         try:
-            return float(value)  # YAML reads 1e-3 as a text
+            number = float(value)  # YAML reads 1e-3 as a text
         except ValueError:
             return value
+        return number if isfinite(number) else value
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()} or None
     if isinstance(value, list | tuple):
@@ -210,10 +212,11 @@ def _shipped(name: str) -> dict[str, Any]:
     return _merged(_shipped(str(base)), config) if base else config
 
 
-def _merged(base: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(base)
     for key, value in more.items():
         before = found.get(key)
-        both = isinstance(before, dict) and isinstance(value, Mapping)
-        found[key] = _merged(before, value) if both else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)
+        found[key] = value
     return found

@@ -1,8 +1,8 @@
 """The flight recorder: training rollouts, recorded so that they can be played again.
 
 Read first: callback.py
-May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.distributed,
-    trainers.settings
+May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.credit,
+    trainers.distributed, trainers.settings
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ def replay(
         if not chosen:
             continue
         total += len(chosen)
+        rows.at(iteration)
         found = list(rollout_differences(chosen, played_again(chosen, rows)))
         same &= not _report(iteration, "played again", found, len(chosen))
         checkpoint = weights_of(run, flight.weights)

@@ -38,7 +38,7 @@ class Record:
         turns: the policy's own text, one entry a turn.
         queries: what was searched for.
         passage_ids: what each query found, best first.
-        reward: value, f1, em, format_error and prediction.
+        reward: value, f1, em, format_error, prediction, and the parts of a sum.
         advantage: the mean over its tokens.
         finish_reason: why it ended.
         opened: what the prompt had opened of the response, see Opened; None for nothing.
@@ -105,7 +105,7 @@ def record_of(rollout: Rollout, advantage: float | None = None) -> Record:
         | {name: row[name] for name in ("answers", "metadata")},
         sampled=[int(written) for written in mask],
         logprobs=[x for x, written in zip(row["logprobs"], mask, strict=True) if written],
-        reward=asdict(rollout.reward),
+        reward={k: v for k, v in asdict(rollout.reward).items() if k != "parts" or v},
         advantage=advantage,
         opened=row.get("opened"),
         **{name: row[name] for name in _COLUMNS},

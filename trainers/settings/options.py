@@ -18,6 +18,7 @@ from research_rl.envs import Retriever
 from research_rl.envs.protocols import Protocol
 from research_rl.envs.retrieval.index import load_retriever
 from research_rl.envs.rewards import RewardFunction
+from research_rl.envs.rewards.terms import class_paths_in
 from research_rl.trainers.settings.trust import refuse_class
 
 
@@ -47,6 +48,23 @@ class PromptParts:
 
 
 @dataclass
+class TermsConfig:
+    """A reward that is a sum of terms; the arguments of RewardTerms.
+
+    Args:
+        terms: by name: a weight, options with a weight among them, or {class_path, init_args}.
+        low: least that is paid.
+        high: most that is paid; None is no limit.
+        gated: a response of wrong form earns nothing.
+    """
+
+    terms: dict[str, Any]
+    low: float = 0.0
+    high: float | None = None
+    gated: bool = True
+
+
+@dataclass
 class EnvConfig:
     """Which environment the policy plays; the arguments are those of ``gym.make_vec``.
 
@@ -56,7 +74,7 @@ class EnvConfig:
         top_k: passages that a search returns.
         max_searches: searches that an episode may make; None is no limit.
         search_cost: taken off a positive answer reward for each search.
-        reward: default, paper, paper-code, em, cover or a reward function.
+        reward: default, paper, paper-code, em, cover, a sum of {terms}, or a reward function.
         prompt: base, instruct, a text that holds {prompt}, a chat as {system, user}, {about} for
             a corpus of your own, or the path of a file with one of these.
         on_retriever_error: raise, or observe (the policy reads that the search failed).
@@ -70,7 +88,7 @@ class EnvConfig:
     top_k: int = 5
     max_searches: int | None = None
     search_cost: float = 0.0
-    reward: str | RewardFunction = "default"
+    reward: str | TermsConfig | RewardFunction = "default"
     prompt: str | PromptParts = "base"
     on_retriever_error: str = "raise"
     max_chars: int = 32768
@@ -82,10 +100,14 @@ class EnvConfig:
         An index is opened here, so that a wrong one ends a run before its first rollout.
 
         Raises:
-            TrustError: a config that came with a folder names an environment of another package.
+            TrustError: a config that came with a folder names an environment, or a term of the
+                reward, of another package.
         """
         if ":" in self.id:  # gymnasium imports what stands before the colon
             refuse_class(self.id, "model.env.id")
+        if isinstance(self.reward, TermsConfig):
+            for name, path in class_paths_in(self.reward.terms).items():
+                refuse_class(path, f"model.env.reward.terms.{name}")
         if isinstance(self.index, str):
             load_retriever(self.index)
         return gym.make_vec(
@@ -96,7 +118,7 @@ class EnvConfig:
             top_k=self.top_k,
             max_searches=self.max_searches,
             search_cost=self.search_cost,
-            reward=self.reward,
+            reward=vars(self.reward) if isinstance(self.reward, TermsConfig) else self.reward,
             prompt=asdict(self.prompt) if isinstance(self.prompt, PromptParts) else self.prompt,
             on_retriever_error=self.on_retriever_error,
             max_chars=self.max_chars,

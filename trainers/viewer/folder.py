@@ -18,7 +18,7 @@ ROLLOUT_ROWS = "rollouts.jsonl"
 _COLUMNS = (
     *("split", "step", "question_id", "question", "answers", "hops", "turns", "results"),
     *("queries", "passage_ids", "prediction", "reward", "f1", "em", "format_error", "advantage"),
-    "finish_reason",
+    *("finish_reason", "metadata"),
 )
 _IF_ANY = ("protocol", "opened", "parts")
 """Columns of rollouts in another dialect, behind an opened response, or with a reward in parts."""

@@ -16,6 +16,7 @@ from research_rl.trainers.viewer.html import html_page
 
 _Verdict = Literal["right", "wrong", "format"]
 _COLUMNS = ("reward", "f1", "prediction", "format_error", "finish_reason")
+
 _RULE = "-" * 72
 
 
@@ -71,6 +72,7 @@ def _line(label: str, text: str) -> str:
 def _summary(rollout: Rollout, advantage: float | None) -> str:
     reward, searches = rollout.reward, rollout.num_searches
     facts = [f"{reward.value:.2f}", f"F1 {reward.f1:.2f}"]
+    facts += [f"{name} {value:+.2f}" for name, value in reward.parts.items()]
     facts.append(f"{searches} search" + "es" * (searches != 1))
     if advantage is not None:
         facts.append(f"advantage {advantage:+.2f}")

@@ -315,7 +315,7 @@ def _save(policy: LMPolicy, target: Path, report: dict[str, Any]) -> None:
         ExportError: it cannot be written.
     """
     shutil.rmtree(target.with_name(target.name + ".partial"), ignore_errors=True)  # 0.1.0, killed
-    with disk_errors_named(f"write the warm start to {target}"), folder_in_place(target) as partial:
+    with disk_errors_named("write the warm start to", target), folder_in_place(target) as partial:
         policy.save_pretrained(partial)
         readable(partial)
         (partial / REPORT).write_text(json.dumps(report, indent=2), encoding="utf-8")

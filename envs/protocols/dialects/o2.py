@@ -81,6 +81,6 @@ class O2(TagProtocol):
 
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
         """See Protocol."""
-        lines = "".join(f"<query>{query}</query>\n" for query in queries)
+        lines = "".join(f"<query>{query}</query>\n" for query in self.writable(queries))
         opening, closing = self.tags["search"]
         return f"{self._thought(thought, opened)}{opening}\n{lines}{closing}"

@@ -16,8 +16,9 @@ Layout: the chat template of Qwen3-Coder.
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from research_rl.envs.protocols.boxes import all_tagged
+from research_rl.envs.protocols.boxes import all_tagged, unreadable
 from research_rl.envs.protocols.calls import Call, loaded
 from research_rl.envs.protocols.dialects.hermes import Hermes
 
@@ -51,8 +52,14 @@ class Qwen3Coder(Hermes):
         inner = f"<function={name}>\n{told or arguments}\n</function>"
         return f"<tool_call>\n{self.escape(inner)}\n</tool_call>"
 
-    def written(self, query: str) -> str:
+    def wrong_arguments(self, given: Any, arguments: str) -> str:
         """See CallProtocol."""
+        names = ", ".join(f"<parameter={name[:40]}>" for name in [*given][:4])
+        return f"{self.tool} takes <parameter=query>text</parameter>, got {names or 'none'}"
+
+    def written(self, query: str) -> str:
+        """See CallProtocol; the inner tags are escaped too."""
+        query = unreadable(query, (*_FUNCTION, *_PARAMETER))
         return (
             f"<tool_call>\n<function={self.tool}>\n<parameter=query>\n{query}\n</parameter>\n"
             "</function>\n</tool_call>"

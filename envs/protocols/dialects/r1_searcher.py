@@ -62,12 +62,13 @@ class R1Searcher(TagProtocol):
 
     def search(self, *queries: str, thought: str = "", opened: str = "") -> str:
         """Write a turn inside the thought, which the prompt has opened unless it closed one."""
-        return f"{self._reopened(opened)} {thought} {self.block('search', ' '.join(queries))}"
+        asked = " ".join(self.writable(queries))
+        return f"{self._reopened(opened)} {self.escape(thought)} {self.block('search', asked)}"
 
     def answer(self, text: str, thought: str = "", opened: str = "") -> str:
         """Write a turn that ends the thought and answers."""
-        ended = f"{self._reopened(opened)} {thought} {self.tags['think'][1]}"
-        return f"{ended} {self.block('answer', text)}"
+        ended = f"{self._reopened(opened)} {self.escape(thought)} {self.tags['think'][1]}"
+        return f"{ended} {self.block('answer', self.escape(text))}"
 
     def _reopened(self, opened: str) -> str:
         return self.tags["think"][0] if opened and not opens_thought(opened) else ""

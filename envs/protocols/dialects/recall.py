@@ -41,7 +41,8 @@ class ReCall(Hermes):
             text = "\n\n".join(self._texts_of(one, note * (number == len(found)), escape))
             told = f"{_FOUND}{text}" if one.passages else text
             head = self.escape(json.dumps(call, ensure_ascii=False))
-            texts.append(f"<tool_response>{head}\n{told}\n</tool_response>\n")
+            opening, closing = self.result_tags
+            texts.append(f"{opening}{head}\n{told}\n{closing}\n")
         return "".join(texts)
 
     def pieces(self, reply: str) -> tuple[Piece, ...]:
@@ -50,5 +51,6 @@ class ReCall(Hermes):
 
     def results(self, reply: str) -> list[str]:
         """See CallProtocol."""
-        blocks = all_tagged(reply, "<tool_response>", "\n</tool_response>")
+        opening, closing = self.result_tags
+        blocks = all_tagged(reply, opening, f"\n{closing}")
         return [block.partition("\n")[2].removeprefix(_FOUND) for block in blocks] or [reply]

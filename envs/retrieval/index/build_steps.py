@@ -36,7 +36,9 @@ from research_rl.envs.system import (
     LOCK,
     alone_in,
     clear_partial,
+    file_mark,
     former_folder,
+    is_unwritten,
     progress_bar,
     put_back_former,
     remove_former,
@@ -126,13 +128,13 @@ class SourceFile:
         path: where it lies.
         bytes: its size.
         sha256: of its content, by which the build of a copied or touched file goes on.
-        mtime_ns: its time of change, by which a change under way is noticed without reading.
+        mark: of ``file_mark``, by which a large file that nobody wrote is not read again.
     """
 
     path: Path
     bytes: int
     sha256: str
-    mtime_ns: int
+    mark: str
 
     @classmethod
     def of(cls, path: Path) -> SourceFile:
@@ -143,8 +145,8 @@ class SourceFile:
         """
         if not path.is_file():
             raise CorpusError(path, None, "there is no such corpus file")
-        stat = path.stat()
-        return cls(path, stat.st_size, sha256_of(path), stat.st_mtime_ns)
+        mark = file_mark(path)  # before it is read: a write meanwhile must show
+        return cls(path, path.stat().st_size, sha256_of(path), mark)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -158,8 +160,7 @@ def check_unchanged(source: SourceFile) -> None:
     Raises:
         CorpusError: it was changed, so that what was built does not belong to it.
     """
-    stat = source.path.stat()
-    if (stat.st_size, stat.st_mtime_ns) != (source.bytes, source.mtime_ns):
+    if not is_unwritten(source.path, source.mark) and sha256_of(source.path) != source.sha256:
         reason = "was changed while it was indexed; leave it as it is and start the command again"
         raise CorpusError(source.path, None, reason)
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs.system import did_you_mean, sha256_of, write_whole
+from research_rl.envs.system import did_you_mean, file_mark, is_unwritten, sha256_of, write_whole
 
 if TYPE_CHECKING:
     from research_rl.envs.retrieval.encoders import Encoder
@@ -133,7 +133,8 @@ def corpus_of(folder: Path, manifest: dict[str, Any], corpus: str | Path | None 
 def check_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> None:
     """Refuse a corpus whose size or hash is not the manifest's.
 
-    A file whose size and time of change are those of the build is not hashed again.
+    A large file that nobody has written since the build (``is_unwritten``) is not hashed again; one
+    that was copied is, whatever time of change the copy was given.
 
     Raises:
         IndexFolderError: the file is gone or differs; says in what.
@@ -144,11 +145,11 @@ def check_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> None:
             f"the corpus of index {folder} is not at {file}; pass corpus= (--corpus) where it "
             "lies now, or build the index again"
         )
-    found = file.stat()
+    size = file.stat().st_size
     differs = None
-    if found.st_size != known["bytes"]:
-        differs = f"bytes: {found.st_size} in the file, {known['bytes']} in the manifest"
-    elif found.st_mtime_ns != known["mtime_ns"] and (sha := sha256_of(file)) != known["sha256"]:
+    if size != known["bytes"]:
+        differs = f"bytes: {size} in the file, {known['bytes']} in the manifest"
+    elif not is_unwritten(file, known.get("mark")) and (sha := sha256_of(file)) != known["sha256"]:
         differs = f"sha256: {sha[:12]}... in the file, {known['sha256'][:12]}... in the manifest"
     if differs:
         mend = rebuild(folder, manifest, file)
@@ -270,7 +271,8 @@ def corpus_manifest(
         "sha256": sha256,
         "count": count,
         "bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
+        "mtime_ns": stat.st_mtime_ns,  # read by 0.1.0 alone, which knows no mark
+        "mark": file_mark(file),
     } | ({"left_out": left_out} if left_out else {})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -22,7 +22,6 @@ from research_rl.envs.retrieval.index.build_steps import (
 )
 from research_rl.envs.retrieval.index.manifest import (
     BM25,
-    MANIFEST,
     MILVUS,
     OFFSETS,
     VECTORS,
@@ -48,12 +47,13 @@ from research_rl.envs.retrieval.vectors import (
     set_search_width,
     without_id_map,
 )
+from research_rl.envs.system import file_mark, is_unwritten, sha256_of
 from research_rl.envs.types import Retriever
 
-_CACHE: dict[tuple[Any, ...], tuple[Any, Retriever]] = {}
+_CACHE: dict[tuple[Any, ...], tuple[_State, Retriever]] = {}
 """Open retrievers by folder and settings, each with the state of its files when it was opened."""
 _CACHE_LOCK = threading.Lock()
-_CORPORA: WeakValueDictionary[tuple[str, int, int], Corpus] = WeakValueDictionary()
+_CORPORA: WeakValueDictionary[tuple[str, str], Corpus] = WeakValueDictionary()
 _CORPORA_LOCK = threading.Lock()
 
 
@@ -83,16 +83,46 @@ def load_retriever(
     put_back_replaced(place)
     manifest = read_manifest(folder)
     file = corpus_of(place, manifest, corpus)
-    files = [one.stat() for one in (place / MANIFEST, file) if one.is_file()]
-    ages = [(stat.st_mtime_ns, stat.st_size) for stat in files]
     key = (str(place), str(file), mmap, cache_size)
     with _CACHE_LOCK:
-        if key not in _CACHE or _CACHE[key][0] != ages:
+        if key not in _CACHE or not _CACHE[key][0].holds(manifest, place, file):
             _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
             remove_replaced(place)
             again = (str(place), None if corpus is None else str(file), mmap, cache_size)
-            _CACHE[key] = ages, _open(place, manifest, file, again)
+            state = _State.of(manifest, place, file)
+            _CACHE[key] = state, _open(place, manifest, file, again)
         return _CACHE[key][1]
+
+
+class _State(NamedTuple):
+    """What an index was when it was opened: its manifest, and the marks of its files."""
+
+    manifest: dict[str, Any]
+    parts: list[str]
+    corpus: str | None
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any], folder: Path, file: Path) -> _State:
+        return cls(
+            manifest, cls._parts(manifest, folder), file_mark(file) if file.is_file() else None
+        )
+
+    @staticmethod
+    def _parts(manifest: dict[str, Any], folder: Path) -> list[str]:
+        if manifest["kind"] == MILVUS:  # an embedded collection's file changes when it is searched
+            return []
+        vectors = (manifest.get("index") or {}).get("file", VECTORS)
+        parts = [folder / OFFSETS, folder / vectors, *sorted((folder / BM25).glob("*"))]
+        return [file_mark(part) for part in parts if part.is_file()]
+
+    def holds(self, manifest: dict[str, Any], folder: Path, file: Path) -> bool:
+        """Return whether all is as it was; a corpus of the same bytes is, whatever its times."""
+        if (manifest, self._parts(manifest, folder)) != (self.manifest, self.parts):
+            return False
+        if self.corpus is None or not file.is_file():
+            return self.corpus is None and not file.is_file()
+        same = is_unwritten(file, self.corpus)
+        return same or sha256_of(file) == manifest["corpus"]["sha256"]
 
 
 def open_corpus_of(folder: str | Path, corpus: str | Path | None = None) -> Corpus:
@@ -216,16 +246,15 @@ def _open_corpus(folder: Path, manifest: dict[str, Any], file: Path) -> Corpus:
             f"the offsets of index {folder} must rise from 0 to the {size} bytes of the corpus, "
             f"and do not; {rebuild(folder, manifest, file)}"
         )
-    return _shared(Corpus(file, offsets))
+    return _shared(Corpus(file, offsets), manifest["corpus"]["sha256"])
 
 
-def _shared(corpus: Corpus) -> Corpus:
+def _shared(corpus: Corpus, sha256: str) -> Corpus:
     """Return the corpus that another open index has, if it is the same one with the same rows.
 
     A fusion over indexes of one corpus then reads the texts that it returns alone.
     """
-    stat = corpus.path.stat()
-    key = (str(corpus.path), stat.st_size, stat.st_mtime_ns)
+    key = (str(corpus.path), sha256)
     with _CORPORA_LOCK:
         known = _CORPORA.get(key)
         if known is not None and np.array_equal(known.offsets, corpus.offsets):

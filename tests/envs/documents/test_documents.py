@@ -282,6 +282,12 @@ def test_headings_of_markdown() -> None:
     assert plain_title("snake_case _and_ <b>more</b>") == "snake_case and more"
 
 
+def test_long_lines_and_documents_take_no_longer_than_others() -> None:
+    hostile = "# " + " " * 200_000 + "x\n" + "word " * 400_000 + "\n" * 200_000 + "end"
+    reading = read_plain("md", hostile.encode())
+    assert len(list(split_reading(reading, "name", 1000, 100))) > 2000
+
+
 def test_kinds() -> None:
     assert kind_of("a/b.HTML") == "html"
     assert kind_of("LICENSE") == "txt"

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from doubles.dialect_turns import CALLS, answering, searching
+from doubles.dialect_turns import CALLS, answering, overfull, searching
 from doubles.toy_world import QUESTIONS, ROWS, Echo, Flaky
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -169,7 +169,7 @@ def test_queries_beyond_the_limit_are_told_once(name: str) -> None:
     env = toy(name, index=retriever, top_k=1)
     most = env.protocol.max_queries
     assert most is not None
-    text, *_, info = env.step(searching(name, *map(str, range(5000))))
+    text, *_, info = env.step(overfull(name, *map(str, range(5000))))
     assert retriever.calls == [[str(number) for number in range(most)]]
     assert info["invalid"] == "too_many"
     note = f"not searched, {5000 - most} of 5000: at most {most} queries a turn"
@@ -182,7 +182,7 @@ def test_queries_beyond_the_limit_are_told_once(name: str) -> None:
 @pytest.mark.parametrize("query", ["x" * 5000, "<" * 4000, "<search>" * 600, "\ud800" * 900])
 def test_no_reply_is_longer_than_max_chars(name: str, query: str) -> None:
     env = toy(name, prompt={"user": "{prompt}", "tools": False}, max_chars=128)
-    env.step(searching(name, *[query] * (1 if name not in SEVERAL else 9)))
+    env.step(overfull(name, *[query] * 9) if name in SEVERAL else searching(name, query))
     if not env.episode.done:
         assert len(env.episode.results[0]) <= 128
     failing = toy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from typing import Any, ClassVar
 
 import pytest
 from doubles.dialect_turns import CALLS, PAIR, TAGS, answering, opened, searching
@@ -26,6 +27,10 @@ from research_rl.envs.protocols import (
     get_prompt,
     get_protocol,
 )
+from research_rl.envs.protocols.boxes import unreadable
+from research_rl.envs.protocols.dialects.hermes import Hermes
+from research_rl.envs.protocols.dialects.search_r1 import SearchR1
+from research_rl.envs.protocols.tags import Tags
 from research_rl.envs.types import Passage
 
 NAMES = tuple(PROTOCOLS)
@@ -131,6 +136,92 @@ def test_several_queries_are_read_back_in_order(name: str, queries: list[str]) -
     turn = searching(name, *queries)
     found = PROTOCOLS[name].parse(opened(PROTOCOLS[name]) + turn)
     assert found == Search(tuple(queries))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(query=HOSTILE, thought=HOSTILE, answer=HOSTILE)
+@settings(max_examples=30)
+def test_what_holds_tags_is_written_escaped_and_read_as_one(
+    name: str, query: str, thought: str, answer: str
+) -> None:
+    protocol = PROTOCOLS[name]
+    begun = opened(protocol)
+    written = begun + protocol.search(query, thought=thought, opened=begun)
+    action = protocol.parse(written)
+    assert isinstance(action, Search)
+    assert action.queries == (read_as(name, protocol.escape(query)),), written
+    assert not any(action.errors)
+    again = begun + protocol.search(protocol.escape(query), thought=thought, opened=begun)
+    assert again == written, "what was escaped stays as it is"
+    turn = begun + protocol.answer(answer, thought, begun)
+    assert not isinstance(protocol.parse(turn), Search)
+
+
+def read_as(name: str, query: str) -> str:
+    if name == "r1_searcher":
+        return " ".join(query.replace('"', "").split())
+    if name == "qwen3_coder":
+        inner = ("<function=", "</function>", "<parameter=", "</parameter>")
+        query = unreadable(query, inner)
+    return query.strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_many_queries_are_not_written(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    most = protocol.max_queries
+    assert most is not None
+    for count in (0, most + 1):
+        with pytest.raises(ValueError, match=f"a search of {name} must hold 1 .*, got {count}"):
+            protocol.search(*["q"] * count)
+
+
+@pytest.mark.parametrize("wrong", [SearchR1, {"class_path": "SearchR1"}, None, 3, ["hermes"]])
+def test_what_is_no_protocol_is_told_what_to_give(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"protocol must be one of research, .*or a Protocol, got"):
+        get_protocol(wrong)
+
+
+def test_a_class_of_a_protocol_is_told_to_be_made() -> None:
+    with pytest.raises(TypeError, match=r"got the class SearchR1; make one: SearchR1\(\)"):
+        get_protocol(SearchR1)  # type: ignore[arg-type]
+
+
+@given(
+    tags=st.lists(st.text("<>/ab", min_size=1, max_size=4), min_size=1, max_size=6),
+    text=st.text("<>/ab", max_size=40),
+)
+def test_no_tag_is_left_where_tags_end_one_another(tags: list[str], text: str) -> None:
+    escaped = unreadable(text, tuple(tags))
+    for tag in tags:
+        if not {*tag} <= {"a", "b"}:  # entities are letters too
+            assert tag not in escaped
+
+
+class Doubled(TagProtocol):
+    """One tag ends as another."""
+
+    tags: ClassVar[Tags] = {**TagProtocol.tags, "result": ("<<search>", "</<search>")}
+
+
+def test_a_tag_within_a_tag_is_escaped() -> None:
+    assert "<search>" not in Doubled().escape("<<search> </<search>")
+
+
+class Renamed(Hermes):
+    """Results between tags of its own."""
+
+    result_tags = ("<found>", "</found>")
+
+
+def test_tags_of_results_are_those_of_the_class() -> None:
+    protocol = Renamed()
+    reply = protocol.reply([Found("q", PAIR), Found("r", (), "</found>")])
+    assert reply.startswith("<found>\n")
+    assert len(protocol.results(reply)) == 2
+    assert "&lt;/found>" in reply
+    assert protocol.forges_reply("a <found> b")
+    assert protocol.format_error([Segment("policy", "<found> x")]) == "the policy wrote <found>"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -412,8 +503,11 @@ def test_good_and_bad_calls_stand_side_by_side() -> None:
         ("q", "a call must be <function=search>"),
         ("<function=search>", "a call must be"),
         ("<function=fly></function>", "there is no tool 'fly'"),
-        ("<function=search><parameter=q>x</parameter></function>", "got {'q': 'x'}"),
-        ("<function=search><parameter=query>x</function>", "got {}"),
+        (
+            "<function=search><parameter=q>x</parameter></function>",
+            "search takes <parameter=query>text</parameter>, got <parameter=q>",
+        ),
+        ("<function=search><parameter=query>x</function>", "got none"),
     ],
 )
 def test_a_bad_call_of_qwen3_coder_says_what_is_wrong(text: str, error: str) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from research_rl.envs.questions.bad_rows import QuestionError
 from research_rl.envs.questions.files import find_split
 from research_rl.envs.questions.read import question_from_dict, read_questions
+from research_rl.envs.types import UNANSWERABLE
 
 FLASHRAG = {
     "id": "dev_0",
@@ -347,3 +348,12 @@ def test_any_row_is_a_question_or_a_value_error(row: Any) -> None:
     assert question.text.strip()
     assert question.answers
     assert all(answer.strip() for answer in question.answers)
+
+
+def test_a_row_may_say_that_there_is_no_answer() -> None:
+    row = {"id": "x", "question": "a", "golden_answers": [], "metadata": {"unanswerable": True}}
+    question = question_from_dict(row)
+    assert question.answers == UNANSWERABLE
+    assert question.metadata["unanswerable"] is True
+    with pytest.raises(ValueError, match=r"say so with metadata\.unanswerable"):
+        question_from_dict({**row, "metadata": {"unanswerable": "yes"}})

@@ -27,6 +27,7 @@ from research_rl.envs.protocols import (
 )
 from research_rl.envs.rewards import lint
 from research_rl.envs.rewards.answers import f1_score
+from research_rl.envs.rewards.choose import get_reward
 from research_rl.envs.rewards.lint import (
     FINDING_KINDS,
     Finding,
@@ -36,7 +37,7 @@ from research_rl.envs.rewards.lint import (
     load_reward,
 )
 from research_rl.envs.rewards.lint_cases import Cases
-from research_rl.envs.rewards.presets import DefaultReward, RewardFunction, get_reward
+from research_rl.envs.rewards.presets import DefaultReward, RewardFunction
 from research_rl.envs.types import Question, Reward
 
 

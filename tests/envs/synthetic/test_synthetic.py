@@ -21,7 +21,7 @@ from research_rl.envs.synthetic.world import (
     builtin_world,
     person_names,
 )
-from research_rl.envs.types import Question
+from research_rl.envs.types import UNANSWERABLE, Question
 
 WORLD = SyntheticWorld(num_people=100)
 
@@ -199,3 +199,34 @@ def test_a_world_with_aliases_is_another_folder_content(tmp_path: Path) -> None:
 def test_a_share_of_aliases_is_a_share() -> None:
     with pytest.raises(ValueError, match=r"alias_share must be between 0 and 1, got 1\.5"):
         SyntheticWorld(60, alias_share=1.5)
+
+
+def test_what_no_passage_states_is_unanswerable() -> None:
+    world = SyntheticWorld(num_people=100, unanswerable_share=0.25)
+    contents = {passage.id: passage.contents for passage in world.passages}
+    assert len(contents) == 100 * 8 * 3 // 4
+    asked = world.sample("train", {1: 1, 2: 1, 3: 1}, 150)
+    lacking = [q for q in asked if q.metadata.get("unanswerable")]
+    assert 0 < len(lacking) < len(asked)
+    for question in asked:
+        gold, chain = question.metadata["gold_ids"], question.metadata["chain"]
+        assert all(passage in contents for passage in gold)
+        missing = question in lacking
+        assert (question.answers == UNANSWERABLE) is missing
+        assert len(chain) == len(gold) + missing, "the last search finds nothing"
+        assert missing or len(gold) == question.metadata["hops"]
+    assert UNANSWERABLE[0] in world.vocabulary
+
+
+def test_without_the_option_the_world_is_as_it_was() -> None:
+    before, after = SyntheticWorld(100), SyntheticWorld(100, unanswerable_share=0.5)
+    assert before.facts == after.facts
+    assert UNANSWERABLE[0] not in before.vocabulary
+    texts = [[q.text for q in w.sample("val", 2, 30)] for w in (before, after)]
+    assert texts[0] == texts[1], "the same questions, some without an answer"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="unanswerable_share must be"):
+        SyntheticWorld(100, unanswerable_share=share)

@@ -13,7 +13,9 @@ import pytest
 
 from research_rl.envs.system.files import (
     clear_partial,
+    file_mark,
     folder_in_place,
+    is_unwritten,
     partial_file,
     partial_folder,
     put_back_former,
@@ -202,3 +204,18 @@ def test_what_is_not_renamed_is_removed(tmp_path: Path) -> None:
         clear_partial(tmp_path, "b")
         assert partial.is_file()
     assert names(tmp_path) == []
+
+
+def test_a_large_file_is_unwritten_until_it_is_written_or_copied(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(1 << 20))
+    mark, stamp = file_mark(file), file.stat()
+    assert is_unwritten(file, mark)
+    assert not is_unwritten(file, None)
+    file.rename(tmp_path / "renamed")
+    copied = Path(shutil.copy2(tmp_path / "renamed", file))  # keeps the time of change
+    assert copied.stat().st_mtime_ns == stamp.st_mtime_ns
+    assert not is_unwritten(file, mark)
+    small = tmp_path / "small"
+    small.write_bytes(b"x")
+    assert not is_unwritten(small, file_mark(small)), "it is read anew, which costs nothing"

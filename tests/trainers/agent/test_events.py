@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from research_rl.agents import Prediction
 from research_rl.envs import Passage, Question
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
-from research_rl.trainers.agent.asker import Finding, Stretch
+from research_rl.trainers.agent.asker import FoundPassages, Stretch
 from research_rl.trainers.agent.events import EpisodeEvents, answer_told, passage_told
 from research_rl.trainers.viewer import turn_parts
 
@@ -66,7 +65,7 @@ def test_a_result_and_the_next_turn() -> None:
     episode = EpisodeEvents(events.append)
     episode(Stretch("model", TURN))
     reply = " <result>\nBakset\nthe boss is Domlor .\n</result>"
-    episode(Stretch("environment", reply, (Finding("boss", (PASSAGE,)),)))
+    episode(Stretch("environment", reply, (FoundPassages("boss", (PASSAGE,)),)))
     episode(Stretch("model", "<think> so", turn=1))
     result = events[2]
     assert result["searches"] == [{"query": "boss", "passages": [passage_told(PASSAGE)]}]
@@ -111,16 +110,7 @@ def test_a_passage_is_told_once_and_named_by_each_search() -> None:
 
 
 def test_a_source_is_shown_where_it_is_known() -> None:
-    @dataclass(frozen=True)
-    class Sourced(Passage):
-        source: str = "docs/a.md"
-
-    @dataclass(frozen=True)
-    class Described(Passage):
-        metadata: Any = None
-
-    assert passage_told(Sourced("1", "A\nb"))["source"] == "docs/a.md"
-    assert passage_told(Described("1", "A\nb", metadata={"source": "b.md"}))["source"] == "b.md"
-    assert "source" not in passage_told(Described("1", "A\nb", metadata={"source": 5}))
+    told = passage_told(Passage("1", "A\nb", 1.0, "docs/a.md#char=0,5"))
+    assert told["source"] == "docs/a.md#char=0,5"
     assert "source" not in passage_told(PASSAGE)
     assert passage_told(PASSAGE)["title"] == "Bakset"

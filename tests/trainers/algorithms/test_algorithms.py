@@ -18,6 +18,7 @@ from research_rl.trainers.algorithms import (
     GMPO,
     GRPO,
     GSPO,
+    LLDS,
     PPO,
     RLOO,
     SAPO,
@@ -26,8 +27,10 @@ from research_rl.trainers.algorithms import (
     Correction,
     DrGRPO,
     PolicyGradient,
+    Reinforce,
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
+    SearchAgentPO,
     TurnGRPO,
 )
 from research_rl.trainers.algorithms.batch import Batch
@@ -212,6 +215,9 @@ RULES: dict[str, Callable[[], PolicyGradient]] = {
     "gmpo": GMPO,
     "sapo": SAPO,
     "turns": TurnGRPO,
+    "llds": LLDS,
+    "search agent": SearchAgentPO,
+    "reinforce": Reinforce,
     "ppo": lambda: PPO(train_trunk=True, gae_lambda=0.9),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,22 +150,36 @@ def test_the_ceiling_is_found_again_for_these_questions_and_this_corpus(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _, record = audit(capsys, "--questions", questions, "--index", index)
-    corpus = record["index"]["corpus"]
-    whole = read_questions(questions)
-    assert ceiling_of(questions, whole, whole, corpus) == pytest.approx(5 / 7)
-    assert ceiling_of(questions, whole, whole[:4], corpus) == pytest.approx(3 / 4)
+    audit(capsys, "--questions", questions, "--index", index)
+    place, whole = str(index), read_questions(questions)
+    assert ceiling_of(questions, whole, whole, place) == pytest.approx(5 / 7)
+    assert ceiling_of(questions, whole, whole[:4], place) == pytest.approx(3 / 4)
     filtered = tmp_path / "dev.audit" / "questions.jsonl"
     kept = read_questions(filtered)
-    assert ceiling_of(filtered, kept, kept, corpus) == 1.0
-    assert ceiling_of(tmp_path / "other.jsonl", whole, whole, corpus) is None
+    assert ceiling_of(filtered, kept, kept, place) == 1.0
+    assert ceiling_of(tmp_path / "other.jsonl", whole, whole, place) is None
     assert "audit" not in caplog.text.replace("dev.audit", "")
     caplog.clear()
     caplog.set_level(logging.WARNING)
-    assert ceiling_of(questions, whole, whole, "another") is None
-    assert ceiling_of(questions, whole[1:], whole, corpus) is None
+    another = write(tmp_path / "another.jsonl", [{"id": "g", "contents": "a\nb"}])
+    another = build_index(another, tmp_path / "j", dim=512)
+    assert ceiling_of(questions, whole, whole, str(another)) is None
+    assert ceiling_of(questions, whole[1:], whole, place) is None
+    assert ceiling_of(questions, whole, whole, _Nothing()) is None
     assert "over another corpus" in caplog.text
     assert "of other questions" in caplog.text
+    assert "what is searched is none" in caplog.text
+
+
+def test_the_ceiling_of_a_split_of_a_folder_is_found(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    file = write(tmp_path / "data" / "dev.jsonl", ROWS)
+    audit(capsys, "--questions", file, "--index", index)
+    whole = read_questions(file)
+    place = f"{tmp_path / 'data'}#dev"
+    assert ceiling_of(place, whole, whole, str(index)) == pytest.approx(5 / 7)
 
 
 def test_oracle_queries_ask_for_what_is_named_and_for_sub_questions() -> None:
@@ -308,5 +323,9 @@ def test_the_ceiling_stands_beside_em_in_a_later_evaluation(
     card = (tmp_path / "after" / "card.md").read_text()
     assert "| EM, % | EM's ceiling, % | F1, % |" in card
     assert "| ReSearch | 18 | 94.4 [83.3, 100.0] | 83.3 |" in card
+    page = re.sub(r"\s+| class=.number.", " ", (tmp_path / "after" / "report.html").read_text())
+    assert "<th >EM, %</th><th >EM&#39;s ceiling, %</th><th >F1, %</th>" in page
+    assert "<td >94.4 <small>[83.3, 100.0]</small></td> <td >83.3</td>" in page
+    assert "ceiling" not in (tmp_path / "before" / "report.html").read_text()
     evaluate(arguments(tmp_path / "other", houses))  # a retriever that names no corpus
     assert "ceiling" not in (tmp_path / "other" / "card.md").read_text()

@@ -327,6 +327,8 @@ def test_validation_line() -> None:
     metrics = {"val/f1": 0.75, "val/f1_2hop": 0.5, "val/f1_1hop": 1.0, "val/searches": 1.5}
     line = "validation at step 4: f1 0.75 (1 hop 1.00, 2 hops 0.50), searches 1.50"
     assert validation_line(metrics, 4) == line
+    said = validation_line({"val/em": 0.5, "val/em_ceiling": 0.75}, 4)
+    assert said == "validation at step 4: em 0.50 (ceiling 0.75)"
     assert validation_line({"train/f1": 1.0}, 4) == ""
 
 

@@ -117,12 +117,24 @@ def test_last_is_the_newest_and_best_is_what_it_remembers(tmp_path: Path) -> Non
     state = {
         "callbacks": {"ModelCheckpoint{'monitor': 'val/f1'}": {"best_model_path": f"x/{best.name}"}}
     }
-    for age, name in enumerate(["last-v1.ckpt", "last.ckpt"]):
+    for age, name in enumerate(["last.ckpt", "last-v2.ckpt", "last-v1.ckpt"]):
         torch.save(state, tmp_path / name)
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assert find_checkpoint("last", tmp_path) == tmp_path / "last-v2.ckpt"
+    (tmp_path / "last-v2.ckpt").unlink()
     assert find_checkpoint("last", tmp_path) == tmp_path / "last-v1.ckpt"
     assert find_checkpoint("best", tmp_path) == best
     assert find_checkpoint(str(best), tmp_path) == best
+
+
+def test_where_last_is_torn_the_one_that_learned_most_is_taken(tmp_path: Path) -> None:
+    for steps, name in ((8, "a.ckpt"), (20, "b.ckpt"), (12, "c.ckpt")):
+        torch.save({"global_step": steps}, tmp_path / name)
+        os.utime(tmp_path / name, (1000 - steps, 1000 - steps))  # as a copy may leave them
+    (tmp_path / "last.ckpt").write_bytes(b"PK torn")
+    assert find_checkpoint("last", tmp_path) == tmp_path / "b.ckpt"
+    torch.save({"global_step": 4}, tmp_path / "last.ckpt")
+    assert find_checkpoint("last", tmp_path) == tmp_path / "last.ckpt"
 
 
 @pytest.mark.parametrize("name", ["last", "best", "elsewhere/x.ckpt"])

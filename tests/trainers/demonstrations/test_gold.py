@@ -58,6 +58,40 @@ def test_a_bridge_is_searched_in_the_order_in_which_names_appear() -> None:
     assert "It says: She became Chief of Protocol in 1976." in episode.turns[2]
 
 
+def steps(*told: tuple[str, str, str], answer: str = "Chief of Protocol") -> Question:
+    names = ("question", "answer", "passage")
+    known = [dict(zip(names, one, strict=True)) for one in told]
+    return Question("steps", BRIDGE.text, (answer,), {"decomposition": known})
+
+
+FIRST = ("starred in Kiss and Tell", "Shirley Temple", "Kiss and Tell (1945 film)")
+
+
+def test_stated_steps_are_played_with_their_own_queries() -> None:
+    second = ("position held by Shirley Temple", "Chief of Protocol", "Shirley Temple")
+    episode = played(steps(FIRST, second))
+    assert episode.queries == ["starred in Kiss and Tell", "position held by Shirley Temple"]
+    assert episode.reward is not None
+    assert episode.reward.value == 1.0
+    assert (
+        "It says: It stars Shirley Temple. Next I need to know about position" in episode.turns[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ((FIRST, ("Temple the diplomat", "x", "Shirley Temple")), gold.NOT_NAMED),
+        ((FIRST, ("Shirley Temple", "x", "Ghent")), gold.NOT_FOUND),
+        ((FIRST, ("Shirley Temple", "x", "")), gold.NO_EVIDENCE),
+        ((FIRST,), gold.NO_ANSWER),
+        ((FIRST,) * 3, gold.TOO_MANY),
+    ],
+)
+def test_steps_that_cannot_be_played(told: Any, why: str) -> None:
+    assert player(max_searches=2).play([steps(*told)]) == [why]
+
+
 def test_thoughts_need_not_quote() -> None:
     assert not any("It says" in turn for turn in played(BRIDGE, quote=False).turns)
 

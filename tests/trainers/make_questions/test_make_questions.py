@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.served_model import model_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,6 +256,20 @@ _RIGHT = Fake._one
 
 def _ignorant(self: Fake, asked: str) -> Generation:
     return _RIGHT(self, asked) if "Passage 1" in asked else Generation("nobody", "eos")
+
+
+def test_a_served_model_proposes(tmp_path: Path) -> None:
+    opened(tmp_path / "pages")
+
+    def say(body: dict[str, Any]) -> str:
+        asked = json.dumps(body["messages"], ensure_ascii=False)
+        return _ignorant(Fake(), asked).text
+
+    with model_server(say) as server:
+        url = ("--url", server.url, "--model", "tiny")
+        card = run(tmp_path / "out", "--from", "served", *url)
+    assert card["kept"] == 1
+    assert card["model_calls"] == 3  # two pairs, and the question from memory
 
 
 def test_the_budget_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from doubles.run_folders import write_config
+from pytorch_lightning.cli import SaveConfigCallback
 from torch.utils.data import DataLoader
 
 from research_rl.trainers.checkpoint import RunLogger
@@ -38,17 +40,31 @@ class Learns(pl.LightningModule):
         return loss
 
 
-def fit(folder: Path, module: Learns, page: RunPage) -> None:
+class Refuses(SaveConfigCallback):
+    """Has a parser that ends the process, as that of a command line does."""
+
+    def __init__(self) -> None:
+        self.parser = self  # type: ignore[assignment]
+
+    def parse_args(self, *_: Any, **__: Any) -> Any:
+        raise SystemExit(2)
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Save nothing."""
+
+
+def fit(folder: Path, module: Learns, *page: pl.Callback, **settings: Any) -> None:
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator="cpu",
         max_epochs=1,
         log_every_n_steps=1,
         logger=RunLogger(folder, name="", version=""),
-        callbacks=[page],
+        callbacks=list(page),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **settings,
     )
     trainer.fit(module, DataLoader(range(3)))  # type: ignore[arg-type]
 
@@ -98,6 +114,22 @@ def test_a_page_that_cannot_be_written_ends_no_run(
     caplog.set_level(logging.WARNING)
     fit(tmp_path, Learns(), RunPage())
     assert "could not write the page of the run: OSError: no space left on device" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_parser_that_refuses_ends_no_run(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    fit(tmp_path, Learns(), Refuses(), RunPage())
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "that <code>quickstart</code> names" in page, "and it says what was not compared"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_dry_run_leaves_no_page(tmp_path: Path) -> None:
+    module = Learns()
+    module.training_step = lambda *_: module.layer(torch.ones(1, 1)).sum()  # type: ignore[method-assign]
+    fit(tmp_path, module, RunPage(), fast_dev_run=1)
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_memory_is_that_of_the_highest_process(tmp_path: Path) -> None:

@@ -91,4 +91,6 @@ def _row(data: bytes) -> CachedVerdict | None:
         row = CachedVerdict(**json.loads(data))
     except (ValueError, TypeError, RecursionError):
         return None
-    return row if isinstance(row.key, str) and isinstance(row.correct, bool) else None
+    texts = (row.key, row.model, row.prompt, row.rationale)
+    plain = all(isinstance(text, str) for text in texts) and isinstance(row.correct, bool)
+    return row if plain and type(row.attempts) is int else None

@@ -13,7 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from research_rl.envs import Passage, Question
-from research_rl.envs.rewards import cover_exact_match, exact_match, f1_score, normalize_answer
+from research_rl.envs.rewards import (
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    fair_scores,
+    normalize_answer,
+)
 from research_rl.envs.system import UNSPACED, folded
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ MEASURES: Mapping[str, str] = {
     "em": "exact match of the normalised answer with a gold answer, 0 or 1",
     "f1": "token F1 with the best gold answer, 0 to 1",
     "cover_em": "a normalised gold answer is a substring of the normalised answer, 0 or 1",
+    "folded_em": "exact match as the reward `default` compares, 1,500 is 1500; 0 or 1",
     "answered": "there is an answer at all, 0 or 1",
     "support_recall": "share of the supporting paragraphs that all searches together found",
     "support_complete": "all supporting paragraphs were found, 0 or 1",
@@ -75,6 +82,7 @@ def measure_prediction(prediction: Prediction) -> Scores:
 def answer_scores(text: str, answers: Sequence[str]) -> dict[str, float]:
     """Return ``em``, ``f1`` and ``cover_em`` of a text, as the published evaluators give them.
 
+    ``folded_em`` beside them is ours, see :func:`research_rl.envs.rewards.fair_scores`.
     As in the originals, a gold answer that normalises to nothing ("The The") has the cover-EM 1 and
     the F1 0 with any text, and without gold answers all three are 0.
     """
@@ -82,14 +90,15 @@ def answer_scores(text: str, answers: Sequence[str]) -> dict[str, float]:
         "em": exact_match(text, answers),
         "f1": f1_score(text, answers),
         "cover_em": cover_exact_match(text, answers),
+        "folded_em": fair_scores(text, answers)[1],
     }
 
 
 def _answer_measures(prediction: Prediction) -> Scores:
-    """``em``, ``f1``, ``cover_em`` and ``answered``."""
+    """``em``, ``f1``, ``cover_em``, ``folded_em`` and ``answered``."""
     text, answers = prediction.text, prediction.question.answers
     answered = bool(text.strip())
-    names = ("em", "f1", "cover_em")
+    names = ("em", "f1", "cover_em", "folded_em")
     scores: Scores
     if not answers:
         scores = dict.fromkeys(names)

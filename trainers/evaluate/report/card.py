@@ -14,10 +14,13 @@ from research_rl.trainers.evaluate.measures import MEASURES, Agreement, Cell, In
 from research_rl.trainers.evaluate.report.summary import CellSummary, Comparison, Summary
 
 COUNTED = ("searches", "distinct_queries", "sampled_tokens", "result_tokens", "seconds")
+_FOLDED = "EM is as published. Folded EM reads 1,500 as 1500 and is ours: set no paper beside it."
+CEILING_HEAD = "EM's ceiling, %"
 _HEADS = {
     "em": "EM",
     "f1": "F1",
     "cover_em": "cover-EM",
+    "folded_em": "folded EM (ours)",
     "support_recall": "support recall",
     "answer_in_results": "answer in results",
     "format": "format right",
@@ -67,7 +70,8 @@ def card_markdown(
     """
     naming = Naming(summary.cells)
     parts = [f"# {title}", *([note] if note else []), _head(summary, made)]
-    parts += ["## Answers", _table(_answers(summary, naming, ceilings or {}))]
+    answers = _table(_answers(summary, naming, ceilings or {}))
+    parts += ["## Answers", answers, *[_FOLDED] * _has_folded(summary)]
     if paper is not None:
         parts += [f"## Beside {paper} of the paper", _paper(summary, naming, paper, classes or {})]
     if summary.comparisons:
@@ -103,15 +107,14 @@ def _head(summary: Summary, made: datetime | None) -> str:
 def _answers(
     summary: Summary, naming: Naming, ceilings: Mapping[str, float | None]
 ) -> Iterator[list[str]]:
-    known = any(share is not None for share in ceilings.values())
+    shares = ceiling_texts(ceilings)
     judges = _judge_names(summary)
-    names = ("em", "f1", "cover_em")
+    names = ("em", "f1", "cover_em") + ("folded_em",) * _has_folded(summary)
     heads = [f"{_HEADS[name]}, %" for name in names] + [f"{j} says right, %" for j in judges]
-    heads[1:1] = ["EM's ceiling, %"] * known
+    heads[1:1] = [CEILING_HEAD] * bool(shares)
     yield ["data set", "method", "n", *heads]
     for cell, found in summary.cells.items():
-        share = ceilings.get(cell.dataset)
-        ceiling = ["–" if share is None else f"{100 * share:.1f}"] * known
+        ceiling = [shares.get(cell.dataset, "–")] * bool(shares)
         said = [found.judges[judge] for judge in judges]
         yield [
             cell.dataset,
@@ -122,6 +125,16 @@ def _answers(
             *(percent(found.measures.get(name)) for name in names[1:]),
             *("–" if s.accuracy is None else f"{100 * s.accuracy:.1f} (n {s.n})" for s in said),
         ]
+
+
+def _has_folded(summary: Summary) -> bool:
+    return any("folded_em" in cell.measures for cell in summary.cells.values())
+
+
+def ceiling_texts(ceilings: Mapping[str, float | None] | None) -> dict[str, str]:
+    """Return the known ceilings in percent, "83.3", by data set."""
+    known = (ceilings or {}).items()
+    return {name: f"{100 * share:.1f}" for name, share in known if share is not None}
 
 
 def _paper(summary: Summary, naming: Naming, system: str, classes: Mapping[str, str]) -> str:

@@ -16,7 +16,9 @@ from research_rl.envs.system import write_whole
 from research_rl.trainers.callbacks import Picture, picture_of
 from research_rl.trainers.evaluate.measures import Cell, Row
 from research_rl.trainers.evaluate.report.card import (
+    CEILING_HEAD,
     Naming,
+    ceiling_texts,
     gap_text,
     interval_text,
     p_text,
@@ -52,6 +54,7 @@ def write_page(
     reference: str = "ReSearch",
     num_questions: int = 500,
     protocols: Mapping[str, Protocol] = PROTOCOLS,
+    ceilings: Mapping[str, float | None] | None = None,
 ) -> Path:
     """Write the page and return its path.
 
@@ -66,14 +69,18 @@ def write_page(
         reference: the method that is shown first.
         num_questions: of each data set, the first ones; the page says how many are left out.
         protocols: by the names that rows have; steps in another one are shown as plain text.
+        ceilings: as in ``card_markdown``.
     """
+    shares = ceiling_texts(ceilings)
+    heads = list(_HEADS)
+    heads[2:2] = [CEILING_HEAD] * bool(shares)
     page = html_page(
         "report.html",
         "research_rl.trainers.evaluate.report",
         title=title,
         note=note,
-        heads=_HEADS,
-        scores=list(_scores(summary)),
+        heads=heads,
+        scores=list(_scores(summary, shares)),
         results=list(_results(summary, reference)),
         reference=reference,
         figures=[(_base64(f.read_bytes()), _ALT.get(f.stem, f.stem)) for f in figures or ()],
@@ -194,7 +201,7 @@ def _results(summary: Summary, reference: str) -> Iterator[str]:
         yield f"{said}."
 
 
-def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
+def _scores(summary: Summary, ceilings: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The lines of the table, one for each cell: its names, and its numbers with intervals."""
     naming = Naming(summary.cells)
     for cell, found in summary.cells.items():
@@ -203,7 +210,9 @@ def _scores(summary: Summary) -> Iterator[dict[str, Any]]:
             **cell._asdict(),
             "name": naming.system(cell.method, cell.model),
             "numbers": [
-                *(percent(get(name)) for name in ("em", "f1", "cover_em")),
+                percent(get("em")),
+                *([ceilings.get(cell.dataset, "–")] * bool(ceilings)),
+                *(percent(get(name)) for name in ("f1", "cover_em")),
                 interval_text(get("searches")),
                 *(percent(get(name)) for name in ("answer_in_results", "format")),
                 f"{found.answered:,}",

@@ -26,7 +26,14 @@ from research_rl.envs.retrieval import (  # noqa: E402
     forget_retrievers,
     load_retriever,
 )
+from research_rl.envs.retrieval.index import manifest as manifests  # noqa: E402
+from research_rl.envs.retrieval.index import open as opened  # noqa: E402
+from research_rl.envs.retrieval.index.build_steps import (  # noqa: E402
+    SourceFile,
+    check_unchanged,
+)
 from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
+from research_rl.envs.system import file_mark, files, sha256_of  # noqa: E402
 
 FACTS = [("oslo", "Norway"), ("paris", "France"), ("lima", "Peru"), ("cairo", "Egypt")]
 
@@ -150,6 +157,52 @@ def test_a_moved_corpus_can_be_pointed_at(tmp_path: Path, index: Path, corpus: P
     assert pickle.loads(pickle.dumps(retriever)) is retriever
 
 
+def test_content_and_not_its_time_tells_whether_an_index_is_open(
+    index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_retriever(index)
+    for file in (corpus, index / "manifest.json"):
+        os.utime(file, ns=(0, 5))
+    assert load_retriever(index) is before
+    monkeypatch.setattr(files, "_READ_ANEW", 0)  # as if it were a large one
+    assert load_retriever(index) is before
+    monkeypatch.setattr(opened, "sha256_of", lambda path: pytest.fail("read again"))
+    mark = file_mark(corpus)
+    with opened._CACHE_LOCK:
+        for key, (state, retriever) in list(opened._CACHE.items()):
+            opened._CACHE[key] = state._replace(corpus=mark), retriever
+    assert load_retriever(index) is before
+    monkeypatch.undo()
+    alter_in_secret(index, corpus)
+    with pytest.raises(IndexFolderError, match="do not belong together"):
+        load_retriever(index)
+
+
+def test_a_large_corpus_that_nobody_wrote_is_not_read_again(
+    index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_READ_ANEW", 0)
+    read: list[Path] = []
+    monkeypatch.setattr(manifests, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    manifest = read_manifest(index)
+    manifests.check_corpus(index, manifest, corpus)
+    assert not read
+    alter_in_secret(index, corpus)
+    with pytest.raises(IndexFolderError, match="do not belong together"):
+        manifests.check_corpus(index, manifest, corpus)
+    assert read == [corpus]
+
+
+def test_a_corpus_that_is_touched_while_it_is_indexed_is_the_same(corpus: Path) -> None:
+    source = SourceFile.of(corpus)
+    os.utime(corpus, ns=(0, 5))
+    check_unchanged(source)
+    os.utime(corpus, ns=(0, int(source.mark.split("-")[2])))
+    alter_in_secret(corpus.parent, corpus)
+    with pytest.raises(CorpusError, match="changed while it was indexed"):
+        check_unchanged(source)
+
+
 def grow(index: Path, corpus: Path) -> None:
     corpus.write_text(corpus.read_text() + '{"id": "x", "contents": "y"}\n')
 
@@ -158,6 +211,13 @@ def alter(index: Path, corpus: Path) -> None:
     stat = corpus.stat()
     corpus.write_text(corpus.read_text().replace("Peru", "Mali"))
     os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def alter_in_secret(index: Path, corpus: Path) -> None:
+    """Other content of the same size, with the time of change of before."""
+    stat = corpus.stat()
+    corpus.write_text(corpus.read_text().replace("Peru", "Mali"))
+    os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def lose_a_vector(index: Path, corpus: Path) -> None:
@@ -185,6 +245,7 @@ def lose_offsets(index: Path, corpus: Path) -> None:
     [
         (grow, r"do not belong together \(bytes: \d+ in the file, \d+ in the manifest\)"),
         (alter, r"do not belong together \(sha256: "),
+        (alter_in_secret, r"do not belong together \(sha256: "),
         (lose_a_vector, "must hold 4 vectors as its manifest says, got 3"),
         (other_dimension, r"must hold 64 numbers a vector .* as its manifest says, got 8"),
         (break_vectors, "is broken"),

@@ -28,6 +28,9 @@ PASSAGE = st.builds(
 WITH_ID = ("research", "research-single", "search-r1", "skyrl", "rllm")
 
 
+WITH_SOURCE = ("research", "research-single", "search-r1", "skyrl")
+
+
 def through_json(value: Any) -> Any:
     return parse_json(dump_json(value))
 
@@ -41,6 +44,15 @@ def test_a_request_survives_the_wire(name: str, queries: list[str], k: int) -> N
     assert request.queries == tuple(queries)
     assert request.top_k == k
     assert request.scores
+
+
+@pytest.mark.parametrize("name", WITH_SOURCE)
+def test_where_a_passage_stands_survives_the_wire(name: str) -> None:
+    dialect = DIALECTS[name]
+    rows = [[Passage("7", "Oslo\nA city.", 1.0, "guide.md#char=3,9"), Passage("8", "B\nC", 0.5)]]
+    reply = dialect.encode_response(SearchRequest(("q",), 3), rows)
+    assert dialect.decode_response(through_json(reply), ("q",), 3) == rows
+    assert str(reply).count("source") == 1, "nothing is sent where nothing is known"
 
 
 @pytest.mark.parametrize("name", DIALECTS)

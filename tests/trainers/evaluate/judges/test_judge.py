@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import pickle
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.payloads import MODULE, Payload, write_module
 from doubles.served_model import model_server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +190,35 @@ def test_a_torn_line_costs_its_own_verdict_only(
     assert len(chat.seen) == 1
     assert f"verdicts.jsonl:{len(CASES)}: passed over a spoilt line" in caplog.text
     assert len(JudgeCache(path)) == len(CASES)
+
+
+def test_a_cache_of_a_strangers_is_read_as_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = tmp_path / "ran"
+    write_module(tmp_path, ran)
+    case = JudgeCase("Who?", ("I",), "me")
+    judge = Judge("m", FakeChat(reply(True)))
+    row = {"key": judge.key(case), "model": "m", "prompt": "p", "rationale": "r", "attempts": 1}
+    code = {"class_path": f"{MODULE}.E"}
+    lines = [
+        pickle.dumps(Payload(ran)).replace(b"\n", b" "),
+        base64.b64encode(pickle.dumps(Payload(ran))),
+        f'key: !!python/object/apply:os.open ["{ran}", 65]'.encode(),
+        b"${oc.env:HOME}",
+        b"[" * 100_000,
+        *(json.dumps({**row, "correct": said}).encode() for said in (code, "yes", 1, None)),
+        *(json.dumps({**row, "correct": True, name: code}).encode() for name in row),
+        json.dumps({**row, "correct": True, "class_path": f"{MODULE}.E"}).encode(),
+        json.dumps({**row, "correct": True, "attempts": True}).encode(),
+    ]
+    (tmp_path / "verdicts.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    cache = JudgeCache(tmp_path / "verdicts.jsonl")
+    assert len(cache) == 0
+    assert caplog.text.count("passed over a spoilt line") == len(lines)
+    assert Judge("m", judge.chat, cache).judge([case])[0].correct is True
+    assert not ran.exists()
+    assert len(JudgeCache(tmp_path / "verdicts.jsonl")) == 1, "what is good is kept beside it"
 
 
 def test_a_judge_that_is_down_fails_every_case_and_is_soon_left_alone(

@@ -69,6 +69,7 @@ def test_every_measure_of_a_searched_answer() -> None:
         "em": 1.0,
         "f1": 1.0,
         "cover_em": 1.0,
+        "folded_em": 1.0,
         "answered": 1.0,
         "support_recall": 0.5,
         "support_complete": 0.0,
@@ -114,6 +115,22 @@ def test_a_failed_prediction_is_a_gap_and_not_a_wrong_answer() -> None:
     assert measures.keys() == MEASURES.keys()
     assert measures["failed"] == 1.0
     assert measures["em"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "em", "folded"),
+    [
+        ("1.5 million", "1,500,000", 0.0, 1.0),
+        ("-5", "5", 1.0, 0.0),
+        ("東京。", "東京", 0.0, 1.0),
+        ("the Oslo", "Oslo", 1.0, 1.0),
+    ],
+)
+def test_folded_em_stands_beside_the_published_one(
+    text: str, gold: str, em: float, folded: float
+) -> None:
+    measures = measure_prediction(predict(Question("6", "?", (gold,)), text=text))
+    assert (measures["em"], measures["folded_em"]) == (em, folded)
 
 
 def test_answers_are_looked_for_as_whole_words() -> None:
