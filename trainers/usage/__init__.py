@@ -11,7 +11,7 @@ May import: envs, trainers.settings
 from __future__ import annotations
 
 from research_rl.trainers.usage.pages import OPENINGS, Opening, help_page, show_help
-from research_rl.trainers.usage.skeleton import CHECKED, FitParser, check_usage
+from research_rl.trainers.usage.skeleton import CHECKED, EvaluateParser, FitParser, check_usage
 from research_rl.trainers.usage.table import (
     TABLE,
     Option,
@@ -24,6 +24,7 @@ __all__ = [
     "CHECKED",
     "OPENINGS",
     "TABLE",
+    "EvaluateParser",
     "FitParser",
     "Opening",
     "Option",
