@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, make_dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import yaml  # type: ignore[import-untyped]
@@ -202,8 +203,12 @@ def _section(name: str, options: Mapping[str, Option]) -> type:
             made.append((short, _type(option)))
         else:
             value = _default(option)
-            made.append((short, _type(option), field(default_factory=lambda value=value: value)))
+            made.append((short, _type(option), field(default_factory=partial(_same, value))))
     return make_dataclass(f"Section_{name.replace('.', '_')}", made, kw_only=True)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _type(option: Option) -> Any:
