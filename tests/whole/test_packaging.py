@@ -101,7 +101,9 @@ def test_the_sdist_is_told_of_everything() -> None:
     own = {".git", ".github", ".gitignore", ".editorconfig", ".pre-commit-config.yaml", "ruff.toml"}
     made = {"dist", "build", "runs", ".venv", ".typecheck"}
     for path in ROOT.iterdir():
-        ignored = path.name in own | made | {"setup.cfg", "MANIFEST.in"} or path.name.endswith("egg-info")
+        ignored = path.name in own | made | {"setup.cfg", "MANIFEST.in"} or path.name.endswith(
+            "egg-info"
+        )
         if not ignored and not path.name.startswith((".pytest", ".ruff", ".mypy", ".hypo", "__")):
             assert path.name in grafted or any(path.match(one) for one in listed), path.name
 
