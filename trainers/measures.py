@@ -125,8 +125,9 @@ def missing_answers(module: Any, role: Role) -> Collection[str] | None:
         None where no audit was made, or the questions are not from a QuestionDataModule.
     """
     data = getattr(module.trainer, "datamodule", None)
-    known = isinstance(data, QuestionDataModule)
-    return data.missing(role, module.env_config.index) if known else None
+    if not isinstance(data, QuestionDataModule):
+        return None
+    return data.missing(role, module.env_config.index)
 
 
 def prefixed(prefix: str, values: Mapping[str, float]) -> Measures:

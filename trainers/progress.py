@@ -110,7 +110,7 @@ class RunProgressBar(TQDMProgressBar):
         if self._lines:
             self.disable()
         if (self._lines or self.is_enabled) and hasattr(pl_module, "watch"):
-            pl_module.watch = self._pulse
+            setattr(pl_module, "watch", self._pulse)  # noqa: B010  (of ours, not of Lightning's)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """End the lines about rollouts, also where the run has failed."""

@@ -6,6 +6,7 @@ them can undo what a hundred good ones have taught; at a small one it cannot.
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -53,7 +54,7 @@ class WarmupDecay(LRScheduler):
         self.start_factor, self.end_factor = start_factor, end_factor
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group in the next update."""
         return [rate * self._factor(self.last_epoch) for rate in self.base_lrs]
 

@@ -34,7 +34,7 @@ def main(args: Sequence[str]) -> None:
         "--out", type=Path, default=Path("research.schema.json"), help="default %(default)s"
     )
     given = parser.parse_args(args)
-    text = json.dumps(config_schema(), separators=(",", ":"))
+    text = json.dumps(config_schema(), indent=1)
     print(f"wrote {printable(str(write_whole(given.out, text + chr(10))))}")
     print(f"say in a config's first line: # yaml-language-server: $schema={given.out.name}")
 
@@ -52,8 +52,8 @@ def config_schema() -> dict[str, Any]:
 @contextmanager
 def _classes_without_subclasses() -> Iterator[None]:
     """Have jsonargparse describe ``type``, the class of classes, which it asks for subclasses."""
-    inner: Any = _completions_jsonschema
-    known = inner.get_all_subclass_paths
+    inside: Any = _completions_jsonschema
+    known = inside.get_all_subclass_paths
 
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -61,11 +61,11 @@ def _classes_without_subclasses() -> Iterator[None]:
         except TypeError:
             return []
 
-    inner.get_all_subclass_paths = paths
+    inside.get_all_subclass_paths = paths
     try:
         yield
     finally:
-        inner.get_all_subclass_paths = known
+        inside.get_all_subclass_paths = known
 
 
 def _for_parts(schema: Any) -> Any:

@@ -212,12 +212,11 @@ def _shipped(name: str) -> dict[str, Any]:
     return _merged(_shipped(str(base)), config) if base else config
 
 
-def _merged(base: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(base)
     for key, value in more.items():
         before = found.get(key)
-        if isinstance(before, dict) and isinstance(value, Mapping):
-            found[key] = _merged(before, value)
-        else:
-            found[key] = value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = _merged(before, value)
+        found[key] = value
     return found
