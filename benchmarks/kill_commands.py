@@ -32,6 +32,8 @@ from typing import Any
 import torch
 from kills import outcome, start, wait, write_config
 
+from research_rl.envs.synthetic import SyntheticWorld
+
 _TIMES = re.compile(
     r'"(?:\w*seconds|created|mtime_ns|mark|started|ended|time|finished)": ?[^,}\n]+'
 )
@@ -92,8 +94,14 @@ def evaluate(out: Path, made: Path) -> list[str]:
 
 
 def questions_make(out: Path, made: Path) -> list[str]:
-    """Make questions of a corpus."""
-    return ["questions", "make", "--corpus", str(made / "corpus.jsonl"), "--out", str(out)]
+    """Make questions of pages about made-up people."""
+    index = ["--index", str(made / "people"), "--drafts", "2000", "--quiet"]
+    return ["questions", "make", *index, "--out", str(out)]
+
+
+def corpus_build(out: Path, made: Path) -> list[str]:
+    """Read a folder of pages about made-up people."""
+    return ["corpus", "build", str(made / "pages"), "--out", str(out / "corpus.jsonl")]
 
 
 COMMANDS: dict[str, Words] = {
@@ -104,6 +112,7 @@ COMMANDS: dict[str, Words] = {
     "index add": index_add,
     "evaluate": evaluate,
     "questions make": questions_make,
+    "corpus build": corpus_build,
 }
 """By name, what gives each command's words for a folder; a new one is added here."""
 
@@ -123,6 +132,25 @@ def prepare(made: Path) -> None:
                 text = " ".join(rng.choices(names, k=30))
                 row = {"id": f"{file[0]}{number}", "contents": f"{rng.choice(names)}\n{text}"}
                 lines.write(json.dumps(row) + "\n")
+    write_pages(made)
+
+
+def write_pages(made: Path) -> None:
+    """Write a page for each of 600 made-up people, and an index of them."""
+    said: dict[str, list[str]] = {}
+    for (relation, person), other in sorted(SyntheticWorld().facts.items()):
+        said.setdefault(person, []).append(f"The {relation} of {person} is {other}.")
+    (made / "pages").mkdir(exist_ok=True)
+    rows = []
+    for person, facts in said.items():
+        (made / "pages" / f"{person}.md").write_text(f"# {person}\n\n" + "\n\n".join(facts) + "\n")
+        rows.append({"id": person, "contents": f"{person}\n{' '.join(facts)}"})
+    corpus = made / "people.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(made / "people", ignore_errors=True)
+    words = ["index", "build", "--kind", "bm25", "--corpus", str(corpus)]
+    if wait(start([*words, "--out", str(made / "people")], made / "people.log")) != 0:
+        raise RuntimeError(f"the pages cannot be indexed; see {made / 'people.log'}")
 
 
 def prepare_from(run: Path, made: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from doubles.places import ROOT
 
+DOOR = ROOT / "door" / "__init__.py"
+"""What installs as ``research_rl`` itself."""
 _FOLDERS = "envs|agents|trainers|tests|configs|benchmarks|examples|docs"
 _PATH = re.compile(rf"(?<![\w./-])(?:{_FOLDERS})/[\w./-]*")
 _NAME = re.compile(r"\bresearch_rl(?!\.json\b)(?:\.\w+)+")
@@ -36,6 +38,8 @@ def missing(text: str, *beside: Path) -> Iterator[str]:
 def resolves(name: str) -> bool:
     """Whether a dotted name is a module or what one binds, by its source: nothing is imported."""
     place, parts = ROOT, name.split(".")[1:]
+    if len(parts) == 1 and parts[0] in [*_bound(DOOR), "__version__"]:
+        return True
     while parts and (place / parts[0]).is_dir():
         place /= parts.pop(0)
     if parts and (place / f"{parts[0]}.py").is_file():

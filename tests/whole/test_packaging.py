@@ -101,7 +101,9 @@ def test_the_sdist_is_told_of_everything() -> None:
     own = {".git", ".github", ".gitignore", ".editorconfig", ".pre-commit-config.yaml", "ruff.toml"}
     made = {"dist", "build", "runs", ".venv", ".typecheck"}
     for path in ROOT.iterdir():
-        ignored = path.name in own | made | {"setup.cfg"} or path.name.endswith("egg-info")
+        ignored = path.name in own | made | {"setup.cfg", "MANIFEST.in"} or path.name.endswith(
+            "egg-info"
+        )
         if not ignored and not path.name.startswith((".pytest", ".ruff", ".mypy", ".hypo", "__")):
             assert path.name in grafted or any(path.match(one) for one in listed), path.name
 
@@ -111,8 +113,9 @@ def test_the_release_command_is_a_script_that_uploads_nothing() -> None:
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text(encoding="utf-8")
-    assert "twine check" in text
-    assert not re.search(r"twine upload|git push(?! origin main)|^git (commit|tag)", text)
+    assert 'twine" check' in text
+    runs = text.partition("<<NEXT")[0]  # behind it stands what a person types
+    assert not re.search(r"upload dist|git (push|commit)|git tag -a", runs)
     wrong = subprocess.run([str(script), "1.x"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "X.Y.Z" in wrong.stderr

@@ -26,7 +26,7 @@ def command_words(configs: Iterable[ConfigLike]) -> list[str]:
     words = []
     for config in configs:
         if isinstance(config, Mapping):
-            text = yaml.safe_dump(_nested(config), sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(_nested(config), sort_keys=False)
             words += ["--config", text]
         elif isinstance(config, str | PathLike):
             words += ["--config", str(config)]
@@ -65,7 +65,8 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one, name) for one in value]
     if inspect.isclass(value):
-        return {"class_path": f"{value.__module__}.{value.__qualname__}"}
+        path = f"{value.__module__}.{value.__qualname__}"
+        return path if name == "class_path" else {"class_path": path}
     if isinstance(value, PathLike):
         return str(value)
     if value is None or isinstance(value, str | bool | int | float):

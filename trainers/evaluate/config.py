@@ -23,6 +23,7 @@ from research_rl.trainers.settings import (
     OneLineParser,
     PromptParts,
 )
+from research_rl.trainers.usage import EvaluateParser
 
 _HOW_NOT_WHAT = (
     *("concurrency", "timeout", "retry_window", "api_key"),
@@ -187,9 +188,9 @@ class Method:
     datasets: tuple[str, ...] | None = None
 
 
-def make_parser() -> OneLineParser:
+def make_parser() -> EvaluateParser:
     """Return the parser of ``research evaluate``."""
-    parser = OneLineParser(
+    parser = EvaluateParser(
         prog="research evaluate",
         description="Compare methods on data sets: rows, a card, figures and a page.",
         parser_mode="omegaconf+",

@@ -33,7 +33,8 @@ class RunState(NamedTuple):
         if self.name == "not begun":
             return "not begun"
         of = f" of {self.total:,}" if self.total is not None and self.total >= self.done else ""
-        return f"{self.name}, {self.done:,}{of} iterations"
+        one = self.done == 1 and not of
+        return f"{self.name}, {self.done:,}{of} iteration{'' if one else 's'}"
 
 
 @dataclass(frozen=True)

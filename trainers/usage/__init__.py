@@ -10,8 +10,8 @@ May import: envs, trainers.settings
 
 from __future__ import annotations
 
-from research_rl.trainers.usage.pages import OPENINGS, Opening, help_page, show_help
-from research_rl.trainers.usage.skeleton import CHECKED, FitParser, check_usage
+from research_rl.trainers.usage.pages import help_page, show_help
+from research_rl.trainers.usage.skeleton import CHECKED, EvaluateParser, FitParser, check_usage
 from research_rl.trainers.usage.table import (
     TABLE,
     Option,
@@ -19,11 +19,13 @@ from research_rl.trainers.usage.table import (
     options_of,
     write_table,
 )
+from research_rl.trainers.usage.usual import OPENINGS, Opening
 
 __all__ = [
     "CHECKED",
     "OPENINGS",
     "TABLE",
+    "EvaluateParser",
     "FitParser",
     "Opening",
     "Option",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field, make_dataclass
+from functools import partial
 from typing import Any, NoReturn
 
+import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import register_type
 from omegaconf.errors import OmegaConfBaseException
 
@@ -59,8 +62,31 @@ class FitParser(OneLineParser):
         super().error(message, ex)
 
 
-class _EvaluateParser(FitParser):
+class EvaluateParser(FitParser):
+    """The same for ``research evaluate``."""
+
     example = "research evaluate --config evaluate/quickstart"
+
+
+class _Skeleton(FitParser):
+    """Reads configs without what is added to a list, ``callbacks+:``; the real parser adds it."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a config."""
+        if "+" in content:
+            with suppress(yaml.YAMLError):  # which the parser tells of
+                content = yaml.safe_dump(_without_additions(yaml.safe_load(content)))
+        return super().parse_string(content, *args, **kwargs)
+
+
+class _EvaluateSkeleton(EvaluateParser, _Skeleton):
+    pass
+
+
+def _without_additions(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_additions(v) for k, v in value.items() if not str(k).endswith("+")}
 
 
 def check_usage(command: str, args: Sequence[str]) -> None:
@@ -132,12 +158,12 @@ def _is_beyond(name: str, options: Mapping[str, Option]) -> bool:
 
 def _parser(command: str, options: Mapping[str, Option]) -> OneLineParser:
     if command == "evaluate":
-        parser: OneLineParser = _EvaluateParser(prog="research evaluate", **_SETTINGS)
+        parser: OneLineParser = _EvaluateSkeleton(prog="research evaluate", **_SETTINGS)
         parser.add_argument("-c", "--config", action=EvaluationConfigFile)
         _fill(parser, options)
         return parser
-    parser = FitParser(prog="research", **_SETTINGS)
-    inner = FitParser(**_SETTINGS)
+    parser = _Skeleton(prog="research", **_SETTINGS)
+    inner = _Skeleton(**_SETTINGS)
     inner.add_argument("-c", "--config", action=ShippedConfigFile)
     _fill(inner, options)
     parser.add_subcommands(required=True, dest="subcommand").add_subcommand(
@@ -177,8 +203,12 @@ def _section(name: str, options: Mapping[str, Option]) -> type:
             made.append((short, _type(option)))
         else:
             value = _default(option)
-            made.append((short, _type(option), field(default_factory=lambda value=value: value)))
+            made.append((short, _type(option), field(default_factory=partial(_same, value))))
     return make_dataclass(f"Section_{name.replace('.', '_')}", made, kw_only=True)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _type(option: Option) -> Any:

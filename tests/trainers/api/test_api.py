@@ -67,7 +67,9 @@ def test_train_ask_and_evaluate(config: Path, here: Path) -> None:
             "out": here / "evaluation",
             "datasets": {"people": {"world": {"num_questions": 2, "num_people": 20}}},
             "models": {"mine": {"run": str(run.folder)}},
-            "methods": {"ReSearch": {"class_path": "ReSearch", "init_args": {"max_tokens": 8}}},
+            "methods": {
+                "ReSearch": {"class_path": "ReSearch", "init_args": {"max_response_tokens": 8}}
+            },
             "resamples": 10,
         }
     )

@@ -74,7 +74,7 @@ def test_there_is_a_page_from_the_beginning_and_of_the_end(tmp_path: Path) -> No
     module = Learns()
     fit(tmp_path, module, RunPage(every_n_seconds=0))
     assert "not begun" in module.pages[0]
-    assert "stopped, 2 iterations" in module.pages[2]
+    assert "stopped, 1 iteration<" in module.pages[2], "Lightning logs behind the callbacks"
     assert "stopped, 3 iterations" in (tmp_path / "index.html").read_text("utf-8")
     costs = json.loads((tmp_path / "costs.json").read_text())
     assert costs["host_bytes"] > 1e7
@@ -85,7 +85,7 @@ def test_a_page_is_not_written_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = list[Path]()
-    monkeypatch.setattr(callback, "write_run_page", lambda path, *_: written.append(path))
+    monkeypatch.setattr(callback, "write_run_page", lambda path, *_, **__: written.append(path))
     monkeypatch.setattr(
         Learns, "training_step", lambda self, *_: self.layer(torch.ones(1, 1)).sum()
     )
@@ -104,7 +104,7 @@ def test_a_run_that_fails_has_its_page(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any) -> Path:
+    def full(*_: Any, **__: Any) -> Path:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(callback, "write_run_page", full)

@@ -100,7 +100,7 @@ def test_no_shipped_config_is_refused(name: str) -> None:
         "--model.updates {'group_size':3} --model.sampling.stop ['</a>']",
         "--model.env.prompt {prompt} --model.env.index ${data.world.folder}/index",
         "--trainer.logger false --trainer.max_time 00:01:00:00 --print_config",
-        "--overwrite --ckpt_path last --weights_only null --seed_everything true",
+        "--overwrite --ckpt_path last --weights_only null --seed_everything 3",
         "--model.policy.chat_template.kwargs {'enable_thinking':false}",
         "--model.policy.chat_template.kwargs.enable_thinking false",
     ],
