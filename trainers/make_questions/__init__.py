@@ -6,12 +6,17 @@ May import: agents, envs, trainers.audit
 
 from __future__ import annotations
 
-from research_rl.trainers.make_questions.checks import REASONS, IndexChecks, Limits, form_of
-from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts
-from research_rl.trainers.make_questions.facts import Facts
-from research_rl.trainers.make_questions.given import GivenQuestions
-from research_rl.trainers.make_questions.make import MakingPlan, make_questions
-from research_rl.trainers.make_questions.rules import RuleProposer
+from typing import TYPE_CHECKING
+
+from research_rl.envs.system import lazy
+
+if TYPE_CHECKING:
+    from research_rl.trainers.make_questions.checks import REASONS, IndexChecks, Limits, form_of
+    from research_rl.trainers.make_questions.drafts import Draft, Hop, Texts
+    from research_rl.trainers.make_questions.facts import Facts
+    from research_rl.trainers.make_questions.given import GivenQuestions
+    from research_rl.trainers.make_questions.make import MakingPlan, make_questions
+    from research_rl.trainers.make_questions.rules import RuleProposer
 
 __all__ = [
     "REASONS",
@@ -27,3 +32,16 @@ __all__ = [
     "form_of",
     "make_questions",
 ]
+
+# `research questions --help` does not wait for torch
+__getattr__ = lazy(
+    __name__,
+    {
+        "checks": ["REASONS", "IndexChecks", "Limits", "form_of"],
+        "drafts": ["Draft", "Hop", "Texts"],
+        "facts": ["Facts"],
+        "given": ["GivenQuestions"],
+        "make": ["MakingPlan", "make_questions"],
+        "rules": ["RuleProposer"],
+    },
+)
