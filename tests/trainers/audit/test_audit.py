@@ -323,7 +323,7 @@ def test_the_ceiling_stands_beside_em_in_a_later_evaluation(
     card = (tmp_path / "after" / "card.md").read_text()
     assert "| EM, % | EM's ceiling, % | F1, % |" in card
     assert "| ReSearch | 18 | 94.4 [83.3, 100.0] | 83.3 |" in card
-    page = re.sub(r"\s+| class=.number.", " ", (tmp_path / "after" / "report.html").read_text())
+    page = re.sub(r" class=.number.|\s+", " ", (tmp_path / "after" / "report.html").read_text())
     assert "<th >EM, %</th><th >EM&#39;s ceiling, %</th><th >F1, %</th>" in page
     assert "<td >94.4 <small>[83.3, 100.0]</small></td> <td >83.3</td>" in page
     assert "ceiling" not in (tmp_path / "before" / "report.html").read_text()
