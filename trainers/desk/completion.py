@@ -64,7 +64,8 @@ def whole_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     for name, module in commands.items():
         made = None if name in _WITH_A_CONFIG else parser_of(import_module(module).main)
         about = [] if made is None else [made]
-        one = below.add_parser(name, parents=about, add_help=made is None)
+        # shtab passes over commands without a line of help
+        one = below.add_parser(name, parents=about, add_help=made is None, help=f"research {name}")
         if made is None or name in ("collect", "plan"):
             one.add_argument("--config", "-c", choices=shipped_configs(), help="a shipped config")
             for option in _OF_A_CONFIG if made is None else ():

@@ -22,6 +22,30 @@ _BASE = {
     "description": "The config that this one changes: a file beside it, or a shipped one.",
 }
 
+_OWN_CLASS = {
+    "type": "object",
+    "description": "A class of your own, by its module and name.",
+    "properties": {
+        "class_path": {
+            "type": "string",
+            "pattern": r"^(?!(research_rl|torch|pytorch_lightning|lightning)\.)\w+(\.\w+)+$",
+        },
+        "init_args": {"type": "object"},
+        "dict_kwargs": {"type": "object"},
+    },
+    "required": ["class_path"],
+}
+
+_ANY_CLASS = {
+    "type": "object",
+    "properties": {
+        "class_path": {"type": "string"},
+        "init_args": {"type": "object"},
+        "dict_kwargs": {"type": "object"},
+    },
+    "additionalProperties": False,
+}
+
 
 def main(args: Sequence[str]) -> None:
     """Run ``research schema`` with these arguments."""
@@ -34,7 +58,7 @@ def main(args: Sequence[str]) -> None:
         "--out", type=Path, default=Path("research.schema.json"), help="default %(default)s"
     )
     given = parser.parse_args(args)
-    text = json.dumps(config_schema(), indent=1)
+    text = json.dumps(config_schema(), separators=(",", ":"))
     print(f"wrote {printable(str(write_whole(given.out, text + chr(10))))}")
     print(f"say in a config's first line: # yaml-language-server: $schema={given.out.name}")
 
@@ -46,6 +70,8 @@ def config_schema() -> dict[str, Any]:
         found = json.loads(parser.get_completion_script("jsonschema"))
     schema: dict[str, Any] = _for_parts(found)
     schema["properties"]["base"] = _BASE
+    model = schema["properties"]["model"]["properties"]
+    model["lr_scheduler"]["anyOf"].append(_ANY_CLASS)  # described as a text alone
     return schema
 
 
@@ -79,11 +105,20 @@ def _for_parts(schema: Any) -> Any:
         return schema
     found = {key: _for_parts(value) for key, value in schema.items() if key != "required"}
     properties = found.get("properties")
+    if any(_names_a_class(kind) for kind in found.get("anyOf", ())):
+        found["anyOf"].append(_OWN_CLASS)
     if isinstance(properties, dict):
+        if "const" in properties.get("class_path", {}):
+            path = properties["class_path"]["const"]
+            properties["class_path"] = {"enum": [path.rpartition(".")[2], path]}
         lists = {name: its for name, its in properties.items() if _takes_a_list(its)}
         properties |= {f"{name}+": its for name, its in lists.items()}
         found["properties"] = {name: _or_reference(its) for name, its in properties.items()}
     return found
+
+
+def _names_a_class(schema: Any) -> bool:
+    return isinstance(schema, dict) and "class_path" in schema.get("properties", {})
 
 
 def _takes_a_list(schema: Any) -> bool:

@@ -81,7 +81,10 @@ def test_shipped_configs_fit_the_schema(described: dict[str, Any]) -> None:
             config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text("utf-8"))
             wrong = [error.message[:200] for error in check.iter_errors(config)]
             assert not wrong, name
-    assert list(check.iter_errors({"model": {"updates": {"group_sise": 3}}}))
+    own = {"model": {"algorithm": {"class_path": "my_file.MyRule", "init_args": {"x": 1}}}}
+    assert not list(check.iter_errors(own))
+    for wrong in ({"updates": {"group_sise": 3}}, {"algorithm": {"class_path": "GRPPO"}}):
+        assert list(check.iter_errors({"model": wrong})), wrong
 
 
 def test_completion_knows_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
