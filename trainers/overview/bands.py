@@ -161,4 +161,5 @@ def _limits(rules: Sequence[Rule], values: Sequence[float]) -> str:
         side = f"{rule.sense}{{}}{' while the reward rises' if rule.unless_below else ''}"
         choose = min if rule.sense == "above" else max
         nearest[side] = choose(limit, nearest.get(side, limit))
-    return "; ".join(side.format(f" {limit:.2g}") for side, limit in nearest.items())
+    shown = {side: f" {x:.0f}" if abs(x) >= 100 else f" {x:.2g}" for side, x in nearest.items()}
+    return "; ".join(side.format(limit) for side, limit in shown.items())
