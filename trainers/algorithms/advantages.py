@@ -114,7 +114,8 @@ def above_batch_mean(rewards: Tensor) -> Tensor:
     """
     ours = torch.stack([rewards.sum().double(), rewards.new_tensor(len(rewards)).double()])
     total, count = _over_ranks(ours)
-    return rewards - (total / count).to(rewards)
+    mean: Tensor = total / count
+    return rewards - mean.to(rewards)
 
 
 def _over_ranks(value: Tensor) -> Tensor:
