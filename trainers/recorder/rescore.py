@@ -131,6 +131,7 @@ def _from_rows(path: Path, reward: RewardFunction, split: str) -> Iterator[Store
     from research_rl.agents import Rollout
 
     spoilt = blank = bare = 0
+    reads = bool(reward.part_names)  # a preset reads neither metadata nor passages
     for line in lines_of(path.read_text(encoding="utf-8", errors="replace")):
         try:
             row = json.loads(line)
@@ -140,11 +141,11 @@ def _from_rows(path: Path, reward: RewardFunction, split: str) -> Iterator[Store
             continue
         if row.get("split", split) != split:
             continue
-        bare += "metadata" not in row
+        bare += reads and "metadata" not in row
         step = row.get("step")
         iteration = step if isinstance(step, int) else None
         passages = passages_of(rollout)
-        blank += any(not p.contents for found in passages for p in found)
+        blank += reads and any(not p.contents for found in passages for p in found)
         yield _judged(rollout, iteration, reward, passages)
     for count, what in (
         (spoilt, "lines of %s are no rollouts and are passed over"),
