@@ -35,7 +35,7 @@ from kills import outcome, start, wait, write_config
 from research_rl.envs.synthetic import SyntheticWorld
 
 _TIMES = re.compile(
-    r'"(?:\w*seconds|created|mtime_ns|mark|started|ended|time|finished)": ?[^,}\n]+'
+    r'"(?:\w*seconds|created|mtime_ns|mark|started|ended|time|finished|read_again)": ?[^,}\n]+'
 )
 _WAYS = ("--overwrite",)
 """What an error may tell a user to add."""
