@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def here(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(desk)
     monkeypatch.syspath_prepend(str(desk))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for file in desk.glob("*.py"):  # another test may have imported one of that name
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     return desk
 
 

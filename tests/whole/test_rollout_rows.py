@@ -25,7 +25,7 @@ def test_rollouts_jsonl_is_read_again_as_text(tmp_path: Path) -> None:
     row = json.loads((tmp_path / "rollouts.jsonl").read_text("utf-8"))
     assert list(row) == words(
         "split step question_id question answers hops turns results queries passage_ids "
-        "prediction reward f1 em format_error advantage finish_reason"
+        "prediction reward f1 em format_error advantage finish_reason metadata"
     )
     assert (row["split"], row["step"], row["hops"], row["advantage"]) == ("train", 7, 1, 0.5)
     again = Rollout.from_row(row)

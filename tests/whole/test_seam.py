@@ -15,7 +15,7 @@ from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.settings.options import Updates
 
 
-class Reinforce(Algorithm):
+class PlainReinforce(Algorithm):
     """REINFORCE: the reward itself is the advantage."""
 
     def advantages(self, batch: Batch) -> Tensor:
@@ -63,15 +63,15 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_rule_in_two_methods_trains(tmp_path: Path, policy: Path) -> None:
-    start = module(policy, algorithm=Reinforce())
+    start = module(policy, algorithm=PlainReinforce())
     trainer(tmp_path / "start", steps=0).fit(start, Data())
-    trained = fit(tmp_path / "run", policy, algorithm=Reinforce())
+    trained = fit(tmp_path / "run", policy, algorithm=PlainReinforce())
     assert float((weights(trained) - weights(start)).norm()) > 1e-4
     assert "train/kl" not in trained.trainer.callback_metrics
 
 
 def test_a_rule_may_play_one_rollout_a_question(tmp_path: Path, policy: Path) -> None:
-    fit(tmp_path, policy, algorithm=Reinforce(), updates=Updates(group_size=1))
+    fit(tmp_path, policy, algorithm=PlainReinforce(), updates=Updates(group_size=1))
 
 
 def test_parameters_of_the_rule_are_trained_saved_and_restored(

@@ -84,7 +84,7 @@ def _classes_without_subclasses() -> Iterator[None]:
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return known(kind, *args, **kwargs)
-        except TypeError:
+        except (TypeError, AttributeError):  # a class that its module does not name
             return []
 
     inside.get_all_subclass_paths = paths

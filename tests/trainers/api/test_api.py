@@ -65,12 +65,12 @@ def test_train_ask_and_evaluate(config: Path, here: Path) -> None:
     found = research_rl.evaluate(
         {
             "out": here / "evaluation",
-            "datasets": {"people": {"world": {"num_questions": 2, "num_people": 20}}},
+            "datasets": {"people": {"world": {"num_questions": 2, "num_people": 60}}},
             "models": {"mine": {"run": str(run.folder)}},
             "methods": {
                 "ReSearch": {"class_path": "ReSearch", "init_args": {"max_response_tokens": 8}}
             },
-            "resamples": 10,
+            "resamples": 100,
         }
     )
     assert found.folder == Path(here / "evaluation")
