@@ -228,13 +228,15 @@ def test_a_build_cut_short_at_its_very_end_encodes_nothing_again(
 
 
 def test_a_corpus_changed_under_way_is_refused(corpus: Path, tmp_path: Path) -> None:
+    own = shutil.copyfile(corpus, tmp_path / "own.jsonl")
+
     class Changes(Numbered):
         def encode_passages(self, texts: object) -> object:  # type: ignore[override]
-            corpus.write_text(corpus.read_text().replace("7 is", "8 is"))
+            own.write_text(own.read_text().replace("7 is", "8 is"))
             return super().encode_passages(texts)  # type: ignore[arg-type]
 
     with pytest.raises(CorpusError, match="was changed while it was indexed"):
-        build_index(corpus, tmp_path / "i", encoder=Changes())
+        build_index(own, tmp_path / "i", encoder=Changes())
     assert not (tmp_path / "i").exists()
 
 
