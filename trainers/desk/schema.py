@@ -8,6 +8,7 @@ An editor with the YAML language server reads it where a config's first line say
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,8 +84,8 @@ def _classes_without_subclasses() -> Iterator[None]:
 
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return known(kind, *args, **kwargs)
-        except (TypeError, AttributeError):  # a class that its module does not name
+            return [path for path in known(kind, *args, **kwargs) if _is_named(path)]
+        except TypeError:
             return []
 
     inside.get_all_subclass_paths = paths
@@ -92,6 +93,12 @@ def _classes_without_subclasses() -> Iterator[None]:
         yield
     finally:
         inside.get_all_subclass_paths = known
+
+
+def _is_named(path: str) -> bool:
+    """Whether a class is found where it says; ``signal.itimer_error`` is not."""
+    module, _, name = path.rpartition(".")
+    return module not in sys.modules or hasattr(sys.modules[module], name)
 
 
 def _for_parts(schema: Any) -> Any:
