@@ -2,9 +2,8 @@
 
 Each run is the quickstart with 8 questions an iteration, two optimizer steps for each batch of
 rollouts (with one, LLDS and Search Agent PO are GRPO) and three times its learning rate, from the
-warm start of its seed, or from one for all with ``--warm_seed``. A run counts as collapsed if the
-mean F1 of its last five iterations' rollouts is below half of the best mean of five iterations in a
-row before.
+warm start of its seed, or from one for all with ``--warm_seed``. A run has learned if its last
+validation has an F1 of 0.9, and counts as collapsed if that is below half of its best before.
 
     python benchmarks/stability.py --out runs/stability
     python benchmarks/stability.py --rules grpo llds --seeds 1 2
@@ -39,6 +38,7 @@ RULES: dict[str, tuple[str, ...]] = {
 """What each rule sets; ``reinforce`` is paid by exact match as its paper pays."""
 UNUSED = ("LearningCurve", "HealthMonitor", "RolloutLog", "ExportPolicy", "TensorBoardLogger")
 WINDOW = 5
+LEARNED = 0.9
 MINIBATCHES = 2
 Row = dict[str, Any]
 
@@ -90,27 +90,25 @@ def train(root: Path, rule: str, seed: int, args: argparse.Namespace) -> None:
 
 
 def has_collapsed(f1: Sequence[float]) -> bool:
-    """Whether the last iterations are below half of the best ones before them.
+    """Whether the last validation is below half of the best one before it.
 
     Args:
-        f1: of the rollouts of each iteration.
+        f1: of each validation.
     """
-    means = [fmean(f1[i : i + WINDOW]) for i in range(len(f1) - WINDOW + 1)]
-    return len(means) > 1 and means[-1] < 0.5 * max(means[:-1])
+    return len(f1) > 1 and f1[-1] < 0.5 * max(f1[:-1])
 
 
 def measured(rule: str, runs: Sequence[Curves]) -> Row:
     """Return the row of a rule over its seeds."""
-    ends = [run["val/f1"].values[-1] for run in runs]
-    collapsed = sum(has_collapsed(run["train/f1"].values) for run in runs)
+    curves = [run["val/f1"].values for run in runs]
     return {
         "rule": rule,
-        "collapsed": f"{collapsed} of {len(runs)}",
-        "val F1, each seed": " ".join(f"{end:.2f}" for end in ends),
-        "val F1": fmean(ends),
-        "best val F1": fmean(max(run["val/f1"].values) for run in runs),
-        "sampled F1, whole run": fmean(fmean(run["train/f1"].values) for run in runs),
+        "learned": f"{sum(curve[-1] >= LEARNED for curve in curves)} of {len(runs)}",
+        "collapsed": f"{sum(map(has_collapsed, curves))} of {len(runs)}",
+        "val F1 at the end, each seed": " ".join(f"{curve[-1]:.2f}" for curve in curves),
+        "best val F1, each seed": " ".join(f"{max(curve):.2f}" for curve in curves),
         "form, last five": fmean(fmean(run["train/format"].values[-WINDOW:]) for run in runs),
+        "searches, last five": fmean(fmean(run["train/searches"].values[-WINDOW:]) for run in runs),
     }
 
 
