@@ -89,6 +89,8 @@ class Reinforce(PolicyGradient):
     The optimiser that https://arxiv.org/abs/2602.19526 found steadier than PPO and GRPO, where
     exact match is paid (``env.reward: em``). The mean is over all ranks. Groups are not needed.
 
+    The baseline over the whole batch is our reading of the recipe.
+
     Args:
         kl_coef: weight of the KL to the reference; 0 needs no reference.
         options: those of PolicyGradient.
