@@ -156,11 +156,12 @@ class _Routes(Collector):
             field = f"messages[{chat.unread}].content"
             await still_there(request)
             telling = Telling(self._queue, chat.inquiry, field)
+            replies = ChatReplies(chat, telling.notes)
             if not chat.stream:
-                return await self._whole(request, telling, ChatReplies(chat))
+                return await self._whole(request, telling, replies)
         except Refused as error:
             return _refused(error)
-        return Streamed(self._chunks(telling, ChatReplies(chat)), telling.drop, "text/event-stream")
+        return Streamed(self._chunks(telling, replies), telling.drop, "text/event-stream")
 
     async def models(self) -> Response:
         """Name what is served."""
@@ -216,7 +217,7 @@ class _Routes(Collector):
         try:
             async for event in telling.events(self.settings.timeout):
                 yield _line(event)
-            told = answer_told(telling.result())
+            told = answer_told(telling.result(), telling.notes)
         except Refused as error:
             yield _line({"event": "error", "message": str(error), "status": error.status})
             return
