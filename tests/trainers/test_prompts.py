@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import training
+from doubles import training, wordy
 
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
-from research_rl.envs.synthetic.world import WORLD_SPLITS, SyntheticWorld
 from research_rl.envs.types import Question
 from research_rl.trainers.data import Role
 from research_rl.trainers.prompts import warn_of_unknown_words
-from research_rl.trainers.warmstart import (
-    TAGS,
-    WORDS,
-    TinyModelConfig,
-    tiny_model,
-    word_tokenizer,
-)
 
 BUDGET = 24
 
@@ -135,52 +127,43 @@ def test_the_positions_of_servers_count_where_they_are_fewer(policy: Path, tmp_p
     assert trained.train_rollouts == []
 
 
-WORLD = SyntheticWorld(num_people=60)
-
-
-def warned(
-    texts: list[str], policy: LMPolicy, caplog: pytest.LogCaptureFixture, source: str = "data.val"
-) -> list[str]:
+def warned(texts: list[str], policy: LMPolicy, caplog: pytest.LogCaptureFixture) -> list[str]:
     questions = [Question(f"q{n}", text, ("a",)) for n, text in enumerate(texts)]
     with caplog.at_level(logging.WARNING):
-        warn_of_unknown_words(questions, source, policy)
+        warn_of_unknown_words(questions, "data.val", policy)
     return caplog.messages
 
 
 @pytest.fixture(scope="module")
-def wordy() -> LMPolicy:
-    """The quickstart's model before its warm start: a token for each word of its world."""
-    tokenizer = word_tokenizer([*TAGS, *WORDS, *WORLD.vocabulary])
-    return LMPolicy(tiny_model(tokenizer, TinyModelConfig(hidden_size=32), seed=0), tokenizer)
+def words() -> LMPolicy:
+    return wordy.policy()
 
 
 def test_questions_of_unknown_words_are_counted(
-    wordy: LMPolicy, caplog: pytest.LogCaptureFixture
+    words: LMPolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    known = WORLD.sample("val", 1, 5)[0].text
+    known = wordy.asked()[0]
     asked = [known, "Who directed Alien ?", known, "Who is it ?", "What is the boss ?", known]
-    (said,) = warned(asked, wordy, caplog)
+    (said,) = warned(asked, words, caplog)
     assert said.startswith("data.val: 3 of 6 questions (50%) have words that the model reads as <u")
     assert '(q1: "directed" and "Alien"; q3: "it")' in said
 
 
-def test_few_are_not_rounded_away(wordy: LMPolicy, caplog: pytest.LogCaptureFixture) -> None:
-    (said,) = warned(["Alien", *["Who is"] * 999], wordy, caplog)
+def test_few_are_not_rounded_away(words: LMPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    (said,) = warned(["Alien", *["Who is"] * 999], words, caplog)
     assert said.startswith("data.val: 1 of 1000 questions (under 1%) have")
 
 
 def test_the_quickstarts_questions_are_all_known(
-    wordy: LMPolicy, caplog: pytest.LogCaptureFixture
+    words: LMPolicy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for split in WORLD_SPLITS:
-        asked = [question.text for question in WORLD.sample(split, {1: 1, 2: 1, 3: 1}, 60)]
-        assert warned(asked, wordy, caplog) == []
+    assert warned(wordy.asked(), words, caplog) == []
 
 
 def test_a_run_tells_of_both_its_sets(
-    wordy: LMPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    words: LMPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wordy.save_pretrained(tmp_path / "policy")
+    words.save_pretrained(tmp_path / "policy")
     trained = training.module(tmp_path / "policy")
     training.trainer(tmp_path, 1).fit(trained, training.Data())
     told = [said for said in caplog.messages if "have words that the model reads as" in said]

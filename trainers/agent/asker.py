@@ -146,11 +146,13 @@ class Asker:
         if not words:
             return []
         one = len(words) == 1
+        tokens, those, them = (
+            ("token", "this word", "it") if one else ("tokens", "these words", "them")
+        )
         return [
-            f"The model reads {unknown.token} in place of {quoted_words(words)}, which its tokenizer "
-            f"has no {'token' if one else 'tokens'} for: it cannot search for "
-            f"{'this word' if one else 'these words'}, and the answer cannot be about "
-            f"{'it' if one else 'them'}."
+            f"The model reads {unknown.token} in place of {quoted_words(words)}, which its "
+            f"tokenizer has no {tokens} for: it cannot search for {those}, and the answer cannot "
+            f"be about {them}."
         ]
 
     def answer(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import taught
+from doubles import taught, wordy
 
 pytest.importorskip("fastapi")
 
@@ -18,26 +18,16 @@ import openai
 from doubles.agent_world import ask_page, asker_of
 
 import research_rl
-from research_rl.agents import LMPolicy
 from research_rl.envs.retrieval import build_index
-from research_rl.envs.synthetic.world import WORLD_SPLITS, SyntheticWorld
 from research_rl.trainers.agent import BackgroundAgentServer, QuestionQueue
 from research_rl.trainers.cli import ask
-from research_rl.trainers.warmstart import (
-    TAGS,
-    WORDS,
-    TinyModelConfig,
-    tiny_model,
-    word_tokenizer,
-)
 
-WORLD = SyntheticWorld(num_people=60)
 FOREIGN = "Who directed the film Alien ?"
 TOLD = (
     'The model reads <unk> in place of "directed", "film" and "Alien", which its tokenizer has no '
     "tokens for: it cannot search for these words, and the answer cannot be about them."
 )
-KNOWN = WORLD.sample("test", {1: 1}, 1)[0].text
+KNOWN = wordy.asked()[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"id": name, "contents": contents} for name, contents in taught.PASSAGES.items()]
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
     build_index(folder / "corpus.jsonl", folder / "index", kind="bm25")
-    tokenizer = word_tokenizer([*TAGS, *WORDS, *WORLD.vocabulary])
-    shape = TinyModelConfig(hidden_size=32, max_length=128)
-    LMPolicy(tiny_model(tokenizer, shape, seed=0), tokenizer).save_pretrained(folder / "policy")
+    wordy.policy(128).save_pretrained(folder / "policy")
     return folder
 
 
@@ -62,9 +50,7 @@ def server(world: Path) -> Iterator[BackgroundAgentServer]:
 
 def test_every_word_of_the_quickstart_is_known(world: Path) -> None:
     asker = asker_of(world)
-    for split in WORLD_SPLITS:
-        for question in WORLD.sample(split, {1: 1, 2: 1, 3: 1}, 30):
-            assert asker.notes(question.text) == []
+    assert [asker.notes(question) for question in wordy.asked()] == [[]] * len(wordy.asked())
     assert asker.notes(FOREIGN) == [TOLD]
     (one,) = asker.notes("Who is Alien ?")
     assert one.endswith(
