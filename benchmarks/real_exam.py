@@ -43,12 +43,18 @@ class Exam:
         index: what is searched.
         questions: that no training has seen.
         max_searches: of an episode.
+        prompt: of all of them.
+        search_now: before the question, where one search with it is given.
+        answer_now: what makes a policy answer at once.
     """
 
     out: Path
     index: str
     questions: Sequence[Question]
     max_searches: int
+    prompt: str = PROMPT
+    search_now: str = "<think> I search for the question. </think>"
+    answer_now: str = ANSWER_NOW
 
     def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
         """Let a policy answer as it is trained to."""
@@ -88,23 +94,52 @@ class Exam:
             index=self.index,
             top_k=1,
             max_searches=self.max_searches,
-            prompt=PROMPT,
+            prompt=self.prompt,
         )
         params = SamplingParams(TOKENS, temperature=0.0)
         played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, None)
         return [_row(rollout) for rollout in played]
 
     def _at_once(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
-        return _completed(policy, questions, [ANSWER_NOW] * len(questions), 0)
+        return self._completed(policy, questions, [self.answer_now] * len(questions), 0)
 
     def _behind_one(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
         found = load_retriever(self.index).search([q.text for q in questions], 1)
         begun = [
-            f"<think> I search for the question. </think> <search> {q.text} </search>"
-            f"{render_result(passages)}\n{ANSWER_NOW}"
+            f"{self.search_now} <search> {q.text} </search>"
+            f"{render_result(passages)}\n{self.answer_now}"
             for q, passages in zip(questions, found, strict=True)
         ]
-        return _completed(policy, questions, begun, 1)
+        return self._completed(policy, questions, begun, 1)
+
+    def _completed(
+        self,
+        policy: LMPolicy,
+        questions: Sequence[Question],
+        begun: Sequence[str],
+        searches: int,
+    ) -> list[Row]:
+        """Let the policy finish a response up to the closing brace of its answer."""
+        prompt = get_prompt(self.prompt)
+        prompts = [
+            policy.encode_prompt(prompt, q.text) + policy.encode(text)
+            for q, text in zip(questions, begun, strict=True)
+        ]
+        written = CachedEngine(policy).run(
+            prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
+        )
+        guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
+        return [
+            {
+                "id": q.id,
+                "hops": q.metadata.get("hops"),
+                "f1": f1_score(guess, q.answers),
+                "em": float(exact_match(guess, q.answers)),
+                "searches": float(searches),
+                "text": [guess],
+            }
+            for q, guess in zip(questions, guesses, strict=True)
+        ]
 
 
 def _quickest() -> WeightDtype:
@@ -129,32 +164,6 @@ def _row(rollout: Rollout) -> Row:
         "named": sum(named) / len(named) if titles and named else None,
         "text": [*rollout.turns],
     }
-
-
-def _completed(
-    policy: LMPolicy, questions: Sequence[Question], begun: Sequence[str], searches: int
-) -> list[Row]:
-    """Let the policy finish a response up to the closing brace of its answer."""
-    prompt = get_prompt(PROMPT)
-    prompts = [
-        policy.encode_prompt(prompt, q.text) + policy.encode(text)
-        for q, text in zip(questions, begun, strict=True)
-    ]
-    written = CachedEngine(policy).run(
-        prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
-    )
-    guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
-    return [
-        {
-            "id": q.id,
-            "hops": q.metadata.get("hops"),
-            "f1": f1_score(guess, q.answers),
-            "em": float(exact_match(guess, q.answers)),
-            "searches": float(searches),
-            "text": [guess],
-        }
-        for q, guess in zip(questions, guesses, strict=True)
-    ]
 
 
 def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:

@@ -93,11 +93,17 @@ class Job:
             *self.settings,
         )
 
-    def train(self, stage: str, *options: str) -> Path:
-        """Run ``research sft`` or ``research fit`` to its end; return the folder of the policy."""
+    def train(self, stage: str, *options: str, command: str = "") -> Path:
+        """Run ``research sft`` or ``research fit`` to its end; return the folder of the policy.
+
+        Args:
+            stage: name of its folder.
+            options: of the command.
+            command: which one it is, unless the stage's name says it.
+        """
         folder = self.out / stage
         if not (folder / "done").is_file():
-            command = "sft" if stage == "sft" else "fit"
+            command = command or ("sft" if stage == "sft" else "fit")
             last = folder / "checkpoints" / "last.ckpt"
             more = ["--ckpt_path", "last"] if last.exists() else []
             with self.timed(stage):
