@@ -217,6 +217,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
     policies = [
         ("before", exam.search("before", start)),
         ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
         ("the same weights, two searches at most", two.search("two searches", last)),

@@ -170,7 +170,11 @@ def world_rung(job: Job, demonstrations: int, questions: int) -> None:
         *("--trainer.val_check_interval", "5", "--data.world.train_hops", "{1: 1.0, 2: 2.0}"),
         *("--model.optimizer.init_args.lr", "4e-5", "--data.limit_val", "32"),
     )
-    policies = [("after SFT", exam.search("after SFT", sft)), *after_grpo(exam, after)]
+    policies = [
+        ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
+        *after_grpo(exam, after),
+    ]
     report(job.out, policies, hops=(1, 2))
 
 
@@ -238,6 +242,7 @@ def questions_rung(job: Job, data: Sequence[Path], demonstrations: int, tested: 
     policies = [
         ("zero-shot, 64 questions", exam.search("zero-shot", job.model, limit=64)),
         ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
         ("after SFT, closed book", exam.closed_book("closed book before", sft)),
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
