@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from real_exam import PROMPT, Exam, after_grpo, report
-from real_model import FEW, Job, check_same, research
+from real_model import FEW, Job, check_same, end_politely, research
 from real_questions import Row, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=300, help="of the exam, at most")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
+    end_politely()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     check_same(args.out, vars(args), parser)
@@ -217,6 +218,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
     policies = [
         ("before", exam.search("before", start)),
         ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
         ("the same weights, two searches at most", two.search("two searches", last)),
