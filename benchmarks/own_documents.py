@@ -98,15 +98,23 @@ def read_other_worlds(job: Job, worlds: int, each: int, size: int) -> Path:
         *("--data.val", str(job.out / "own" / "questions" / "val.jsonl"), "--data.limit_val", FEW),
         *("--data.batch_size", "64", "--trainer.max_steps", steps),
         *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "3e-3"),
-        *("--model.policy.freeze_embeddings", "false"),
+        *("--model.policy.freeze_embeddings", "false", *falling(steps)),
         command="sft",
     )
+
+
+def falling(steps: str) -> tuple[str, ...]:
+    """Options of a learning rate that falls to a twentieth."""
+    how = ("--model.lr_scheduler.init_args.total", steps)
+    return ("--model.lr_scheduler", "WarmupDecay", *how)
 
 
 def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
     """Play questions of one search about the pages of another world."""
     world, folder = SyntheticWorld(PEOPLE, 1000 * job.seed + seed), job.out / "others" / str(seed)
-    build_documents(write_pages(world, folder / "pages"), folder / "corpus.jsonl", size=size, overlap=0)
+    build_documents(
+        write_pages(world, folder / "pages"), folder / "corpus.jsonl", size=size, overlap=0
+    )
     places = {}
     for row in read_rows(folder / "corpus.jsonl"):
         title, _, text = row["contents"].partition("\n")
@@ -155,14 +163,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--worlds", type=int, default=20, help="that the tiny model reads (20)")
-    parser.add_argument("--each", type=int, default=1500, help="questions of each of them (1500)")
-    parser.add_argument("--demonstrations", type=int, default=320)
+    parser.add_argument("--worlds", type=int, default=30, help="that the tiny model reads (30)")
+    parser.add_argument("--each", type=int, default=2000, help="questions of each of them (2000)")
+    parser.add_argument("--demonstrations", type=int, help="at most (320; of the tiny model 2000)")
     parser.add_argument("--epochs", type=int, default=3, help="of imitation")
     parser.add_argument("--iterations", type=int, default=25, help="of GRPO; 0 leaves it out")
     parser.add_argument("--questions", type=int, default=300, help="of the exam, at most")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
+    args.demonstrations = args.demonstrations or (320 if args.model else 2000)
     end_politely()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -195,14 +204,15 @@ def measure(job: Job, args: argparse.Namespace) -> None:
         (demos / "done").touch()
     start = str(read_other_worlds(job, args.worlds, args.each, args.size)) if tiny else job.model
     shown = len(read_rows(demos / "rollouts.jsonl")[: args.demonstrations])
-    steps = str(max(1, job.epochs * shown // 16))
+    batch = 32 if tiny else 16
+    steps = str(max(1, job.epochs * shown // batch))
     rates = ("1e-3", "5e-4") if tiny else ("2e-4", "4e-5")
     sft = job.train(
         "sft",
         *("--model.policy.model", start, *options, "--data.limit_val", FEW),
-        *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", "16"),
+        *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", str(batch)),
         *("--trainer.max_steps", steps, "--trainer.val_check_interval", steps),
-        *("--model.optimizer.init_args.lr", rates[0]),
+        *("--model.optimizer.init_args.lr", rates[0], *falling(steps)),
     )
     after = job.grpo(
         *("--model.policy.model", str(sft), *options, "--trainer.val_check_interval", "10"),
