@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from research_rl.agents import (
     SamplingParams,
     collect_rollouts,
     fast_dtype,
+    seed_of,
 )
 from research_rl.agents.policy import WeightDtype
 from research_rl.envs import Question
@@ -43,16 +45,27 @@ class Exam:
         index: what is searched.
         questions: that no training has seen.
         max_searches: of an episode.
+        prompt: of all of them.
+        search_now: before the question, where one search with it is given.
+        answer_now: what makes a policy answer at once.
     """
 
     out: Path
     index: str
     questions: Sequence[Question]
     max_searches: int
+    prompt: str = PROMPT
+    search_now: str = "<think> I search for the question. </think>"
+    answer_now: str = ANSWER_NOW
 
     def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
         """Let a policy answer as it is trained to."""
         return self._kept(name, folder, self._searched, self.questions[:limit])
+
+    def sampled(self, name: str, folder: str | Path) -> list[Row]:
+        """The same at temperature 1, as in training; one answer a question."""
+        ask = partial(self._searched, temperature=1.0)
+        return self._kept(f"{name}, sampled", folder, ask, self.questions)
 
     def closed_book(self, name: str, folder: str | Path) -> list[Row]:
         """Make a policy answer at once."""
@@ -80,7 +93,9 @@ class Exam:
             write_rows(file, rows)
         return read_rows(file)
 
-    def _searched(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
+    def _searched(
+        self, policy: LMPolicy, questions: Sequence[Question], temperature: float = 0.0
+    ) -> list[Row]:
         env = gym.make_vec(
             "research_rl.envs:ReSearch-v0",
             num_envs=1,
@@ -88,23 +103,53 @@ class Exam:
             index=self.index,
             top_k=1,
             max_searches=self.max_searches,
-            prompt=PROMPT,
+            prompt=self.prompt,
         )
-        params = SamplingParams(TOKENS, temperature=0.0)
-        played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, None)
+        params = SamplingParams(TOKENS, temperature=temperature)
+        seeds = [seed_of("exam", question.id) for question in questions]
+        played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, seeds)
         return [_row(rollout) for rollout in played]
 
     def _at_once(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
-        return _completed(policy, questions, [ANSWER_NOW] * len(questions), 0)
+        return self._completed(policy, questions, [self.answer_now] * len(questions), 0)
 
     def _behind_one(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
         found = load_retriever(self.index).search([q.text for q in questions], 1)
         begun = [
-            f"<think> I search for the question. </think> <search> {q.text} </search>"
-            f"{render_result(passages)}\n{ANSWER_NOW}"
+            f"{self.search_now} <search> {q.text} </search>"
+            f"{render_result(passages)}\n{self.answer_now}"
             for q, passages in zip(questions, found, strict=True)
         ]
-        return _completed(policy, questions, begun, 1)
+        return self._completed(policy, questions, begun, 1)
+
+    def _completed(
+        self,
+        policy: LMPolicy,
+        questions: Sequence[Question],
+        begun: Sequence[str],
+        searches: int,
+    ) -> list[Row]:
+        """Let the policy finish a response up to the closing brace of its answer."""
+        prompt = get_prompt(self.prompt)
+        prompts = [
+            policy.encode_prompt(prompt, q.text) + policy.encode(text)
+            for q, text in zip(questions, begun, strict=True)
+        ]
+        written = CachedEngine(policy).run(
+            prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
+        )
+        guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
+        return [
+            {
+                "id": q.id,
+                "hops": q.metadata.get("hops"),
+                "f1": f1_score(guess, q.answers),
+                "em": float(exact_match(guess, q.answers)),
+                "searches": float(searches),
+                "text": [guess],
+            }
+            for q, guess in zip(questions, guesses, strict=True)
+        ]
 
 
 def _quickest() -> WeightDtype:
@@ -131,38 +176,13 @@ def _row(rollout: Rollout) -> Row:
     }
 
 
-def _completed(
-    policy: LMPolicy, questions: Sequence[Question], begun: Sequence[str], searches: int
-) -> list[Row]:
-    """Let the policy finish a response up to the closing brace of its answer."""
-    prompt = get_prompt(PROMPT)
-    prompts = [
-        policy.encode_prompt(prompt, q.text) + policy.encode(text)
-        for q, text in zip(questions, begun, strict=True)
-    ]
-    written = CachedEngine(policy).run(
-        prompts, SamplingParams(24, temperature=0.0), lambda stopped: [None] * len(stopped)
-    )
-    guesses = [policy.decode(s.response_ids).partition("}")[0] for s in written]
-    return [
-        {
-            "id": q.id,
-            "hops": q.metadata.get("hops"),
-            "f1": f1_score(guess, q.answers),
-            "em": float(exact_match(guess, q.answers)),
-            "searches": float(searches),
-            "text": [guess],
-        }
-        for q, guess in zip(questions, guesses, strict=True)
-    ]
-
-
 def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:
     """Return what the trained policy answers, and its controls."""
     if policy is None:
         return []
     return [
         ("after GRPO", exam.search("after GRPO", policy)),
+        ("after GRPO, sampled", exam.sampled("after GRPO", policy)),
         ("after GRPO, closed book", exam.closed_book("closed book", policy)),
         ("after GRPO, naive RAG", exam.naive_rag("naive RAG", policy)),
     ]
@@ -173,7 +193,8 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
 
     Args:
         out: folder of the rung.
-        policies: name and rows of each; ``after SFT`` and ``after GRPO`` are compared.
+        policies: name and rows of each; ``after SFT`` and ``after GRPO`` are compared, greedy
+            and sampled.
         hops: numbers of hops that get a column.
     """
     names = ("f1", "em", "form", "searches", "named")
@@ -188,21 +209,26 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
     spent = json.loads((out / "seconds.json").read_text())
     lines += ["", "Minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in spent.items())]
     of = {policy: {row["id"]: row["f1"] for row in rows} for policy, rows in policies}
-    test = paired_test(of.get("after GRPO", {}), of["after SFT"])
-    if test.p_value is not None:
-        lines += [
-            "",
-            f"F1 after GRPO less F1 after SFT, on the same {test.n} questions: "
-            f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation test "
-            f"p = {test.p_value:.4f})",
-        ]
+    tests = {}
+    for how in ("", ", sampled"):
+        before, last = of.get(f"after SFT{how}", {}), of.get(f"after GRPO{how}", {})
+        test = tests[how.strip(", ") or "greedy"] = paired_test(last, before)
+        if test.p_value is not None:
+            lines += [
+                "",
+                f"F1 after GRPO less F1 after SFT{how}, on the same {test.n} questions: "
+                f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation "
+                f"test p = {test.p_value:.4f})",
+            ]
     text = "\n".join(lines)
     (out / "report.md").write_text(text + "\n")
     rows = {
         policy: [{k: v for k, v in r.items() if k != "text"} for r in rows]
         for policy, rows in policies
     }
-    (out / "report.json").write_text(json.dumps({"rows": rows, "paired": vars(test)}))
+    (out / "report.json").write_text(
+        json.dumps({"rows": rows, "paired": {how: vars(test) for how, test in tests.items()}})
+    )
     curve = out / "grpo" / "metrics.csv"
     if curve.is_file():
         learning_curves([curve], out / "curve.png")

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,11 +94,17 @@ class Job:
             *self.settings,
         )
 
-    def train(self, stage: str, *options: str) -> Path:
-        """Run ``research sft`` or ``research fit`` to its end; return the folder of the policy."""
+    def train(self, stage: str, *options: str, command: str = "") -> Path:
+        """Run ``research sft`` or ``research fit`` to its end; return the folder of the policy.
+
+        Args:
+            stage: name of its folder.
+            options: of the command.
+            command: which one it is, unless the stage's name says it.
+        """
         folder = self.out / stage
         if not (folder / "done").is_file():
-            command = "sft" if stage == "sft" else "fit"
+            command = command or ("sft" if stage == "sft" else "fit")
             last = folder / "checkpoints" / "last.ckpt"
             more = ["--ckpt_path", "last"] if last.exists() else []
             with self.timed(stage):
@@ -111,6 +118,11 @@ class Job:
         return folder / "policy"
 
 
+def end_politely() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: commands are told, their seconds are kept."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def research(log: Path, *command: str) -> None:
     """Run a command of the console script; its output goes to the end of ``log``.
 
@@ -121,7 +133,12 @@ def research(log: Path, *command: str) -> None:
     print("research", " ".join(command), flush=True)
     with log.open("a") as file:
         full = [sys.executable, "-m", "research_rl.trainers.cli", *command]
-        code = subprocess.run(full, stdout=file, stderr=subprocess.STDOUT).returncode
+        with subprocess.Popen(full, stdout=file, stderr=subprocess.STDOUT) as running:
+            try:
+                code = running.wait()
+            except BaseException:
+                running.terminate()  # a training saves itself, and goes on at the next call
+                raise
     if code:
         tail = log.read_text(errors="replace").splitlines()[-15:]
         raise RuntimeError(f"research {command[0]} ended with {code}:\n" + "\n".join(tail))
@@ -164,7 +181,11 @@ def world_rung(job: Job, demonstrations: int, questions: int) -> None:
         *("--trainer.val_check_interval", "5", "--data.world.train_hops", "{1: 1.0, 2: 2.0}"),
         *("--model.optimizer.init_args.lr", "4e-5", "--data.limit_val", "32"),
     )
-    policies = [("after SFT", exam.search("after SFT", sft)), *after_grpo(exam, after)]
+    policies = [
+        ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
+        *after_grpo(exam, after),
+    ]
     report(job.out, policies, hops=(1, 2))
 
 
@@ -232,6 +253,7 @@ def questions_rung(job: Job, data: Sequence[Path], demonstrations: int, tested: 
     policies = [
         ("zero-shot, 64 questions", exam.search("zero-shot", job.model, limit=64)),
         ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
         ("after SFT, closed book", exam.closed_book("closed book before", sft)),
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
@@ -273,6 +295,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=25, help="of GRPO; 0 leaves it out")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
+    end_politely()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for rung in args.rungs:

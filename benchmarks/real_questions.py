@@ -70,7 +70,12 @@ def prepare(data: Path, out: Path, tested: int, further: Sequence[Path] = ()) ->
             bodies[_plain(title)] = bodies.get(_plain(title), "") + body
         held_out = [*parts["test"], *parts["val"]]
         taken = {_asked(row) for row in asked}
-        more = [row for file in further for row in read_rows(file) if _asked(row) not in taken]
+        more = [
+            {**row, "id": f"{file.stem}/{row['id']}"}  # the sets number theirs alike
+            for file in further
+            for row in read_rows(file)
+            if _asked(row) not in taken
+        ]
         parts["train"] = [*parts["train"], *reached(more, bodies, held_out)]
     write_rows(out / "corpus.jsonl", ({"id": i, "contents": c} for c, i in corpus.items()))
     for part, rows in parts.items():  # test.jsonl comes last and says that all are there
@@ -105,7 +110,7 @@ def reached(
             far = " ".join(bodies[title] for title in _titles_in(near, bodies))
             known = re.search(rf"\b{re.escape(answer)}\b", f"{near} {far}".casefold()) is not None
         if known:
-            yield {**row, "id": f"further/{row['id']}", "metadata": {"subjects": sorted(subjects)}}
+            yield {**row, "metadata": {"subjects": sorted(subjects)}}
 
 
 def _titles_in(text: str, bodies: Mapping[str, str]) -> Iterator[str]:

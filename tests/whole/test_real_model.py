@@ -51,9 +51,10 @@ def test_a_rung_is_climbed_and_a_second_call_repeats_nothing(tmp_path: Path) -> 
 
     assert {len(rows) for rows in report["rows"].values()} == {4}, "two questions of 1 and 2 hops"
     assert set(report["rows"]) == {
-        *("after SFT", "after GRPO", "after GRPO, closed book", "after GRPO, naive RAG")
+        *("after SFT", "after SFT, sampled", "after GRPO", "after GRPO, sampled"),
+        *("after GRPO, closed book", "after GRPO, naive RAG"),
     }
-    assert report["paired"]["n"] == 4
+    assert [test["n"] for test in report["paired"].values()] == [4, 4], "greedy and sampled"
     assert "paired permutation test" in said
     assert (folder / "curve.png").is_file()
     seconds = (folder / "seconds.json").read_text(encoding="utf-8")

@@ -37,6 +37,9 @@ _OWN_CLASS = {
     "required": ["class_path"],
 }
 
+_NAMED = ("research_rl", "torch", "pytorch_lightning", "lightning_fabric", "builtins")
+"""Packages whose classes are described; others are known by their pattern alone."""
+
 _ANY_CLASS = {
     "type": "object",
     "properties": {
@@ -67,7 +70,7 @@ def main(args: Sequence[str]) -> None:
 def config_schema() -> dict[str, Any]:
     """Return the JSON schema of what ``research fit --config`` takes."""
     parser = _fit_parser()
-    with _classes_without_subclasses():
+    with _classes_that_a_config_names():
         found = json.loads(parser.get_completion_script("jsonschema"))
     schema: dict[str, Any] = _for_parts(found)
     schema["properties"]["base"] = _BASE
@@ -77,12 +80,21 @@ def config_schema() -> dict[str, Any]:
 
 
 @contextmanager
-def _classes_without_subclasses() -> Iterator[None]:
-    """Have jsonargparse describe ``type``, the class of classes, which it asks for subclasses."""
+def _classes_that_a_config_names() -> Iterator[None]:
+    """Have jsonargparse describe only classes of ours, of Lightning and of torch.
+
+    It would describe every subclass that the process has loaded, with all parameters: of torch's
+    ``Module`` these are thousands once many models have been imported. ``type``, the class of
+    classes, cannot be asked for subclasses at all.
+    """
+    from torch import Tensor, nn
+
     inside: Any = _completions_jsonschema
     known = inside.get_all_subclass_paths
 
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(kind, type) and issubclass(kind, (nn.Module, Tensor)):
+            return []
         try:
             return [path for path in known(kind, *args, **kwargs) if _is_named(path)]
         except TypeError:
@@ -96,8 +108,10 @@ def _classes_without_subclasses() -> Iterator[None]:
 
 
 def _is_named(path: str) -> bool:
-    """Whether a class is found where it says; ``signal.itimer_error`` is not."""
+    """Whether a config may name a class and finds it there; ``signal.itimer_error`` is not found."""
     module, _, name = path.rpartition(".")
+    if module.partition(".")[0] not in _NAMED:
+        return False
     return module not in sys.modules or hasattr(sys.modules[module], name)
 
 

@@ -73,6 +73,15 @@ def test_the_schema_knows_the_options(described: dict[str, Any]) -> None:
     assert "required" not in described
 
 
+def test_the_schema_does_not_grow_with_what_is_loaded(described: dict[str, Any]) -> None:
+    """Thousands of modules, or somebody's own subclasses, may be loaded in the same process."""
+    paths = re.findall(r'"enum": \["(\w+)", "([\w.]+\.\1)"\]', json.dumps(described))
+    assert len(paths) > 50
+    packages = {path.partition(".")[0] for _, path in paths}
+    assert packages <= {"research_rl", "torch", "pytorch_lightning", "lightning_fabric"}
+    assert not any(path.startswith("torch.nn.") for _, path in paths)
+
+
 def test_shipped_configs_fit_the_schema(described: dict[str, Any]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     check = jsonschema.Draft202012Validator(described)

@@ -1,0 +1,230 @@
+"""From a folder of files to a search agent, measured on documents that it has not seen.
+
+Every step is a command of docs/own-documents.md: files to passages, passages to an index, an index
+to checked questions, their chains to demonstrations, imitation, then GRPO. The test questions are
+about documents that no training question has.
+
+    python benchmarks/own_documents.py                        # made-up pages, a tiny model
+    python benchmarks/own_documents.py --model FOLDER --folder FILES --out runs/own
+
+Without ``--folder`` the made-up world is written as pages of markdown, one a person. Without
+``--model`` a tiny model of random weights stands in for a pretrained one: it first learns to read
+pages of other worlds, whose people bear the same names, by questions that need one search. The same
+command goes on where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from real_exam import PROMPT, Exam, after_grpo, report
+from real_model import FEW, Job, check_same, end_politely, research
+from real_questions import Row, read_rows, write_rows
+
+from research_rl.agents import Rollout, TextOnly
+from research_rl.envs import Question, Reward, Rules
+from research_rl.envs.protocols import get_prompt
+from research_rl.envs.questions import read_questions
+from research_rl.envs.retrieval import build_index, load_retriever
+from research_rl.envs.rewards import get_reward
+from research_rl.envs.synthetic import RELATIONS, SyntheticWorld, page_of, query_of, write_pages
+from research_rl.trainers.demonstrations.gold import GoldPlayer
+from research_rl.trainers.warmstart import TAGS, TinyModelConfig, tiny_model, word_tokenizer
+
+MARKS = (*TAGS, "'s", '"', "«", "»", ".", ",", "?", ":")
+"""What the tiny model's tokenizer takes for words of their own."""
+PEOPLE = 600
+TINY = TinyModelConfig(hidden_size=128, num_layers=3, num_heads=4, max_length=640)
+
+
+def make_questions(
+    job: Job, folder: Path, size: int, hops: tuple[str, ...], given: Path | None
+) -> None:
+    """Files to passages, an index and checked questions; nothing that is there is made again."""
+    own = job.out / "own"
+    top = ("--top-k", "1")
+    if not (own / "index" / "manifest.json").is_file():
+        corpus = str(own / "corpus.jsonl")
+        more = ("--size", str(size), "--overlap", "0")
+        research(own / "log.txt", "corpus", "build", str(folder), "--out", corpus, *more)
+        index = ("--kind", "bm25", "--corpus", corpus, "--out", str(own / "index"))
+        research(own / "log.txt", "index", "build", *index)
+    if not (own / "questions" / "test.jsonl").is_file():
+        source = ("--from", "file", "--questions", str(given)) if given else ("--hops", *hops)
+        asked = ("--index", str(own / "index"), "--out", str(own / "questions"), "--count", "3000")
+        with job.timed("questions"):
+            research(own / "log.txt", "questions", "make", *asked, *top, *source, "--quiet")
+    if not (own / "audit.txt").is_file():
+        test = ("--questions", str(own / "questions" / "test.jsonl"))
+        research(own / "audit.txt", "data", "audit", *test, "--index", str(own / "index"), *top)
+
+
+def read_other_worlds(job: Job, worlds: int, each: int) -> Path:
+    """Make the tiny model and let it learn to read; return its folder.
+
+    Args:
+        job: where and how.
+        worlds: whose facts are not those of the documents.
+        each: questions about each of them, of one search.
+    """
+    start, demos = job.out / "random", job.out / "reading.jsonl"
+    if not demos.is_file():
+        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each))
+        write_rows(demos, played)
+    if not (start / "config.json").is_file():
+        rollouts = str(job.out / "demonstrations" / "rollouts.jsonl")
+        text = "\n".join(
+            file.read_text(encoding="utf-8")
+            for file in (demos, Path(rollouts), job.out / "own" / "corpus.jsonl")
+        )
+        words = re.findall(r"[^\W\d_]+", text.replace("\\n", " "))
+        tokenizer = word_tokenizer([*MARKS, *dict.fromkeys(words)], MARKS)
+        tokenizer.save_pretrained(start)
+        tiny_model(tokenizer, TINY, job.seed).save_pretrained(start)
+    steps = str(worlds * each // 64)
+    return job.train(
+        "reading",
+        *("--model.policy.model", str(start), "--model.env.prompt", "{prompt}"),
+        *("--model.env.index", str(job.out / "own" / "index"), "--data.train", str(demos)),
+        *("--data.val", str(job.out / "own" / "questions" / "val.jsonl"), "--data.limit_val", FEW),
+        *("--data.batch_size", "64", "--trainer.max_steps", steps),
+        *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "2e-3"),
+        *("--model.policy.freeze_embeddings", "false"),
+        command="sft",
+    )
+
+
+def one_hop(job: Job, seed: int, number: int) -> Iterator[Row]:
+    """Play questions of one search about the pages of another world."""
+    world, folder = SyntheticWorld(PEOPLE, 1000 * job.seed + seed), job.out / "others" / str(seed)
+    pages = [{"id": name, "contents": f'"{name}"\n{page_of(world, name)}'} for name in world.names]
+    write_rows(folder / "corpus.jsonl", pages)
+    index = build_index(folder / "corpus.jsonl", folder / "index", kind="bm25")
+    rules = Rules(get_prompt("{prompt}"), get_reward("default"), 3)
+    player = GoldPlayer(rules, load_retriever(str(index)), 1)
+    asked = []
+    facts = [(relation, name) for name in world.names for relation in RELATIONS]
+    for relation, name in facts[seed % 3 :: max(1, len(facts) // number)]:
+        query, answer = query_of(relation, name), world.facts[relation, name]
+        step = {"question": query, "answer": answer, "passage": name, "title": name}
+        known = {"decomposition": [step], "hops": 1}
+        asked.append(Question(f"{seed}-{query}", f"Who or what is {query}?", (answer,), known))
+    for question, played in zip(asked, player.play(asked), strict=True):
+        if not isinstance(played, str):
+            yield Rollout(
+                question,
+                TextOnly(),
+                played.reward or Reward(0.0),
+                [*played.turns],
+                [*played.results],
+                finish_reason="answer",
+            ).to_row()
+
+
+def shared_options(job: Job, tiny: bool) -> tuple[str, ...]:
+    """Options that demonstrations, imitation and GRPO have in common."""
+    own = job.out / "own"
+    options = (
+        "--model.env.index",
+        str(own / "index"),
+        "--data.val",
+        str(own / "questions" / "val.jsonl"),
+    )
+    return (*options, "--model.env.prompt", "{prompt}") if tiny else options
+
+
+def main() -> None:
+    """Go from the files to the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="", help="Hugging Face folder; without, a tiny one")
+    parser.add_argument("--folder", type=Path, help="of documents; without, the world's pages")
+    parser.add_argument("--given", type=Path, help="file of questions to be checked, not made")
+    parser.add_argument("--hops", nargs="+", default=["2", "3"], help="of made questions (2 3)")
+    parser.add_argument("--size", type=int, default=400, help="characters of a passage (400)")
+    parser.add_argument("--out", type=Path, default=Path("runs/own"))
+    parser.add_argument("--config", default="small_cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--worlds", type=int, default=20, help="that the tiny model reads (20)")
+    parser.add_argument("--each", type=int, default=1500, help="questions of each of them (1500)")
+    parser.add_argument("--demonstrations", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=3, help="of imitation")
+    parser.add_argument("--iterations", type=int, default=25, help="of GRPO; 0 leaves it out")
+    parser.add_argument("--questions", type=int, default=300, help="of the exam, at most")
+    parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
+    args = parser.parse_args()
+    end_politely()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    check_same(args.out, vars(args), parser)
+    job = Job(
+        args.out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
+    )
+    folder = args.folder or write_pages(SyntheticWorld(PEOPLE), args.out / "pages")
+    make_questions(job, folder, args.size, tuple(args.hops), args.given)
+    measure(job, args)
+
+
+def measure(job: Job, args: argparse.Namespace) -> None:
+    """Demonstrations, imitation, GRPO and the exam."""
+    tiny, out = not job.model, job.out
+    questions, demos = out / "own" / "questions", out / "demonstrations"
+    options = shared_options(job, tiny)
+    if not (demos / "done").is_file():
+        asked = (
+            "--questions",
+            str(questions / "train.jsonl"),
+            "--wanted",
+            str(args.demonstrations),
+        )
+        with job.timed("collect"):
+            research(
+                out / "collect.log",
+                *("collect", "--config", job.config, *options, "--out", str(demos), *asked),
+            )
+        (demos / "done").touch()
+    start = str(read_other_worlds(job, args.worlds, args.each)) if tiny else job.model
+    shown = len(read_rows(demos / "rollouts.jsonl")[: args.demonstrations])
+    steps = str(max(1, job.epochs * shown // 16))
+    rates = ("1e-3", "5e-4") if tiny else ("2e-4", "4e-5")
+    sft = job.train(
+        "sft",
+        *("--model.policy.model", start, *options, "--data.limit_val", FEW),
+        *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", "16"),
+        *("--trainer.max_steps", steps, "--trainer.val_check_interval", steps),
+        *("--model.optimizer.init_args.lr", rates[0]),
+    )
+    after = job.grpo(
+        *("--model.policy.model", str(sft), *options, "--trainer.val_check_interval", "10"),
+        *("--data.train", str(questions / "train.jsonl")),
+        *("--model.optimizer.init_args.lr", rates[1]),
+    )
+    test = list(read_questions(str(questions / "test.jsonl")))[: args.questions]
+    exam = Exam(
+        out / "exam",
+        str(out / "own" / "index"),
+        test,
+        max_searches=3,
+        prompt="{prompt}" if tiny else PROMPT,
+        search_now="<think> I need to know about it. </think>",
+        answer_now="<think> So I know the answer. </think> <answer> The answer is \\boxed{",
+    )
+    last, two = after or sft, replace(exam, max_searches=2)
+    policies = [
+        ("before", exam.search("before", start)),
+        ("after SFT", exam.search("after SFT", sft)),
+        ("after SFT, sampled", exam.sampled("after SFT", sft)),
+        ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
+        *after_grpo(exam, after),
+        ("the same weights, two searches at most", two.search("two searches", last)),
+    ]
+    report(out, policies, hops=sorted({int(q.metadata["hops"]) for q in test}))
+
+
+if __name__ == "__main__":
+    main()
