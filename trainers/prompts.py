@@ -1,7 +1,8 @@
-"""The prompts of a run, measured before its first step: those that are too long are named.
+"""The questions of a run, measured before its first step: those that are too long, or unreadable.
 
 A prompt of 3,800 tokens among a thousand short ones would end the run when its turn comes, and each
-time that it is resumed.
+time that it is resumed. A question of words that the model reads as ``<unk>`` would be asked as if
+nothing were wrong.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from research_rl.agents import vector_rows
-from research_rl.agents.policy import LMPolicy
+from research_rl.agents.policy import LMPolicy, quoted_words
 from research_rl.envs import Prompt, Question
 
 log = logging.getLogger(__name__)
 _TOKENS_A_BYTE = 4
 """More than any tokenizer makes of a byte: a text that fits by this is not tokenised."""
 _NAMED = 3
+_EXAMPLES = 2
 _SERVERS = "the rollout servers'"
 
 
 def prompts_that_fit(
     questions: Sequence[Question], role: str, module: Any, most: int | None
 ) -> list[Question]:
-    """Return the questions whose prompt leaves room for a response.
+    """Return the questions whose prompt leaves room for a response; warn of unreadable ones.
 
     Args:
         questions: of a run.
@@ -38,6 +40,7 @@ def prompts_that_fit(
             response; or none is left. It names the longest, the limit and what to do.
     """
     policy, prompt = module.policy, vector_rows(module.env).prompt
+    warn_of_unknown_words(questions, f"data.{role}", policy)
     option = "sampling" if role == "train" else "validation_sampling"
     budget: int = getattr(module, option).max_response_tokens
     positions, whose = _positions(module)
@@ -69,6 +72,32 @@ def prompts_that_fit(
             _named(questions, {row: sizes[row] for row in left_out}),
         )
     return [question for row, question in enumerate(questions) if row not in left_out]
+
+
+def warn_of_unknown_words(questions: Sequence[Question], source: str, policy: LMPolicy) -> None:
+    """Warn of questions with words that the model cannot read: how many, and two of them.
+
+    Args:
+        questions: as they are asked.
+        source: where they come from, for the message.
+        policy: whose tokenizer is asked.
+    """
+    found = [(one, words) for one in questions if (words := policy.unknown_words.of(one.text))]
+    if not found:
+        return
+    shown = "; ".join(f"{one.id}: {quoted_words(words)}" for one, words in found[:_EXAMPLES])
+    share = len(found) / len(questions)
+    log.warning(
+        "%s: %d of %d questions (%s) have words that the model reads as %s, for its tokenizer has "
+        "no token for them: it can neither search for them nor answer with them (%s); take a model "
+        "whose tokenizer can write them",
+        source,
+        len(found),
+        len(questions),
+        f"{share:.0%}" if share >= 0.01 else "under 1%",
+        policy.unknown_words.token,
+        shown,
+    )
 
 
 def _check_room(

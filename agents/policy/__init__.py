@@ -19,6 +19,7 @@ from research_rl.agents.policy.loading import (
 from research_rl.agents.policy.modes import evaluating
 from research_rl.agents.policy.policy import LMPolicy, PolicyOutput
 from research_rl.agents.policy.reference import Reference
+from research_rl.agents.policy.unknown_words import UnknownWords, quoted_words
 from research_rl.agents.policy.working_weights import WorkingWeights
 from research_rl.agents.policy.written import is_untied_by_adapter
 
@@ -31,6 +32,7 @@ __all__ = [
     "PolicyOutput",
     "Reference",
     "Tools",
+    "UnknownWords",
     "WeightDtype",
     "WorkingWeights",
     "decoder_layers",
@@ -39,4 +41,5 @@ __all__ = [
     "is_untied_by_adapter",
     "load_model",
     "load_tokenizer",
+    "quoted_words",
 ]

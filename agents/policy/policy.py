@@ -21,6 +21,7 @@ from research_rl.agents.policy.loading import LoraConfig, PolicyConfig, load_mod
 from research_rl.agents.policy.modes import evaluating, has_adapter
 from research_rl.agents.policy.notice import notice
 from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
+from research_rl.agents.policy.unknown_words import UnknownWords
 from research_rl.agents.policy.written import check_written, merged_copy
 from research_rl.envs.protocols import RESEARCH, Opened, Piece, Prompt, Protocol, opened_by
 
@@ -57,6 +58,8 @@ class LMPolicy(nn.Module):
         check_vocabulary(model, tokenizer)
         self._chat = ChatTemplate(tokenizer)
         self._guard = Guard(tokenizer)
+        self.unknown_words = UnknownWords(tokenizer)
+        """Tells which words of a text the model cannot read."""
         known = eos_ids(model, tokenizer)
         self.eos_ids: frozenset[int] = known | self._chat.end_of_turn(known)
         """What ends a sequence: for the tokenizer, the generation config and the chat template."""

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +21,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from research_rl.agents.types import Sequence
 from research_rl.agents.web.jobs import QueueFullError
@@ -37,8 +34,10 @@ from research_rl.agents.web.request_body import (
 from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs.web import (
     BodyBudget,
+    Count,
     Gate,
     Refused,
+    ServerCounters,
     ServerThread,
     answered,
     check_host,
@@ -86,13 +85,12 @@ def create_sampling_app(
     app.add_api_route("/v1/load_lora_adapter", routes.load_adapter, methods=["POST"])
     app.add_api_route("/collective_rpc", routes.collective_rpc, methods=["POST"])
     app.add_api_route("/reset_prefix_cache", routes.reset_prefix_cache, methods=["POST"])
-    app.add_api_route("/health", routes.health, methods=["GET"])
-    app.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    routes.counters.add_to(app)
     app.add_middleware(Gate, let_in=routes.let_in, refused=_error)
     return app
 
 
-class _Routes(Collector):
+class _Routes:
     """What each route answers."""
 
     def __init__(self, queue: RequestQueue, api_key: str | None, below: Path | None) -> None:
@@ -104,10 +102,8 @@ class _Routes(Collector):
         self._max_values = (MAX_BODY_BYTES // 2 if longest is None else longest) + 4096
         self._bodies = BodyBudget()
         self._longest_token: int | None = None
-        self._started = time.time()
         self._answered = 0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.counters = ServerCounters(self._counts)
 
     def let_in(self, request: Request) -> None:
         """Refuse those without the key, and pages of a browser.
@@ -179,24 +175,10 @@ class _Routes(Collector):
         """Answer that it is done: nothing is kept between two runs."""
         return JSONResponse({"success": True})
 
-    async def health(self) -> Response:
-        """Say that the server runs."""
-        return Response(status_code=200)
-
-    async def metrics(self) -> Response:
-        """Counters in Prometheus's text format."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the counters; a client knows by the first that the server was started anew."""
-        yield GaugeMetricFamily(
-            "process_start_time_seconds", "When the server began.", value=self._started
-        )
-        yield CounterMetricFamily(
-            "research_rollout_turns", "Turns that were answered.", value=self._answered
-        )
-        yield CounterMetricFamily(
-            "research_rollout_runs", "Runs of the engine.", value=self._queue.runs
+    def _counts(self) -> tuple[Count, ...]:
+        return (
+            Count("research_rollout_turns", "Turns that were answered.", self._answered),
+            Count("research_rollout_runs", "Runs of the engine.", self._queue.runs),
         )
 
     async def _answer(self, request: Request, job: Future[Sequence]) -> Sequence:

@@ -12,6 +12,7 @@ from research_rl.envs.web.client import (
     Transport,
     base_url,
 )
+from research_rl.envs.web.counters import Count, ServerCounters, metrics_reply
 from research_rl.envs.web.endpoints import Endpoint, Endpoints, NoAnswerError
 from research_rl.envs.web.gate import Gate
 from research_rl.envs.web.keys import (
@@ -45,12 +46,14 @@ __all__ = [
     "KEY_VARIABLE",
     "SERVER_KEY_VARIABLE",
     "BodyBudget",
+    "Count",
     "Endpoint",
     "Endpoints",
     "Gate",
     "NoAnswerError",
     "Refused",
     "RefusedByServerError",
+    "ServerCounters",
     "ServerThread",
     "TransientError",
     "Transport",
@@ -65,6 +68,7 @@ __all__ = [
     "listen",
     "make_app",
     "make_server",
+    "metrics_reply",
     "name_servers",
     "refusal",
     "server_key",

@@ -1,19 +1,24 @@
-"""Every prompt is measured before the first step; one that is too long is named or left out."""
+"""Every prompt is measured before the first step; one that is too long is named or left out.
+
+Questions with words that the model cannot read are counted in a warning.
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import training
+from doubles import training, wordy
 
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.envs.types import Question
 from research_rl.trainers.data import Role
+from research_rl.trainers.prompts import warn_of_unknown_words
 
 BUDGET = 24
 
@@ -115,3 +120,46 @@ def test_the_positions_of_servers_count_where_they_are_fewer(policy: Path, tmp_p
     with pytest.raises(ValueError, match=said):
         training.trainer(tmp_path, 1).fit(trained, OneIsLong("train", 90))
     assert trained.train_rollouts == []
+
+
+def warned(texts: list[str], policy: LMPolicy, caplog: pytest.LogCaptureFixture) -> list[str]:
+    questions = [Question(f"q{n}", text, ("a",)) for n, text in enumerate(texts)]
+    with caplog.at_level(logging.WARNING):
+        warn_of_unknown_words(questions, "data.val", policy)
+    return caplog.messages
+
+
+@pytest.fixture(scope="module")
+def words() -> LMPolicy:
+    return wordy.policy()
+
+
+def test_questions_of_unknown_words_are_counted(
+    words: LMPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = wordy.asked()[0]
+    asked = [known, "Who directed Alien ?", known, "Who is it ?", "What is the boss ?", known]
+    (said,) = warned(asked, words, caplog)
+    assert said.startswith("data.val: 3 of 6 questions (50%) have words that the model reads as <u")
+    assert '(q1: "directed" and "Alien"; q3: "it")' in said
+
+
+def test_few_are_not_rounded_away(words: LMPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    (said,) = warned(["Alien", *["Who is"] * 999], words, caplog)
+    assert said.startswith("data.val: 1 of 1000 questions (under 1%) have")
+
+
+def test_the_quickstarts_questions_are_all_known(
+    words: LMPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert warned(wordy.asked(), words, caplog) == []
+
+
+def test_a_run_tells_of_both_its_sets(
+    words: LMPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words.save_pretrained(tmp_path / "policy")
+    trained = training.module(tmp_path / "policy")
+    training.trainer(tmp_path, 1).fit(trained, training.Data())
+    told = [said for said in caplog.messages if "have words that the model reads as" in said]
+    assert [said.partition(":")[0] for said in sorted(told)] == ["data.train", "data.val"]

@@ -54,12 +54,20 @@ def two_turns(shown: str) -> str:
     return RESEARCH.search("boss of Bakset", thought="I need the boss .")
 
 
+class Warns(Asker):
+    """Has a note for some questions, as of a model that cannot read their words."""
+
+    def notes(self, question: str) -> list[str]:
+        """See Asker.notes."""
+        return [f'It cannot read "{question}" <b>.'] if "Alien" in question else []
+
+
 def serve(say: Say, *contents: str, key: str | None = None) -> BackgroundAgentServer:
     env = environment(Few(*contents), top_k=5)
     params = SamplingParams(2000, temperature=0.0)
     agent = ServedReSearchAgent(Scripted(lambda one: say(str(one))), env, params)
     settings = AgentSettings(api_key=key, page=agent_page(key is not None))
-    return BackgroundAgentServer(QuestionQueue(Asker(agent)), settings)
+    return BackgroundAgentServer(QuestionQueue(Warns(agent)), settings)
 
 
 PASSAGES = ("Bakset\nthe boss of Bakset is Domlor .", "Rome\na city by a river")
@@ -134,6 +142,18 @@ def test_a_question_is_asked_and_its_way_folds(page: Browser) -> None:
     assert visible(page, ".part.think .said") == ["I need the boss ."]
     page.click(".part.result li:nth-child(2) summary")
     assert visible(page, ".part.result .text") == ["a city by a river"]
+
+
+def test_a_note_stands_before_the_answer(page: Browser) -> None:
+    ask(page, "Who leads Bakset?")
+    assert visible(page, ".note") == []
+    page.value("document.getElementById('question').value = ''")
+    ask(page, "Who leads Alien?", end="article:nth-child(1) .final")
+    assert visible(page, ".note") == ['It cannot read "Who leads Alien?" <b>.']
+    assert page.value(
+        "document.querySelector('.note').getBoundingClientRect().bottom"
+        " <= document.querySelector('.final').getBoundingClientRect().top"
+    )
 
 
 def test_keys_alone_are_enough(page: Browser) -> None:

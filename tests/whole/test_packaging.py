@@ -263,10 +263,6 @@ def test_automation_is_yaml_and_names_what_is_there(file: Path) -> None:
     assert set(re.findall(r"\bmake (check|docs|setup|slow|test)\b", text)) <= targets
 
 
-UNPINNED = {"wandb", "mlflow-skinny", "nbformat", "nbclient", "ipykernel"}
-"""Clients of services and what runs notebooks: no version of them has been tried with the pins."""
-
-
 def test_what_the_extras_bring_is_pinned() -> None:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -277,7 +273,7 @@ def test_what_the_extras_bring_is_pinned() -> None:
     extras = dict(setup["options.extras_require"])
     extras.pop("gpu")  # it takes the place of cpu
     named = {re.split(r"[<>=\[]", line)[0] for part in extras.values() for line in part.split()}
-    assert named - pins == UNPINNED
+    assert named - pins == set()
 
 
 def test_constraints_serve_cpu_and_gpu() -> None:

@@ -11,8 +11,7 @@ import importlib.util
 import json
 import logging
 import socket
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 from starlette.routing import Route
 
 from research_rl.envs.web import (
     BodyBudget,
+    Count,
     Gate,
     Refused,
+    ServerCounters,
     ServerThread,
     answered,
     check_host,
@@ -90,8 +88,7 @@ def create_agent_app(queue: QuestionQueue, settings: AgentSettings | None = None
     app.add_api_route("/ask", routes.ask, methods=["POST"])
     app.add_api_route("/v1/chat/completions", routes.complete, methods=["POST"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
-    app.add_api_route("/health", routes.health, methods=["GET"])
-    app.add_api_route("/metrics", routes.metrics, methods=["GET"])
+    routes.counters.add_to(app)
     if mcp is None:
         app.add_api_route("/mcp", routes.no_mcp, methods=["GET", "POST"])
     else:
@@ -109,15 +106,14 @@ def _mcp_route(queue: QuestionQueue, routes: _Routes) -> Any:
     return McpRoute(queue, routes.settings.timeout, routes.read)
 
 
-class _Routes(Collector):
+class _Routes:
     """What each route answers."""
 
     def __init__(self, queue: QuestionQueue, settings: AgentSettings) -> None:
         self._queue, self.settings = queue, settings
         self._bodies = BodyBudget()
-        self._started, self._answered = time.time(), 0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self._answered = 0
+        self.counters = ServerCounters(self._counts)
 
     def let_in(self, request: Request) -> None:
         """Refuse those without the key, and pages of other servers.
@@ -156,42 +152,30 @@ class _Routes(Collector):
             field = f"messages[{chat.unread}].content"
             await still_there(request)
             telling = Telling(self._queue, chat.inquiry, field)
+            replies = ChatReplies(chat, telling.notes)
             if not chat.stream:
-                return await self._whole(request, telling, ChatReplies(chat))
+                return await self._whole(request, telling, replies)
         except Refused as error:
             return _refused(error)
-        return Streamed(self._chunks(telling, ChatReplies(chat)), telling.drop, "text/event-stream")
+        return Streamed(self._chunks(telling, replies), telling.drop, "text/event-stream")
 
     async def models(self) -> Response:
         """Name what is served."""
         row = {"id": self.settings.name, "object": "model", "owned_by": "research-rl"}
-        return JSONResponse({"object": "list", "data": [row | {"created": int(self._started)}]})
+        return JSONResponse(
+            {"object": "list", "data": [row | {"created": int(self.counters.started)}]}
+        )
 
     async def no_mcp(self, request: Request) -> Response:
         """Say that the package is missing."""
         return _refused(Refused("MCP needs the package mcp; run: pip install -e '.[agent]'", 501))
 
-    async def health(self) -> Response:
-        """Say that the server runs."""
-        return Response(status_code=200)
-
-    async def metrics(self) -> Response:
-        """Counters in Prometheus's text format."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the counters."""
-        yield GaugeMetricFamily(
-            "process_start_time_seconds", "When the server began.", value=self._started
-        )
-        yield CounterMetricFamily(
-            "research_agent_answers", "Questions that were answered.", value=self._answered
-        )
-        yield CounterMetricFamily(
-            "research_agent_runs", "Runs, of one question or several.", value=self._queue.runs
-        )
-        yield GaugeMetricFamily(
-            "research_agent_waiting", "Questions that wait.", value=self._queue.waiting
+    def _counts(self) -> tuple[Count, ...]:
+        runs, waiting = self._queue.runs, self._queue.waiting
+        return (
+            Count("research_agent_answers", "Questions that were answered.", self._answered),
+            Count("research_agent_runs", "Runs, of one question or several.", runs),
+            Count("research_agent_waiting", "Questions that wait.", waiting, falls=True),
         )
 
     async def read(self, request: Request) -> Any:
@@ -216,7 +200,7 @@ class _Routes(Collector):
         try:
             async for event in telling.events(self.settings.timeout):
                 yield _line(event)
-            told = answer_told(telling.result())
+            told = answer_told(telling.result(), telling.notes)
         except Refused as error:
             yield _line({"event": "error", "message": str(error), "status": error.status})
             return

@@ -31,6 +31,7 @@ from research_rl.agents import (
 )
 from research_rl.agents.engines import StreamingEngine
 from research_rl.agents.methods import opened_of
+from research_rl.agents.policy import quoted_words
 from research_rl.agents.web import ending_engine
 from research_rl.envs import Episode, Passage, Question
 from research_rl.envs.protocols import Protocol
@@ -131,6 +132,28 @@ class Asker:
                 f"{policy.max_length} positions, got a prompt of {prompt} tokens; ask something "
                 "shorter, or allow fewer tokens"
             )
+
+    def notes(self, question: str) -> list[str]:
+        """Return what is to be told of a question before its answer, a text each; mostly none.
+
+        A model whose tokenizer cannot write the words of a question answers it as if it could. Of a
+        model on a server nobody knows that here.
+        """
+        if isinstance(self.agent, ServedReSearchAgent):
+            return []
+        unknown = self.agent.policy.unknown_words
+        words = unknown.of(question)
+        if not words:
+            return []
+        one = len(words) == 1
+        tokens, those, them = (
+            ("token", "this word", "it") if one else ("tokens", "these words", "them")
+        )
+        return [
+            f"The model reads {unknown.token} in place of {quoted_words(words)}, which its "
+            f"tokenizer has no {tokens} for: it cannot search for {those}, and the answer cannot "
+            f"be about {them}."
+        ]
 
     def answer(
         self,

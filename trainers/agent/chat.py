@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,10 +111,11 @@ class ChatReplies:
 
     Args:
         request: to which.
+        notes: the asker's, of the question.
     """
 
-    def __init__(self, request: ChatRequest) -> None:
-        self._request = request
+    def __init__(self, request: ChatRequest, notes: Sequence[str] = ()) -> None:
+        self._request, self._notes = request, notes
         made = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time())}
         self._whole = made | {"object": "chat.completion", "model": request.model}
         self._part = self._whole | {"object": "chat.completion.chunk"}
@@ -151,7 +152,7 @@ class ChatReplies:
         return self._part | {"choices": [choice]}
 
     def _research(self, prediction: Prediction) -> dict[str, Any]:
-        told = answer_told(prediction)
+        told = answer_told(prediction, self._notes)
         return {n: told[n] for n in told if n != "usage"} | {
             "unread_messages": self._request.unread
         }

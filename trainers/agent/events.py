@@ -2,6 +2,7 @@
 
 The events of ``research ask --web`` and of the chat endpoint, in the order of an episode::
 
+    {"event": "note", "text": "The model reads <unk> in place of ..."}  # mostly none
     {"event": "part", "turn": 0, "part": 0, "kind": "think", "text": "I need the"}
     {"event": "more", "turn": 0, "part": 0, "text": " director ."}
     {"event": "part", "turn": 0, "part": 1, "kind": "search", "text": "director of Alien"}
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from research_rl.agents import Prediction
@@ -85,8 +86,8 @@ class EpisodeEvents:
         self._told = parts
 
 
-def answer_told(prediction: Prediction) -> dict[str, Any]:
-    """Return an answer with what led to it.
+def answer_told(prediction: Prediction, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return an answer with what led to it, and the asker's ``notes`` of the question.
 
     ``passages`` are those that were shown, each once, in order; ``holds_answer`` says whether the
     answer's words stand in it. ``searches`` names them by their ids.
@@ -105,6 +106,7 @@ def answer_told(prediction: Prediction) -> dict[str, Any]:
         "finish_reason": prediction.finish_reason,
         "searches": [{"query": q, "passages": [p.id for p in shown]} for q, shown in found],
         "passages": list(passages.values()),
+        "notes": list(notes),
         "usage": usage_of(prediction),
         "seconds": round(prediction.seconds, 3),
     }

@@ -25,7 +25,8 @@ from research_rl.trainers.agent.streams import Telling
 _ABOUT = (
     "Answer a question by searching a collection of documents, several times if need be. Ask one "
     "whole question that stands by itself. Returns the answer ('' if there is none, with the "
-    "reason in no_answer), the searches, and the passages that were found."
+    "reason in no_answer), the searches, the passages that were found, and notes: what to know "
+    "of the question, such as words that the model cannot read."
 )
 
 
@@ -36,6 +37,7 @@ class Researched(TypedDict):
     no_answer: str | None
     searches: list[dict[str, Any]]
     passages: list[dict[str, Any]]
+    notes: list[str]
 
 
 def mcp_server(queue: QuestionQueue, timeout: float) -> Any:
@@ -58,7 +60,7 @@ def mcp_server(queue: QuestionQueue, timeout: float) -> Any:
                     searches += 1
                     about = ", ".join(one["query"] for one in event["searches"])
                     await context.report_progress(searches, None, f"searched: {about}")
-            told = answer_told(telling.result())
+            told = answer_told(telling.result(), telling.notes)
         except Refused as error:
             raise ToolError(str(error)) from error
         finally:
@@ -68,6 +70,7 @@ def mcp_server(queue: QuestionQueue, timeout: float) -> Any:
             no_answer=told["no_answer"],
             searches=told["searches"],
             passages=told["passages"],
+            notes=told["notes"],
         )
 
     server = MCPServer("research", log_level="WARNING", subscriptions=False)

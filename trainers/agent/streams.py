@@ -42,6 +42,10 @@ class Telling:
             queue.asker.check(inquiry.question, inquiry.params)
         except ValueError as error:
             raise Refused(f"{field} {error}") from error
+        self.notes = queue.asker.notes(inquiry.question)
+        """What is told before the answer; the first events."""
+        for note in self.notes:
+            self._events.put_nowait({"event": "note", "text": note})
         try:
             self._job = queue.submit(inquiry, episode)
         except QueueFullError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from research_rl.agents.methods import Prediction
     from research_rl.trainers.agent import Asker
 
-
+log = logging.getLogger(__name__)
 _kept: dict[str, Asker] = {}
 """What asks the agent of the latest question, by its options."""
 
@@ -158,6 +159,8 @@ def ask(
         with careful([str(value) for value in options.values()]):
             settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
             _kept[key] = make_asker(settings)
+    for note in _kept[key].notes(question):
+        log.warning(note)
     return _kept[key].answer([question], [lambda stretch: None])[0]
 
 

@@ -68,6 +68,10 @@ class Screen:
         """Write a heading."""
         self._line("heading", text)
 
+    def note(self, text: str) -> None:
+        """Write what is to be known before the answer."""
+        self._line("error", text)
+
     def _line(self, style: TextStyle, text: str) -> None:
         self._put(style, text)
         self._put("text", "\n")
@@ -108,6 +112,8 @@ def _ask(asker: Asker, question: str, screen: Screen) -> None:
     def hear(stretch: Stretch) -> None:
         screen.write(stretch.role, stretch.text)
 
+    for note in asker.notes(question):
+        screen.note(note)
     try:
         screen.end(asker.answer([question], [hear])[0])
     except KeyboardInterrupt:

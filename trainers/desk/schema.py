@@ -108,7 +108,7 @@ def _classes_that_a_config_names() -> Iterator[None]:
 
 
 def _is_named(path: str) -> bool:
-    """Whether a config may name a class and finds it there; ``signal.itimer_error`` is not found."""
+    """Whether a config may name a class and finds it there; not so ``signal.itimer_error``."""
     module, _, name = path.rpartition(".")
     if module.partition(".")[0] not in _NAMED:
         return False

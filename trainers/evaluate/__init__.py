@@ -2,7 +2,8 @@
 
 Read first: command.py, then run.py
 May import: agents, envs, trainers.audit, trainers.checkpoint, trainers.evaluate.judges,
-    trainers.evaluate.measures, trainers.evaluate.report, trainers.settings, trainers.usage
+    trainers.evaluate.measures, trainers.evaluate.report, trainers.prompts, trainers.settings,
+    trainers.usage
 """
 
 from __future__ import annotations

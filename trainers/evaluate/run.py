@@ -33,6 +33,7 @@ from research_rl.trainers.evaluate.models import (
 )
 from research_rl.trainers.evaluate.settings import EvaluationSettings
 from research_rl.trainers.evaluate.sources import Source
+from research_rl.trainers.prompts import warn_of_unknown_words
 from research_rl.trainers.settings import protocol_of
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,10 @@ class Evaluation:
         left: Mapping[Cell, Sequence[Question]],
         bar: tqdm[Any],
     ) -> None:
+        if (policy := model.provided.get("policy")) is not None:
+            for name in dict.fromkeys(cell.dataset for cell in cells):
+                asked = f"{name}, asked of {cells[0].model}"
+                warn_of_unknown_words(self.sources[name].questions, asked, policy)
         for cell in cells:
             bar.set_description(f"{cell.method}, {cell.dataset}")
             source, method = self.sources[cell.dataset], self.methods[cell.method]

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from research_rl.envs.retrieval.web.batching import Coalescer, OverloadedError
 from research_rl.envs.retrieval.web.config import ServerConfig
@@ -37,6 +36,7 @@ from research_rl.envs.web import (
     check_key,
     json_body,
     make_app,
+    metrics_reply,
     refusal,
     still_there,
     within,
@@ -132,7 +132,7 @@ class Service:
             check_host(request, self.config.api_key)
         except Refused as error:
             return refused(error)
-        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return metrics_reply(self.metrics.registry)
 
     def _dialect(self, request: Request, body: Json) -> Dialect:
         """Return the dialect: named in the path, fixed by the route, or told by the body."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from research_rl.envs.retrieval.web.batching import Coalescer
 
@@ -27,44 +27,44 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class ServerMetrics:
-    """The counters of one application, in a registry of their own."""
+    """The counters of one application, in a ``registry`` of their own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._requests = Counter(
             "research_requests",
             "Requests answered.",
             ("dialect", "status"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "research_request_seconds",
             "Time from a request's arrival to its answer.",
             ("dialect",),
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
         self._batch = Histogram(
             "research_batch_queries",
             "Distinct queries in one search of the index.",
             buckets=_SIZES,
-            registry=self._registry,
+            registry=self.registry,
         )
         self._search = Histogram(
             "research_search_seconds",
             "Time of one search of the index.",
             buckets=_SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def watch(self, coalescer: Coalescer) -> None:
         """Report how many queries wait and whether the index fails."""
         pending = Gauge(
-            "research_pending_queries", "Queries that wait for a search.", registry=self._registry
+            "research_pending_queries", "Queries that wait for a search.", registry=self.registry
         )
         pending.set_function(lambda: coalescer.pending)
         healthy = Gauge(
-            "research_healthy", "1 unless the last search failed.", registry=self._registry
+            "research_healthy", "1 unless the last search failed.", registry=self.registry
         )
         healthy.set_function(lambda: float(not coalescer.failure))
 
@@ -77,7 +77,3 @@ class ServerMetrics:
         """Count one search of the index."""
         self._batch.observe(queries)
         self._search.observe(seconds)
-
-    def text(self) -> bytes:
-        """Return every counter."""
-        return generate_latest(self._registry)

@@ -9,7 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from doubles import tiny, wordy
+from doubles.evaluated import question_file
 
+from research_rl.trainers.evaluate.command import main
 from research_rl.trainers.evaluate.config import ModelConfig
 from research_rl.trainers.evaluate.measures import Cell
 from research_rl.trainers.evaluate.models import model_identity, time_stamp
@@ -81,3 +84,25 @@ def test_rows_that_were_kept_with_times_are_gone_on_with_while_these_hold(tmp_pa
     os.utime(run / "checkpoints" / "last.ckpt", ns=(1, 1))
     with pytest.raises(ValueError, match=r"model\.checkpoint was .*give --out another folder"):
         check()
+
+
+def test_words_that_a_model_cannot_read_are_told_once_a_data_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wordy.policy().save_pretrained(tmp_path / "words")
+    tiny.checkpoint(tmp_path / "bytes")
+    small = {"init_args": {"max_response_tokens": 8}}
+    models = {
+        name: {"model": str(tmp_path / name), "prompt": "{prompt}"} for name in ("words", "bytes")
+    }
+    config = {
+        "datasets": {"houses": {"questions": str(question_file(tmp_path, 3))}},
+        "models": models,
+        "methods": {n: {"class_path": "ReSearch", **small} for n in ("ReSearch", "Other")},
+        "index": {"class_path": "doubles.toy_world.Echo"},
+        "out": str(tmp_path / "out"),
+        "resamples": 100,
+    }
+    main(["--config", json.dumps(config)])
+    (said,) = [one for one in caplog.messages if "have words that" in one]
+    assert said.startswith("houses, asked of words: 3 of 3 questions (100%) have")

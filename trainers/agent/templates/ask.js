@@ -60,6 +60,10 @@ class Asked {
     return this.turns[number];
   }
 
+  note(event) {
+    this.way.before(own("p", "note", event.text));
+  }
+
   part(event) {
     const turn = this.turn(event.turn);
     for (const old of turn.parts.splice(event.part)) old.node.remove();
