@@ -80,9 +80,6 @@ class PlannedModule(ReSearchModule):
 
     stages: Stages
 
-    def setup(self, stage: str) -> None:
-        """Make no environment."""
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
         """Leave the questions as they are."""
         return batch
