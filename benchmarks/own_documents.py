@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,11 +30,12 @@ from real_questions import Row, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward, Rules
+from research_rl.envs.documents import build_documents
 from research_rl.envs.protocols import get_prompt
 from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval import build_index, load_retriever
 from research_rl.envs.rewards import get_reward
-from research_rl.envs.synthetic import RELATIONS, SyntheticWorld, page_of, query_of, write_pages
+from research_rl.envs.synthetic import RELATIONS, SyntheticWorld, query_of, write_pages
 from research_rl.trainers.demonstrations.gold import GoldPlayer
 from research_rl.trainers.warmstart import TAGS, TinyModelConfig, tiny_model, word_tokenizer
 
@@ -65,17 +67,18 @@ def make_questions(
         research(own / "audit.txt", "data", "audit", *test, "--index", str(own / "index"), *top)
 
 
-def read_other_worlds(job: Job, worlds: int, each: int) -> Path:
+def read_other_worlds(job: Job, worlds: int, each: int, size: int) -> Path:
     """Make the tiny model and let it learn to read; return its folder.
 
     Args:
         job: where and how.
         worlds: whose facts are not those of the documents.
         each: questions about each of them, of one search.
+        size: characters of a passage.
     """
     start, demos = job.out / "random", job.out / "reading.jsonl"
     if not demos.is_file():
-        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each))
+        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each, size))
         write_rows(demos, played)
     if not (start / "config.json").is_file():
         rollouts = str(job.out / "demonstrations" / "rollouts.jsonl")
@@ -94,26 +97,28 @@ def read_other_worlds(job: Job, worlds: int, each: int) -> Path:
         *("--model.env.index", str(job.out / "own" / "index"), "--data.train", str(demos)),
         *("--data.val", str(job.out / "own" / "questions" / "val.jsonl"), "--data.limit_val", FEW),
         *("--data.batch_size", "64", "--trainer.max_steps", steps),
-        *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "2e-3"),
+        *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "3e-3"),
         *("--model.policy.freeze_embeddings", "false"),
         command="sft",
     )
 
 
-def one_hop(job: Job, seed: int, number: int) -> Iterator[Row]:
+def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
     """Play questions of one search about the pages of another world."""
     world, folder = SyntheticWorld(PEOPLE, 1000 * job.seed + seed), job.out / "others" / str(seed)
-    pages = [{"id": name, "contents": f'"{name}"\n{page_of(world, name)}'} for name in world.names]
-    write_rows(folder / "corpus.jsonl", pages)
+    build_documents(write_pages(world, folder / "pages"), folder / "corpus.jsonl", size=size, overlap=0)
+    places = {}
+    for row in read_rows(folder / "corpus.jsonl"):
+        title, _, text = row["contents"].partition("\n")
+        places |= {(r, title.strip('"')): row["id"] for r in RELATIONS if r in text}
     index = build_index(folder / "corpus.jsonl", folder / "index", kind="bm25")
     rules = Rules(get_prompt("{prompt}"), get_reward("default"), 3)
     player = GoldPlayer(rules, load_retriever(str(index)), 1)
     asked = []
-    facts = [(relation, name) for name in world.names for relation in RELATIONS]
-    for relation, name in facts[seed % 3 :: max(1, len(facts) // number)]:
+    for relation, name in random.Random(seed).sample(sorted(world.facts), number):
         query, answer = query_of(relation, name), world.facts[relation, name]
-        step = {"question": query, "answer": answer, "passage": name, "title": name}
-        known = {"decomposition": [step], "hops": 1}
+        step = {"question": query, "answer": answer, "passage": places[relation, name]}
+        known = {"decomposition": [step | {"title": name}], "hops": 1}
         asked.append(Question(f"{seed}-{query}", f"Who or what is {query}?", (answer,), known))
     for question, played in zip(asked, player.play(asked), strict=True):
         if not isinstance(played, str):
@@ -146,7 +151,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of documents; without, the world's pages")
     parser.add_argument("--given", type=Path, help="file of questions to be checked, not made")
     parser.add_argument("--hops", nargs="+", default=["2", "3"], help="of made questions (2 3)")
-    parser.add_argument("--size", type=int, default=400, help="characters of a passage (400)")
+    parser.add_argument("--size", type=int, default=80, help="characters of a passage (80)")
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
@@ -188,7 +193,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
                 *("collect", "--config", job.config, *options, "--out", str(demos), *asked),
             )
         (demos / "done").touch()
-    start = str(read_other_worlds(job, args.worlds, args.each)) if tiny else job.model
+    start = str(read_other_worlds(job, args.worlds, args.each, args.size)) if tiny else job.model
     shown = len(read_rows(demos / "rollouts.jsonl")[: args.demonstrations])
     steps = str(max(1, job.epochs * shown // 16))
     rates = ("1e-3", "5e-4") if tiny else ("2e-4", "4e-5")
