@@ -45,23 +45,25 @@ PEOPLE = 600
 TINY = TinyModelConfig(hidden_size=128, num_layers=3, num_heads=4, max_length=640)
 
 
-def make_questions(
-    job: Job, folder: Path, size: int, hops: tuple[str, ...], given: Path | None
-) -> None:
+def make_questions(job: Job, folder: Path, args: argparse.Namespace) -> None:
     """Files to passages, an index and checked questions; nothing that is there is made again."""
     own = job.out / "own"
     top = ("--top-k", "1")
     if not (own / "index" / "manifest.json").is_file():
         corpus = str(own / "corpus.jsonl")
-        more = ("--size", str(size), "--overlap", "0")
+        more = ("--size", str(args.size), "--overlap", "0")
         research(own / "log.txt", "corpus", "build", str(folder), "--out", corpus, *more)
         index = ("--kind", "bm25", "--corpus", corpus, "--out", str(own / "index"))
         research(own / "log.txt", "index", "build", *index)
     if not (own / "questions" / "test.jsonl").is_file():
-        source = ("--from", "file", "--questions", str(given)) if given else ("--hops", *hops)
+        given = ("--from", "file", "--questions", str(args.given))
+        source = given if args.given else ("--hops", *args.hops)
         asked = ("--index", str(own / "index"), "--out", str(own / "questions"), "--count", "3000")
         with job.timed("questions"):
-            research(own / "log.txt", "questions", "make", *asked, *top, *source, "--quiet")
+            research(
+                own / "log.txt",
+                *("questions", "make", *asked, *top, *source, "--test", args.test, "--quiet"),
+            )
     if not (own / "audit.txt").is_file():
         test = ("--questions", str(own / "questions" / "test.jsonl"))
         research(own / "audit.txt", "data", "audit", *test, "--index", str(own / "index"), *top)
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of documents; without, the world's pages")
     parser.add_argument("--given", type=Path, help="file of questions to be checked, not made")
     parser.add_argument("--hops", nargs="+", default=["2", "3"], help="of made questions (2 3)")
+    parser.add_argument("--test", default="0.2", help="share of documents for the test (0.2)")
     parser.add_argument("--size", type=int, default=80, help="characters of a passage (80)")
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--config", default="small_cpu")
@@ -180,7 +183,7 @@ def main() -> None:
         args.out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
     )
     folder = args.folder or write_pages(SyntheticWorld(PEOPLE), args.out / "pages")
-    make_questions(job, folder, args.size, tuple(args.hops), args.given)
+    make_questions(job, folder, args)
     measure(job, args)
 
 
