@@ -9,8 +9,8 @@ about documents that no training question has.
 
 Without ``--folder`` the made-up world is written as pages of markdown, one a person. Without
 ``--model`` a tiny model of random weights stands in for a pretrained one: it first learns to read
-pages of other worlds, whose people bear the same names, by questions that need one search. The same
-command goes on where a killed one stopped.
+pages of other worlds, whose people bear the same names, by questions of one to three searches. The
+same command goes on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,12 +75,14 @@ def read_other_worlds(job: Job, worlds: int, each: int, size: int) -> Path:
     Args:
         job: where and how.
         worlds: whose facts are not those of the documents.
-        each: questions about each of them, of one search.
+        each: questions about each of them, of one to three searches.
         size: characters of a passage.
     """
     start, demos = job.out / "random", job.out / "reading.jsonl"
     if not demos.is_file():
-        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each, size))
+        played = (
+            row for seed in range(1, worlds + 1) for row in other_chains(job, seed, each, size)
+        )
         write_rows(demos, played)
     if not (start / "config.json").is_file():
         rollouts = str(job.out / "demonstrations" / "rollouts.jsonl")
@@ -111,8 +113,8 @@ def falling(steps: str) -> tuple[str, ...]:
     return ("--model.lr_scheduler", "WarmupDecay", *how)
 
 
-def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
-    """Play questions of one search about the pages of another world."""
+def other_chains(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
+    """Play questions of one to three searches about the pages of another world."""
     world, folder = SyntheticWorld(PEOPLE, 1000 * job.seed + seed), job.out / "others" / str(seed)
     build_documents(
         write_pages(world, folder / "pages"), folder / "corpus.jsonl", size=size, overlap=0
@@ -124,12 +126,8 @@ def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
     index = build_index(folder / "corpus.jsonl", folder / "index", kind="bm25")
     rules = Rules(get_prompt("{prompt}"), get_reward("default"), 3)
     player = GoldPlayer(rules, load_retriever(str(index)), 1)
-    asked = []
-    for relation, name in random.Random(seed).sample(sorted(world.facts), number):
-        query, answer = query_of(relation, name), world.facts[relation, name]
-        step = {"question": query, "answer": answer, "passage": places[relation, name]}
-        known = {"decomposition": [step | {"title": name}], "hops": 1}
-        asked.append(Question(f"{seed}-{query}", f"Who or what is {query}?", (answer,), known))
+    rng = random.Random(seed)
+    asked = [chain_of(world, rng, places, f"{seed}-{count}") for count in range(number)]
     for question, played in zip(asked, player.play(asked), strict=True):
         if not isinstance(played, str):
             yield Rollout(
@@ -140,6 +138,21 @@ def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
                 [*played.results],
                 finish_reason="answer",
             ).to_row()
+
+
+def chain_of(
+    world: SyntheticWorld, rng: random.Random, places: Mapping[tuple[str, str], str], name: str
+) -> Question:
+    """Return a question about a chain of one to three relations, with its steps."""
+    person, hops = rng.choice(world.names), rng.randint(1, 3)
+    asked, steps = person, []
+    for relation in rng.choices(RELATIONS, k=hops):
+        asked = query_of(relation, asked)
+        step = {"question": query_of(relation, person), "passage": places[relation, person]}
+        steps.append(step | {"title": person, "answer": world.facts[relation, person]})
+        person = world.facts[relation, person]
+    known = {"decomposition": steps, "hops": hops}
+    return Question(name, f"Who or what is {asked}?", (person,), known)
 
 
 def shared_options(job: Job, tiny: bool) -> tuple[str, ...]:
