@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from research_rl.agents.policy.guarded import CUT, Guard
+from research_rl.envs.system import scalar_text
 
 _PROBES = ("\U00010600", "\U00014400", "\U00016800", "qzxjvkwq" * 20)
 """Signs of rare scripts and a word of no language: whoever can write these goes down to bytes."""
@@ -103,7 +104,7 @@ class UnknownWords:
     def _ids(self, word: str) -> list[int]:
         """Ids of a word as the policy writes it in a question: no part of it is a control token."""
         ids: list[int] = []
-        clean = word.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        clean = scalar_text(word)
         for part in self._guard.cut(clean).split(CUT):
             encoded: Any = self._tokenizer(
                 part, add_special_tokens=False, split_special_tokens=True

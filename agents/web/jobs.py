@@ -89,7 +89,9 @@ class JobQueue(ABC, Generic[_W]):
             with self._arrived:  # those that nobody waits for take no place in the queue
                 self._waiting = deque(job for job in self._waiting if job.done is not done)
             return
-        if not done.done():
+        with self._arrived:  # so that its row is not another job's by then
+            if done.done():
+                return
             self._given_up.add(done)
             for row, job in enumerate(self._running):
                 if job.done is done:
@@ -132,15 +134,16 @@ class JobQueue(ABC, Generic[_W]):
     @contextmanager
     def _under_way(self, jobs: list[QueuedJob[_W]]) -> Iterator[None]:
         """Inside, these jobs run and can be given up."""
-        self._running = jobs
-        for row, job in enumerate(jobs):
-            if job.done in self._given_up:  # between its turn and here
-                self._give_up(row)
+        with self._arrived:
+            self._running = jobs
+            for row, job in enumerate(jobs):
+                if job.done in self._given_up:  # between its turn and here
+                    self._give_up(row)
         try:
             yield
         finally:
-            self._running = []
-            self._given_up.difference_update(job.done for job in jobs)
+            with self._arrived:
+                self._running = []
 
     def _work(self) -> None:
         while jobs := self._next():
@@ -150,9 +153,11 @@ class JobQueue(ABC, Generic[_W]):
             except Exception as error:
                 for job in jobs:
                     job.done.set_exception(error)
-                continue
-            for job, result in zip(jobs, results, strict=True):
-                job.done.set_result(result)
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    job.done.set_result(result)
+            with self._arrived:  # from here on none of them can be given up
+                self._given_up.difference_update(job.done for job in jobs)
 
     def _next(self) -> list[QueuedJob[_W]]:
         """The first job and those that can be done with it; none when all is over."""
