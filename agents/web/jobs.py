@@ -79,6 +79,15 @@ class JobQueue(ABC, Generic[_W]):
         """How many jobs wait."""
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Refuse a job that is not made yet, where too many wait.
+
+        Raises:
+            QueueFullError: they do.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
+
     def start(self) -> None:
         """Begin to answer, in a thread that ``close`` ends; it cannot be begun twice."""
         self._thread.start()
@@ -126,8 +135,7 @@ class JobQueue(ABC, Generic[_W]):
         with self._arrived:
             if self._closing:
                 raise ValueError("the server must be running, but it is stopping")
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
+            self.check_room()
             self._waiting.append(job)
             self._arrived.notify_all()
 

@@ -332,7 +332,9 @@ def test_a_key_is_wanted_on_every_route_but_two() -> None:
 
 
 @pytest.mark.parametrize("route", [*ROUTES, "/mcp"])
-def test_who_is_one_too_many_is_told_when_to_come_again(route: str, stalled: Stalled) -> None:
+def test_who_is_one_too_many_is_told_when_to_come_again(
+    route: str, stalled: Stalled, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if route == "/mcp":
         pytest.importorskip("mcp")
     with BackgroundAgentServer(queue_of(stalled, max_waiting=1)) as server:
@@ -347,6 +349,10 @@ def test_who_is_one_too_many_is_told_when_to_come_again(route: str, stalled: Sta
         if route != "/mcp":  # where an error of the tool is an answer to the model that called it
             assert (answer.status, answer.getheader("Retry-After")) == (429, "1")
         refused.close()
+        until(lambda: server.queue.waiting == 1)
+        monkeypatch.setattr(server.queue.asker, "check", None)  # it is not even looked at
+        assert post(f"{server.url}/ask", {"question": "Who?"})[0] == 429
+        monkeypatch.undo()
         stalled.go_on.set()
         for client in clients:
             assert b'"answer": "Rome"' in client.getresponse().read()
