@@ -194,7 +194,7 @@ def beside_hostile(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     spawn = multiprocessing.get_context("spawn")
     with server(mode, args.passages, args.dim) as (port, process):
         load(mode, port, args.honest, 100, args.seconds)
-        for kind in (*kinds_of(mode), "all"):
+        for kind in [k for k in (*kinds_of(mode), "all") if k in (args.kind or (k,))]:
             alone, _ = load(mode, port, args.honest, args.requests, args.seconds)
             stop = spawn.Event()
             given = (mode, port, kind, args.hostile, args.pause, stop)
@@ -292,6 +292,7 @@ def main() -> None:
         default=["joining"],
     )
     parser.add_argument("--server", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--kind", nargs="+", help="of hostile clients in part hostile; all of them")
     parser.add_argument("--honest", type=int, default=4, help="honest clients")
     parser.add_argument("--hostile", type=int, default=8, help="hostile clients")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two attempts")
