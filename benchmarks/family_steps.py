@@ -29,15 +29,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched: shapes and weights are
 
 import pytorch_lightning as pl
 import torch
-from engine import Work
-from steps import PlannedModule, Stages, reward, run_ours
+from meters import Stages
+from planned import Work
+from steps import PlannedModule, rewarded, run_ours
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from research_rl.agents import LMPolicy, SamplingParams, Sequence
 from research_rl.agents.engines import engine_for
 from research_rl.agents.policy.loading import PolicyConfig
 from research_rl.agents.types import Engine, Rollout
-from research_rl.envs.types import Question, Reward
+from research_rl.envs.types import Question
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.settings.options import Updates
 from research_rl.trainers.warmstart.tiny_model import word_tokenizer
@@ -132,10 +133,7 @@ class StoppedModule(PlannedModule):
         with self.stages.timed("rollout"):
             found = engine.run(prompts, budget, on_stop, seeds)
         self.stages.counts["sampled"] += sum(sum(s.loss_mask) for s in found)
-        return [
-            Rollout(question, sequence, Reward(reward(row)), [], [])
-            for row, (question, sequence) in enumerate(zip(questions, found, strict=True))
-        ]
+        return rewarded(questions, found)
 
 
 class _Rows(pl.Callback):

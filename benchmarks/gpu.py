@@ -28,18 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import SIZES, WORKS, Plan, Work, make_plan, make_policy
-from steps import (
-    KL,
-    Meter,
-    Metered,
-    Stages,
-    TheirMetered,
-    our_module,
-    reward,
-    run_ours,
-    trl_trainer,
-)
+from meters import Meter, Metered, Stages, TheirMetered
+from planned import SIZES, WORKS, Plan, Work, make_plan, make_policy
+from steps import KL, our_module, reward, run_ours, trl_trainer
 
 from research_rl.agents import CachedEngine, LMPolicy, SamplingParams
 from research_rl.agents.policy import Reference

@@ -23,8 +23,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from engine import Work, make_policy
-from steps import Meter, Metered, Stages, our_module, run_ours
+from meters import Meter, Metered, Stages
+from planned import Work, make_policy
+from steps import our_module, run_ours
 from tqdm import tqdm
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)

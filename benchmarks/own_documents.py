@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,11 +30,12 @@ from real_questions import Row, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward, Rules
+from research_rl.envs.documents import build_documents
 from research_rl.envs.protocols import get_prompt
 from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval import build_index, load_retriever
 from research_rl.envs.rewards import get_reward
-from research_rl.envs.synthetic import RELATIONS, SyntheticWorld, page_of, query_of, write_pages
+from research_rl.envs.synthetic import RELATIONS, SyntheticWorld, query_of, write_pages
 from research_rl.trainers.demonstrations.gold import GoldPlayer
 from research_rl.trainers.warmstart import TAGS, TinyModelConfig, tiny_model, word_tokenizer
 
@@ -43,39 +45,42 @@ PEOPLE = 600
 TINY = TinyModelConfig(hidden_size=128, num_layers=3, num_heads=4, max_length=640)
 
 
-def make_questions(
-    job: Job, folder: Path, size: int, hops: tuple[str, ...], given: Path | None
-) -> None:
+def make_questions(job: Job, folder: Path, args: argparse.Namespace) -> None:
     """Files to passages, an index and checked questions; nothing that is there is made again."""
     own = job.out / "own"
     top = ("--top-k", "1")
     if not (own / "index" / "manifest.json").is_file():
         corpus = str(own / "corpus.jsonl")
-        more = ("--size", str(size), "--overlap", "0")
+        more = ("--size", str(args.size), "--overlap", "0")
         research(own / "log.txt", "corpus", "build", str(folder), "--out", corpus, *more)
         index = ("--kind", "bm25", "--corpus", corpus, "--out", str(own / "index"))
         research(own / "log.txt", "index", "build", *index)
     if not (own / "questions" / "test.jsonl").is_file():
-        source = ("--from", "file", "--questions", str(given)) if given else ("--hops", *hops)
+        given = ("--from", "file", "--questions", str(args.given))
+        source = given if args.given else ("--hops", *args.hops)
         asked = ("--index", str(own / "index"), "--out", str(own / "questions"), "--count", "3000")
         with job.timed("questions"):
-            research(own / "log.txt", "questions", "make", *asked, *top, *source, "--quiet")
+            research(
+                own / "log.txt",
+                *("questions", "make", *asked, *top, *source, "--test", args.test, "--quiet"),
+            )
     if not (own / "audit.txt").is_file():
         test = ("--questions", str(own / "questions" / "test.jsonl"))
         research(own / "audit.txt", "data", "audit", *test, "--index", str(own / "index"), *top)
 
 
-def read_other_worlds(job: Job, worlds: int, each: int) -> Path:
+def read_other_worlds(job: Job, worlds: int, each: int, size: int) -> Path:
     """Make the tiny model and let it learn to read; return its folder.
 
     Args:
         job: where and how.
         worlds: whose facts are not those of the documents.
         each: questions about each of them, of one search.
+        size: characters of a passage.
     """
     start, demos = job.out / "random", job.out / "reading.jsonl"
     if not demos.is_file():
-        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each))
+        played = (row for seed in range(1, worlds + 1) for row in one_hop(job, seed, each, size))
         write_rows(demos, played)
     if not (start / "config.json").is_file():
         rollouts = str(job.out / "demonstrations" / "rollouts.jsonl")
@@ -94,26 +99,36 @@ def read_other_worlds(job: Job, worlds: int, each: int) -> Path:
         *("--model.env.index", str(job.out / "own" / "index"), "--data.train", str(demos)),
         *("--data.val", str(job.out / "own" / "questions" / "val.jsonl"), "--data.limit_val", FEW),
         *("--data.batch_size", "64", "--trainer.max_steps", steps),
-        *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "2e-3"),
-        *("--model.policy.freeze_embeddings", "false"),
+        *("--trainer.val_check_interval", steps, "--model.optimizer.init_args.lr", "3e-3"),
+        *("--model.policy.freeze_embeddings", "false", *falling(steps)),
         command="sft",
     )
 
 
-def one_hop(job: Job, seed: int, number: int) -> Iterator[Row]:
+def falling(steps: str) -> tuple[str, ...]:
+    """Options of a learning rate that falls to a twentieth."""
+    how = ("--model.lr_scheduler.init_args.total", steps)
+    return ("--model.lr_scheduler", "WarmupDecay", *how)
+
+
+def one_hop(job: Job, seed: int, number: int, size: int) -> Iterator[Row]:
     """Play questions of one search about the pages of another world."""
     world, folder = SyntheticWorld(PEOPLE, 1000 * job.seed + seed), job.out / "others" / str(seed)
-    pages = [{"id": name, "contents": f'"{name}"\n{page_of(world, name)}'} for name in world.names]
-    write_rows(folder / "corpus.jsonl", pages)
+    build_documents(
+        write_pages(world, folder / "pages"), folder / "corpus.jsonl", size=size, overlap=0
+    )
+    places = {}
+    for row in read_rows(folder / "corpus.jsonl"):
+        title, _, text = row["contents"].partition("\n")
+        places |= {(r, title.strip('"')): row["id"] for r in RELATIONS if r in text}
     index = build_index(folder / "corpus.jsonl", folder / "index", kind="bm25")
     rules = Rules(get_prompt("{prompt}"), get_reward("default"), 3)
     player = GoldPlayer(rules, load_retriever(str(index)), 1)
     asked = []
-    facts = [(relation, name) for name in world.names for relation in RELATIONS]
-    for relation, name in facts[seed % 3 :: max(1, len(facts) // number)]:
+    for relation, name in random.Random(seed).sample(sorted(world.facts), number):
         query, answer = query_of(relation, name), world.facts[relation, name]
-        step = {"question": query, "answer": answer, "passage": name, "title": name}
-        known = {"decomposition": [step], "hops": 1}
+        step = {"question": query, "answer": answer, "passage": places[relation, name]}
+        known = {"decomposition": [step | {"title": name}], "hops": 1}
         asked.append(Question(f"{seed}-{query}", f"Who or what is {query}?", (answer,), known))
     for question, played in zip(asked, player.play(asked), strict=True):
         if not isinstance(played, str):
@@ -146,18 +161,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of documents; without, the world's pages")
     parser.add_argument("--given", type=Path, help="file of questions to be checked, not made")
     parser.add_argument("--hops", nargs="+", default=["2", "3"], help="of made questions (2 3)")
-    parser.add_argument("--size", type=int, default=400, help="characters of a passage (400)")
+    parser.add_argument("--test", default="0.2", help="share of documents for the test (0.2)")
+    parser.add_argument("--size", type=int, default=80, help="characters of a passage (80)")
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--worlds", type=int, default=20, help="that the tiny model reads (20)")
-    parser.add_argument("--each", type=int, default=1500, help="questions of each of them (1500)")
-    parser.add_argument("--demonstrations", type=int, default=320)
+    parser.add_argument("--worlds", type=int, default=30, help="that the tiny model reads (30)")
+    parser.add_argument("--each", type=int, default=2000, help="questions of each of them (2000)")
+    parser.add_argument("--demonstrations", type=int, help="at most (320; of the tiny model 2000)")
     parser.add_argument("--epochs", type=int, default=3, help="of imitation")
     parser.add_argument("--iterations", type=int, default=25, help="of GRPO; 0 leaves it out")
     parser.add_argument("--questions", type=int, default=300, help="of the exam, at most")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
+    args.demonstrations = args.demonstrations or (320 if args.model else 2000)
     end_politely()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -166,7 +183,7 @@ def main() -> None:
         args.out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
     )
     folder = args.folder or write_pages(SyntheticWorld(PEOPLE), args.out / "pages")
-    make_questions(job, folder, args.size, tuple(args.hops), args.given)
+    make_questions(job, folder, args)
     measure(job, args)
 
 
@@ -188,16 +205,17 @@ def measure(job: Job, args: argparse.Namespace) -> None:
                 *("collect", "--config", job.config, *options, "--out", str(demos), *asked),
             )
         (demos / "done").touch()
-    start = str(read_other_worlds(job, args.worlds, args.each)) if tiny else job.model
+    start = str(read_other_worlds(job, args.worlds, args.each, args.size)) if tiny else job.model
     shown = len(read_rows(demos / "rollouts.jsonl")[: args.demonstrations])
-    steps = str(max(1, job.epochs * shown // 16))
+    batch = 32 if tiny else 16
+    steps = str(max(1, job.epochs * shown // batch))
     rates = ("1e-3", "5e-4") if tiny else ("2e-4", "4e-5")
     sft = job.train(
         "sft",
         *("--model.policy.model", start, *options, "--data.limit_val", FEW),
-        *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", "16"),
+        *("--data.train", str(demos / "rollouts.jsonl"), "--data.batch_size", str(batch)),
         *("--trainer.max_steps", steps, "--trainer.val_check_interval", steps),
-        *("--model.optimizer.init_args.lr", rates[0]),
+        *("--model.optimizer.init_args.lr", rates[0], *falling(steps)),
     )
     after = job.grpo(
         *("--model.policy.model", str(sft), *options, "--trainer.val_check_interval", "10"),

@@ -1,7 +1,7 @@
 """One training step, ours and TRL's, of a planned amount of work; what vs_trl.py and gpu.py time.
 
 Both sides load the same random model from a folder, sample the same numbers of tokens (benchmarks/
-engine.py has the plan) and learn by GRPO with a reference and AdamW. Ours is ReSearchModule under
+planned.py has the plan) and learn by GRPO with a reference and AdamW. Ours is ReSearchModule under
 Lightning; its environment is the plan. TRL's is GRPOTrainer with a ``rollout_func`` that generates
 in batches, turn by turn, as its own loop over tools does, without the parsing of tool calls; no
 gradient checkpointing, one optimizer step on all rollouts, no logging.
@@ -13,24 +13,19 @@ with a line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytorch_lightning as pl
 import torch
-from engine import WORKS, Plan, PlannedEngine, Work, make_plan
+from meters import Gate, Metered, Stages, TheirMetered
+from planned import WORKS, Plan, PlannedEngine, Work, generate_turns, make_plan
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TrainerCallback
 
 from research_rl.agents import LMPolicy, SamplingParams, Sequence
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
@@ -46,44 +41,17 @@ SIDES = ("ours", "trl")
 RATE, KL = 1e-6, 1e-3
 
 
-class Stages:
-    """Seconds of each stage of a step; what is timed inside another stage is not the outer's.
-
-    Args:
-        clock: process CPU seconds, or wall seconds on a GPU.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
-        self.clock = clock
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.counts = {"sampled": 0, "prefilled": 0}
-        self._open: list[str] = []
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Count what happens inside as this stage's."""
-        start = self.clock()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._open.pop()
-            spent = self.clock() - start
-            self.seconds[name] += spent
-            if self._open:
-                self.seconds[self._open[-1]] -= spent
-
-    def take(self) -> dict[str, Any]:
-        """What was counted since the last time."""
-        found = {"stages": dict(self.seconds), **self.counts}
-        self.seconds.clear()
-        self.counts = dict.fromkeys(self.counts, 0)
-        return found
-
-
 def reward(row: int) -> float:
     """Differs inside each group, so that every rollout is learned from."""
     return row % 7 / 7
+
+
+def rewarded(questions: list[Question], sampled: list[Sequence]) -> list[Rollout]:
+    """The rollouts of a plan, each with its reward and without searches."""
+    return [
+        Rollout(question, sequence, Reward(reward(row)), [], [])
+        for row, (question, sequence) in enumerate(zip(questions, sampled, strict=True))
+    ]
 
 
 class _TimedLearner(Learner):
@@ -112,9 +80,6 @@ class PlannedModule(ReSearchModule):
 
     stages: Stages
 
-    def setup(self, stage: str) -> None:
-        """Make no environment."""
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
         """Leave the questions as they are."""
         return batch
@@ -138,10 +103,7 @@ class PlannedModule(ReSearchModule):
             found = engine.run(plan.prompts, budget, on_stop, seeds)
         self.stages.counts["sampled"] += engine.stats.sampled_tokens
         self.stages.counts["prefilled"] += engine.stats.prefilled_tokens
-        return [
-            Rollout(question, sequence, Reward(reward(row)), [], [])
-            for row, (question, sequence) in enumerate(zip(questions, found, strict=True))
-        ]
+        return rewarded(questions, found)
 
     def _make_learner(self) -> Learner:
         learner = _TimedLearner(self.policy, self.algorithm, self.updates, reference=self.reference)
@@ -204,43 +166,6 @@ def run_ours(module: PlannedModule, work: Work, steps: int, callback: pl.Callbac
         callbacks=[callback],
     )
     trainer.fit(module, DataLoader(questions, batch_size=work.groups, collate_fn=list))  # type: ignore[arg-type]
-
-
-class _Lengths(StoppingCriteria):
-    """Each row is over after its own number of tokens."""
-
-    def __init__(self, width: int, lengths: list[int]) -> None:
-        self._ends = width + torch.tensor(lengths)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
-        return (input_ids.shape[1] >= self._ends).to(input_ids.device)
-
-
-@torch.no_grad()
-def generate_turns(model: Any, plan: Plan, counts: dict[str, int]) -> list[list[int]]:
-    """Turn by turn, all rows that have one padded on the left; (prompt + response) ids."""
-    device, history = model.device, [list(p) for p in plan.prompts]
-    for turn in range(max(map(len, plan.turns))):
-        rows = [i for i, t in enumerate(plan.turns) if len(t) > turn]
-        width, lengths = max(len(history[i]) for i in rows), [plan.turns[i][turn] for i in rows]
-        lacking = [width - len(history[i]) for i in rows]
-        ids = torch.tensor([[0] * n + history[i] for n, i in zip(lacking, rows, strict=True)])
-        mask = torch.arange(width) >= torch.tensor(lacking)[:, None]
-        sampling = GenerationConfig(
-            max_new_tokens=max(lengths), do_sample=True, top_k=0, pad_token_id=0, eos_token_id=None
-        )
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.long().to(device),
-            generation_config=sampling,
-            stopping_criteria=StoppingCriteriaList([_Lengths(width, lengths)]),
-        )
-        for i, written, size in zip(rows, out[:, width:].tolist(), lengths, strict=True):
-            counts["prefilled"] += len(history[i])
-            counts["sampled"] += size
-            last = turn == len(plan.turns[i]) - 1
-            history[i] += written[:size] + ([] if last else plan.result)
-    return history
 
 
 def _written(plan: Plan, row: int) -> list[int]:
@@ -334,109 +259,6 @@ def trl_trainer(
 
     trainer.accelerator.backward = backward
     return trainer
-
-
-class Meter:
-    """What a step costs.
-
-    Args:
-        stages: of this side.
-    """
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-        self._base = 0.0
-
-    def begin(self) -> None:
-        """A step begins; the first time, remember the memory of before."""
-        if not self._base:
-            self._base = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now
-        self._stages.take()
-        self._start = self._stages.clock()
-
-    def end(self) -> dict[str, Any]:
-        """Seconds of the step, and MB at the peak so far beyond those before the first."""
-        spent = self._stages.clock() - self._start
-        return {"step": spent, "mb": _status("VmHWM") - self._base, **self._stages.take()}
-
-
-class Gate(Meter):
-    """A meter that waits for a line before each step and answers behind it.
-
-    Args:
-        stages: of this side.
-        answers: where to write.
-    """
-
-    def __init__(self, stages: Stages, answers: TextIO) -> None:
-        super().__init__(stages)
-        self._answers = answers
-
-    def begin(self) -> None:
-        """Wait to be told."""
-        self._say({"ready": True})
-        if not sys.stdin.readline():
-            raise SystemExit
-        super().begin()
-
-    def end(self) -> dict[str, Any]:
-        """Tell what the step cost."""
-        found = super().end()
-        self._say(found)
-        return found
-
-    def _say(self, what: dict[str, Any]) -> None:
-        self._answers.write(json.dumps(what) + "\n")
-        self._answers.flush()
-
-
-def _status(name: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
-
-
-class Metered(pl.Callback):
-    """Measures each step of Lightning's.
-
-    Args:
-        meter: begins and ends with a step.
-    """
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self.found: list[dict[str, Any]] = []
-        """What each step cost."""
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """See Meter."""
-        self._meter.begin()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """See Meter."""
-        self.found.append(self._meter.end())
-
-
-class TheirMetered(TrainerCallback):
-    """Measures each step of TRL's.
-
-    Args:
-        meter: begins and ends with a step.
-    """
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self.found: list[dict[str, Any]] = []
-        """What each step cost."""
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """See Meter."""
-        self._meter.begin()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """See Meter."""
-        self.found.append(self._meter.end())
 
 
 def main() -> None:

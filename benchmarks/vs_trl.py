@@ -25,7 +25,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from engine import make_policy
+from planned import make_policy
 from tqdm import tqdm
 
 SIDES = ("trl", "ours")

@@ -7,7 +7,7 @@ May import: envs.retrieval.encoders, envs.retrieval.index, envs.retrieval.search
 
 from __future__ import annotations
 
-from research_rl.envs.synthetic.prose import page_of, write_pages
+from research_rl.envs.synthetic.prose import write_pages
 from research_rl.envs.synthetic.world import (
     MAX_HOPS,
     RELATIONS,
@@ -30,7 +30,6 @@ __all__ = [
     "alias_passage_of",
     "builtin_world",
     "fact_passage",
-    "page_of",
     "query_of",
     "question_of",
     "write_pages",

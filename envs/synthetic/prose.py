@@ -41,23 +41,18 @@ def write_pages(
         raise ValueError("a world that is written as pages must have alias_share 0")
     for split, people in world.people.items():
         for person in people:
-            text = f"# {person}\n\n{page_of(world, person)}\n"
+            rng = random.Random(f"page {world.seed} {person}")
+            said = [
+                rng.choice(_FORMS).format(
+                    relation=relation, person=person, other=world.facts[relation, person]
+                )
+                for relation in rng.sample(RELATIONS, len(RELATIONS))
+            ]
+            for filler in rng.sample(_FILLERS, 2):
+                said.insert(rng.randrange(len(said) + 1), filler.format(person=person))
+            half = len(said) // 2
+            text = f"# {person}\n\n{' '.join(said[:half])}\n\n{' '.join(said[half:])}\n"
             write_whole(folder / split / f"{person.lower()}.md", text)
     for name, text in (extra or {}).items():
         write_whole(folder / name, text)
     return folder
-
-
-def page_of(world: SyntheticWorld, person: str) -> str:
-    """Return what the page of a person says below its heading, in two paragraphs."""
-    rng = random.Random(f"page {world.seed} {person}")
-    said = [
-        rng.choice(_FORMS).format(
-            relation=relation, person=person, other=world.facts[relation, person]
-        )
-        for relation in rng.sample(RELATIONS, len(RELATIONS))
-    ]
-    for filler in rng.sample(_FILLERS, 2):
-        said.insert(rng.randrange(len(said) + 1), filler.format(person=person))
-    half = len(said) // 2
-    return f"{' '.join(said[:half])}\n\n{' '.join(said[half:])}"

@@ -109,13 +109,15 @@ class Browser:
 
     def visit(self, url: str) -> None:
         """Load a page of a server and wait until its scripts have run."""
+        self.call("Page.navigate", url="about:blank")  # else the page before may pass for this one
+        self.wait("location.protocol === 'about:'")
         self.call("Page.navigate", url=url)
         self._loaded("http:", url)
 
     def wait(self, expression: str) -> None:
         """Wait until JavaScript is true."""
         deadline = time.monotonic() + self.timeout
-        while not self.value(expression):
+        while not self._is_true(expression):
             assert time.monotonic() < deadline, f"{expression} does not come true"
             time.sleep(0.02)
 
@@ -136,9 +138,18 @@ class Browser:
     def _loaded(self, protocol: str, what: str) -> None:
         loaded = f"document.readyState === 'complete' && location.protocol === '{protocol}'"
         deadline = time.monotonic() + self.timeout
-        while not self.value(loaded):
+        while not self._is_true(loaded):
             assert time.monotonic() < deadline, f"{what} does not load"
             time.sleep(0.02)
+
+    def _is_true(self, expression: str) -> bool:
+        """Whether JavaScript is true now; between two pages nothing is."""
+        try:
+            return bool(self.value(expression))
+        except AssertionError as error:
+            if "context" in str(error):
+                return False
+            raise
 
     def value(self, expression: str) -> Any:
         """Evaluate JavaScript."""

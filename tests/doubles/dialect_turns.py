@@ -15,6 +15,10 @@ TAGS = (
     *("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"),
 )
 """The tags of every dialect, and control tokens of chat models."""
+NAMES = tuple(PROTOCOLS)
+"""All dialects."""
+SEVERAL = tuple(name for name in NAMES if PROTOCOLS[name].max_queries != 1)
+"""The dialects that may search for several things in a turn."""
 CALLS = ("hermes", "recall", "qwen3_coder", "llama3")
 """The dialects of tool calls."""
 PAIR = (Passage("1", "A\nfirst"), Passage("2", "B\nsecond"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import time
@@ -162,3 +163,15 @@ def arguments(folder: Path, questions: Path, **methods: Any) -> list[str]:
         "closed_book": "Guess" if "Guess" in spec else None,
     }
     return ["--config", json.dumps(config)]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """What was answered, row by row."""
+    lines = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def card_of(folder: Path) -> list[list[str]]:
+    """The card's table without the one measure that no two runs share."""
+    with (folder / "card.csv").open(newline="") as file:
+        return [line for line in csv.reader(file) if line[3] != "seconds"]

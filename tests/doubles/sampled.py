@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from doubles import tiny
 
+from research_rl.agents.engines.reference import ReferenceEngine
 from research_rl.agents.policy.policy import LMPolicy
-from research_rl.agents.types import SamplingParams, Sequence
+from research_rl.agents.types import Engine, SamplingParams, Sequence
 
 BIAS = {"</search>": 5.5, "<search>": 4.0, "<eos>": 2.5}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -52,6 +53,18 @@ def assert_same(ours: list[Sequence], theirs: list[Sequence], atol: float = 1e-5
         torch.testing.assert_close(
             torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=atol, rtol=0
         )
+
+
+def assert_weights_are_followed(engine: Engine, policy: LMPolicy) -> None:
+    """What is sampled after a change of the weights is what the plain engine samples then."""
+    prompts, params = prompts_of(policy, 2, 2), SamplingParams(40, temperature=0.0)
+    before = engine.run(prompts, params, searcher(policy))
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    after = engine.run(prompts, params, searcher(policy))
+    assert [s.response_ids for s in after] != [s.response_ids for s in before]
+    assert_same(after, ReferenceEngine(policy).run(prompts, params, searcher(policy)))
 
 
 PARAMS = SamplingParams(max_response_tokens=60, stop=("</search>", "a", "e", "1", "F"))

@@ -14,19 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from research_rl.agents.engines.turns import resume
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import Engine, OnStop, SamplingParams, Sequence
+from research_rl.envs.protocols import RESEARCH
 from research_rl.envs.system.locks import LOADING
 
-TAGS = (
-    "<think>",
-    "</think>",
-    "<search>",
-    "</search>",
-    "<result>",
-    "</result>",
-    "<answer>",
-    "</answer>",
-    "\\boxed{",
-)
+TAGS = (*(tag for pair in RESEARCH.tags.values() for tag in pair), "\\boxed{")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from research_rl.envs import Passage, Question, Retriever, RetrieverUnavailable
 
@@ -52,3 +55,14 @@ class Flaky(Echo):
             self.failures -= 1
             raise RetrieverUnavailable("http://nowhere did not answer 3 attempts")
         return super().search(queries, k)
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two nested outputs are equal in value, type and dtype."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, np.ndarray):
+        return one.dtype == two.dtype and bool(np.array_equal(one, two))
+    if isinstance(one, tuple) and isinstance(two, tuple):
+        return all(same(a, b) for a, b in zip(one, two, strict=True))
+    return type(one) is type(two) and one == two

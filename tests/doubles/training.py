@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,16 @@ def fit(folder: Path, policy: Path | PolicyConfig, steps: int = 2, **arguments: 
 def weights(trained: ReSearchModule) -> torch.Tensor:
     """All weights of the policy in one vector."""
     return torch.cat([p.detach().flatten() for p in trained.policy.parameters()])
+
+
+def start(policy: Path, folder: Path, **arguments: Any) -> ReSearchModule:
+    """Return a module as it is before the first update."""
+    fresh = module(policy, **arguments)
+    trainer(folder / "start", steps=0).fit(fresh, Data())
+    return fresh
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return what was logged, row by row, without what is empty."""
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from doubles.toy_world import QUESTIONS, ROWS, Echo, Flaky, answer, search
+from doubles.toy_world import QUESTIONS, ROWS, Echo, Flaky, answer, same, search
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from research_rl.envs import ReSearchVectorEnv, RetrieverUnavailable
@@ -38,17 +38,6 @@ def toy(num_envs: int = 3, **kwargs: Any) -> ReSearchVectorEnv:
     )
     env.reset(options={"questions": list(range(num_envs))})
     return env
-
-
-def same(one: Any, two: Any) -> bool:
-    """Whether two nested outputs are equal in value, type and dtype."""
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, np.ndarray):
-        return one.dtype == two.dtype and bool(np.array_equal(one, two))
-    if isinstance(one, tuple) and isinstance(two, tuple):
-        return all(same(a, b) for a, b in zip(one, two, strict=True))
-    return type(one) is type(two) and one == two
 
 
 def played(env: VectorEnv[Any, Any, Any], mode: AutoresetMode, steps: int) -> list[Any]:

@@ -60,11 +60,6 @@ def ids(rollouts: list[Rollout]) -> list[list[int]]:
     return [r.sequence.response_ids for r in rollouts]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.checkpoint(tmp_path_factory.mktemp("policy"))
-
-
 def test_every_iteration_is_sampled_with_the_weights_of_the_one_before(
     policy: Path, tmp_path: Path
 ) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +12,25 @@ from doubles.training import (
     LEARNING_RATE,
     ConstantReward,
     Data,
-    LengthReward,
     checkpoint,
     env,
     fit,
     module,
-    questions,
+    rows,
+    start,
     trainer,
     weights,
 )
-from torch import Tensor
 
 from research_rl.agents.kernels.packing import pack
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import PolicyOutput
-from research_rl.agents.types import SamplingParams
-from research_rl.envs.retrieval import build_index
-from research_rl.trainers.algorithms import GRPO, PPO
+from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.algorithms.batch import Batch
-from research_rl.trainers.audit.command import main as audit
-from research_rl.trainers.data import QuestionDataModule
 from research_rl.trainers.learner import MISMATCH, Learner
-from research_rl.trainers.module import ReSearchModule
-from research_rl.trainers.settings.errors import is_users_mistake
-from research_rl.trainers.settings.options import EnvConfig, Updates, ValidationSampling
+from research_rl.trainers.settings.options import Updates
 
 SEVERAL: dict[str, Any] = {"group_size": 4, "num_epochs": 2, "num_minibatches": 2}
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("policy"))
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def start(policy: Path, tmp_path: Path, **arguments: Any) -> ReSearchModule:
-    fresh = module(policy, **arguments)
-    trainer(tmp_path / "start", steps=0).fit(fresh, Data())
-    return fresh
 
 
 # -- updates
@@ -290,32 +258,6 @@ def test_a_checkpoint_holds_what_was_trained(tmp_path: Path, policy: Path) -> No
         trainer(tmp_path).fit(module(config), Data(), ckpt_path=str(tmp_path / "whole.ckpt"))
 
 
-# -- validation, test, predict
-
-
-def test_validation_comes_before_the_first_update_and_only_then(
-    policy: Path, tmp_path: Path
-) -> None:
-    trained = module(policy)
-    trainer(tmp_path / "run", val_check_interval=2).fit(trained, Data())
-    steps = [row["step"] for row in rows(tmp_path / "run") if "val/f1" in row]
-    assert steps == ["0", "2"]
-    trained.trainer.save_checkpoint(tmp_path / "last.ckpt")
-    resumed = module(policy)
-    run = trainer(tmp_path / "resumed", steps=4, val_check_interval=2)
-    run.fit(resumed, Data(), ckpt_path=str(tmp_path / "last.ckpt"))
-    steps = [row["step"] for row in rows(tmp_path / "resumed") if "val/f1" in row]
-    assert steps == ["4"]
-
-
-def test_a_module_that_was_validated_can_be_trained(policy: Path, tmp_path: Path) -> None:
-    looked_at = module(policy)
-    trainer(tmp_path / "look").validate(looked_at, Data(), verbose=False)
-    assert looked_at.reference is None
-    trainer(tmp_path / "run", limit_val_batches=0).fit(looked_at, Data())
-    assert torch.equal(weights(looked_at), weights(fit(tmp_path / "straight", policy)))
-
-
 def test_a_module_can_be_fitted_again(policy: Path, tmp_path: Path) -> None:
     trained = fit(tmp_path / "first", policy, steps=1)
     first, before = trained.updater, weights(trained).clone()
@@ -335,26 +277,7 @@ def test_a_resumed_run_may_have_larger_batches(policy: Path, tmp_path: Path) -> 
     assert len(resumed.train_rollouts) == 32
 
 
-def test_validate_needs_questions(policy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.val must name a question file, got none"):
-        trainer(tmp_path).validate(module(policy), QuestionDataModule())
-
-
-def test_a_limited_validation_asks_the_same_questions(policy: Path, tmp_path: Path) -> None:
-    asked: list[list[str]] = []
-    trained = module(policy)
-    keep = pl.callbacks.LambdaCallback(
-        on_validation_end=lambda *_: asked.append([r.question.id for r in trained.val_rollouts])
-    )
-    trainer(tmp_path, limit_val_batches=1, callbacks=[keep]).fit(trained, Data())
-    assert asked == [[q.id for q in questions()[:3]]] * 3
-
-
-def test_validation_needs_no_questions(policy: Path, tmp_path: Path) -> None:
-    data = Data()
-    data.val_dataloader = lambda: []  # type: ignore[method-assign,assignment,return-value]
-    trainer(tmp_path).fit(module(policy), data)
-    assert [row["step"] for row in rows(tmp_path)] == ["0", "1"]
+# -- logs
 
 
 def test_a_row_holds_what_was_measured_then(policy: Path, tmp_path: Path) -> None:
@@ -374,75 +297,6 @@ def test_a_row_holds_what_was_measured_then(policy: Path, tmp_path: Path) -> Non
 def test_log_every_n_steps(policy: Path, tmp_path: Path) -> None:
     trainer(tmp_path, steps=5, limit_val_batches=0, log_every_n_steps=2).fit(module(policy), Data())
     assert [row["step"] for row in rows(tmp_path)] == ["1", "3"]
-
-
-@pytest.mark.parametrize("size", [2, 3, 8])
-def test_every_question_weighs_the_same(policy: Path, tmp_path: Path, size: int) -> None:
-    fresh = module(policy)
-    found = trainer(tmp_path).validate(fresh, Data(size), verbose=False)[0]
-    assert len(fresh.val_rollouts) == 8
-    mean = sum(r.reward.value for r in fresh.val_rollouts) / 8
-    assert found["val/reward"] == pytest.approx(mean)
-    hops = [r.question.metadata["hops"] for r in fresh.val_rollouts]
-    assert {f"val/f1_{h}hop" for h in hops} <= set(found)
-    assert {"val/em", "val/format", "val/searches", "val/sampled_tokens", "val/chain"} <= set(found)
-
-
-def test_the_ceiling_of_an_audit_stands_beside_em(
-    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("faiss")
-    pages = [{"id": q.id, "contents": f"{q.id}\n{q.answers[0]}"} for q in questions()[:6]]
-    json_lines(tmp_path / "c.jsonl", pages)
-    index = str(build_index(tmp_path / "c.jsonl", tmp_path / "index", kind="bm25"))
-    rows = [
-        {"id": q.id, "question": q.text, "answers": list(q.answers), "metadata": q.metadata}
-        for q in questions()
-    ]
-    file = str(json_lines(tmp_path / "dev.jsonl", rows))
-    data = QuestionDataModule(val=file, test=file, val_batch_size=3)
-    fresh = module(policy, env=EnvConfig(index=index, reward=LengthReward(), top_k=1))
-    before = trainer(tmp_path).validate(fresh, data, verbose=False)[0]
-    assert not [name for name in before if "ceiling" in name]
-    audit(["audit", "--questions", file, "--index", index])
-    answered = {p["contents"].partition("\n")[2] for p in pages}
-    for role in ("validate", "test"):
-        data = QuestionDataModule(val=file, test=file, val_batch_size=3, limit_test=4)
-        found = getattr(trainer(tmp_path), role)(fresh, data, verbose=False)[0]
-        asked = questions()[: 4 if role == "test" else 8]
-        share = sum(q.answers[0] in answered for q in asked) / len(asked)
-        assert found[f"{'val' if role == 'validate' else role}/em_ceiling"] == pytest.approx(share)
-
-
-def test_validation_is_greedy_unless_told_otherwise(policy: Path) -> None:
-    assert module(policy).validation_sampling.temperature == 0.0
-    sampling = SamplingParams(max_response_tokens=24, max_result_tokens=9)
-    found = module(policy, sampling=sampling, validation_sampling=ValidationSampling(top_k=7))
-    assert found.validation_sampling == replace(sampling, temperature=0.0, top_k=7)
-    hot = ValidationSampling(temperature=0.7)
-    assert module(policy, validation_sampling=hot).validation_sampling.temperature == 0.7
-    names = [{f.name for f in fields(kind)} for kind in (SamplingParams, ValidationSampling)]
-    assert names[0] == names[1]
-
-
-def test_test_and_predict(policy: Path, tmp_path: Path) -> None:
-    fresh = module(policy)
-    found = trainer(tmp_path).test(fresh, Data(), verbose=False)[0]
-    assert found["test/reward"] >= 0
-    batches: Any = trainer(tmp_path).predict(fresh, Data())
-    predicted = [row for batch in batches for row in batch]
-    assert [row["id"] for row in predicted] == [question.id for question in questions()]
-    assert predicted[0]["text"] == "".join(
-        text for pair in _turns(fresh.test_rollouts[0]) for text in pair
-    )
-    assert fresh.reference is None
-
-
-def _turns(rollout: Any) -> list[tuple[str, str]]:
-    return list(zip(rollout.turns, [*rollout.results, ""], strict=True))
-
-
-# -- logs
 
 
 def test_metrics_of_a_run(policy: Path, tmp_path: Path) -> None:
@@ -471,89 +325,3 @@ def test_samples_of_a_question_differ_and_repeat(policy: Path, tmp_path: Path) -
     texts = [rollout.turns for rollout in first.train_rollouts]
     assert texts == [rollout.turns for rollout in second.train_rollouts]
     assert len({str(text) for text in texts[:4]}) > 1
-
-
-# -- what cannot go on
-
-
-class Broken(GRPO):
-    """A loss that is not a number."""
-
-    def loss(self, out: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return NaN."""
-        return out.logprobs.sum() * math.nan, {}
-
-
-class Steep(GRPO):
-    """A finite loss whose gradient is not."""
-
-    def loss(self, out: PolicyOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return 0 with an infinite slope."""
-        return (out.logprobs.sum() * 0).abs().sqrt(), {}
-
-
-@pytest.mark.parametrize(("rule", "name"), [(Broken(), "loss"), (Steep(), "grad_norm")])
-def test_a_loss_that_is_not_finite_stops_the_run(
-    rule: GRPO, name: str, policy: Path, tmp_path: Path
-) -> None:
-    fresh = module(policy, algorithm=rule)
-    with pytest.raises(
-        FloatingPointError, match=f"train/{name} must be finite, got .* iteration 0"
-    ) as found:
-        trainer(tmp_path, limit_val_batches=0).fit(fresh, Data())
-    assert is_users_mistake(found.value)  # one line, no traceback
-    assert torch.equal(weights(fresh), weights(start(policy, tmp_path)))
-
-
-def test_greedy_training_is_refused(policy: Path) -> None:
-    with pytest.raises(ValueError, match=r"temperature must be positive in training, got 0\.0"):
-        module(policy, sampling=SamplingParams(temperature=0.0))
-
-
-def test_sampling_that_cannot_be_learned_from_is_refused(policy: Path) -> None:
-    with pytest.raises(ValueError, match=r"top_p must be 1\.0 in training, got 0\.9"):
-        module(policy, sampling=SamplingParams(top_p=0.9))
-
-
-def test_what_cannot_be_learned_is_refused_before_anything_is_sampled(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ValueError, match="group_size must be at least 2 with GRPO, got 1"):
-        module(policy, updates=Updates(1))
-    module(policy, updates=Updates(1), algorithm=PPO())
-    fresh = module(policy, updates=Updates(4, num_minibatches=9))
-    monkeypatch.setattr(fresh, "_play", None)
-    with pytest.raises(ValueError, match="num_minibatches must be at most 8, the number of roll"):
-        trainer(tmp_path, limit_val_batches=0).fit(fresh, Data())
-
-
-def test_half_precision_modules_are_refused(policy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"set model\.policy\.dtype"):
-        trainer(tmp_path, precision="bf16-true").fit(module(policy), Data())
-
-
-def test_a_scheduler_that_wants_a_metric_is_refused(policy: Path, tmp_path: Path) -> None:
-    fresh = module(policy, lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
-    with pytest.raises(ValueError, match="got ReduceLROnPlateau"):
-        trainer(tmp_path).fit(fresh, Data())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"group_size": 0}, "group_size must be at least 1, got 0"),
-        ({"num_minibatches": -1}, "num_minibatches must be at least 1, got -1"),
-        ({"micro_batch_tokens": 0}, "micro_batch_tokens must be positive or null, got 0"),
-        ({"max_grad_norm": 0.0}, r"max_grad_norm must be positive or null, got 0\.0"),
-    ],
-)
-def test_impossible_updates_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Updates(**arguments)
-
-
-def test_each_module_has_a_rule_of_its_own(policy: Path) -> None:
-    first, second = (ReSearchModule(PolicyConfig(str(policy))) for _ in range(2))
-    assert type(first.algorithm) is GRPO
-    assert first.algorithm.needs_reference
-    assert first.algorithm is not second.algorithm

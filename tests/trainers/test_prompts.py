@@ -40,11 +40,6 @@ class OneIsLong(training.Data):
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.checkpoint(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(scope="module")
 def room(policy: Path) -> int:
     """Tokens that a prompt may have."""
     positions = LMPolicy.from_config(PolicyConfig(str(policy))).max_length

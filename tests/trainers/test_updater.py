@@ -28,11 +28,6 @@ def moved(folder: Path, policy: Path, dtype: Any, steps: int = 1, **arguments: A
     return training.weights(trained) - before
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.checkpoint(tmp_path_factory.mktemp("scale") / "policy")
-
-
 def logged(folder: Path, name: str) -> list[float]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]

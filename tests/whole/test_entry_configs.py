@@ -70,6 +70,16 @@ def put(config: dict[str, Any], option: str, value: Any) -> None:
     config[last] = value
 
 
+@pytest.fixture
+def folder(here: Path, hostile: dict[str, Path]) -> Path:
+    """A stranger's folder of a run, with a module of theirs."""
+    made = here / "theirs"
+    made.mkdir()
+    write_module(made, hostile["ran"])
+    (made / "metrics.csv").touch()
+    return made
+
+
 def test_the_options_are_found() -> None:
     assert {"model.engine", "model.env.id", "model.algorithm", "data.train"} <= {*OURS}
     assert {"trainer.callbacks", "trainer.plugins", "ckpt_path"} <= {*FIT}
@@ -88,16 +98,12 @@ def test_the_options_are_found() -> None:
 def test_no_option_of_a_run_runs_anything(
     option: str,
     word: str,
-    here: Path,
+    folder: Path,
     hostile: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Any,
 ) -> None:
     """Read by ``plan``, whose parser is that of ``fit``."""
-    folder = here / "theirs"
-    folder.mkdir()
-    write_module(folder, hostile["ran"])
-    (folder / "metrics.csv").touch()
     config = yaml.safe_load((hostile["run_with_kernel"] / "config.yaml").read_text())
     del config["model"]["policy"]["attn_implementation"]
     put(config, option, WORDS[word])
@@ -115,16 +121,12 @@ def test_no_option_of_a_run_runs_anything(
 def test_no_option_of_an_evaluation_runs_anything(
     option: str,
     word: str,
-    here: Path,
+    folder: Path,
     hostile: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capfd: Any,
 ) -> None:
     """An evaluation's config that lies in a stranger's folder."""
-    folder = here / "theirs"
-    folder.mkdir()
-    write_module(folder, hostile["ran"])
-    (folder / "metrics.csv").touch()
     config: dict[str, Any] = {
         "models": {"theirs": {"model": str(hostile["model_with_pickle"])}},
         "datasets": {"theirs": {"world": {"num_questions": 1, "num_people": 60}}},

@@ -21,6 +21,7 @@ import pytest
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "setup.cfg").is_file())
 PACKAGES = ("envs", "agents", "trainers", "configs")
+BESIDE = ("tests", "benchmarks", "examples")
 MAY_IMPORT = {
     "envs": {"envs"},
     "agents": {"envs", "agents"},
@@ -136,6 +137,13 @@ def test_files_and_functions_are_short(module: str) -> None:
     lengths = [(n.name, (n.end_lineno or n.lineno) - n.lineno + 1) for n in made]
     long = [f"{name}, {length}" for name, length in lengths if length > LONGEST_FUNCTION]
     assert not long, f"{module} has functions that are too long, in lines: {long}"
+
+
+def test_files_beside_the_packages_are_short() -> None:
+    paths = (p for folder in BESIDE for p in sorted((ROOT / folder).rglob("*.py")))
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in paths}
+    long = [f"{p.relative_to(ROOT)}, {n}" for p, n in lengths.items() if n > LONGEST_FILE]
+    assert not long, f"split these files by subject, they are too long, in lines: {long}"
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))

@@ -89,7 +89,8 @@ def test_the_page_and_the_table_of_options_open_from_the_wheel(
 ) -> None:
     wheel.extractall(tmp_path)
     opens = (
-        "from research_rl.trainers.agent import page; from research_rl.trainers.usage import table; "
+        "from research_rl.trainers.agent import page; "
+        "from research_rl.trainers.usage import table; "
         "assert page.agent_page(wants_key=True); assert table.TABLE.read_bytes(); "
         "print(page.__file__)"
     )

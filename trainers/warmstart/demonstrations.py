@@ -24,18 +24,7 @@ from research_rl.envs.synthetic import (
 )
 from research_rl.trainers.warmstart.words import answer_turn, bare_prompt, search_turn, takes_pairs
 
-TAGS = (
-    "<think>",
-    "</think>",
-    "<search>",
-    "</search>",
-    "<result>",
-    "</result>",
-    "<answer>",
-    "</answer>",
-    "\\boxed{",
-    "}",
-)
+TAGS = (*(tag for pair in RESEARCH.tags.values() for tag in pair), "\\boxed{", "}")
 WORDS = tuple(f"{BUDGET_USED} {NOTHING_TO_SEARCH} I need know enough answer".split())
 """Words of thoughts and of the environment's notes."""
 

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 import torch
 from doubles import tiny
-from doubles.sampled import FAMILIES, assert_same, make_policy, prompts_of, searcher
-from torch import Tensor
+from doubles.planned_turns import ThreeTurns, answering, planned_prompts
+from doubles.sampled import (
+    FAMILIES,
+    assert_same,
+    assert_weights_are_followed,
+    make_policy,
+    prompts_of,
+    searcher,
+)
 
 from research_rl.agents.engines.cached import CachedEngine
 from research_rl.agents.engines.reference import ReferenceEngine
@@ -84,33 +91,18 @@ def test_every_prompt_is_read_once(slots: int) -> None:
     assert stats.prefilled_tokens == stats.prompt_tokens + given
 
 
-class PlannedTurns(CachedEngine):
-    """Three turns of 64 tokens: two end in a search, the last in an end of sequence."""
+class PlannedTurns(ThreeTurns, CachedEngine):
+    """Three turns of 64 tokens, and 128 of each result."""
 
-    def shape_logits(
-        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
-    ) -> Tensor:
-        stop, eos = (self._policy.encode("</search>")[0], min(self._policy.eos_ids))
-        logits = logits.masked_fill(self.end.table, -torch.inf)
-        for row, position in enumerate(positions.tolist()):
-            if position % (64 + 128) == 63:
-                logits[row] = -torch.inf
-                logits[row, eos if position > 384 else stop] = 0.0
-        return logits
+    written, given = 64, 128
 
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_tokens_read_are_each_prompt_once_and_what_was_appended(overlap: bool) -> None:
     policy = make_policy("qwen2")
-    prompts = [[(11 * i + j) % 200 for j in range(128)] for i in range(4) for _ in range(5)]
-    given = [j % 200 for j in range(128)]
-
-    def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
-        return [given if s.finish == "stop" else None for _, s in stopped]
-
     engine = PlannedTurns(policy, overlap_searches=overlap)
     params = SamplingParams(max_response_tokens=600)
-    sequences = engine.run(prompts, params, on_stop, range(20))
+    sequences = engine.run(planned_prompts(128, 4, 5), params, answering(128), range(20))
     assert all(sum(s.loss_mask) == 3 * 64 and s.finish == "eos" for s in sequences)
     assert engine.stats.sampled_tokens == 20 * 3 * 64
     assert engine.stats.prefilled_tokens == 4 * (128 - 1) + 20 * 2 * 128 == 5628
@@ -118,15 +110,7 @@ def test_the_tokens_read_are_each_prompt_once_and_what_was_appended(overlap: boo
 
 def test_the_cache_does_not_outlive_a_change_of_weights() -> None:
     policy = make_policy("qwen2")
-    engine, prompts = CachedEngine(policy), prompts_of(policy, 2, 2)
-    params = SamplingParams(max_response_tokens=40, temperature=0.0)
-    before = engine.run(prompts, params, searcher(policy))
-    with torch.no_grad():
-        for p in policy.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    after = engine.run(prompts, params, searcher(policy))
-    assert [s.response_ids for s in after] != [s.response_ids for s in before]
-    assert_same(after, ReferenceEngine(policy).run(prompts, params, searcher(policy)))
+    assert_weights_are_followed(CachedEngine(policy), policy)
 
 
 def test_long_segments_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,16 @@ import pytest
 import torch
 from doubles import tiny
 from doubles.families import CACHES
-from doubles.sampled import BIAS, PARAMS, assert_same, make_policy, prompts_of, searcher
-from torch import Tensor
+from doubles.planned_turns import ThreeTurns, answering, planned_prompts
+from doubles.sampled import (
+    BIAS,
+    PARAMS,
+    assert_same,
+    assert_weights_are_followed,
+    make_policy,
+    prompts_of,
+    searcher,
+)
 
 from research_rl.agents.engines.cache_forward import CacheForward, chosen, joined_rows
 from research_rl.agents.engines.reference import ReferenceEngine
@@ -90,33 +98,20 @@ def test_company_does_not_change_samples(slots: int) -> None:
     assert_same(again[::-1][::2], alone)
 
 
-class PlannedTurns(TurnwiseEngine):
-    """Three turns of 16 tokens: two end in a search, the last in an end of sequence."""
+class PlannedTurns(ThreeTurns, TurnwiseEngine):
+    """Three turns of 16 tokens, and 24 of each result."""
 
-    def shape_logits(
-        self, logits: Tensor, rows: Tensor, positions: Tensor, params: SamplingParams
-    ) -> Tensor:
-        stop, eos = (self._policy.encode("</search>")[0], min(self._policy.eos_ids))
-        logits = logits.masked_fill(self.end.table, -torch.inf)
-        for i, position in enumerate(positions.tolist()):
-            if position % (16 + 24) == 15:
-                logits[i] = -torch.inf
-                logits[i, eos if position > 80 else stop] = 0.0
-        return logits
+    written, given = 16, 24
 
 
 @pytest.mark.parametrize("family", ["lfm2", "mamba", "rwkv"])
 def test_each_prompt_and_each_result_is_read_once(family: str) -> None:
     policy = policy_of(family)
-    prompts = [[(11 * i + j) % 200 for j in range(32)] for i in range(2) for _ in range(3)]
-    given, read = [j % 200 for j in range(24)], 0
+    prompts, on_stop, read = planned_prompts(32, 2, 3), answering(24), 0
 
     def count(module: Any, args: Any, kwargs: Any) -> None:
         nonlocal read
         read += kwargs["input_ids"].numel()
-
-    def on_stop(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
-        return [given if s.finish == "stop" else None for _, s in stopped]
 
     engine = PlannedTurns(policy)
     engine.run(prompts[:1], SamplingParams(2), on_stop)  # which also finds out how
@@ -131,15 +126,7 @@ def test_each_prompt_and_each_result_is_read_once(family: str) -> None:
 
 def test_the_cache_does_not_outlive_a_change_of_weights() -> None:
     policy = policy_of("lfm2")
-    engine, prompts = TurnwiseEngine(policy), prompts_of(policy, 2, 2)
-    params = SamplingParams(max_response_tokens=40, temperature=0.0)
-    before = engine.run(prompts, params, searcher(policy))
-    with torch.no_grad():
-        for p in policy.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    after = engine.run(prompts, params, searcher(policy))
-    assert [s.response_ids for s in after] != [s.response_ids for s in before]
-    assert_same(after, ReferenceEngine(policy).run(prompts, params, searcher(policy)))
+    assert_weights_are_followed(TurnwiseEngine(policy), policy)
 
 
 def test_an_adapter_and_a_copy_are_sampled_from(tmp_path: Any) -> None:

@@ -1,14 +1,10 @@
-"""Sampling on rollout servers: equal to sampling in process, and what happens when servers fail."""
+"""Sampling on rollout servers: equal to sampling in process, before and after new weights."""
 
 from __future__ import annotations
 
 import copy
-import json
 import re
-import threading
-import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +12,13 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
-from doubles import tiny
 from doubles.places import ROOT
 from doubles.toy_retriever import Ranked
 
 pytest.importorskip("fastapi")
 pytest.importorskip("urllib3")
 
-from doubles.fake_retrieval import StubServer, post
+from doubles.rollout_servers import PARAMS, PROMPTS, SEEDS, engine, moved, reply, same, served
 from doubles.threads import Threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,79 +28,15 @@ from research_rl.agents.engines.sampling import seed_at, uniforms
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.rollout import collect_rollouts
-from research_rl.agents.types import ModelUnavailable, SamplingParams, Sequence
+from research_rl.agents.types import SamplingParams
 from research_rl.agents.web.app import BackgroundRolloutServer
-from research_rl.agents.web.client import (
-    RefusedRequestError,
-    RolloutClient,
-    completion_request,
-    parse_completion,
-)
+from research_rl.agents.web.client import RolloutClient
 from research_rl.agents.web.engine import ServerEngine
 from research_rl.agents.web.fleet import adapter_name
 from research_rl.agents.web.request_queue import Completion, RequestQueue
 from research_rl.envs import Question
 from research_rl.envs.protocols import PROTOCOLS
-from research_rl.envs.web.client import TransientError
 from research_rl.trainers.settings import find_config
-
-PARAMS = SamplingParams(max_response_tokens=30)
-OFTEN = {"<eos>": 3.0, "</search>": 4.0}
-PROMPTS = [[40 + i, 41, 42] for i in range(3) for _ in range(3)]
-SEEDS = list(range(100, 109))
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("policy"), bias=OFTEN)
-
-
-@pytest.fixture
-def policy(saved: Path) -> LMPolicy:
-    return LMPolicy.from_config(PolicyConfig(str(saved)))
-
-
-@pytest.fixture
-def server(saved: Path) -> Iterator[BackgroundRolloutServer]:
-    with served(saved) as running:
-        yield running
-
-
-def served(folder: Path, port: int = 0, api_key: str | None = None) -> BackgroundRolloutServer:
-    policy = LMPolicy.from_config(PolicyConfig(str(folder)))
-    return BackgroundRolloutServer(
-        RequestQueue(policy, "tiny", max_slots=8), port, api_key, Path("/")
-    )
-
-
-def reply(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
-    """Two results of two tokens for a sequence that stops, then its end."""
-    return [
-        [50, 51] if s.finish == "stop" and len(s.response_ids) < 20 else None for _, s in stopped
-    ]
-
-
-def engine(policy: LMPolicy, *urls: str, folder: Path | None = None, **options: Any) -> Any:
-    weights = "fixed" if folder is None else "reload"
-    defaults: dict[str, Any] = {"weights": weights, "retry_window": 5.0, "timeout": 20.0}
-    where = None if folder is None else str(folder)
-    return ServerEngine(policy, list(urls), "tiny", folder=where, **{**defaults, **options})
-
-
-def same(ours: list[Sequence], theirs: list[Sequence]) -> None:
-    assert [s.response_ids for s in ours] == [s.response_ids for s in theirs]
-    assert [(s.finish, s.loss_mask) for s in ours] == [(s.finish, s.loss_mask) for s in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-5)
-
-
-def moved(policy: LMPolicy) -> LMPolicy:
-    """The policy after what stands for an update."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in policy.trainable_parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return policy
 
 
 @settings(max_examples=30, deadline=None)
@@ -224,177 +155,6 @@ def test_load_is_shared(policy: LMPolicy, saved: Path) -> None:
         assert not any(member.in_flight for member in remote.fleet.members)
 
 
-def test_a_server_that_dies_is_replaced_and_comes_back_with_the_weights_of_now(
-    policy: LMPolicy, saved: Path, tmp_path: Path
-) -> None:
-    expected = CachedEngine(moved(policy)).run(PROMPTS, PARAMS, reply, SEEDS)
-    with served(saved) as stays:
-        dies = served(saved).__enter__()
-        remote = engine(policy, stays.url, dies.url, folder=tmp_path)
-        remote.sync(3)
-        calls = 0
-
-        def dying(stopped: list[tuple[int, Sequence]]) -> list[list[int] | None]:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                dies.stop()
-            return reply(stopped)
-
-        same(remote.run(PROMPTS, PARAMS, dying, SEEDS), expected)
-        same(remote.run(PROMPTS, PARAMS, reply, SEEDS), expected)
-        first, second = remote.fleet.members
-        assert first.up
-        assert not second.up
-        with served(saved, dies.port):  # a new process: it knows nothing of version 3
-            deadline = time.monotonic() + 10
-            while not second.up and time.monotonic() < deadline:
-                same(remote.run(PROMPTS[:3], PARAMS, reply, SEEDS[:3]), expected[:3])
-                time.sleep(0.1)
-            before = second.served
-            same(remote.run(PROMPTS, PARAMS, reply, SEEDS), expected)
-            assert second.served > before
-
-
-def test_a_restart_between_runs_is_noticed(policy: LMPolicy, saved: Path, tmp_path: Path) -> None:
-    expected = CachedEngine(moved(policy)).run(PROMPTS, PARAMS, reply, SEEDS)
-    first = served(saved).__enter__()
-    remote = engine(policy, first.url, folder=tmp_path)
-    remote.sync(3)
-    first.stop()
-    with served(saved, first.port):
-        remote.sync(3)
-        same(remote.run(PROMPTS, PARAMS, reply, SEEDS), expected)
-
-
-def test_no_server_left(policy: LMPolicy) -> None:
-    remote = engine(policy, "http://127.0.0.1:9", retry_window=0.2)
-    with pytest.raises(ModelUnavailable, match=r"must be left .* got none.*127\.0\.0\.1:9"):
-        remote.run(PROMPTS, PARAMS, reply, SEEDS)
-
-
-def test_a_wrong_model_is_named(policy: LMPolicy, server: BackgroundRolloutServer) -> None:
-    remote = ServerEngine(policy, server.url, "another", weights="fixed")
-    with pytest.raises(ValueError, match="serve the model 'another', but serves tiny"):
-        remote.run(PROMPTS, PARAMS, reply, SEEDS)
-
-
-def test_weights_of_another_shape_are_refused(
-    server: BackgroundRolloutServer, tmp_path: Path
-) -> None:
-    remote = engine(tiny.policy(num_hidden_layers=1), server.url, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"take the weights in .*status 400.*model that is served"):
-        remote.sync(1)
-
-
-def completion(body: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    ids = [60] * body["max_tokens"]
-    choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}}
-    return {"choices": [{**choice, "finish_reason": "length", **changed}]}
-
-
-def stub(answer: Any) -> StubServer:
-    def reply_to(path: str, body: Any) -> tuple[int, Any]:
-        if path == "/v1/models":
-            return 200, {"data": [{"id": "tiny"}]}
-        return answer(body) if path == "/v1/completions" else (200, b"")
-
-    return StubServer(reply_to)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"<html>",
-        {"choices": []},
-        {"choices": [{"token_ids": [1, 2], "logprobs": {"token_logprobs": [-1.0]}}]},
-    ],
-)
-def test_garbage_takes_a_server_out(
-    policy: LMPolicy, saved: Path, answer: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with served(saved) as good, stub(lambda body: (200, answer)) as bad:
-        remote = engine(policy, bad.url, good.url)
-        expected = CachedEngine(policy).run(PROMPTS, PARAMS, reply, SEEDS)
-        same(remote.run(PROMPTS, PARAMS, reply, SEEDS), expected)
-    assert remote.fleet.members[0].served == 0
-    assert f"{bad.url} is taken out: the answer must be a completion" in caplog.text
-
-
-def test_a_server_that_hangs_is_left(policy: LMPolicy, saved: Path) -> None:
-    over = threading.Event()
-
-    def hang(body: Any) -> tuple[int, Any]:
-        over.wait(30)
-        return 200, b""
-
-    with served(saved) as good, stub(hang) as bad:
-        remote = engine(policy, bad.url, good.url, timeout=3.0)  # a loaded machine is slow too
-        sampled = remote.run(PROMPTS[:4], PARAMS, reply, SEEDS[:4])
-        over.set()
-        same(sampled, CachedEngine(policy).run(PROMPTS[:4], PARAMS, reply, SEEDS[:4]))
-
-
-def test_a_busy_server_is_asked_again(policy: LMPolicy) -> None:
-    calls = []
-
-    def busy(body: Any) -> tuple[int, Any]:
-        calls.append(body)
-        return (429, {}) if len(calls) == 1 else (200, completion(body))
-
-    with stub(busy) as server:
-        (sampled,) = engine(policy, server.url).run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])
-    assert len(calls) == 2
-    assert calls[0] == calls[1], "another seed the second time"
-    assert sampled.finish == "length"
-
-
-def test_a_request_names_everything_that_shapes_the_sampling(policy: LMPolicy) -> None:
-    with stub(lambda body: (200, completion(body))) as server:
-        engine(policy, server.url).run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])
-        body = next(b for path, b in server.requests if path == "/v1/completions")
-    assert body["prompt"] == PROMPTS[0]
-    assert body["seed"] == SEEDS[0]
-    assert body["stop"] == ["</search>"]
-    assert body["include_stop_str_in_output"] is True
-    assert set(body["stop_token_ids"]) == policy.eos_ids
-    assert (body["top_p"], body["top_k"], body["min_p"]) == (1.0, 0, 0.0)
-    assert body["repetition_penalty"] == 1.0
-    assert body["return_token_ids"] is True
-    assert body["cache_salt"] == "weights-0"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompt_token_ids": [1]}, "read the prompt as it was sent"),
-        ({"token_ids": None}, "must return token ids"),
-        ({"token_ids": [60], "logprobs": {"token_logprobs": [-1.0]}}, "have room for 30 tokens"),
-    ],
-)
-def test_what_a_server_must_not_do(policy: LMPolicy, change: Any, message: str) -> None:
-    with (
-        stub(lambda body: (200, completion(body, **change))) as server,
-        pytest.raises(ValueError, match=message),
-    ):
-        engine(policy, server.url).run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])
-
-
-def test_what_is_written_behind_a_stop_is_dropped(policy: LMPolicy) -> None:
-    stop = policy.tokenizer.convert_tokens_to_ids("</search>")
-
-    def overshoot(body: Any) -> tuple[int, Any]:
-        told = {"token_logprobs": [-1.0, -2.0, -3.0]}
-        ids = [60, stop, 61]
-        return 200, completion(body, token_ids=ids, logprobs=told, finish_reason="stop")
-
-    with stub(overshoot) as server:
-        remote = engine(policy, server.url)
-        (sampled,) = remote.run(PROMPTS[:1], PARAMS, lambda rows: [None], SEEDS[:1])
-    assert (sampled.response_ids, sampled.finish) == ([60, stop], "stop")
-    assert sampled.logprobs == [-1.0, -2.0]
-
-
 def test_what_on_stop_raises_is_raised(policy: LMPolicy, server: BackgroundRolloutServer) -> None:
     def broken(stopped: Any) -> Any:
         raise RuntimeError("the environment broke")
@@ -420,78 +180,6 @@ def test_metrics_tell_a_new_server_from_the_one_before(
     assert started in text
     with served(saved) as another:
         assert RolloutClient(another.url, 5.0, 1, None).started() not in (None, started)
-
-
-def test_a_key_is_asked_for(policy: LMPolicy, saved: Path) -> None:
-    with served(saved, api_key="secret") as server:
-        with pytest.raises(ValueError, match="send the server's key"):
-            engine(policy, server.url).run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])
-        remote = engine(policy, server.url, api_key="secret")
-        assert remote.run(PROMPTS[:1], PARAMS, reply, SEEDS[:1])[0].finish != "running"
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "message"),
-    [
-        (b"{", 400, "must be JSON"),
-        ([1], 400, "JSON object"),
-        ({"model": "other", "prompt": [5]}, 404, "does not exist"),
-        ({"model": "tiny", "prompt": []}, 400, "at least one"),
-        ({"model": "tiny", "prompt": [10**9]}, 400, "token ids in"),
-        ({"model": "tiny", "prompt": [5.5]}, 400, "list of token ids"),
-        ({"model": "tiny", "prompt": [5], "max_tokens": 10**6}, 400, "positions"),
-        ({"model": "tiny", "prompt": [5], "max_tokens": 0}, 400, "at least 1"),
-        ({"model": "tiny", "prompt": [5], "temperature": "hot"}, 400, "must be a number"),
-        ({"model": "tiny", "prompt": [5], "top_p": 0}, 400, "top_p"),
-        ({"model": "tiny", "prompt": [5], "seed": 2**63}, 400, "int64"),
-        ({"model": "tiny", "prompt": [5], "n": 2}, 400, "n must be 1"),
-        ({"model": "tiny", "prompt": [5], "stop": [""]}, 400, "stop must be"),
-        ({"model": "tiny", "prompt": [5], "stop_token_ids": [5]}, 400, "ends of sequence"),
-    ],
-)
-def test_requests_that_are_refused(
-    server: BackgroundRolloutServer, body: Any, status: int, message: str
-) -> None:
-    got, told = post(f"{server.url}/v1/completions", body)
-    assert got == status
-    assert message in told["error"]["message"]
-
-
-def test_the_server_answers_text_too(server: BackgroundRolloutServer) -> None:
-    body = {"model": "tiny", "prompt": "Who?", "max_tokens": 8, "seed": 1, "stop": "</search>"}
-    status, told = post(f"{server.url}/v1/completions", body)
-    choice = told["choices"][0]
-    assert status == 200
-    assert "</search>" not in choice["text"]
-    assert choice["finish_reason"] in ("stop", "length")
-    assert "token_ids" not in choice
-
-
-REQUEST = completion_request("m", [1, 2], PARAMS, 8, 0, 3, [9], 0)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 20) | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["choices", "token_ids", "logprobs", "token_logprobs", "finish_reason"]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.one_of(st.binary(max_size=60), JSON.map(lambda x: json.dumps(x).encode())))
-def test_any_answer_is_read_or_refused(data: bytes) -> None:
-    try:
-        sampled = parse_completion(data, REQUEST)
-    except (TransientError, RefusedRequestError):
-        return
-    assert len(sampled.token_ids) == len(sampled.logprobs) <= 8
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,25 @@
-"""Every published layout becomes our files, whole or not at all, and what is odd is named."""
+"""Every published layout becomes our files, and the command gets each from where it lies."""
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from doubles.published import HOTPOT, Rows, job, write
 
-from research_rl.envs.questions import json_array
 from research_rl.envs.questions.bad_rows import QuestionError
-from research_rl.envs.questions.catalogue import DATASETS, OTHER, find_dataset
+from research_rl.envs.questions.catalogue import DATASETS, OTHER
 from research_rl.envs.questions.cli import main
-from research_rl.envs.questions.convert import DatasetError, Job, convert, read_data_manifest
-from research_rl.envs.questions.files import open_rows
+from research_rl.envs.questions.convert import convert
 from research_rl.envs.questions.paragraphs import passage_of
 from research_rl.envs.questions.read import read_questions
 from research_rl.envs.retrieval.corpus.corpus import Corpus
-from research_rl.envs.system.files import sha256_of
-from research_rl.envs.system.locks import LOCK, alone_in
 from research_rl.envs.types import Question
 
-Rows = list[dict[str, Any]]
-
-HOTPOT: dict[str, Any] = {
-    "_id": "5a8b",
-    "question": "Who wrote Corliss?",
-    "answer": "F. Hugh",
-    "type": "bridge",
-    "level": "hard",
-    "supporting_facts": [["Kiss", 0], ["Corliss", 1], ["Kiss", 1]],
-    "context": [
-        ["Kiss", ["Kiss is a film.", " It has Corliss."]],
-        ["Rome", ["Rome is a city."]],
-        ["Corliss", ["Corliss is a girl.", " F. Hugh wrote her."]],
-    ],
-}
 WIKI2: dict[str, Any] = {
     **HOTPOT,
     "type": "compositional",
@@ -65,27 +40,6 @@ MUSIQUE: dict[str, Any] = {
     ],
     "question_decomposition": [{"id": 1}, {"id": 2}],
 }
-
-
-def write(path: Path, rows: Rows) -> Path:
-    """Write rows in the container that the suffix names."""
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=1), "utf-8")
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
-            table.writeheader()
-            table.writerows(rows)
-    return path
-
-
-def job(source: Path, name: str = OTHER, **options: Any) -> Job:
-    out = options.pop("out", source.parent / "out")
-    return Job(find_dataset(name), options.pop("split", "dev"), source, out, **options)
 
 
 def converted(source: Path, name: str = OTHER, **options: Any) -> tuple[Question, dict[str, str]]:
@@ -230,234 +184,6 @@ def test_gold_ids_need_every_supporting_paragraph(tmp_path: Path) -> None:
     question, _ = converted(write(tmp_path / "dev.json", [fullwiki]), "hotpotqa")
     assert "gold_ids" not in question.metadata
     assert question.metadata["supporting_titles"] == ["Kiss", "Corliss"]
-
-
-def test_another_count_is_told_and_with_strict_refused(tmp_path: Path) -> None:
-    source = write(tmp_path / "dev.json", [HOTPOT])
-    manifest = convert(job(source, "hotpotqa"))
-    assert "HotpotQA dev has 7405 questions, got 1" in manifest.warnings[-1]
-    assert read_data_manifest(tmp_path / "out") == manifest
-    with pytest.raises(DatasetError, match="has 7405 questions, got 1"):
-        convert(job(source, "hotpotqa", strict=True, out=tmp_path / "strict"))
-    assert [path.name for path in (tmp_path / "strict").iterdir()] == [LOCK]
-    with pytest.raises(DatasetError, match="has 7405 questions, got 1"):
-        convert(job(source, "hotpotqa", strict=True))  # converted before, and no better for it
-    assert convert(job(source, "hotpotqa", limit=1, out=tmp_path / "few")).warnings == []
-
-
-def test_the_right_count_passes_strict(tmp_path: Path) -> None:
-    rows = [{"Question": f"Who is {number}?", "Answer": "A"} for number in range(125)]
-    source = write(tmp_path / "bamboogle.csv", rows)
-    manifest = convert(job(source, "bamboogle", split="test", strict=True))
-    assert (manifest.questions, manifest.warnings) == (125, [])
-
-
-def test_a_file_of_a_published_name_must_have_the_published_hash(tmp_path: Path) -> None:
-    source = write(tmp_path / "hotpot_dev_distractor_v1.json", [HOTPOT])
-    warnings = convert(job(source, "hotpotqa")).warnings
-    assert f"this one {sha256_of(source)}" in warnings[0]
-
-
-def test_the_same_is_not_done_twice_and_other_things_are(tmp_path: Path) -> None:
-    source = write(tmp_path / "dev.json", [HOTPOT])
-    seen: list[int] = []
-    this = job(source, "hotpotqa")
-    first = convert(this, lambda: seen.append(1))
-    assert convert(this, lambda: seen.append(1)) == first
-    assert len(seen) == 1
-    (this.out / "corpus.jsonl").write_text("spoilt")
-    convert(this, lambda: seen.append(1))
-    write(source, [HOTPOT, {**HOTPOT, "_id": "2"}])
-    assert convert(this, lambda: seen.append(1)).questions == 2
-    assert len(seen) == 4
-
-
-def test_two_processes_never_write_to_one_folder(tmp_path: Path) -> None:
-    source = tmp_path / "mine.jsonl"
-    source.write_text('{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n')
-    this = Job(find_dataset(OTHER), "test", source, tmp_path / "out")
-    with alone_in(this.out), pytest.raises(FileExistsError, match="another process"):
-        convert(this)
-    assert [path.name for path in this.out.iterdir()] == [LOCK]
-    assert convert(this).questions == 1
-
-
-def test_what_was_there_outlives_a_failure(tmp_path: Path) -> None:
-    this = job(write(tmp_path / "dev.json", [HOTPOT]), "hotpotqa")
-    convert(this)
-    before = {path.name: path.read_bytes() for path in this.out.iterdir()}
-    for left in ("questions.jsonl.part", ".corpus.jsonl.77.partial"):
-        (this.out / left).touch()  # of one that was killed, in 0.1.0 and now
-    write(tmp_path / "dev.json", [HOTPOT, {**HOTPOT, "_id": "2", "answer": None}])
-    with pytest.raises(QuestionError, match="has no answers"):
-        convert(replace(this, strict=True))
-    assert {path.name: path.read_bytes() for path in this.out.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"answer": ""}, r"dev\.jsonl:3: question '2' has no answers"),
-        ({"answer": []}, r"dev\.jsonl:3: question '2' has no answers"),
-        ({"question": None}, r"dev\.jsonl:3: question must be text"),
-        ({"_id": "5a8b"}, r"dev\.jsonl:3: id '5a8b' is already used in line 1"),
-        ({"context": [["Kiss"]]}, r"dev\.jsonl:3: a paragraph must be \[title, sentences\]"),
-        ({"context": {"title": ["a"], "sentences": []}}, r":3: context has 1 titles for 0"),
-        ({"context": [["Kiss", [1]]]}, r"dev\.jsonl:3: a sentence must be text, got 1"),
-        ({"paragraphs": [3]}, r"dev\.jsonl:3: a paragraph must be an object, got int"),
-    ],
-)
-def test_a_bad_row_is_named_with_file_and_line(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    source = tmp_path / "dev.jsonl"
-    rows = [HOTPOT, {**HOTPOT, "_id": "2", **change}]
-    source.write_text("\n\n".join(map(json.dumps, rows)))
-    with pytest.raises(QuestionError, match=message):
-        convert(replace(job(source, "hotpotqa"), strict=True))
-    assert not (tmp_path / "out" / "questions.jsonl").exists()
-    manifest = convert(job(source, "hotpotqa"))
-    assert (manifest.questions, manifest.left_out) == (1, 1)
-    assert "1 row is left out: line 3: " in manifest.warnings[0]
-
-
-def test_bad_rows_are_counted_the_first_three_shown_and_most_are_too_many(tmp_path: Path) -> None:
-    rows = [{"id": str(i), "question": f"Who is {i}?", "answer": "Ann"} for i in range(6)]
-    lines = [json.dumps(row) for row in rows]
-    source = tmp_path / "dev.jsonl"
-    source.write_text("\n".join([*lines, "{broken", "[]", *(['{"question": "x"}'] * 3)]))
-    manifest = convert(job(source))
-    assert (manifest.questions, manifest.left_out) == (6, 5)
-    said = manifest.warnings[0]
-    assert "5 rows are left out: line 7: must be a JSON object, got '{broken'" in said
-    assert "; line 8: a question must be" in said
-    assert said.endswith("; and 2 more lines")
-    with pytest.raises(QuestionError, match=r"dev\.jsonl:7: .*; line 9: .*; and 2 more lines"):
-        read_questions(source)
-    source.write_text("\n".join([lines[0], "[]", "[]"]))
-    with pytest.raises(QuestionError, match=r"dev\.jsonl:2: .*; line 3: "):
-        convert(job(source))
-
-
-def test_equal_texts_with_different_ids_are_told_and_kept(tmp_path: Path) -> None:
-    rows = [HOTPOT, {**HOTPOT, "_id": "2", "question": "who  wrote CORLISS?"}]
-    manifest = convert(job(write(tmp_path / "dev.json", rows)))
-    assert (manifest.questions, manifest.same_text) == (2, 1)
-    assert "1 questions have the text of another, the first '2' that of '5a8b'" in str(
-        manifest.warnings
-    )
-
-
-def test_an_empty_file_and_a_bad_table_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(QuestionError, match="holds no questions"):
-        convert(job(tmp_path / "empty.jsonl"))
-    (tmp_path / "b.csv").write_text('Question,Answer\n"two\nlines",A\nonly\n')
-    with pytest.raises(QuestionError, match=r"b\.csv:4: must have 2 columns \(question, answer\)"):
-        convert(replace(job(tmp_path / "b.csv"), strict=True))
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=6,
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(JSON, max_size=6), st.integers(2, 40), st.sampled_from([None, 1]), st.booleans())
-def test_arrays_are_read_through_any_window(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    rows: list[Any],
-    block: int,
-    indent: int | None,
-    ascii_only: bool,
-) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii_only) + "\n", "utf-8")
-    if not rows:
-        path.write_text("[ ]")
-    monkeypatch.setattr(json_array, "_BLOCK", block)
-    assert [row for _, row in open_rows(path)[1]] == rows
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.text(alphabet='[]{}",:1a\n ', max_size=20), st.integers(2, 30))
-def test_a_broken_array_is_a_question_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: str, block: int
-) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text("[" + tail)
-    monkeypatch.setattr(json_array, "_BLOCK", block)
-    try:
-        rows = [row for _, row in open_rows(path)[1]]
-    except QuestionError as error:
-        assert error.line is None or error.line <= 1 + tail.count("\n")  # noqa: PT017
-    else:
-        assert json.JSONDecoder().raw_decode("[" + tail)[0] == rows
-
-
-def test_lines_of_an_array_are_counted_through_the_window(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text('[\n{"a": 1},\n\n{"a":\n 2}, {"a": 3}\n,{"a" 4}]')
-    monkeypatch.setattr(json_array, "_BLOCK", 8)
-    lines: list[int] = []
-    with pytest.raises(QuestionError, match=r"rows\.json:6: must be a JSON array"):
-        lines.extend(line for line, _ in open_rows(path)[1])
-    monkeypatch.undo()
-    path.write_text('[\n{"a": 1},\n\n{"a":\n 2}, {"a": 3}\n]')
-    assert [line for line, _ in open_rows(path)[1]] == [2, 4, 5]
-
-
-def test_a_row_is_given_before_what_follows_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "rows.json"
-    path.write_bytes(
-        b'[{"a": 1},\n {"a": "' + b"x" * 100 + b'"},' + b" " * 300 + b'\n {"a": "caf\xe9"}]'
-    )
-    monkeypatch.setattr(json_array, "_BLOCK", 16)
-    rows = open_rows(path)[1]
-    assert next(rows) == (1, {"a": 1})
-    assert next(rows)[0] == 2
-    with pytest.raises(QuestionError, match=r"rows\.json:3: must be UTF-8, got byte 0xe9"):
-        next(rows)
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
-@pytest.mark.parametrize(
-    "text", ['[1, "\u00e9\u20ac\U0001f600"]', '{"Data": [1, "\u00e9\u20ac\U0001f600"], "V": 1.0}']
-)
-def test_an_array_behind_a_byte_order_mark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, block: int
-) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(text, "utf-8-sig")
-    monkeypatch.setattr(json_array, "_BLOCK", block)
-    assert [row for _, row in open_rows(path)[1]] == [1, "\u00e9\u20ac\U0001f600"]
-    path.write_bytes(path.read_bytes()[:14])  # ends within a character, or within the array
-    with pytest.raises(QuestionError, match=r"rows\.json:1: must be"):
-        list(open_rows(path)[1])
-
-
-TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=2)), min_size=1, max_size=4))
-def test_any_text_comes_back(tmp_path: Path, pairs: Sequence[tuple[str, list[str]]]) -> None:
-    rows = [
-        {"id": str(number), "question": text, "golden_answers": answers}
-        for number, (text, answers) in enumerate(pairs)
-    ]
-    this = job(write(tmp_path / "any.jsonl", rows))
-    convert(this)
-    found = read_questions(this.out / "questions.jsonl")
-    assert [q.text for q in found] == [text.strip() for text, _ in pairs]
-    assert [q.answers for q in found] == [tuple(dict.fromkeys(answers)) for _, answers in pairs]
 
 
 def test_real_samples_pass_unchanged(real_data: Path, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import pickle
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("bm25s")
+
+from doubles.bm25 import DOCS, bm25
+from doubles.tiny_bert import save_bert
 
 from research_rl.envs.retrieval import (
     BM25Retriever,
@@ -27,18 +28,11 @@ from research_rl.envs.retrieval import (
     load_retriever,
 )
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
-from research_rl.envs.retrieval.encoders.terms import words
 from research_rl.envs.retrieval.index.manifest import read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever, RankFusion, tune_weights
 from research_rl.envs.retrieval.search.bm25 import largest
 from research_rl.envs.types import Passage, Retriever, RetrieverUnavailable
 
-DOCS = [
-    '"Oslo"\nOslo is the capital of Norway; cities of the north.',
-    '"Paris"\nParis is the capital of France, a city on the Seine.',
-    '"Emma"\nEmma is a novel by Jane Austen about love, love and marriage.',
-    "A passage without a title says that Jane Austen never lived in Oslo.",
-]
 PASSAGES = [Passage(str(i), text) for i, text in enumerate(DOCS)]
 
 
@@ -58,32 +52,12 @@ class Down(Retriever):
         raise RetrieverUnavailable("http://gone after 3 attempts")
 
 
-def by_formula(query: str, k1: float, b: float, title_weight: int) -> list[float]:
-    """Return BM25 of every passage with Lucene's idf, without the constant factor k1 + 1."""
-    split = []
-    for doc in DOCS:
-        title, newline, _ = doc.partition("\n")
-        split.append(Counter(words(doc) + (words(title) * (title_weight - 1) if newline else [])))
-    mean = sum(sum(doc.values()) for doc in split) / len(split)
-    scores = []
-    for doc in split:
-        score = 0.0
-        for term in words(query):
-            df = sum(term in other for other in split)
-            if df:
-                idf = math.log(1 + (len(DOCS) - df + 0.5) / (df + 0.5))
-                norm = k1 * (1 - b + b * sum(doc.values()) / mean)
-                score += idf * doc[term] / (doc[term] + norm)
-        scores.append(score)
-    return scores
-
-
 @pytest.mark.parametrize("query", ["capital of Norway", "Jane Austen's Oslo Oslo", "love", "zebra"])
 @pytest.mark.parametrize("settings", [(0.9, 0.75, 2), (1.5, 0.3, 1)])
 def test_bm25_is_the_formula(query: str, settings: tuple[float, float, int]) -> None:
     k1, b, title_weight = settings
     retriever = BM25Retriever.from_passages(PASSAGES, k1=k1, b=b, title_weight=title_weight)
-    wanted = by_formula(query, *settings)
+    wanted = bm25(query, DOCS, *settings)
     found = retriever.search([query], 4)[0]
     order = [i for i in np.argsort(-np.array(wanted), kind="stable") if wanted[i] > 0]
     assert [p.id for p in found] == [str(i) for i in order], "and none that shares no word"
@@ -196,41 +170,10 @@ def test_results_are_kept_and_bounded() -> None:
 @pytest.fixture(scope="module")
 def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that classifies pairs."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        BertConfig,
-        BertForSequenceClassification,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import BertForSequenceClassification
 
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters)]
-    raw = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names
-    )
     folder = tmp_path_factory.mktemp("models") / "cross"
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_bert(folder, BertForSequenceClassification, num_labels=1)
 
 
 def test_the_cross_encoder_sorts_the_candidates(cross_encoder: Path) -> None:

@@ -12,13 +12,7 @@ import pytorch_lightning as pl
 import torch
 from doubles import training
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LambdaLR,
-    LinearLR,
-    OneCycleLR,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR
 
 from research_rl.trainers.checkpoint.resumed import KEY
 from research_rl.trainers.health.remedies import scale_learning_rate
@@ -63,11 +57,6 @@ def run(
     trainer.fit(training.module(policy, **arguments), training.Data(), ckpt_path=start)
     trainer.save_checkpoint(folder / f"{steps}.ckpt")
     return watch
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.checkpoint(tmp_path_factory.mktemp("policy"))
 
 
 def begun(folder: Path, policy: Path, **arguments: Any) -> Path:

@@ -30,11 +30,6 @@ ALARM = [Rule("it always rings", "train/reward", "above", factor=0.0, plus=-1.0)
 NEVER = [Rule("it never rings", "train/reward", "above", plus=9.0)]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.checkpoint(tmp_path_factory.mktemp("guard") / "policy")
-
-
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs do; test_health looks at the picture."""

@@ -43,40 +43,52 @@ def bars_figure(
     summary: Summary, measure: str = "em", reference: str = "ReSearch", most: int = _MAX_ROW
 ) -> Figure:
     """Return the figure of ``figure1``; ``most`` data sets stand beside each other."""
-    datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
     systems = _systems(summary)
-    columns = max(1, min(most, len(datasets)))
-    rows = -(-max(1, len(datasets)) // columns)
-    width = max(4.8, columns * (0.62 * len(systems) + 0.7))
-    figure = Figure(figsize=(width, 3.5 * rows + 0.5), dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    figure, panels = _panels(summary, measure, most, 0.62 * len(systems) + 0.7, 3.5)
     naming, colours = Naming(summary.cells), _colours(systems, reference)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(datasets):
-            axes.set_visible(False)
-            continue
-        found = {
-            (c.method, c.model): s for c, s in summary.cells.items() if c.dataset == datasets[place]
-        }
-        _bars(axes, datasets[place], [found.get(s) for s in systems], measure, colours)
-        if place % columns == 0:
-            axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
-    grid.flat[0].set_ylim(0, 1.12 * _top(summary, measure))
+    for dataset, axes in panels.items():
+        found = {(c.method, c.model): s for c, s in summary.cells.items() if c.dataset == dataset}
+        _bars(axes, dataset, [found.get(s) for s in systems], measure, colours)
+    first = figure.axes[0]
+    first.set_ylim(0, 1.12 * _top(summary, measure))
     handles = [
-        grid.flat[0].bar([0], [0], color=colour, label=drawable(naming.system(*system)))
+        first.bar([0], [0], color=colour, label=drawable(naming.system(*system)))
         for system, colour in zip(systems, colours, strict=True)
     ]
+    _add_legend(figure, handles, handlelength=1.1, columnspacing=1.6)
+    return figure
+
+
+def _panels(
+    summary: Summary, measure: str, most: int, width: float, height: float
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each data set, ``most`` in a row; sizes of a panel in inches."""
+    datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
+    columns = max(1, min(most, len(datasets)))
+    rows = -(-max(1, len(datasets)) // columns)
+    size = (max(4.8, columns * width), height * rows + 0.5)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(datasets) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
+    return figure, dict(zip(datasets, grid.flat, strict=False))
+
+
+def _add_legend(figure: Figure, handles: Sequence[Any], **spacing: float) -> None:
+    """Name the systems below the panels."""
+    beside = figure.axes[0].get_gridspec()
+    assert beside is not None
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(5 if columns > 1 else 2, len(systems)),
+        ncols=min(5 if beside.ncols > 1 else 2, len(handles)),
         frameon=False,
         fontsize=9,
         labelcolor=_INK,
-        handlelength=1.1,
-        columnspacing=1.6,
+        **spacing,
     )
-    return figure
 
 
 def _systems(summary: Summary) -> list[tuple[str, str]]:
@@ -161,46 +173,27 @@ def searches_figure(
     summary: Summary, measure: str = "em", reference: str = "ReSearch", most: int = _MAX_ROW
 ) -> Figure:
     """Return the figure of ``accuracy_against_searches``; ``most`` panels stand in a row."""
-    datasets = list(dict.fromkeys(cell.dataset for cell in summary.cells))
     systems = _systems(summary)
-    columns = max(1, min(most, len(datasets)))
-    rows = -(-max(1, len(datasets)) // columns)
-    size = (max(4.8, 2.9 * columns), 3.1 * rows + 0.5)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    figure, panels = _panels(summary, measure, most, 2.9, 3.1)
     naming, colours = Naming(summary.cells), _colours(systems, reference)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(datasets):
-            axes.set_visible(False)
-            continue
+    for dataset, axes in panels.items():
         for number, (method, model) in enumerate(systems):
-            cell = Cell(datasets[place], model, method)
+            cell = Cell(dataset, model, method)
             if cell in summary.cells:
                 mark = _MARKS[number % len(_MARKS)]
                 _point(axes, summary.cells[cell], measure, colours[number], mark)
-        axes.set_title(drawable(datasets[place]), fontsize=10.5, fontweight="bold", color=_INK)
+        axes.set_title(drawable(dataset), fontsize=10.5, fontweight="bold", color=_INK)
         axes.set_xlabel("searches per question", color=_SOFT, fontsize=9)
-        if place % columns == 0:
-            axes.set_ylabel(_label(measure), color=_SOFT, fontsize=9)
         _limits(axes)
         _finish(axes)
     top = _top(summary, measure)
-    grid.flat[0].set_ylim(-0.02 * top, 1.06 * top)
+    first = figure.axes[0]
+    first.set_ylim(-0.02 * top, 1.06 * top)
     handles = [
-        grid.flat[0].plot(
-            [], [], _MARKS[i % len(_MARKS)], color=c, label=drawable(naming.system(*s))
-        )[0]
+        first.plot([], [], _MARKS[i % len(_MARKS)], color=c, label=drawable(naming.system(*s)))[0]
         for i, (s, c) in enumerate(zip(systems, colours, strict=True))
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(5 if columns > 1 else 2, len(systems)),
-        frameon=False,
-        fontsize=9,
-        labelcolor=_INK,
-        handletextpad=0.3,
-    )
+    _add_legend(figure, handles, handletextpad=0.3)
     return figure
 
 
