@@ -1,19 +1,22 @@
-"""The retrieval server and the policy server under load on loopback.
+"""The retrieval server, the policy server and the served agent under load on loopback.
 
     python benchmarks/server_load.py [--clients 1 32] [--requests 640] [--json FILE]
-    python benchmarks/server_load.py --part hostile memory [--json FILE]
+    python benchmarks/server_load.py --part hostile memory told stop [--server agent] [--json FILE]
 
 Part ``joining``: what joining concurrent requests brings. A server process searches random vectors
 exactly; client threads send one query a request over kept connections, as the rollouts of a
 training run do. The same requests go to a server that joins them into batches and to one that
 searches each alone.
 
-Part ``hostile``: honest clients of both servers, alone and beside clients that do what
-hostile_clients.py lists. Both are processes of their own; each hostile client makes a pause
-between two attempts, for else it would measure who gets the cores.
+Part ``hostile``: honest clients of each server, alone and beside clients that do what
+hostile_clients.py lists. All are processes of their own; each hostile client makes a pause between
+two attempts, for else it would measure who gets the cores. An honest client that is answered 429
+asks again when the server says; its latency counts from its first attempt.
 
 Part ``memory``: what a server holds while it answers 20,000 requests, every tenth of them hostile.
-Everything is bounded in requests and in time.
+
+Part ``told``: what a server answers to each kind of hostile client. Part ``stop``: seconds from
+SIGTERM to the end of a server that all kinds are at. Everything is bounded in requests and in time.
 """
 
 from __future__ import annotations
@@ -26,80 +29,22 @@ import os
 import platform
 import re
 import socket
-import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from hostile_clients import KINDS, attack, run_hostile
-
-from research_rl.envs.retrieval.web.config import ServerConfig
-from research_rl.envs.retrieval.web.server import serve_search
-from research_rl.envs.types import Passage, Retriever
-
-SERVERS = {"retrieval": "joined", "policy": "policy"}
-"""The servers of the parts hostile and memory, and how each is started."""
-MODES = {"joined": ServerConfig(), "single": ServerConfig(max_batch=1, max_wait_ms=0.0)}
-
-
-class RandomVectors(Retriever):
-    """Exact inner-product search of random vectors; a query's vector is drawn from its text."""
-
-    def __init__(self, passages: int, dim: int) -> None:
-        generator = np.random.default_rng(0)
-        self.vectors = generator.standard_normal((passages, dim), dtype=np.float32)  # (N, D)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        dim = self.vectors.shape[1]
-        drawn = [np.random.default_rng(zlib.crc32(query.encode())) for query in queries]
-        asked = np.stack([one.standard_normal(dim, dtype=np.float32) for one in drawn])  # (Q, D)
-        scores = asked @ self.vectors.T  # (Q, N)
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        rows = []
-        for row, columns in zip(scores, best, strict=True):
-            ordered = columns[np.argsort(-row[columns])]
-            rows.append([Passage(str(i), f"passage {i}", float(row[i])) for i in ordered])
-        return rows
-
-
-def run_server(mode: str, port: int, passages: int, dim: int) -> None:
-    """Serve in a process of its own, without uvicorn's log lines."""
-    with open(os.devnull, "w", encoding="utf-8") as sys.stderr:
-        if mode == "policy":
-            run_policy_server(port)
-        else:
-            serve_search(RandomVectors(passages, dim), port=port, config=MODES[mode])
-
-
-def run_policy_server(port: int) -> None:
-    """Serve a model of random weights, of the quickstart's shape."""
-    import torch
-
-    from research_rl.agents.policy import LMPolicy
-    from research_rl.agents.web import RequestQueue, serve_sampling
-    from research_rl.envs.web import listen
-    from research_rl.trainers.warmstart import (
-        TAGS,
-        WORDS,
-        TinyModelConfig,
-        tiny_model,
-        word_tokenizer,
-    )
-
-    torch.set_num_threads(1)
-    tokenizer = word_tokenizer([*TAGS, *WORDS])
-    policy = LMPolicy(tiny_model(tokenizer, TinyModelConfig(), seed=0), tokenizer)
-    serve_sampling(RequestQueue(policy, "policy", max_slots=64), listen("127.0.0.1", port))
+from hostile_clients import KEY, KINDS, SLOW, attack, run_hostile
+from load_servers import MODES, SERVERS, run_server
 
 
 @contextmanager
-def server(mode: str, passages: int, dim: int) -> Iterator[tuple[int, int]]:
+def server(mode: str, passages: int, dim: int) -> Iterator[tuple[int, Any]]:
     """Start a server process; yield its port, once it answers, and its process; terminate it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,10 +52,9 @@ def server(mode: str, passages: int, dim: int) -> Iterator[tuple[int, int]]:
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=run_server, args=(mode, port, passages, dim), daemon=True)
     process.start()
-    assert process.pid is not None
     try:
         wait_for(mode, port)
-        yield port, process.pid
+        yield port, process
     finally:
         process.terminate()
         process.join()
@@ -129,28 +73,53 @@ def wait_for(mode: str, port: int, seconds: float = 120.0) -> None:
             time.sleep(0.05)
 
 
-def ask(connection: http.client.HTTPConnection, mode: str, query: str) -> None:
-    """Search for one query, or sample 16 tokens; raise unless the answer is whole."""
-    route, wanted = "/search", 5
-    body: dict[str, Any] = {"query": query, "top_n": wanted}
+def ask(connection: http.client.HTTPConnection, mode: str, query: str) -> int:
+    """Search for one query, or have 16 tokens written; return how often that was put off.
+
+    Raises:
+        RuntimeError: the answer is not whole.
+    """
+    seed = zlib.crc32(query.encode())
     if mode == "policy":
         route, wanted = "/v1/completions", 1
-        seed = zlib.crc32(query.encode())
         body = {"model": "policy", "prompt": [5, 6, 7, 8] * 4, "max_tokens": 16, "seed": seed}
         body["min_tokens"] = 16
-    connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    found = json.loads(response.read())
+    elif mode == "agent":
+        route, wanted = "/v1/chat/completions", 1
+        body = {"model": "research", "messages": [{"role": "user", "content": query}]}
+        body |= {"max_tokens": 16}
+    else:
+        route, wanted, body = "/search", 5, {"query": query, "top_n": 5}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    put_off = 0
+    while True:
+        connection.request("POST", route, json.dumps(body), headers)
+        response = connection.getresponse()
+        found = json.loads(response.read())
+        if response.status != 429:
+            break
+        put_off += 1
+        time.sleep(float(response.headers["Retry-After"]))
     answers = found.get("choices", []) if isinstance(found, dict) else found
     if response.status != 200 or len(answers) != wanted:
         raise RuntimeError(f"status must be 200 with {wanted} answers, got {response.status}")
+    return put_off
 
 
 def load(
-    mode: str, port: int, clients: int, requests: int, seconds: float
+    mode: str,
+    port: int,
+    clients: int,
+    requests: int,
+    seconds: float,
+    put_off: list[int] | None = None,
 ) -> tuple[list[float], float]:
-    """Return the latency of each request and the wall time of all, both in seconds."""
+    """Return the latency of each request and the wall time of all, both in seconds.
+
+    ``put_off`` is given how often each was told to come again.
+    """
     latencies: list[float] = []
+    put_off = [] if put_off is None else put_off
     errors: list[BaseException] = []
     stop = time.monotonic() + seconds
 
@@ -163,7 +132,7 @@ def load(
                 if time.monotonic() > stop:
                     return
                 started = time.perf_counter()
-                ask(connection, mode, f"query {number} of {client}")
+                put_off.append(ask(connection, mode, f"query {number} of {client}"))
                 latencies.append(time.perf_counter() - started)
         except BaseException as error:
             errors.append(error)
@@ -225,26 +194,30 @@ def beside_hostile(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     spawn = multiprocessing.get_context("spawn")
     with server(mode, args.passages, args.dim) as (port, process):
         load(mode, port, args.honest, 100, args.seconds)
-        for kind in (*KINDS[mode if mode == "policy" else "retrieval"], "all"):
+        for kind in [k for k in (*kinds_of(mode), "all") if k in (args.kind or (k,))]:
             alone, _ = load(mode, port, args.honest, args.requests, args.seconds)
             stop = spawn.Event()
             given = (mode, port, kind, args.hostile, args.pause, stop)
             hostile = spawn.Process(target=run_hostile, args=given, daemon=True)
             hostile.start()
             time.sleep(2.0)
-            beside, _ = load(mode, port, args.honest, args.requests, args.seconds)
+            put_off: list[int] = []
+            beside, _ = load(mode, port, args.honest, args.requests, args.seconds, put_off)
             stop.set()
             hostile.join()
-            p99, before = (float(np.percentile(t, 99)) * 1000 for t in (beside, alone))
-            row = {"server": mode, "beside": kind, "p99_alone_ms": before, "p99_ms": p99}
-            rows.append(row | {"times": p99 / before, "mb": resident(process) / 2**20})
+            row: dict[str, Any] = {"server": mode, "beside": kind, "answers": len(beside)}
+            for share in (50, 99):
+                row[f"p{share}_alone_ms"] = float(np.percentile(alone, share)) * 1000
+                row[f"p{share}_ms"] = float(np.percentile(beside, share)) * 1000
+            row |= {"times": row["p99_ms"] / row["p99_alone_ms"], "put_off": sum(put_off)}
+            rows.append(row | {"mb": resident(process.pid) / 2**20})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def memory(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return what the server holds after each tenth of many requests, one in ten hostile."""
-    kinds = [k for k in KINDS[mode if mode == "policy" else "retrieval"] if k != "stalled"]
+    kinds = [k for k in kinds_of(mode) if k not in SLOW]
     rows, done = [], 0
     with server(mode, args.passages // 10, args.dim) as (port, process):
         while done < args.many:
@@ -253,9 +226,48 @@ def memory(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             for number in range(part // 10):
                 attack(mode, port, kinds[number % len(kinds)])
             done += part
-            rows.append({"server": mode, "requests": done, "mb": resident(process) / 2**20})
+            rows.append({"server": mode, "requests": done, "mb": resident(process.pid) / 2**20})
             print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def told(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what each kind of hostile client is answered: status, Retry-After and words."""
+    rows = []
+    with server(mode, args.passages // 10, args.dim) as (port, _):
+        for kind in kinds_of(mode):
+            head, _, body = (attack(mode, port, kind) or b"").partition(b"\r\n\r\n")
+            status = head.split(b" ")[1].decode() if head else "none"
+            later = re.search(rb"retry-after: (\d+)", head, re.IGNORECASE)
+            words = re.sub(r"\s+", " ", body.decode("utf-8", "replace"))[:160]
+            row = {"server": mode, "kind": kind, "status": status, "words": words}
+            rows.append(row | {"retry_after": later[1].decode() if later else None})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def stopping(mode: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return how long a server takes to end that honest and hostile clients are at."""
+    spawn = multiprocessing.get_context("spawn")
+    with server(mode, args.passages // 10, args.dim) as (port, process):
+        stop = spawn.Event()
+        given = (mode, port, "all", args.hostile, args.pause, stop)
+        hostile = spawn.Process(target=run_hostile, args=given, daemon=True)
+        hostile.start()
+        load(mode, port, args.honest, 100, 5.0)
+        begun = time.monotonic()
+        process.terminate()
+        process.join()
+        rows = [{"server": mode, "seconds": time.monotonic() - begun, "exit": process.exitcode}]
+        stop.set()
+        hostile.join()
+    print(json.dumps(rows[0]), flush=True)
+    return rows
+
+
+def kinds_of(mode: str) -> list[str]:
+    """Return what hostile clients do to a server."""
+    return list(KINDS.get(mode, KINDS["retrieval"]))
 
 
 def resident(process: int) -> int:
@@ -274,9 +286,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--json", help="file for the figures")
     parser.add_argument(
-        "--part", nargs="+", choices=("joining", "hostile", "memory"), default=["joining"]
+        "--part",
+        nargs="+",
+        choices=("joining", "hostile", "memory", "told", "stop"),
+        default=["joining"],
     )
     parser.add_argument("--server", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--kind", nargs="+", help="of hostile clients in part hostile; all of them")
     parser.add_argument("--honest", type=int, default=4, help="honest clients")
     parser.add_argument("--hostile", type=int, default=8, help="hostile clients")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two attempts")
@@ -289,22 +305,31 @@ def main() -> None:
         show_joining(parts["joining"])
     if "hostile" in args.part:
         parts["hostile"] = [r for name in args.server for r in beside_hostile(SERVERS[name], args)]
-        print("| server | beside | p99 alone, ms | p99, ms | times | server holds, MB |")
-        print("|---|---|---|---|---|---|")
-        for row in parts["hostile"]:
-            print(
-                f"| {row['server']} | {row['beside']} | {row['p99_alone_ms']:.1f} "
-                f"| {row['p99_ms']:.1f} | {row['times']:.1f} | {row['mb']:.0f} |"
-            )
+        show_hostile(parts["hostile"])
     if "memory" in args.part:
         parts["memory"] = [row for name in args.server for row in memory(SERVERS[name], args)]
         print("| server | requests | holds, MB |\n|---|---|---|")
         for row in parts["memory"]:
             print(f"| {row['server']} | {row['requests']:,} | {row['mb']:.0f} |")
+    for name, measured in (("told", told), ("stop", stopping)):
+        if name in args.part:
+            parts[name] = [row for one in args.server for row in measured(SERVERS[one], args)]
     if args.json:
         report = {"machine": platform.platform(), "cores": os.cpu_count(), **parts}
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({**report, "arguments": vars(args)}, file, indent=2)
+
+
+def show_hostile(rows: list[dict[str, Any]]) -> None:
+    """Print the table of part hostile."""
+    print("| server | beside | p50 alone, ms | p50 | p99 alone | p99 | times | put off | MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['server']} | {row['beside']} | {row['p50_alone_ms']:.1f} | {row['p50_ms']:.1f}"
+            f" | {row['p99_alone_ms']:.1f} | {row['p99_ms']:.1f} | {row['times']:.1f} "
+            f"| {row['put_off']} | {row['mb']:.0f} |"
+        )
 
 
 def show_joining(rows: list[dict[str, Any]]) -> None:

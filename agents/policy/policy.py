@@ -24,6 +24,7 @@ from research_rl.agents.policy.token_ids import check_vocabulary, eos_ids
 from research_rl.agents.policy.unknown_words import UnknownWords
 from research_rl.agents.policy.written import check_written, merged_copy
 from research_rl.envs.protocols import RESEARCH, Opened, Piece, Prompt, Protocol, opened_by
+from research_rl.envs.system import scalar_text
 
 _MARK = "\ufdd0"
 """Parts text for a moment; no character, by Unicode's own promise."""
@@ -114,7 +115,7 @@ class LMPolicy(nn.Module):
             notice("the chat template takes no tools: the system message tells of them instead")
         messages = prompt.messages(question, tools_in_text=not tools)
         if messages is None:
-            first, *rest = _scalar_text(prompt.text(question)).split(CUT)
+            first, *rest = scalar_text(prompt.text(question)).split(CUT)
             ids = self._ids(first, add_special_tokens=True)
             while len(ids) > 1 and ids[-1] in self.eos_ids:
                 ids.pop()  # some tokenizers end every text
@@ -218,7 +219,7 @@ class LMPolicy(nn.Module):
 
     def _piece(self, text: str, trusted: bool) -> list[int]:
         encoded = self.tokenizer(
-            _scalar_text(text), add_special_tokens=False, split_special_tokens=not trusted
+            scalar_text(text), add_special_tokens=False, split_special_tokens=not trusted
         )
         ids: list[int] = encoded["input_ids"]
         return ids
@@ -248,7 +249,7 @@ class LMPolicy(nn.Module):
 
     def _marked(self, text: str) -> str:
         """The text with a mark before and behind each control token in it."""
-        clean = _scalar_text(text).replace(_MARK, "\ufffd")
+        clean = scalar_text(text).replace(_MARK, "\ufffd")
         found = [token for token in self._guard.control if token in clean]
         if not found:
             return clean
@@ -256,7 +257,7 @@ class LMPolicy(nn.Module):
 
     def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         encoded = self.tokenizer(
-            _scalar_text(text), add_special_tokens=add_special_tokens, split_special_tokens=True
+            scalar_text(text), add_special_tokens=add_special_tokens, split_special_tokens=True
         )
         ids: list[int] = encoded["input_ids"]
         return ids
@@ -343,13 +344,6 @@ def _entropy(logits: Tensor, log_z: Tensor, gradient: bool) -> Tensor:
     with torch.no_grad():  # row by row, so that what is made on the way is (T, V)
         rows = zip(logits, log_z, strict=True)
         return torch.stack([z - (row.softmax(-1) * row).sum(-1) for row, z in rows])
-
-
-def _scalar_text(text: str) -> str:
-    """The text with surrogate pairs joined and lone surrogates replaced, so that it has UTF-8."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 __all__ = ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput"]

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from research_rl.agents.policy.guarded import CUT, Guard
+from research_rl.envs.system import scalar_text
 
 _PROBES = ("\U00010600", "\U00014400", "\U00016800", "qzxjvkwq" * 20)
 """Signs of rare scripts and a word of no language: whoever can write these goes down to bytes."""
@@ -66,17 +67,21 @@ class UnknownWords:
         words = list(dict.fromkeys(text.split()))
         if len(self._known) > _REMEMBERED:
             self._known.clear()
-        for word in words:
-            if word not in self._known:
-                self._known[word] = self._is_known(word)
+        fresh = [word for word in words if word not in self._known]
+        for word, ids in zip(fresh, self._ids(fresh), strict=True):
+            self._known[word] = self._are_known(ids)
         return [word for word in words if not self._known[word]]
+
+    @cached_property
+    def _unknown(self) -> int:
+        return int(self._tokenizer.unk_token_id)
 
     @cached_property
     def _can_fail(self) -> bool:
         """Whether there are such words at all."""
         if self._tokenizer.unk_token_id is None:
             return False
-        written = {tuple(self._ids(probe)) for probe in _PROBES}
+        written = {tuple(ids) for ids in self._ids(_PROBES)}
         # a tokenizer that leaves signs out writes the probes alike, and has shown nothing
         told_apart = len(written) == len(_PROBES)
         return not told_apart or any(self._tokenizer.unk_token_id in ids for ids in written)
@@ -87,26 +92,33 @@ class UnknownWords:
         unknown = self._tokenizer.unk_token_id
         vocabulary = self._tokenizer.get_vocab()
         pieces = [piece for piece in vocabulary if piece.isalnum() and vocabulary[piece] != unknown]
-        for piece in sorted(pieces, key=len)[:_PIECES]:
-            ids = self._ids(piece)
+        tried = sorted(pieces, key=len)[:_PIECES]
+        for piece, ids in zip(tried, self._ids(tried), strict=True):
             if ids and ids[-1] == vocabulary[piece]:
                 return ids[:-1] == [unknown]
         return False
 
-    def _is_known(self, word: str) -> bool:
-        ids = self._ids(word)
-        if self._tokenizer.unk_token_id not in ids:
+    def _are_known(self, ids: list[int]) -> bool:
+        if self._unknown not in ids:
             return True
         own = ids[1:] if self._leads and len(ids) > 1 else ids
-        return self._tokenizer.unk_token_id not in own
+        return self._unknown not in own
 
-    def _ids(self, word: str) -> list[int]:
-        """Ids of a word as the policy writes it in a question: no part of it is a control token."""
-        ids: list[int] = []
-        clean = word.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        for part in self._guard.cut(clean).split(CUT):
-            encoded: Any = self._tokenizer(
-                part, add_special_tokens=False, split_special_tokens=True
-            )
-            ids += encoded["input_ids"]
-        return ids
+    def _ids(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of words as the policy writes them in a question: no part is a control token.
+
+        All at once, for a call of the tokenizer costs more than what it does to a word.
+        """
+        cut = [self._guard.cut(scalar_text(word)).split(CUT) for word in words]
+        parts = [part for row in cut for part in row]
+        if not parts:
+            return []
+        encoded: Any = self._tokenizer(
+            parts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        written = iter(encoded["input_ids"])
+        return [[number for _ in row for number in next(written)] for row in cut]

@@ -79,6 +79,15 @@ class JobQueue(ABC, Generic[_W]):
         """How many jobs wait."""
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Refuse a job that is not made yet, where too many wait.
+
+        Raises:
+            QueueFullError: they do.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
+
     def start(self) -> None:
         """Begin to answer, in a thread that ``close`` ends; it cannot be begun twice."""
         self._thread.start()
@@ -89,7 +98,9 @@ class JobQueue(ABC, Generic[_W]):
             with self._arrived:  # those that nobody waits for take no place in the queue
                 self._waiting = deque(job for job in self._waiting if job.done is not done)
             return
-        if not done.done():
+        with self._arrived:  # so that its row is not another job's by then
+            if done.done():
+                return
             self._given_up.add(done)
             for row, job in enumerate(self._running):
                 if job.done is done:
@@ -124,23 +135,23 @@ class JobQueue(ABC, Generic[_W]):
         with self._arrived:
             if self._closing:
                 raise ValueError("the server must be running, but it is stopping")
-            if len(self._waiting) >= self._max_waiting:
-                raise QueueFullError(f"{len(self._waiting)} requests wait, more may not")
+            self.check_room()
             self._waiting.append(job)
             self._arrived.notify_all()
 
     @contextmanager
     def _under_way(self, jobs: list[QueuedJob[_W]]) -> Iterator[None]:
         """Inside, these jobs run and can be given up."""
-        self._running = jobs
-        for row, job in enumerate(jobs):
-            if job.done in self._given_up:  # between its turn and here
-                self._give_up(row)
+        with self._arrived:
+            self._running = jobs
+            for row, job in enumerate(jobs):
+                if job.done in self._given_up:  # between its turn and here
+                    self._give_up(row)
         try:
             yield
         finally:
-            self._running = []
-            self._given_up.difference_update(job.done for job in jobs)
+            with self._arrived:
+                self._running = []
 
     def _work(self) -> None:
         while jobs := self._next():
@@ -150,9 +161,11 @@ class JobQueue(ABC, Generic[_W]):
             except Exception as error:
                 for job in jobs:
                     job.done.set_exception(error)
-                continue
-            for job, result in zip(jobs, results, strict=True):
-                job.done.set_result(result)
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    job.done.set_result(result)
+            with self._arrived:  # from here on none of them can be given up
+                self._given_up.difference_update(job.done for job in jobs)
 
     def _next(self) -> list[QueuedJob[_W]]:
         """The first job and those that can be done with it; none when all is over."""

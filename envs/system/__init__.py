@@ -32,7 +32,7 @@ from research_rl.envs.system.files import (
     sha256_of,
     write_whole,
 )
-from research_rl.envs.system.letters import UNSPACED, folded, marks
+from research_rl.envs.system.letters import UNSPACED, folded, marks, scalar_text
 from research_rl.envs.system.locks import LOADING, LOCK, alone_in, is_held
 from research_rl.envs.system.progress import progress_bar
 from research_rl.envs.system.trust import TRUST, TrustError, code_of, grant, not_plain, trusted
@@ -72,6 +72,7 @@ __all__ = [
     "put_back_former",
     "remove_former",
     "replace_folder",
+    "scalar_text",
     "sha256_of",
     "told_if_full",
     "trusted",

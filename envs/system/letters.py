@@ -51,3 +51,14 @@ def marks() -> str:
             else:
                 found.append([code, code])
     return "".join(f"{re.escape(chr(a))}-{re.escape(chr(b))}" for a, b in found)
+
+
+def scalar_text(text: str) -> str:
+    r"""Return a text that UTF-8 can write: surrogate pairs are joined, lone ones become U+FFFD.
+
+    >>> scalar_text("a \ud83d\ude00 \ud800") == "a \U0001f600 \ufffd"
+    True
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,7 +1,8 @@
 """Connections of a server that end by themselves: a client that stalls cannot hold one for ever.
 
 uvicorn ends a connection that is idle after an answer. It waits without end for one that was
-opened and says nothing, that stops in the middle of its headers, or that does not read its answer.
+opened and says nothing, that stops in the middle of its headers, or that does not read its answer,
+also where it has ended the connection but for that answer.
 This module imports uvicorn, so it is imported where a server starts.
 """
 
@@ -34,23 +35,27 @@ class BoundedProtocol(H11Protocol):
         begun = self.cycle is not None and not self.cycle.response_complete
         if begun:
             self._stop_head()
+            if not self.flow.write_paused:  # who asks on has read the answer before
+                self._stop_stalled()
         elif self._head is None:
             self._head = self.loop.call_later(HEAD_SECONDS, self._end)
 
     def on_response_complete(self) -> None:
-        """Let uvicorn's own wait for the next request begin."""
+        """Let uvicorn's own wait for the next request begin, and one for the rest of the answer."""
         self._stop_head()
+        self._await_reader()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         """Begin to wait for a client that takes its answer slowly."""
         super().pause_writing()
-        if self._stalled is None:
-            self._stalled = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self._await_reader()
 
     def resume_writing(self) -> None:
         """Go on: the client took some."""
         self._stop_stalled()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._await_reader()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,6 +63,15 @@ class BoundedProtocol(H11Protocol):
         self._stop_head()
         self._stop_stalled()
         super().connection_lost(exc)
+
+    def _await_reader(self) -> None:
+        if self._stalled is None and self.transport.get_write_buffer_size():
+            self._stalled = self.loop.call_later(READ_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        self._stalled = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def _end(self) -> None:
         self._head = None

@@ -88,6 +88,7 @@ def make_server(app: FastAPI, log_level: str, grace: int, keep_alive: int = 5) -
     settings = uvicorn.Config(
         app,
         http=BoundedProtocol,
+        ws="none",  # its handshake would pass by the gate
         log_level=log_level,
         access_log=False,
         timeout_graceful_shutdown=grace,
@@ -141,24 +142,52 @@ def check_json_type(request: Request) -> None:
 class BodyBudget:
     """Bytes of bodies that a server holds at once, of all its clients together.
 
+    What is free of each body keeps a question answered beside large bodies that never end.
+
     Args:
-        most: further bodies are refused with 429.
+        most: what goes beyond it is refused with 429.
+        free: bytes of each body that are not counted.
     """
 
-    def __init__(self, most: int = 64 * 2**20) -> None:
-        self.most, self.held = most, 0
+    def __init__(self, most: int = 64 * 2**20, free: int = 2**16) -> None:
+        self.most, self.free, self.held = most, free, 0
+
+    def taking(self) -> BodyTaken:
+        """Begin to take a body; what it holds is given back with its ``end``."""
+        return BodyTaken(self)
+
+
+class BodyTaken:
+    """What has arrived of one body.
+
+    Args:
+        budget: of all bodies.
+    """
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.size = self._counted = 0
 
     def add(self, size: int) -> None:
         """Count bytes that have arrived.
 
         Raises:
-            Refused: they are too many.
+            Refused: all bodies together are too large.
         """
-        self.held += size
-        if self.held > self.most:
+        budget = self._budget
+        self.size += size
+        counted = max(0, self.size - budget.free)
+        budget.held += counted - self._counted
+        self._counted = counted
+        if counted and budget.held > budget.most:
             raise Refused(
-                f"bodies of all clients may have {self.most} bytes at once; ask again later", 429
+                f"bodies of all clients may have {budget.most} bytes at once; ask again later", 429
             )
+
+    def end(self) -> None:
+        """Give back what it holds."""
+        self._budget.held -= self._counted
+        self._counted = 0
 
 
 async def json_body(
@@ -183,22 +212,21 @@ async def json_body(
     """
     from starlette.requests import ClientDisconnect
 
-    bodies = BodyBudget(2**62) if budget is None else budget
+    taken = (BodyBudget(2**62) if budget is None else budget).taking()
     most = MAX_VALUES if max_values is None else max_values
-    taken = values = 0
+    values = 0
     too_large = Refused(f"a body must have at most {max_bytes} bytes", 413)
     length = request.headers.get("content-length", "")
     if max_bytes is not None and length.isdigit() and int(length) > max_bytes:
         raise too_large
 
     async def read() -> bytes:
-        nonlocal taken, values
+        nonlocal values
         parts = bytearray()
         async for part in request.stream():
-            if max_bytes is not None and taken + len(part) > max_bytes:
+            if max_bytes is not None and taken.size + len(part) > max_bytes:
                 raise too_large
-            taken += len(part)
-            bodies.add(len(part))
+            taken.add(len(part))
             values += part.count(b",") + part.count(b"[") + part.count(b"{")
             if values > most:
                 raise Refused(f"a body must hold at most {most} values, got more", 413)
@@ -210,7 +238,7 @@ async def json_body(
     except ClientDisconnect as error:
         raise Refused("the client hung up", 499) from error
     finally:
-        bodies.held -= taken
+        taken.end()
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

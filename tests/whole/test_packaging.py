@@ -69,6 +69,42 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: ZipFile) -> None:
     assert held - wanted == set()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "agent/templates/ask.html",
+        "agent/templates/ask.css",
+        "agent/templates/ask.js",
+        "overview/templates/run.html",
+        "overview/templates/compare.html",
+        "usage/options.json",
+    ],
+)
+def test_what_is_read_as_a_file_is_in_the_wheel(told: str, wheel: ZipFile) -> None:
+    assert wheel.read(f"research_rl/trainers/{told}").strip()
+
+
+def test_the_page_and_the_table_of_options_open_from_the_wheel(
+    wheel: ZipFile, tmp_path: Path
+) -> None:
+    wheel.extractall(tmp_path)
+    opens = (
+        "from research_rl.trainers.agent import page; "
+        "from research_rl.trainers.usage import table; "
+        "assert page.agent_page(wants_key=True); assert table.TABLE.read_bytes(); "
+        "print(page.__file__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", opens],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()).is_relative_to(tmp_path)
+
+
 def test_the_index_page_has_links_that_work_there(metadata: Message) -> None:
     page = metadata.get_payload()
     assert isinstance(page, str)

@@ -21,6 +21,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
+from research_rl.envs.system import scalar_text
 from research_rl.envs.web import (
     BodyBudget,
     Count,
@@ -202,7 +203,8 @@ class _Routes:
                 yield _line(event)
             told = answer_told(telling.result(), telling.notes)
         except Refused as error:
-            yield _line({"event": "error", "message": str(error), "status": error.status})
+            message = scalar_text(str(error))
+            yield _line({"event": "error", "message": message, "status": error.status})
             return
         self._answered += 1
         yield _line({"event": "answer", **told})
@@ -233,7 +235,8 @@ def _sse(chunk: Event) -> bytes:
 
 def _error(error: Refused) -> dict[str, Any]:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return {"error": {"message": str(error), "type": kind, "code": error.status, "param": None}}
+    message = scalar_text(str(error))
+    return {"error": {"message": message, "type": kind, "code": error.status, "param": None}}
 
 
 def _refused(error: Refused) -> Response:

@@ -122,12 +122,13 @@ class ChatReplies:
 
     def whole(self, prediction: Prediction) -> dict[str, Any]:
         """Return the whole reply."""
-        message = {"role": "assistant", "content": prediction.text, "refusal": None}
+        told = self._research(prediction)
+        message = {"role": "assistant", "content": told["answer"], "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None}
         return self._whole | {
             "choices": [choice | {"finish_reason": _finish(prediction)}],
             "usage": usage_of(prediction),
-            "research": self._research(prediction),
+            "research": told,
         }
 
     def begin(self) -> dict[str, Any]:
@@ -140,9 +141,10 @@ class ChatReplies:
 
     def end(self, prediction: Prediction) -> list[dict[str, Any]]:
         """Return the last chunks of a stream: the answer, its end, and a count of tokens."""
-        chunks = [self._chunk({"content": prediction.text})]
+        told = self._research(prediction)
+        chunks = [self._chunk({"content": told["answer"]})]
         last = self._chunk({}, _finish(prediction))
-        chunks.append(last | {"research": self._research(prediction)})
+        chunks.append(last | {"research": told})
         if self._request.usage:
             chunks.append(self._part | {"choices": [], "usage": usage_of(prediction)})
         return chunks

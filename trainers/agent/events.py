@@ -1,6 +1,7 @@
 """What is told of an episode, ready for JSON: its parts as they come, and the answer at the end.
 
-The events of ``research ask --web`` and of the chat endpoint, in the order of an episode::
+The events of ``research ask --web`` and of the chat endpoint, in the order of an episode. All text
+is text that UTF-8 can write, whatever a model or an index holds::
 
     {"event": "note", "text": "The model reads <unk> in place of ..."}  # mostly none
     {"event": "part", "turn": 0, "part": 0, "kind": "think", "text": "I need the"}
@@ -20,6 +21,7 @@ from typing import Any
 from research_rl.agents import Prediction
 from research_rl.envs import Passage
 from research_rl.envs.protocols import RESEARCH, Part, Protocol
+from research_rl.envs.system import scalar_text
 from research_rl.trainers.agent.asker import Stretch
 from research_rl.trainers.audit import UNTELLING, stands_in, tokens_of
 from research_rl.trainers.viewer import turn_parts
@@ -60,10 +62,10 @@ class EpisodeEvents:
             return
         self._tell(self._text)
         searches = [
-            {"query": query, "passages": [passage_told(p) for p in passages]}
+            {"query": scalar_text(query), "passages": [passage_told(p) for p in passages]}
             for query, passages in stretch.found
         ]
-        text = self._protocol.content(stretch.text)
+        text = scalar_text(self._protocol.content(stretch.text))
         self._send({"event": "result", "turn": self._turn, "searches": searches, "text": text})
 
     def end(self) -> None:
@@ -72,7 +74,7 @@ class EpisodeEvents:
 
     def _tell(self, turn: str) -> None:
         """Tell what is new in the parts of a turn."""
-        parts = turn_parts(turn, self._protocol)
+        parts = turn_parts(scalar_text(turn), self._protocol)
         for number, part in enumerate(parts):
             before = self._told[number] if number < len(self._told) else None
             if before is not None and before[:2] == part[:2]:
@@ -101,10 +103,13 @@ def answer_told(prediction: Prediction, notes: Sequence[str] = ()) -> dict[str, 
             passages[passage.id] = passage_told(passage) | {"holds_answer": holds}
     found = zip(prediction.queries, prediction.passages, strict=False)
     return {
-        "answer": prediction.text,
+        "answer": scalar_text(prediction.text),
         "no_answer": None if prediction.text else why_none(prediction),
         "finish_reason": prediction.finish_reason,
-        "searches": [{"query": q, "passages": [p.id for p in shown]} for q, shown in found],
+        "searches": [
+            {"query": scalar_text(q), "passages": [scalar_text(p.id) for p in shown]}
+            for q, shown in found
+        ],
         "passages": list(passages.values()),
         "notes": list(notes),
         "usage": usage_of(prediction),
@@ -115,7 +120,7 @@ def answer_told(prediction: Prediction, notes: Sequence[str] = ()) -> dict[str, 
 def why_none(prediction: Prediction) -> str:
     """Return why there is no answer."""
     why = _NO_ANSWER.get(prediction.finish_reason, "the answer is empty")
-    return f"{why}: {prediction.error}" if prediction.error else why
+    return scalar_text(f"{why}: {prediction.error}") if prediction.error else why
 
 
 def usage_of(prediction: Prediction) -> dict[str, int]:
@@ -139,10 +144,10 @@ def passage_told(passage: Passage) -> dict[str, Any]:
     """Return a passage as it is shown: its id, title, text and score, and its source if known."""
     title, _, text = passage.contents.partition("\n")
     told: dict[str, Any] = {
-        "id": passage.id,
-        "title": title.strip().strip('"'),
-        "text": text.strip(),
+        "id": scalar_text(passage.id),
+        "title": scalar_text(title.strip().strip('"')),
+        "text": scalar_text(text.strip()),
     }
     score = float(passage.score)
     told["score"] = score if math.isfinite(score) else None
-    return told | ({"source": passage.source} if passage.source else {})
+    return told | ({"source": scalar_text(passage.source)} if passage.source else {})

@@ -39,7 +39,10 @@ class Telling:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()  # None is the end
         episode = EpisodeEvents(self._put, queue.asker.protocol)
         try:
+            queue.check_room()  # before the question is looked at, which takes longer
             queue.asker.check(inquiry.question, inquiry.params)
+        except QueueFullError as error:
+            raise Refused(f"{error}; ask again later", 429) from error
         except ValueError as error:
             raise Refused(f"{field} {error}") from error
         self.notes = queue.asker.notes(inquiry.question)

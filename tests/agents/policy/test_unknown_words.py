@@ -151,3 +151,23 @@ def test_words_in_a_message() -> None:
     assert quoted_words(["a", "b", "c"]) == '"a", "b" and "c"'
     assert quoted_words(list("abcdefg")) == '"a", "b", "c", "d", "e" and 2 more'
     assert quoted_words(["x" * 9000, "b", "c"], 1) == f'"{"x" * 40}..." and 2 more'
+
+
+def test_many_words_are_looked_at_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A served agent does so for a question of anybody, and meanwhile answers no one else."""
+    tokenizer = words("a", "b")
+    found = UnknownWords(tokenizer)
+    assert found.of("a c") == ["c"]
+    calls = []
+    plain = type(tokenizer).__call__
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", counted)
+    many = [chr(0x4E00 + number) for number in range(4096)]
+    assert found.of(" ".join(["a", *many])) == many
+    assert len(calls) == 1
+    assert found.of(" ".join(many)) == many
+    assert len(calls) == 1

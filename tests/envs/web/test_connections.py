@@ -8,13 +8,14 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 pytest.importorskip("fastapi")
 
+import uvicorn
 from doubles.fake_retrieval import post
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -42,6 +43,7 @@ class Stalls:
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self.begun = threading.Event()
+        self.server: uvicorn.Server
 
     async def wait(self, request: Request) -> Response:
         try:
@@ -61,9 +63,12 @@ class Stalls:
     async def large(self) -> Response:
         return Response(b"x" * 2**26)
 
+    async def middling(self) -> Response:
+        return Response(b"x" * 50_000)  # more than the system's buffers, less than asyncio's mark
+
     async def echo(self, request: Request) -> Response:
         try:
-            return JSONResponse(await json_body(request, budget=BodyBudget(1000)))
+            return JSONResponse(await json_body(request, budget=BodyBudget(1000, free=100)))
         except Refused as error:
             return refusal(error, {"why": str(error)})
 
@@ -84,9 +89,12 @@ def port(stalls: Stalls, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     app = make_app("stalls", lifespan)
     app.add_api_route("/wait", stalls.wait, methods=["POST"])
     app.add_api_route("/large", stalls.large, methods=["GET"])
+    app.add_api_route("/middling", stalls.middling, methods=["GET"])
     app.add_api_route("/echo", stalls.echo, methods=["POST"])
-    server = make_server(app, "warning", grace=1)
-    with ServerThread(server, listen("127.0.0.1", 0)) as running:
+    stalls.server = make_server(app, "warning", grace=1)
+    bound = listen("127.0.0.1", 0)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of its connections too
+    with ServerThread(stalls.server, bound) as running:
         yield running.port
 
 
@@ -143,6 +151,46 @@ def taken_late(port: int, seconds: float) -> int:
     return min(taken, 2**26)  # without the head
 
 
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
+def test_the_rest_of_an_answer_that_is_not_read_holds_no_connection(
+    more: str, port: int, stalls: Stalls
+) -> None:
+    held = stalls.server.server_state.connections
+    with small_reader(port) as connection:
+        connection.sendall(f"GET /middling HTTP/1.1\r\nHost: a\r\n{more}\r\n".encode())
+        assert until(lambda: bool(held))
+        assert until(lambda: not held), "it is held as long as the client likes"
+
+
+def test_who_reads_and_asks_on_is_not_cut_off(port: int) -> None:
+    with small_reader(port) as connection:
+        connection.settimeout(10)
+        for _ in range(4):
+            connection.sendall(b"GET /middling HTTP/1.1\r\nHost: a\r\n\r\n")
+            taken = b""
+            while taken.count(b"x") < 50_000:
+                part = connection.recv(4096)
+                assert part, "it was cut off"
+                taken += part
+                time.sleep(SOON / 40)
+
+
+def small_reader(port: int) -> socket.socket:
+    """A connection whose system takes little unasked."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether it comes about."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_work_ends_when_its_client_hangs_up(port: int, stalls: Stalls) -> None:
     asking = http.client.HTTPConnection("127.0.0.1", port)
     asking.request("POST", "/wait", b"{}", {"Content-Type": "application/json"})
@@ -185,6 +233,29 @@ def test_many_values_and_many_bodies_are_refused(
     status, told = post(f"http://127.0.0.1:{port}/echo", "x" * 2000)
     assert status == 429
     assert "ask again later" in told["why"]
+
+
+def test_many_bodies_that_do_not_end_keep_out_no_small_one() -> None:
+    budget = BodyBudget(1000, free=100)
+    held = [budget.taking() for _ in range(2)]
+    for body in held:
+        body.add(90)
+        body.add(510)
+    with pytest.raises(Refused, match="1000 bytes") as refused:
+        held[0].add(1)
+    assert refused.value.status == 429
+    small = budget.taking()
+    small.add(100)
+    with pytest.raises(Refused):
+        small.add(1)
+    for body in (*held, small):
+        body.end()
+    assert budget.held == 0
+
+
+def test_no_server_speaks_websocket(stalls: Stalls, port: int) -> None:
+    """Its handshake would pass by the gate."""
+    assert stalls.server.config.ws_protocol_class is None
 
 
 def test_the_servers_key_is_not_the_clients(

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,51 +15,16 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from doubles.agent_server import CHAT, ROUTES, Stalled, answers, asking, queue_of, said, until
 from doubles.agent_world import ask_page
 from doubles.fake_retrieval import post
-from doubles.served_model import Scripted
-from doubles.taught import environment
 from doubles.toy_retriever import Ranked
 
-from research_rl.agents import Generation, SamplingParams, ServedReSearchAgent
+from research_rl.agents import Generation
 from research_rl.envs.protocols import RESEARCH
-from research_rl.trainers.agent import AgentSettings, Asker, BackgroundAgentServer, QuestionQueue
+from research_rl.trainers.agent import AgentSettings, BackgroundAgentServer
 from research_rl.trainers.agent.app import MAX_CHAT_BYTES
 from research_rl.trainers.agent.asker import LONGEST_QUESTION
-
-CHAT = {"model": "research", "messages": [{"role": "user", "content": "Who?"}]}
-ROUTES = {"/ask": {"question": "Who?"}, "/v1/chat/completions": CHAT}
-"""Where questions are asked, and how."""
-Say = Callable[[Any], str | Generation]
-
-
-def said(told: Any) -> str:
-    return str(told["error"]["message"])
-
-
-def answers(shown: Any) -> str:
-    return RESEARCH.answer("Rome", "I know .")
-
-
-def queue_of(say: Say = answers, max_waiting: int = 64, retriever: Any = None) -> QuestionQueue:
-    """A queue in front of a model that says what a function returns."""
-    env = environment(retriever or Ranked())
-    agent = ServedReSearchAgent(Scripted(say), env, SamplingParams(200, temperature=0.0))
-    return QuestionQueue(Asker(agent), max_waiting)
-
-
-class Stalled:
-    """A model that waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.begun, self.go_on = threading.Event(), threading.Event()
-        self.asked = 0
-
-    def __call__(self, shown: Any) -> str:
-        self.asked += 1
-        self.begun.set()
-        assert self.go_on.wait(60)
-        return RESEARCH.search("boss") if "<result>" not in str(shown) else answers(shown)
 
 
 @pytest.fixture
@@ -73,21 +38,6 @@ def stalled() -> Iterator[Stalled]:
     model = Stalled()
     yield model
     model.go_on.set()
-
-
-def asking(server: BackgroundAgentServer, route: str, **more: Any) -> http.client.HTTPConnection:
-    """A client that has asked and waits."""
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    body = json.dumps(ROUTES[route] | more)
-    client.request("POST", route, body, {"Content-Type": "application/json"})
-    return client
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("route", [*ROUTES, "/mcp"])
