@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from doubles.places import ROOT, TESTS
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # what tests start as processes of their own imports doubles too
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.getenv("PYTHONPATH"))))
+
+# how long an example takes says how busy the machine is
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

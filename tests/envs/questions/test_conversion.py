@@ -149,7 +149,9 @@ def test_an_empty_file_and_a_bad_table_are_refused(tmp_path: Path) -> None:
 TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=2)), min_size=1, max_size=4))
 def test_any_text_comes_back(tmp_path: Path, pairs: Sequence[tuple[str, list[str]]]) -> None:
     rows = [

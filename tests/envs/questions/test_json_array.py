@@ -21,7 +21,9 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.lists(JSON, max_size=6), st.integers(2, 40), st.sampled_from([None, 1]), st.booleans())
 def test_arrays_are_read_through_any_window(
     tmp_path: Path,
@@ -39,7 +41,9 @@ def test_arrays_are_read_through_any_window(
     assert [row for _, row in open_rows(path)[1]] == rows
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.text(alphabet='[]{}",:1a\n ', max_size=20), st.integers(2, 30))
 def test_a_broken_array_is_a_question_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: str, block: int

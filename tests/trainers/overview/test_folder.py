@@ -91,7 +91,9 @@ def test_options_have_dotted_names() -> None:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rows=st.lists(st.dictionaries(NAMES | st.text(max_size=4), JSON) | JSON, max_size=5))
 def test_any_rows_make_a_page(rows: list[Any], tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ NAMES = [o.name for o in options_of("fit").values() if o.kind == "value" and o.t
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=st.sampled_from(NAMES), value=VALUES)
 def test_nothing_is_refused_that_the_real_parser_takes(
