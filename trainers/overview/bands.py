@@ -1,19 +1,26 @@
 """The health of a run in words: each sign with its value now, early in the run, and its limits.
 
-The limits are the rules of the CollapseGuard, so a page warns of what a guard would warn of.
+The limits are the rules of the CollapseGuard, and what is held against them is the number that is
+shown: the median of three values. It crosses a limit whenever two in a row do, so a page warns of
+what a guard would warn of.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from statistics import median
 from typing import Literal, NamedTuple
 
 from research_rl.trainers.health import RULES, Rule
 from research_rl.trainers.overview.folder import RunFolder
 
-State = Literal["well", "was ill", "ill"]
-_EARLY, _LATE, _PATIENCE = 5, 3, 2
+State = Literal["well", "was ill", "ill", "too few"]
+EARLY, LATE = 5, 3
+"""How many values the median of a run's start takes, and that of now."""
+_FEWEST = 2
+"""A single value is no sign yet."""
 _NEVER = "no reward was ever paid"
 _MEANING = {
     "train/reward": ("reward", "What a rollout is paid on average. It should rise."),
@@ -86,10 +93,10 @@ class Band(NamedTuple):
     Args:
         name: in words.
         meaning: how it is to be read.
-        now: median of its latest values.
-        early: median of its first values.
+        now: median of its latest values; the state goes by it.
+        early: median of its first values; None where there are too few for it to differ from now.
         limits: from where it counts as ill, in words.
-        state: of it.
+        state: of it; "too few" where there is a single value.
         since: the step from which a rule has been broken; None where none is.
         broken: the rules that were broken, in words.
     """
@@ -97,7 +104,7 @@ class Band(NamedTuple):
     name: str
     meaning: str
     now: float
-    early: float
+    early: float | None
     limits: str
     state: State
     since: int | None
@@ -110,7 +117,7 @@ def bands_of(run: RunFolder, rules: Sequence[Rule] = RULES) -> list[Band]:
     for rule in rules:
         by_metric.setdefault(rule.metric, []).append(rule)
     found = [_band(run, metric, its) for metric, its in by_metric.items() if run.metric(metric)]
-    order = ("ill", "was ill", "well")
+    order = ("ill", "was ill", "well", "too few")
     return sorted(found, key=lambda band: order.index(band.state))
 
 
@@ -118,43 +125,42 @@ def _band(run: RunFolder, metric: str, rules: Sequence[Rule]) -> Band:
     points = run.metric(metric)
     name, meaning = _MEANING.get(metric, (metric, ""))
     values = [value for _, value in points]
-    streak, worst, since, broken = 0, 0, None, dict[str, None]()
-    for step, value in points:
-        told = [r.name for r in rules if r.broken(_now(run, step, metric, value), _early(run, r))]
-        streak = streak + 1 if told else 0
-        worst = max(worst, streak)
+    rewards = run.metric("train/reward")
+    early = [_early(run, rule) for rule in rules]
+    since, broken = None, dict[str, None]()
+    for place, (step, _) in enumerate(points[_FEWEST - 1 :], _FEWEST):
+        now = {metric: median(values[max(0, place - LATE) : place])}
+        last = bisect_right(rewards, step, key=itemgetter(0))
+        if paid := rewards[max(0, last - LATE) : last]:
+            now.setdefault("train/reward", median([value for _, value in paid]))
+        told = [r.name for r, e in zip(rules, early, strict=True) if r.broken(now, e)]
         since = (step if since is None else since) if told else None
-        if streak >= _PATIENCE:
-            broken |= dict.fromkeys(told)
-    state: State = "ill" if streak >= _PATIENCE else "was ill" if worst >= _PATIENCE else "well"
+        broken |= dict.fromkeys(told)
+    state: State = "too few" if len(values) < _FEWEST else "was ill" if broken else "well"
+    if since is not None:
+        state = "ill"
     if metric == "train/reward" and not any(values):
         state, since, broken = "ill", points[0][0], {_NEVER: None}
     return Band(
         name,
         meaning,
-        median(values[-_LATE:]),
-        median(values[:_EARLY]),
+        median(values[-LATE:]),
+        median(values[:EARLY]) if len(values) > LATE else None,
         _limits(rules, values),
         state,
-        since if state == "ill" else None,
+        since,
         list(broken),
     )
 
 
 def _early(run: RunFolder, rule: Rule) -> dict[str, float]:
     names = [name for name in (rule.metric, rule.unless_below) if name and run.metric(name)]
-    return {name: median([v for _, v in run.metric(name)[:_EARLY]]) for name in names}
-
-
-def _now(run: RunFolder, step: int, metric: str, value: float) -> dict[str, float]:
-    reward = dict(run.metric("train/reward")).get(step)
-    more = {} if reward is None else {"train/reward": reward}
-    return more | {metric: value}
+    return {name: median([v for _, v in run.metric(name)[:EARLY]]) for name in names}
 
 
 def _limits(rules: Sequence[Rule], values: Sequence[float]) -> str:
     """From where the sign is ill: of several limits on a side the one that is met first."""
-    early = median(values[:_EARLY])
+    early = median(values[:EARLY])
     nearest: dict[str, float] = {}
     for rule in rules:
         limit = early * rule.factor + rule.plus if rule.limit is None else rule.limit

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from research_rl.envs.system import is_held
-from research_rl.trainers.overview.bands import Band
+from research_rl.trainers.overview.bands import LATE, Band
 from research_rl.trainers.overview.folder import RunFolder, number, texts
 
 StateName = Literal["running", "finished", "stopped", "not begun"]
@@ -33,8 +33,11 @@ class RunState(NamedTuple):
         if self.name == "not begun":
             return "not begun"
         of = f" of {self.total:,}" if self.total is not None and self.total >= self.done else ""
-        one = self.done == 1 and not of
-        return f"{self.name}, {self.done:,}{of} iteration{'' if one else 's'}"
+        return (
+            f"{self.name}, {self.done:,}{of} iterations"
+            if of
+            else f"{self.name}, {_counted(self.done)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,25 @@ def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
     if rewards and not any(rewards):
         said = "No rollout was ever paid: there is nothing that the policy could learn from."
         return RunVerdict("ill", said, reasons, guard)
+    few = ""
+    if run.iterations <= LATE:
+        few = f" {_counted(run.iterations)}: too few to compare now with the start of the run."
     if lasting:
         said = "The last iteration gave little or nothing to learn from."
-        return RunVerdict("ill", said, reasons, guard)
+        return RunVerdict("ill", said + few, reasons, guard)
     if ill:
         said = f"Ill now: {', '.join(band.name for band in ill)}."
-        return RunVerdict("ill", said, reasons, guard)
+        return RunVerdict("ill", said + few, reasons, guard)
     if recent or was:
         earlier = [band.name for band in was] + [r.name.replace("_", " ") for r in recent]
         said = f"Well now; earlier there were signs of trouble: {', '.join(earlier)}."
-        return RunVerdict("watch", said, reasons, guard)
+        return RunVerdict("watch", said + few, reasons, guard)
     said = "No sign of trouble: no verdict of the signal check, and no limit of health is crossed."
-    return RunVerdict("well", said, reasons, guard)
+    return RunVerdict("well", said + few, reasons, guard)
+
+
+def _counted(iterations: int) -> str:
+    return f"{iterations:,} iteration{'' if iterations == 1 else 's'}"
 
 
 def _reasons(run: RunFolder) -> list[Reason]:

@@ -97,6 +97,7 @@ def run_page(run: RunFolder, full: FullConfig | None = None, over: bool = False)
         if bands
         else None,
         bands=[(band, _value(band.now), _value(band.early)) for band in bands],
+        few=bool(bands) and all(band.early is None for band in bands),
         steps=steps,
         followed=followed,
         compared=compared,

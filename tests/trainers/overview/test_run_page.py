@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from doubles.pages import Tags, text_of
 from doubles.run_folders import dead, healthy, strange, write_config, write_metrics
+from hypothesis import given
+from hypothesis import strategies as st
 
 from research_rl.envs.system import alone_in
+from research_rl.trainers.health import Rule
 from research_rl.trainers.overview.bands import bands_of
 from research_rl.trainers.overview.facts import (
     costs_of,
@@ -84,6 +87,29 @@ def test_an_illness_that_passed_is_told(tmp_path: Path) -> None:
     run = RunFolder.read(tmp_path)
     verdict = verdict_of_run(run, bands_of(run))
     assert (verdict.grade, verdict.said) == ("ill", "Ill now: right form.")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_a_sign_is_judged_by_the_number_that_is_shown(values: list[float]) -> None:
+    run = RunFolder(Path("run"))
+    run.curves["health/all_wrong"] = (list(range(len(values))), values)
+    rule = Rule("hopeless", "health/all_wrong", "above", limit=0.9)
+    (band,) = bands_of(run, [rule])
+    assert (band.state == "ill") == (band.now > 0.9 and len(values) > 1)
+    assert (band.early is None) == (len(values) < 4)
+    if len(values) > 1 and min(values[-2:]) > 0.9:
+        assert band.state == "ill", "a guard would warn"
+
+
+def test_words_badge_and_number_agree_after_three_iterations(tmp_path: Path) -> None:
+    wrong = [1.0, 1.0, 0.9375]
+    rows = [{"step": s, "train/reward": 0.1, "health/all_wrong": w} for s, w in enumerate(wrong)]
+    write_metrics(tmp_path, rows)
+    said = text_of(page_of(tmp_path))
+    assert "Ill now: hopeless questions. 3 iterations: too few to compare" in said
+    assert "hopeless questions ill 1.00 – above 0.98" in said
+    assert "Too few iterations to compare" in said
+    assert "Well now" not in said
 
 
 def test_the_nearest_config_is_found(tmp_path: Path) -> None:
