@@ -100,6 +100,7 @@ def comparison_of(runs: Sequence[RunFolder], resamples: int = 10_000) -> RunComp
     notes = [
         f"{label}: {said}" for label, run in zip(labels, runs, strict=True) for said in run.problems
     ]
+    notes += _untrained(labels, latest)
     against = _corrected(
         [*_of_validation(labels, latest, resamples), *_of_rows(runs, labels, resamples)]
     )
@@ -138,12 +139,16 @@ def _facts(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
         add("state", str(state_of(run)))
         add("verdict", verdict.grade)
         add("best validation F1", "–" if best is None else f"{best[1]:.3f} at step {best[0]:,}")
-        add("latest validation F1", _fixed(run.last("val/f1")))
+        add("latest validation F1", _fixed(run.last("val/f1")) + _at(run.metric("val/f1")))
         add("latest reward in training", _fixed(run.last("train/reward")))
         add("searches a question, validation", _fixed(run.last("val/searches"), 2))
         add("tokens a rollout", _fixed(run.last("train/sampled_tokens"), 1))
         add("time of iterations", spent_time(spent) if spent else "–")
     return lines
+
+
+def _at(points: Sequence[tuple[int, float]]) -> str:
+    return f" at step {points[-1][0]:,}" if points else ""
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:
@@ -170,11 +175,31 @@ def _of_validation(
     for label, (at, rows) in zip(labels[1:], others, strict=True):
         if not first.keys() & rows.keys():
             continue
-        asked = f"latest validation (steps {step} and {at})"
+        asked = _asked(step, at)
         for measure in MEASURED:
             ours, theirs = _values(first, measure), _values(rows, measure)
             paired = paired_test(ours, theirs, resamples=resamples)
             yield Against(asked, measure, label, paired, paired.p_value)
+
+
+def _asked(*steps: int | None) -> str:
+    """What was asked, with the steps; what a policy answered before any training is named so."""
+    if not any(steps):
+        return "validation before any training step (step 0 of both)"
+    if all(steps):
+        return "latest validation (steps {} and {})".format(*steps)
+    said = (f"step {step}" if step else "step 0, before any training step" for step in steps)
+    return f"latest validation ({' and '.join(said)})"
+
+
+def _untrained(labels: Sequence[str], latest: Sequence[_Latest]) -> Iterator[str]:
+    """Say of whom the latest validation tells nothing of the training."""
+    if names := [label for label, (step, _) in zip(labels, latest, strict=True) if step == 0]:
+        yield (
+            f"Validated only at step 0, before any training step: {', '.join(names)}. Those "
+            "answers tell nothing of what the training did; validate later too "
+            "(trainer.val_check_interval), or evaluate the runs on the same questions."
+        )
 
 
 def _values(rows: Mapping[_Question, tuple[int, JsonRow]], measure: str) -> dict[str, float | None]:

@@ -49,6 +49,22 @@ def test_answers_are_paired_by_question(tmp_path: Path) -> None:
     assert em.p >= em.paired.p_value, "corrected for both lines"
 
 
+def test_answers_before_any_training_are_called_so(tmp_path: Path) -> None:
+    early = [healthy(tmp_path / name, steps=3) for name in ("a", "b")]
+    found = comparison_of(runs_of(*early), resamples=200)
+    page = text_of(comparison_page(found, runs_of(*early), tmp_path / "c.html"))
+    for said in (page, comparison_text(found)):
+        assert "validation before any training step (step 0 of both)" in said
+        assert "Validated only at step 0, before any training step: a, b." in said
+        assert "latest validation (" not in said
+    assert page.index("Validated only at step 0") < page.index("Is the difference real?")
+    later = healthy(tmp_path / "later")
+    found = comparison_of(runs_of(later, early[0]), resamples=200)
+    asked = "latest validation (step 5 and step 0, before any training step)"
+    assert {one.asked for one in found.against} == {asked}
+    assert any("before any training step: a." in note for note in found.notes)
+
+
 def test_equal_ids_of_other_questions_are_not_paired(tmp_path: Path) -> None:
     one, other = healthy(tmp_path / "a"), healthy(tmp_path / "b")
     write_rollouts(other, [rollout_row(5, n, True, question=f"Which {n} ?") for n in range(8)])
