@@ -156,6 +156,22 @@ def test_a_note_stands_before_the_answer(page: Browser) -> None:
     )
 
 
+def test_no_answer_is_said_once(browser: Browser) -> None:
+    with serve(lambda shown: "<think> hm . </think> what", *PASSAGES) as server:
+        browser.look(1280, dark=False)
+        browser.visit(server.url)
+        ask(browser, "Who leads Bakset?")
+        assert browser.text(".final .kind").lower() == "no answer"
+        assert browser.text(".final .said") == "The model ended without an answer."
+        assert browser.text("#status") == "No answer."
+        assert browser.text(".way > summary") == "The way there: no search, with the thoughts"
+    with serve(lambda shown: "what", *PASSAGES) as server:
+        browser.visit(server.url)
+        ask(browser, "Who leads Bakset?")
+        assert browser.text(".way > summary") == "The way there: no search"
+    assert browser.errors == []
+
+
 def test_keys_alone_are_enough(page: Browser) -> None:
     ask(page, "Who leads Bakset?")
     names = []

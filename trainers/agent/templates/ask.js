@@ -7,6 +7,8 @@ let asking = null; // what stops the question under way
 
 const words = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 function own(tag, className, text) {
   const node = make(tag, className, text);
   node.dir = "auto"; // each text has its own direction and cannot turn that of others
@@ -46,8 +48,6 @@ class Asked {
     this.way.hidden = true;
     this.turns = [];
     this.node = make("article", "", own("h2", "", question), this.way);
-    this.searches = 0;
-    this.thoughts = 0;
   }
 
   turn(number) {
@@ -113,9 +113,9 @@ class Asked {
 
   answer(event) {
     const none = event.answer === "";
-    const said = none ? `No answer: ${event.no_answer}.` : event.answer;
-    const final = make("div", none ? "final none" : "final", make("span", "kind", "answer"), own("p", "said", said));
-    this.end(`${words(event.searches.length, "search", "searches")}, ${words(event.passages.length, "passage")}, with the thoughts`);
+    const said = none ? `${sentence(event.no_answer)}.` : event.answer;
+    const final = make("div", none ? "final none" : "final", make("span", "kind", none ? "no answer" : "answer"), own("p", "said", said));
+    this.end(event);
     this.node.append(final);
     const used = event.passages.filter((passage) => passage.holds_answer);
     if (used.length) {
@@ -128,11 +128,14 @@ class Asked {
     }
     const cost = [`${count(event.usage.completion_tokens)} tokens written`, `${event.seconds.toFixed(1)} s`];
     this.node.append(make("p", "cost", cost.join(" \u00b7 ")));
-    say(none ? said : `Answered: ${event.answer}`);
+    say(none ? "No answer." : `Answered: ${event.answer}`); // why stands in its box
   }
 
-  end(summary) {
-    this.way.querySelector("summary").textContent = `The way there: ${summary}`;
+  end(event) {
+    const way = ["no search"];
+    if (event.searches.length) way.splice(0, 1, words(event.searches.length, "search", "searches"), words(event.passages.length, "passage"));
+    if (this.turns.some((turn) => turn.parts.some((part) => part.fold && part.text.textContent.trim()))) way.push("with the thoughts");
+    this.way.querySelector("summary").textContent = `The way there: ${way.join(", ")}`;
     this.way.open = false;
     for (const turn of this.turns) for (const part of turn.parts) if (part.fold) part.fold.open = false;
   }
