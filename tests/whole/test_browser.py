@@ -204,6 +204,21 @@ def test_the_same_question_at_two_steps(browser: Browser, tmp_path: Path) -> Non
     assert browser.errors == []
 
 
+def test_one_step_stands_alone_and_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "questions.html"
+    rows = [json.dumps(rollout_row(0, n, n > 1)) for n in range(3)]
+    path.write_text(questions_html(rows), encoding="utf-8")
+    browser.open(path)
+    browser.wait("document.documentElement.dataset.ready")
+    heads = "[...document.querySelectorAll('.side h3')].map(h => h.textContent)"
+    assert browser.value(heads) == ["step 0"]
+    assert "asked at one step only, step 0" in browser.text("main")
+    assert browser.value("byId('left').checkVisibility()") is False
+    browser.press("2")
+    assert browser.value("document.querySelectorAll('#questions li').length") == 3
+    assert browser.errors == []
+
+
 SIZES = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
 
 

@@ -75,8 +75,10 @@
       return;
     }
     const facts = [`question ${question.id}`, ...(question.hops ? [`${question.hops}-hop`] : [])];
-    const pair = make("div", "pair", ...[state.left, state.right].map((place) => side(question, place)));
-    view.replaceChildren(make("div", "sheet two", placeLine(shown, question, facts, move), make("h2", "", question.question), goldLine(question.answers), pair));
+    const places = last > 0 ? [state.left, state.right] : [state.left];
+    const pair = make("div", last > 0 ? "pair" : "", ...places.map((place) => side(question, place)));
+    if (last === 0) pair.prepend(make("p", "soft", `These questions were asked at one step only, step ${data.steps[0]}: there is nothing yet to compare it with.`));
+    view.replaceChildren(make("div", last > 0 ? "sheet two" : "sheet", placeLine(shown, question, facts, move), make("h2", "", question.question), goldLine(question.answers), pair));
     view.scrollTop = 0;
   }
 
@@ -86,6 +88,10 @@
     refilter();
   }
 
+  if (last === 0) {
+    document.querySelector(".selects").hidden = true;
+    byId("filters").hidden = true; // nothing can be learned or lost
+  }
   const names = data.steps.map((step) => `step ${step}`);
   fill(byId("left"), names, null, state.left, (value) => choose("left", value));
   fill(byId("right"), names, null, state.right, (value) => choose("right", value));
@@ -108,7 +114,7 @@
       render();
     },
     "/": () => byId("words").focus(),
-    ...Object.fromEntries(FILTERS.map(([name], i) => [i + 1, () => setFilter(name)])),
+    ...Object.fromEntries(FILTERS.map(([name], i) => [i + 1, () => last > 0 && setFilter(name)])),
   });
   state.selected = data.questions[Number(location.hash.slice(1)) - 1] || null;
   refilter();
