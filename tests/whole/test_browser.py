@@ -254,6 +254,34 @@ def test_nothing_is_cut_on_a_wide_screen_or_a_phone(browser: Browser, tmp_path: 
         browser.call("Emulation.setEmulatedMedia", features=[])
 
 
+def test_what_scrolls_shows_that_it_does(browser: Browser, tmp_path: Path) -> None:
+    """On a phone a table that is wider than it has a bar and a shadow; its rows stay low."""
+    runs = [healthy(tmp_path / name, steps=3) for name in ("first-run", "second-run")]
+    read = [RunFolder.read(run) for run in runs]
+    page = tmp_path / "comparison.html"
+    page.write_text(comparison_page(comparison_of(read, 200), read, page), "utf-8")
+    try:
+        browser.look(400, dark=False)
+        browser.open(page)
+        paired = "document.querySelector('[aria-label=\"Paired tests\"]')"
+        assert browser.value(f"{paired}.scrollWidth > {paired}.clientWidth")
+        assert "gradient" in browser.value(f"getComputedStyle({paired}).backgroundImage")
+        bar = f"getComputedStyle({paired}, '::-webkit-scrollbar').height"
+        assert browser.value(bar) == "8px"
+        rows = f"[...{paired}.querySelectorAll('tbody tr')].map(r => r.offsetHeight)"
+        assert max(browser.value(rows)) < 60, "two lines at most"
+        browser.open(write_run_page(runs[0]))
+        assert "gradient" in browser.value(
+            "getComputedStyle(document.querySelector('pre')).backgroundImage"
+        )
+        hops = "getComputedStyle(document.querySelector('td.text small')).whiteSpace"
+        assert browser.value(hops) == "nowrap"
+        assert browser.errors == []
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
+        browser.call("Emulation.setEmulatedMedia", features=[])
+
+
 def test_a_fragment_names_a_rollout(browser: Browser, tmp_path: Path) -> None:
     show(browser, tmp_path, ALL, "#3")
     assert browser.text(".place").startswith("3 of 5")
