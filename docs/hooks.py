@@ -28,6 +28,10 @@ from reference import FOLDER, PACKAGES, ROOT, configs_page, rooms, rooms_nav
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=[)\s])")
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2`*[ ]*$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(`+)[^`].*?\1", re.DOTALL)
+_INLINE = re.compile(r"(?<!<pre>)(?<!<span></span>)<code>([^<]*)</code>")
+_HYPHENED = re.compile(r"(?<![^\s])[^\s<>]*-[^\s<>]*")
+_LONGEST = 34
+"""Letters of code that fit a phone's line; a longer word may break."""
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".cfg": "ini", ".yml": "yaml"}
 PROJECT, SOURCE = "project", "source"
 """Folders of the site: pages of the repository's root, and copies of its files."""
@@ -94,6 +98,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(name, posixpath.dirname(here) or ".") + mark + anchor
 
     return for_python_markdown(outside_code(markdown, lambda text: _LINK.sub(moved, text)))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep the names of options in one piece, see ``whole_words``."""
+    return whole_words(html)
+
+
+def whole_words(html: str) -> str:
+    """Return the page with hyphened words of inline code marked, which site.css does not break."""
+
+    def marked(word: re.Match[str]) -> str:
+        return word[0] if len(word[0]) > _LONGEST else f'<span class="word">{word[0]}</span>'
+
+    return _INLINE.sub(lambda code: f"<code>{_HYPHENED.sub(marked, code[1])}</code>", html)
 
 
 @event_priority(-100)  # behind the plugin that writes the index

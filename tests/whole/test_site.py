@@ -102,6 +102,25 @@ def test_no_text_is_lost(text: str) -> None:
     assert for_python_markdown(text).split() == text.split()
 
 
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What MkDocs does here beyond its settings."""
+    for name in ("mkdocs", "markdown_it"):
+        pytest.importorskip(name, reason="needs the extra docs: pip install -e '.[docs]'")
+    monkeypatch.syspath_prepend(str(DOCS))
+    import hooks
+
+    return hooks
+
+
+def test_names_of_options_are_kept_in_one_piece(hooks: Any) -> None:
+    span = '<span class="word">--model.env.about</span>'
+    assert hooks.whole_words("<code>fit --model.env.about x</code>") == f"<code>fit {span} x</code>"
+    long = f"<code>--{'x' * 40}</code> a-b <code>a b</code>"
+    block = "<pre><span></span><code>fit --top-k 3</code></pre><pre><code>a-b</code></pre>"
+    assert hooks.whole_words(long + block) == long + block
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built strictly: links, anchors and the navigation are checked."""
