@@ -82,7 +82,7 @@ def _told(out: Path, report: CorpusReport) -> Iterator[str]:
     """Yield the lines of a report."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.files.most_common())
     files = sum(report.files.values())
-    known = ", others are known" if report.again < files + len(report.unreadable) else ""
+    known = ", others are known" if report.again < files else ""
     yield f"{files} files read ({kinds}); {report.again} files were opened now{known}"
     for reason, count in sorted(report.passed.items()):
         yield f"passed over: {count} ({reason})"
