@@ -74,15 +74,16 @@ def _build(given: argparse.Namespace) -> None:
     for line in _told(given.out, report):
         print(printable(line))
     print(printable(f"all of it: {told}"))
-    index = given.out.with_suffix("")
-    print(printable(f"next: research index build --corpus {given.out} --out {index}-index"))
+    index = given.out.parent / "index"
+    print(printable(f"next: research index build --corpus {given.out} --out {index}"))
 
 
 def _told(out: Path, report: CorpusReport) -> Iterator[str]:
     """Yield the lines of a report."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.files.most_common())
     files = sum(report.files.values())
-    yield f"{files} files read ({kinds}); {report.again} files were opened now, others are known"
+    known = ", others are known" if report.again < files else ""
+    yield f"{files} files read ({kinds}); {report.again} files were opened now{known}"
     for reason, count in sorted(report.passed.items()):
         yield f"passed over: {count} ({reason})"
     yield from _named(

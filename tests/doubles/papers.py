@@ -132,7 +132,7 @@ def write_plain(folder: Path) -> Path:
     (folder / "bytes.txt").write_bytes(b"caf\x81\xe9 \x8d")
     (folder / "blank.md").write_text("\n \n")
     (folder / "heads.md").write_text("# Only\n\n## Headings\n")
-    (folder / "link.md").symlink_to(folder / "guide.md")
+    (folder / "link.md").symlink_to("guide.md")
     return folder
 
 

@@ -94,6 +94,8 @@ def create_agent_app(queue: QuestionQueue, settings: AgentSettings | None = None
         app.add_api_route("/mcp", routes.no_mcp, methods=["GET", "POST"])
     else:
         app.router.routes.append(Route("/mcp", mcp))
+    app.add_exception_handler(404, _no_route)
+    app.add_exception_handler(405, _no_route)
     app.add_middleware(Gate, let_in=routes.let_in, refused=_refused)
     return app
 
@@ -237,6 +239,15 @@ def _error(error: Refused) -> dict[str, Any]:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     message = scalar_text(str(error))
     return {"error": {"message": message, "type": kind, "code": error.status, "param": None}}
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Answer a path or a method that there is none of in the form of every other refusal."""
+    asked = f"{request.method} {request.url.path}"
+    known = "POST /ask, POST /v1/chat/completions, GET /v1/models, /mcp, GET /health, GET /metrics"
+    return _refused(
+        Refused(f"no route {asked}; known: {known}", getattr(error, "status_code", 404))
+    )
 
 
 def _refused(error: Refused) -> Response:

@@ -243,6 +243,9 @@ def _age(path: Path) -> tuple[bool, int, int, str]:
     return path.name.startswith("last"), int(version[1]) if version else 0, steps, path.name
 
 
+_SAID = "--ckpt last or --ckpt_path last; of research evaluate --models.NAME.checkpoint last"
+
+
 def _best(newest: Path) -> Path:
     file = newest / META if newest.is_dir() else newest
     state = load_plain(file, mmap=True)
@@ -257,12 +260,12 @@ def _best(newest: Path) -> Path:
     if any(each.get("monitor") for each in saved):
         raise FileNotFoundError(
             f"{newest} knows no best checkpoint: no validation has been made since training began; "
-            "say last in place of best (--ckpt last, --ckpt_path last), or go on training until "
+            f"say last in place of best ({_SAID}), or go on training until "
             "one is made, every trainer.val_check_interval batches"
         )
     raise FileNotFoundError(
         f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or say last in place "
-        "of best (--ckpt last, --ckpt_path last)"
+        f"of best ({_SAID})"
     )
 
 

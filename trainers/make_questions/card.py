@@ -6,7 +6,26 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from research_rl.trainers.make_questions.checks import (
+    CROSSES,
+    NOT_NEEDED,
+    ONE_SEARCH,
+    TOO_LONG,
+    UNASKED,
+    UNFOUND,
+)
 from research_rl.trainers.make_questions.make import Made
+
+_HELP = {
+    ONE_SEARCH: "give a smaller --top-k (and the same model.env.top_k), smaller passages, or more "
+    "documents",
+    UNFOUND: "give a larger --top-k, or another kind of index",
+    NOT_NEEDED: "the documents repeat themselves: look for duplicates",
+    CROSSES: "give smaller --val and --test (0 leaves a split out), or more documents",
+    TOO_LONG: "give a larger --max-words",
+    UNASKED: "give a larger --budget",
+}
+"""Reason -> what helps."""
 
 
 def making_record(
@@ -62,3 +81,18 @@ def card_of_questions(record: Mapping[str, Any], spent: bool) -> str:
     if spent:
         lines += ["", "The budget of model calls was spent before the drafts were."]
     return "\n".join(lines) + "\n"
+
+
+def way_on(record: Mapping[str, Any]) -> str:
+    """Return what most drafts fell to and what helps, where none came through."""
+    cut, links = record["links"]["cut_by_the_split"], record["links"]["all"]
+    if links and cut == links:
+        return (
+            f"all {links} links between documents lead from one split to another; give smaller "
+            "--val and --test (0 leaves a split out), or more documents"
+        )
+    if not record["drafts"]:
+        return "nothing was drafted: the rules find no relations in these texts; try --from served"
+    reason, count = max(record["refused"].items(), key=lambda item: item[1])
+    told = f"{count} of {record['drafts']} drafts fell to: {reason}"
+    return f"{told}; {_HELP[reason]}" if reason in _HELP else told

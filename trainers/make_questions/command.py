@@ -68,7 +68,7 @@ def _make(given: argparse.Namespace) -> None:
     _check(given)
     from research_rl.envs.questions import read_questions
     from research_rl.envs.system import alone_in, progress_bar, write_whole
-    from research_rl.trainers.make_questions.card import card_of_questions, making_record
+    from research_rl.trainers.make_questions.card import card_of_questions, making_record, way_on
     from research_rl.trainers.make_questions.checks import Limits
     from research_rl.trainers.make_questions.journal import MAKING, Journal
     from research_rl.trainers.make_questions.make import MakingPlan, make_questions, write_questions
@@ -100,9 +100,10 @@ def _make(given: argparse.Namespace) -> None:
             given.out / "card.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         )
     print(printable(card))
-    print(printable(f"wrote {given.out}"))
     if not made.kept:
-        raise ValueError(f"no question came through; {given.out / 'card.md'} says why")
+        every = given.out / "refused.jsonl"
+        raise ValueError(f"no question came through: {way_on(record)} ({every} has every draft)")
+    print(printable(f"wrote {given.out}"))
 
 
 def _opened(given: argparse.Namespace) -> tuple[Any, Any, Any]:

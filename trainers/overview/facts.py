@@ -267,6 +267,8 @@ def next_commands(run: RunFolder, state: RunState, grade: Grade) -> list[Command
     found = [Command("ask it a question", f'research ask "Who ...?" --run {folder}')]
     if not run.answers:
         line = f"research evaluate --config evaluate/quickstart --run {folder}"
+        if not (run.path / "checkpoints" / "best.ckpt").exists():
+            line += " --models.quickstart.checkpoint last"
         found.insert(0, Command("compare it with other methods", line))
     found.append(Command("beside another run", f"research compare {folder} OTHER_RUN"))
     return [*found, renew]

@@ -157,6 +157,17 @@ def test_a_field_that_is_wrong_is_named(
     assert len(said(told)) < 300
 
 
+def test_a_route_that_is_not_there_is_refused_like_the_others(
+    server: BackgroundAgentServer,
+) -> None:
+    status, told = post(f"{server.url}/v1/completions", {})
+    assert status == 404
+    assert said(told).startswith("no route POST /v1/completions; known: POST /ask")
+    status, told = post(f"{server.url}/v1/models", {})
+    assert status == 405
+    assert "POST /v1/models" in said(told)
+
+
 def test_another_model_is_not_here(server: BackgroundAgentServer) -> None:
     status, told = post(f"{server.url}/v1/chat/completions", CHAT | {"model": "gpt"})
     assert (status, said(told)) == (404, "model must be 'research', got 'gpt'")

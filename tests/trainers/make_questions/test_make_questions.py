@@ -21,6 +21,7 @@ from research_rl.envs.retrieval import build_index
 from research_rl.envs.synthetic import SyntheticWorld, write_pages
 from research_rl.trainers.make_questions import checks as reason
 from research_rl.trainers.make_questions import command
+from research_rl.trainers.make_questions.card import way_on
 from research_rl.trainers.make_questions.checks import IndexChecks
 from research_rl.trainers.make_questions.command import main
 from research_rl.trainers.make_questions.drafts import Draft, Texts, sentences_of, word_list
@@ -109,12 +110,30 @@ def test_the_budget_is_kept_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fake = Fake()
     monkeypatch.setattr(command, "_generator", lambda given: fake)
     served = ("--from", "local", "--model", "m", "--budget", "1")
-    with pytest.raises(ValueError, match="no question came through"):
+    with pytest.raises(
+        ValueError, match=r"no question came through: 1 of 1 .*; give a larger --budget"
+    ):
         run(tmp_path / "out", *served)
     assert fake.asked == 1
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert card["refused"] == {reason.UNASKED: 1}, "what was not checked is not kept"
     assert "budget of model calls was spent" in (tmp_path / "out" / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("refused", "links", "help"),
+    [
+        ({reason.ONE_SEARCH: 9, reason.TOO_LONG: 2}, (0, 4), "9 of 11 .* a smaller --top-k"),
+        ({}, (5, 5), "all 5 links .* smaller --val and --test"),
+        ({}, (0, 0), "nothing was drafted: .* --from served"),
+    ],
+)
+def test_what_helps_is_said_where_nothing_came_through(
+    refused: dict[str, int], links: tuple[int, int], help: str
+) -> None:
+    cut = {"cut_by_the_split": links[0], "all": links[1]}
+    record = {"drafts": sum(refused.values()), "refused": refused, "links": cut}
+    assert re.search(help, way_on(record))
 
 
 def world_index(folder: Path) -> None:
