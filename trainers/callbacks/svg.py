@@ -28,6 +28,8 @@ DARK = {
 }
 """What a colour becomes on a dark page; the others stay."""
 _SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "research"}
+_PIXELS_AN_INCH, _STRETCH = 96, 1.3
+"""Of CSS; and how much larger than drawn a picture may be, so that its words stay words."""
 _FONTS = "ui-sans-serif, system-ui, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _FAMILY = re.compile(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*")
 
@@ -58,16 +60,25 @@ def _address(svg: str) -> str:
 
 
 class Picture(NamedTuple):
-    """A picture for wide screens and for phones, as addresses that hold it."""
+    """A picture for wide screens and for phones, as addresses that hold it.
+
+    Args:
+        alt: what it shows.
+        wide: for wide screens.
+        narrow: for phones.
+        most: CSS pixels to which a wide screen may stretch it.
+    """
 
     alt: str
     wide: str
     narrow: str
+    most: int
 
 
 def picture_of(alt: str, wide: Figure, narrow: Figure) -> Picture:
     """Return a picture of two figures, for wide screens and for phones."""
-    return Picture(alt, _address(svg_of(wide)), _address(svg_of(narrow)))
+    most = round(_STRETCH * _PIXELS_AN_INCH * wide.get_figwidth())
+    return Picture(alt, _address(svg_of(wide)), _address(svg_of(narrow)), most)
 
 
 def save_picture(figure: Figure, target: Path) -> Path:

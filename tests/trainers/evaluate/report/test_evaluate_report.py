@@ -202,6 +202,13 @@ def test_the_page_holds_every_answer_of_the_first_questions(tmp_path: Path) -> N
     assert not re.search(r'(?:src|href)="(?!data:)', text), "it loads nothing"
 
 
+def test_a_picture_of_one_data_set_is_not_blown_up(tmp_path: Path) -> None:
+    page = write_page(tmp_path / "p.html", pair(), summary_of(pair()), "T", "N")
+    most = [int(found) for found in re.findall(r"--most: (\d+)px", page.read_text("utf-8"))]
+    assert len(most) == 2
+    assert max(most) < 650, "CSS pixels"
+
+
 def test_verdicts() -> None:
     assert verdict_of(row(1, True)) == "right"
     assert verdict_of(row(1, False)) == "wrong"
