@@ -128,7 +128,7 @@ def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
         return RunVerdict("ill", said + few, reasons, guard)
     if ill:
         said = f"Ill now: {', '.join(band.name for band in ill)}."
-        return RunVerdict("ill", said + few, reasons, guard)
+        return RunVerdict("watch" if few else "ill", said + few, reasons, guard)
     if recent or was:
         earlier = [band.name for band in was] + [r.name.replace("_", " ") for r in recent]
         said = f"Well now; earlier there were signs of trouble: {', '.join(earlier)}."
