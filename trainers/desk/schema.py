@@ -84,8 +84,9 @@ def _classes_that_a_config_names() -> Iterator[None]:
     """Have jsonargparse describe only classes of ours, of Lightning and of torch.
 
     It would describe every subclass that the process has loaded, with all parameters: of torch's
-    ``Module`` these are thousands once many models have been imported. ``type``, the class of
-    classes, cannot be asked for subclasses at all.
+    ``Module`` these are thousands once many models have been imported. So modules are described
+    only where a class of ours is asked for. ``type``, the class of classes, cannot be asked for
+    subclasses at all.
     """
     from torch import Tensor, nn
 
@@ -93,7 +94,8 @@ def _classes_that_a_config_names() -> Iterator[None]:
     known = inside.get_all_subclass_paths
 
     def paths(kind: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(kind, type) and issubclass(kind, (nn.Module, Tensor)):
+        foreign = not getattr(kind, "__module__", "").startswith("research_rl.")
+        if foreign and isinstance(kind, type) and issubclass(kind, (nn.Module, Tensor)):
             return []
         try:
             return [path for path in known(kind, *args, **kwargs) if _is_named(path)]

@@ -80,6 +80,7 @@ def test_the_schema_does_not_grow_with_what_is_loaded(described: dict[str, Any])
     packages = {path.partition(".")[0] for _, path in paths}
     assert packages <= {"research_rl", "torch", "pytorch_lightning", "lightning_fabric"}
     assert not any(path.startswith("torch.nn.") for _, path in paths)
+    assert ("GRPO", "research_rl.trainers.algorithms.GRPO") in paths, "our modules are there"
 
 
 def test_shipped_configs_fit_the_schema(described: dict[str, Any]) -> None:
