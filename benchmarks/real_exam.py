@@ -159,7 +159,11 @@ def _quickest() -> WeightDtype:
 
 
 def _row(rollout: Rollout) -> Row:
-    """One answered question as a row; ``named`` is the share of queries with a gold title."""
+    """One answered question as a row.
+
+    ``named`` is the share of queries with a gold title, ``found`` whether an answer stands in a
+    result; None where that says nothing, for yes and no.
+    """
     titles = [t.casefold() for t in rollout.question.metadata.get("supporting_titles", ())]
     queries = [query.casefold() for query in rollout.queries]
     named = [any(title.partition(" (")[0] in query for title in titles) for query in queries]
@@ -171,9 +175,19 @@ def _row(rollout: Rollout) -> Row:
         "em": float(exact_match(rollout.reward.prediction, rollout.question.answers)),
         "form": float(rollout.reward.format_error is None),
         "searches": float(rollout.num_searches),
+        "found": None if _is_closed(rollout.question) else _is_found(rollout),
         "named": sum(named) / len(named) if titles and named else None,
         "text": [*rollout.turns],
     }
+
+
+def _is_closed(question: Question) -> bool:
+    return question.answers[0].casefold() in ("yes", "no")
+
+
+def _is_found(rollout: Rollout) -> bool:
+    shown = "\n".join(rollout.results).casefold()
+    return any(answer.casefold() in shown for answer in rollout.question.answers)
 
 
 def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:
@@ -220,6 +234,7 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
                 f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation "
                 f"test p = {test.p_value:.4f})",
             ]
+    lines += ["", *(line for policy, rows in policies for line in _reading(policy, rows))]
     text = "\n".join(lines)
     (out / "report.md").write_text(text + "\n")
     rows = {
@@ -233,6 +248,19 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
     if curve.is_file():
         learning_curves([curve], out / "curve.png")
     print(text, flush=True)
+
+
+def _reading(policy: str, rows: Sequence[Row]) -> list[str]:
+    """How often an answer stands in a result, and what F1 is where it does and where not."""
+    told = [row for row in rows if row.get("found") is not None]
+    if not told:
+        return []
+    found = [row for row in told if row["found"]]
+    rest = [row for row in told if not row["found"]]
+    return [
+        f"{policy}: an answer stands in a result for {len(found)} of {len(told)} questions; F1 "
+        f"there {_mean(found, 'f1') or '-'}, elsewhere {_mean(rest, 'f1') or '-'}"
+    ]
 
 
 def _interval(rows: Sequence[Row], name: str) -> str:
