@@ -33,13 +33,6 @@ def server() -> Iterator[BackgroundAgentServer]:
         yield running
 
 
-@pytest.fixture
-def stalled() -> Iterator[Stalled]:
-    model = Stalled()
-    yield model
-    model.go_on.set()
-
-
 @pytest.mark.parametrize("route", [*ROUTES, "/mcp"])
 def test_a_large_body_is_not_read(route: str, server: BackgroundAgentServer) -> None:
     if route == "/mcp":

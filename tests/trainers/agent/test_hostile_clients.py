@@ -48,13 +48,6 @@ class Echo(Retriever):
         return [[Passage("p", f"{query}\n{self.contents}", 1.0)] for query in queries]
 
 
-@pytest.fixture
-def stalled() -> Iterator[Stalled]:
-    model = Stalled()
-    yield model
-    model.go_on.set()
-
-
 @pytest.mark.parametrize("route", [*ROUTES, "/mcp"])
 def test_a_dropped_stream_frees_its_slot(route: str, stalled: Stalled) -> None:
     """Its first bytes are read; then the client is gone, and the next question is answered."""
@@ -304,7 +297,8 @@ def test_no_question_is_logged(dead: bool, caplog: pytest.LogCaptureFixture) -> 
             client.request("POST", route, data, MCP)
             client.getresponse().read()
             client.close()
-    assert caplog.records, "the server logs its start, so what it logs is seen here"
+    if importlib.util.find_spec("mcp") is not None:
+        assert caplog.records, "MCP logs its start, so what is logged is seen here"
     assert SECRET not in caplog.text
 
 
