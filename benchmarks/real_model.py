@@ -7,7 +7,8 @@ Two rungs, each a few commands of ``research`` and an exam before and after:
 - ``questions``: HotpotQA, 2WikiMultihopQA and MuSiQue with paragraphs cut to 40 words. Gold
   demonstrations, then GRPO. The questions of demonstrations, of GRPO, of validation and of the test
   are four disjoint sets; the test questions choose nothing. ``--further FILE ...`` adds questions
-  without paragraphs to those of GRPO, where the corpus reaches their answers.
+  without paragraphs to those of GRPO, where the corpus reaches their answers. ``--target SET``
+  asks that set alone, and only where the answer must be found; the other sets are shown.
 
     python benchmarks/real_model.py --model FOLDER --data DATA --out runs/real
 
@@ -37,7 +38,7 @@ from pathlib import Path
 import torch
 import yaml
 from real_exam import PROMPT, Exam, after_grpo, report
-from real_questions import Row, prepare, read_rows, write_rows
+from real_questions import SETS, Row, prepare, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward
@@ -208,7 +209,9 @@ def _demonstrations(world: SyntheticWorld, number: int, seed: int) -> Iterator[R
 # Real questions
 
 
-def questions_rung(job: Job, data: Sequence[Path], demonstrations: int, tested: int) -> None:
+def questions_rung(
+    job: Job, data: Sequence[Path], demonstrations: int, tested: int, target: str | None
+) -> None:
     """Cold start and GRPO on real questions and paragraphs.
 
     Args:
@@ -216,10 +219,11 @@ def questions_rung(job: Job, data: Sequence[Path], demonstrations: int, tested: 
         data: folder of questions and corpora in FlashRAG's layout, then files of more questions.
         demonstrations: of the cold start, at most.
         tested: questions of the exam.
+        target: the set that is asked alone, see ``prepare``.
     """
     made, index, demos = job.out / "data", job.out / "index", job.out / "demonstrations"
     if not (made / "test.jsonl").is_file():
-        prepare(data[0], made, tested, data[1:])
+        prepare(data[0], made, tested, data[1:], target)
     if not (index / "manifest.json").is_file():
         log, corpus = job.out / "index.log", str(made / "corpus.jsonl")
         research(log, "index", "build", "--kind", "bm25", "--corpus", corpus, "--out", str(index))
@@ -268,11 +272,9 @@ def check_same(out: Path, asked: Row, parser: argparse.ArgumentParser) -> None:
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
     if before.get("iterations") == "0":
         before |= {name: now[name] for name in ("iterations", "fit")}
-    if other := [name for name in now if before.get(name) != now[name]]:
-        parser.error(
-            f"{out} was begun with --{other[0]} {before.get(other[0])}, got {now[other[0]]}; take "
-            "another --out"
-        )
+    for name, value in now.items():
+        if (begun := before.get(name, str(parser.get_default(name)))) != value:
+            parser.error(f"{out} was begun with --{name} {begun}, got {value}; take another --out")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(now, indent=2), encoding="utf-8")
 
@@ -285,6 +287,7 @@ def main() -> None:
         "--data", type=Path, help="folder of questions and corpora; for `questions`"
     )
     parser.add_argument("--further", type=Path, nargs="+", default=[], help="more questions, JSONL")
+    parser.add_argument("--target", choices=SETS, help="ask this set alone, see above")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--rungs", nargs="+", choices=("world", "questions"), default=["world"])
     parser.add_argument("--config", default="small_cpu")
@@ -310,7 +313,8 @@ def main() -> None:
             parser.error("--data must name a folder for the rung `questions`, got none")
         else:
             files = (args.data, *args.further)
-            questions_rung(job, files, args.demonstrations, args.questions or 300)
+            tested = args.questions or 300
+            questions_rung(job, files, args.demonstrations, tested, args.target)
 
 
 if __name__ == "__main__":

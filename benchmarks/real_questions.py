@@ -36,13 +36,19 @@ def read_rows(file: Path) -> list[Row]:
     return [json.loads(line) for line in lines if line]
 
 
-def prepare(data: Path, out: Path, tested: int, further: Sequence[Path] = ()) -> None:
+def prepare(
+    data: Path, out: Path, tested: int, further: Sequence[Path] = (), target: str | None = None
+) -> None:
     """Write a corpus of short paragraphs and four disjoint files of questions.
 
     A question is kept if one of its answers stands in its own paragraphs after they were cut, or is
     yes or no. ``test.jsonl`` has ``tested`` of them, ``val.jsonl`` 100; of the rest two in three
     may be shown (``shown.jsonl``) and one in three is for GRPO (``train.jsonl``), with those of the
     files ``further`` that the corpus reaches, see ``reached``.
+
+    With a ``target``, one of ``SETS``, only questions whose answer must be found take part: it is
+    neither yes or no nor named by the question. Test, validation and GRPO ask those of the target
+    and of ``further``, demonstrations show those of the other sets.
     """
     corpus: dict[str, str] = {}
     texts: dict[str, str] = {}
@@ -61,9 +67,7 @@ def prepare(data: Path, out: Path, tested: int, further: Sequence[Path] = ()) ->
             if closed or any(a.casefold() in own.casefold() for a in answers):
                 asked.append({**row, "id": f"{name}/{row['id']}"})
     random.Random("split").shuffle(asked)
-    test, val, rest = asked[:tested], asked[tested : tested + 100], asked[tested + 100 :]
-    cut_at = 2 * len(rest) // 3
-    parts = {"shown": rest[:cut_at], "train": rest[cut_at:], "val": val, "test": test}
+    parts = split(asked, tested, target)
     if further:
         bodies: dict[str, str] = {}
         for title, body in texts.items():
@@ -76,11 +80,35 @@ def prepare(data: Path, out: Path, tested: int, further: Sequence[Path] = ()) ->
             for row in read_rows(file)
             if _asked(row) not in taken
         ]
+        if target is not None:
+            more = [row for row in more if must_be_found(row)]
         parts["train"] = [*parts["train"], *reached(more, bodies, held_out)]
     write_rows(out / "corpus.jsonl", ({"id": i, "contents": c} for c, i in corpus.items()))
     for part, rows in parts.items():  # test.jsonl comes last and says that all are there
         write_rows(out / f"{part}.jsonl", rows)
     print({part: len(rows) for part, rows in parts.items()}, f"{len(corpus)} passages", flush=True)
+
+
+def split(asked: Sequence[Row], tested: int, target: str | None) -> dict[str, Sequence[Row]]:
+    """Cut shuffled questions into those of test, validation, demonstrations and GRPO."""
+    pool: Sequence[Row] = asked
+    others: Sequence[Row] = ()
+    if target is not None:
+        found = [row for row in asked if must_be_found(row)]
+        pool = [row for row in found if row["id"].startswith(f"{target}/")]
+        others = [row for row in found if not row["id"].startswith(f"{target}/")]
+    test, val, rest = pool[:tested], pool[tested : tested + 100], pool[tested + 100 :]
+    cut_at = 2 * len(rest) // 3
+    if target is not None:
+        return {"shown": others, "train": rest, "val": val, "test": test}
+    return {"shown": rest[:cut_at], "train": rest[cut_at:], "val": val, "test": test}
+
+
+def must_be_found(row: Row) -> bool:
+    """Whether the answer is neither yes or no nor among the words of the question."""
+    answers = [answer.casefold() for answer in row["golden_answers"]]
+    question = row["question"].casefold()
+    return answers[0] not in ("yes", "no") and not any(answer in question for answer in answers)
 
 
 def reached(
