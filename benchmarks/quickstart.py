@@ -10,7 +10,8 @@ the test people, greedily and sampled, by number of hops. Beside it stand
 
     python benchmarks/quickstart.py --seeds 1 2 3 --out runs/bench
 
-A run that is already in its folder is not repeated. ``--world_seed`` takes another world.
+A run that is already in its folder is not repeated. ``--world_seed`` takes another world, and
+``--recipe three_hops`` the config of that name over the quickstart.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ from research_rl.trainers.measures import summarize
 
 HOPS = (1, 2, 3)
 TRAINED_HOPS = (1, 2)
+RECIPES = {"quickstart": TRAINED_HOPS, "three_hops": HOPS}
+"""What each recipe trains: questions of so many hops."""
 ANSWER_NOW = "<think> I know enough . </think> <answer> the answer is \\boxed{"
 SHOWN = ("f1", "searches", "chain", "format")
 DONE = "done.json"
@@ -83,14 +86,17 @@ def train_once(folder: Path, *options: str) -> float:
     return minutes
 
 
-def fit(folder: Path, seed: int, world_seed: int, random_steps: int = 0) -> float:
-    """Run the quickstart into ``folder`` unless it has been, and return its minutes.
+def fit(
+    folder: Path, seed: int, world_seed: int, random_steps: int = 0, recipe: str = "quickstart"
+) -> float:
+    """Run a recipe into ``folder`` unless it has been, and return its minutes.
 
     Args:
         folder: of the run.
         seed: of everything but the world.
         world_seed: of the world.
-        random_steps: if positive, no warm start, and so many steps.
+        random_steps: if positive, the quickstart without its warm start, and so many steps.
+        recipe: one of ``RECIPES``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = "quickstart"
@@ -100,8 +106,9 @@ def fit(folder: Path, seed: int, world_seed: int, random_steps: int = 0) -> floa
         config["trainer"]["max_steps"] = random_steps
         name = str(folder / "random.yaml")
         Path(name).write_text(yaml.safe_dump(config))
+    more = () if recipe == "quickstart" else ("--config", recipe)
     seeds = ("--seed_everything", str(seed), "--data.world.seed", str(world_seed))
-    return train_once(folder, "--config", name, *seeds)
+    return train_once(folder, "--config", name, *more, *seeds)
 
 
 class Exam:
@@ -223,17 +230,20 @@ def table(rows: Iterable[Row], columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def failures(rows: Iterable[Row]) -> list[str]:
-    """Return which bars a greedy run does not reach, empty if it reaches all of them."""
+def failures(rows: Iterable[Row], recipe: str) -> list[str]:
+    """Return which bars a greedy run does not reach, empty if it reaches all of them.
+
+    That the warm start knows little is asked of the quickstart alone.
+    """
     missed = []
     for row in rows:
         where = f"seed {row['seed']}, {row['policy']}"
-        if row["policy"] == "warm start, greedy":
+        if row["policy"] == "warm start, greedy" and recipe == "quickstart":
             start = sum(row[f"f1_{h}hop"] for h in TRAINED_HOPS) / len(TRAINED_HOPS)
             if start > 0.35:
                 missed.append(f"{where}: F1 {start:.2f} is above 0.35 already")
         if row["policy"] == "after GRPO, greedy":
-            for hops in TRAINED_HOPS:
+            for hops in RECIPES[recipe]:
                 for name, bar in (("f1", 0.95), ("chain", 0.9), ("format", 0.98)):
                     if row[f"{name}_{hops}hop"] < bar:
                         missed.append(f"{where}: {name} of {hops} hops is below {bar}")
@@ -246,6 +256,7 @@ def main() -> None:
     """Run, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--recipe", choices=RECIPES, default="quickstart")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--world_seed", type=int, default=0)
     parser.add_argument("--questions", type=int, default=200, help="of each number of hops")
@@ -258,7 +269,8 @@ def main() -> None:
     times: list[Row] = []
     for seed in args.seeds:
         folder = args.out / f"seed-{seed}"
-        times.append({"seed": seed, **stages(folder, fit(folder, seed, args.world_seed))})
+        minutes = fit(folder, seed, args.world_seed, recipe=args.recipe)
+        times.append({"seed": seed, **stages(folder, minutes)})
         rows += measure_seed(folder, seed, args.world_seed, args.questions)
     control = []
     if args.random_steps:
@@ -270,7 +282,7 @@ def main() -> None:
     print(table(times, list(times[0])), "\n")
     if control:
         print("GRPO from random weights\n\n" + table(control, list(control[0])), "\n")
-    print("\n".join(missed := failures(rows)) or "All bars are reached.")
+    print("\n".join(missed := failures(rows, args.recipe)) or "All bars are reached.")
     curve = args.out / "learning_curve.png"
     learning_curves([args.out / f"seed-{s}" / "metrics.csv" for s in args.seeds], curve)
     print(f"\ncurve: {curve}")
