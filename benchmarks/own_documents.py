@@ -6,8 +6,10 @@ about documents that no training question has.
 
     python benchmarks/own_documents.py                        # made-up pages, a tiny model
     python benchmarks/own_documents.py --model FOLDER --folder FILES --out runs/own
+    python benchmarks/own_documents.py --model FOLDER --data DATA --size 600 --tokens 800 --test .35
 
-Without ``--folder`` the made-up world is written as pages of markdown, one a person. Without
+``--data`` writes the paragraphs of data sets as pages of a folder and has their questions checked.
+Without it and ``--folder`` the made-up world is written as pages of markdown, one a person. Without
 ``--model`` a tiny model of random weights stands in for a pretrained one: it first learns to read
 pages of other worlds, whose people bear the same names, by questions of one to three searches. The
 same command goes on where a killed one stopped.
@@ -24,8 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from real_exam import PROMPT, Exam, after_grpo, report
+from real_exam import PROMPT, TOKENS, Exam, after_grpo, report
 from real_model import FEW, Job, check_same, end_politely, research
+from real_pages import write_real_pages
 from real_questions import Row, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
@@ -155,14 +158,13 @@ def chain_of(
     return Question(name, f"Who or what is {asked}?", (person,), known)
 
 
-def shared_options(job: Job, tiny: bool) -> tuple[str, ...]:
+def shared_options(job: Job, tiny: bool, tokens: int) -> tuple[str, ...]:
     """Options that demonstrations, imitation and GRPO have in common."""
     own = job.out / "own"
     options = (
-        "--model.env.index",
-        str(own / "index"),
-        "--data.val",
-        str(own / "questions" / "val.jsonl"),
+        *("--model.env.index", str(own / "index")),
+        *("--data.val", str(own / "questions" / "val.jsonl")),
+        *("--model.sampling.max_response_tokens", str(tokens)),
     )
     return (*options, "--model.env.prompt", "{prompt}") if tiny else options
 
@@ -172,10 +174,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="", help="Hugging Face folder; without, a tiny one")
     parser.add_argument("--folder", type=Path, help="of documents; without, the world's pages")
+    parser.add_argument("--data", type=Path, help="folder of data sets, to be written as pages")
     parser.add_argument("--given", type=Path, help="file of questions to be checked, not made")
     parser.add_argument("--hops", nargs="+", default=["2", "3"], help="of made questions (2 3)")
     parser.add_argument("--test", default="0.2", help="share of documents for the test (0.2)")
     parser.add_argument("--size", type=int, default=80, help="characters of a passage (80)")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a response ({TOKENS})")
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
     parser.add_argument("--config", default="small_cpu")
     parser.add_argument("--seed", type=int, default=1)
@@ -195,7 +199,10 @@ def main() -> None:
     job = Job(
         args.out, args.model, args.config, args.seed, args.epochs, args.iterations, tuple(args.fit)
     )
-    folder = args.folder or write_pages(SyntheticWorld(PEOPLE), args.out / "pages")
+    if args.data:
+        folder, args.given = write_real_pages(args.data, args.out)
+    else:
+        folder = args.folder or write_pages(SyntheticWorld(PEOPLE), args.out / "pages")
     make_questions(job, folder, args)
     measure(job, args)
 
@@ -204,7 +211,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
     """Demonstrations, imitation, GRPO and the exam."""
     tiny, out = not job.model, job.out
     questions, demos = out / "own" / "questions", out / "demonstrations"
-    options = shared_options(job, tiny)
+    options = shared_options(job, tiny, args.tokens)
     if not (demos / "done").is_file():
         asked = (
             "--questions",
@@ -242,6 +249,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
         test,
         max_searches=3,
         prompt="{prompt}" if tiny else PROMPT,
+        tokens=args.tokens,
         search_now="<think> I need to know about it. </think>",
         answer_now="<think> So I know the answer. </think> <answer> The answer is \\boxed{",
     )

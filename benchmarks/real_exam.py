@@ -31,7 +31,7 @@ from research_rl.trainers.callbacks.plots import learning_curves
 from research_rl.trainers.evaluate.measures import bootstrap_interval, paired_test
 
 PROMPT = "Question: {prompt}\n"
-TOKENS = 420  # of a response, results included
+TOKENS = 420  # of a response, results included, as in small_cpu
 AT_ONCE = 64  # questions that an exam plays together
 ANSWER_NOW = "<think> I know the answer. </think> <answer> The answer is \\boxed{"
 
@@ -48,6 +48,7 @@ class Exam:
         prompt: of all of them.
         search_now: before the question, where one search with it is given.
         answer_now: what makes a policy answer at once.
+        tokens: of a response, results included.
     """
 
     out: Path
@@ -57,6 +58,7 @@ class Exam:
     prompt: str = PROMPT
     search_now: str = "<think> I search for the question. </think>"
     answer_now: str = ANSWER_NOW
+    tokens: int = TOKENS
 
     def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
         """Let a policy answer as it is trained to."""
@@ -105,7 +107,7 @@ class Exam:
             max_searches=self.max_searches,
             prompt=self.prompt,
         )
-        params = SamplingParams(TOKENS, temperature=temperature)
+        params = SamplingParams(self.tokens, temperature=temperature)
         seeds = [seed_of("exam", question.id) for question in questions]
         played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, seeds)
         return [_row(rollout) for rollout in played]
