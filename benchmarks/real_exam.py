@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from research_rl.envs.protocols import get_prompt, render_result
 from research_rl.envs.retrieval import load_retriever
 from research_rl.envs.rewards import exact_match, f1_score
 from research_rl.trainers.callbacks.plots import learning_curves
-from research_rl.trainers.evaluate.measures import bootstrap_interval, paired_test
+from research_rl.trainers.evaluate.measures import Paired, bootstrap_interval, paired_test
 
 PROMPT = "Question: {prompt}\n"
 TOKENS = 420  # of a response, results included, as in small_cpu
@@ -204,7 +204,12 @@ def after_grpo(exam: Exam, policy: Path | None) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[int]) -> None:
+def report(
+    out: Path,
+    policies: Sequence[tuple[str, list[Row]]],
+    hops: Sequence[int],
+    sought: Collection[str] = (),
+) -> None:
     """Write the table, the paired test and the curve of a rung, and print the first two.
 
     Args:
@@ -212,6 +217,7 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
         policies: name and rows of each; ``after SFT`` and ``after GRPO`` are compared, greedy
             and sampled.
         hops: numbers of hops that get a column.
+        sought: ids of questions that get a paired test of their own, those that nobody can guess.
     """
     names = ("f1", "em", "form", "searches", "named")
     columns = ["policy", "questions", *names, *(f"f1, {h} hops" for h in hops)]
@@ -228,14 +234,11 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
     tests = {}
     for how in ("", ", sampled"):
         before, last = of.get(f"after SFT{how}", {}), of.get(f"after GRPO{how}", {})
-        test = tests[how.strip(", ") or "greedy"] = paired_test(last, before)
-        if test.p_value is not None:
-            lines += [
-                "",
-                f"F1 after GRPO less F1 after SFT{how}, on the same {test.n} questions: "
-                f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, paired permutation "
-                f"test p = {test.p_value:.4f})",
-            ]
+        for name, ids in (("", before), (", answer to be found", sought)):
+            old, new = ({i: f1 for i, f1 in side.items() if i in ids} for side in (before, last))
+            test = tests[(how + name).strip(", ") or "greedy"] = paired_test(new, old)
+            if test.p_value is not None:
+                lines += ["", _compared(how + name, test)]
     lines += ["", *(line for policy, rows in policies for line in _reading(policy, rows))]
     text = "\n".join(lines)
     (out / "report.md").write_text(text + "\n")
@@ -250,6 +253,15 @@ def report(out: Path, policies: Sequence[tuple[str, list[Row]]], hops: Sequence[
     if curve.is_file():
         learning_curves([curve], out / "curve.png")
     print(text, flush=True)
+
+
+def _compared(how: str, test: Paired) -> str:
+    """Say what GRPO has changed, for the same questions."""
+    return (
+        f"F1 after GRPO less F1 after SFT{how}, on the same {test.n} questions: "
+        f"{test.mean_a:.3f} - {test.mean_b:.3f} = {test.difference:+.3f} ({test.low:+.3f} to "
+        f"{test.high:+.3f}, paired permutation test p = {test.p_value:.4f})"
+    )
 
 
 def _reading(policy: str, rows: Sequence[Row]) -> list[str]:

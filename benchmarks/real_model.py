@@ -7,8 +7,8 @@ Two rungs, each a few commands of ``research`` and an exam before and after:
 - ``questions``: HotpotQA, 2WikiMultihopQA and MuSiQue with paragraphs cut to 40 words. Gold
   demonstrations, then GRPO. The questions of demonstrations, of GRPO, of validation and of the test
   are four disjoint sets; the test questions choose nothing. ``--further FILE ...`` adds questions
-  without paragraphs to those of GRPO, where the corpus reaches their answers. ``--target SET``
-  asks that set alone, and only where the answer must be found; the other sets are shown.
+  without paragraphs to those of GRPO, where the corpus reaches their answers. With ``--found`` GRPO
+  asks no question that can be guessed: yes or no, or one of the things that the question names.
 
     python benchmarks/real_model.py --model FOLDER --data DATA --out runs/real
 
@@ -38,7 +38,7 @@ from pathlib import Path
 import torch
 import yaml
 from real_exam import PROMPT, Exam, after_grpo, report
-from real_questions import SETS, Row, prepare, read_rows, write_rows
+from real_questions import Row, must_be_found, prepare, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward
@@ -210,7 +210,7 @@ def _demonstrations(world: SyntheticWorld, number: int, seed: int) -> Iterator[R
 
 
 def questions_rung(
-    job: Job, data: Sequence[Path], demonstrations: int, tested: int, target: str | None
+    job: Job, data: Sequence[Path], demonstrations: int, tested: int, found: bool
 ) -> None:
     """Cold start and GRPO on real questions and paragraphs.
 
@@ -219,11 +219,11 @@ def questions_rung(
         data: folder of questions and corpora in FlashRAG's layout, then files of more questions.
         demonstrations: of the cold start, at most.
         tested: questions of the exam.
-        target: the set that is asked alone, see ``prepare``.
+        found: whether GRPO asks only where the answer must be found, see ``prepare``.
     """
     made, index, demos = job.out / "data", job.out / "index", job.out / "demonstrations"
     if not (made / "test.jsonl").is_file():
-        prepare(data[0], made, tested, data[1:], target)
+        prepare(data[0], made, tested, data[1:], found)
     if not (index / "manifest.json").is_file():
         log, corpus = job.out / "index.log", str(made / "corpus.jsonl")
         research(log, "index", "build", "--kind", "bm25", "--corpus", corpus, "--out", str(index))
@@ -262,7 +262,8 @@ def questions_rung(
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
         *after_grpo(exam, after),
     ]
-    report(job.out, policies, hops=(2, 3, 4))
+    sought = {row["id"] for row in read_rows(made / "test.jsonl") if must_be_found(row)}
+    report(job.out, policies, hops=(2, 3, 4), sought=sought)
 
 
 def check_same(out: Path, asked: Row, parser: argparse.ArgumentParser) -> None:
@@ -287,7 +288,7 @@ def main() -> None:
         "--data", type=Path, help="folder of questions and corpora; for `questions`"
     )
     parser.add_argument("--further", type=Path, nargs="+", default=[], help="more questions, JSONL")
-    parser.add_argument("--target", choices=SETS, help="ask this set alone, see above")
+    parser.add_argument("--found", action="store_true", help="leave out what can be guessed")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--rungs", nargs="+", choices=("world", "questions"), default=["world"])
     parser.add_argument("--config", default="small_cpu")
@@ -314,7 +315,7 @@ def main() -> None:
         else:
             files = (args.data, *args.further)
             tested = args.questions or 300
-            questions_rung(job, files, args.demonstrations, tested, args.target)
+            questions_rung(job, files, args.demonstrations, tested, args.found)
 
 
 if __name__ == "__main__":

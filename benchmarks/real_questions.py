@@ -37,7 +37,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def prepare(
-    data: Path, out: Path, tested: int, further: Sequence[Path] = (), target: str | None = None
+    data: Path, out: Path, tested: int, further: Sequence[Path] = (), found: bool = False
 ) -> None:
     """Write a corpus of short paragraphs and four disjoint files of questions.
 
@@ -46,9 +46,8 @@ def prepare(
     may be shown (``shown.jsonl``) and one in three is for GRPO (``train.jsonl``), with those of the
     files ``further`` that the corpus reaches, see ``reached``.
 
-    With a ``target``, one of ``SETS``, only questions whose answer must be found take part: it is
-    neither yes or no nor named by the question. Test, validation and GRPO ask those of the target
-    and of ``further``, demonstrations show those of the other sets.
+    With ``found`` GRPO and validation ask only questions whose answer must be found, see
+    ``must_be_found``; demonstrations and the test are the same.
     """
     corpus: dict[str, str] = {}
     texts: dict[str, str] = {}
@@ -67,7 +66,9 @@ def prepare(
             if closed or any(a.casefold() in own.casefold() for a in answers):
                 asked.append({**row, "id": f"{name}/{row['id']}"})
     random.Random("split").shuffle(asked)
-    parts = split(asked, tested, target)
+    test, val, rest = asked[:tested], asked[tested : tested + 100], asked[tested + 100 :]
+    cut_at = 2 * len(rest) // 3
+    parts = {"shown": rest[:cut_at], "train": rest[cut_at:], "val": val, "test": test}
     if further:
         bodies: dict[str, str] = {}
         for title, body in texts.items():
@@ -80,28 +81,14 @@ def prepare(
             for row in read_rows(file)
             if _asked(row) not in taken
         ]
-        if target is not None:
-            more = [row for row in more if must_be_found(row)]
         parts["train"] = [*parts["train"], *reached(more, bodies, held_out)]
+    if found:
+        for part in ("train", "val"):
+            parts[part] = [row for row in parts[part] if must_be_found(row)]
     write_rows(out / "corpus.jsonl", ({"id": i, "contents": c} for c, i in corpus.items()))
     for part, rows in parts.items():  # test.jsonl comes last and says that all are there
         write_rows(out / f"{part}.jsonl", rows)
     print({part: len(rows) for part, rows in parts.items()}, f"{len(corpus)} passages", flush=True)
-
-
-def split(asked: Sequence[Row], tested: int, target: str | None) -> dict[str, Sequence[Row]]:
-    """Cut shuffled questions into those of test, validation, demonstrations and GRPO."""
-    pool: Sequence[Row] = asked
-    others: Sequence[Row] = ()
-    if target is not None:
-        found = [row for row in asked if must_be_found(row)]
-        pool = [row for row in found if row["id"].startswith(f"{target}/")]
-        others = [row for row in found if not row["id"].startswith(f"{target}/")]
-    test, val, rest = pool[:tested], pool[tested : tested + 100], pool[tested + 100 :]
-    cut_at = 2 * len(rest) // 3
-    if target is not None:
-        return {"shown": others, "train": rest, "val": val, "test": test}
-    return {"shown": rest[:cut_at], "train": rest[cut_at:], "val": val, "test": test}
 
 
 def must_be_found(row: Row) -> bool:
@@ -158,9 +145,7 @@ def _titles_in(text: str, bodies: Mapping[str, str]) -> Iterator[str]:
 
 
 def _common(title: str) -> bool:
-    return bool(
-        re.search(r"^(the|in|a) \w+$|^\w+ of (birth|death)$|^(new york|united states)$", title)
-    )
+    return COMMON.search(title) is not None
 
 
 def _plain(title: str) -> str:
