@@ -11,6 +11,7 @@ from research_rl.envs.questions.cli import main as data_command
 from research_rl.envs.questions.compressed import is_compressed, open_bytes
 from research_rl.envs.questions.containers import PASSAGE_COLUMNS, container_of, file_rows
 from research_rl.envs.questions.files import (
+    SPLIT_MARK,
     find_split,
     hub_rows,
     is_hub_name,
@@ -22,6 +23,7 @@ from research_rl.envs.questions.read import content_hash, question_from_dict, re
 
 __all__ = [
     "PASSAGE_COLUMNS",
+    "SPLIT_MARK",
     "BadRows",
     "QuestionError",
     "container_of",

@@ -22,7 +22,7 @@ from research_rl.envs.system import (
     printable,
 )
 from research_rl.trainers.settings import TRACEBACK, UsageError, careful, is_users_mistake
-from research_rl.trainers.usage import CHECKED, check_usage, show_help
+from research_rl.trainers.usage import CHECKED, check_there, check_usage, show_help
 
 PIPE_CLOSED = 141
 """Exit status where nobody reads the output any more, the one that shells use."""
@@ -164,6 +164,7 @@ def _dispatch(args: list[str]) -> None:
                 if show_help(command, args[1:]):
                     return
                 check_usage(command, args[1:])
+            check_there(command, args[1:])
             import_module(COMMANDS[command]).main(args[1:])
     else:
         hint = did_you_mean(command, COMMANDS)

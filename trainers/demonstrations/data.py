@@ -10,6 +10,7 @@ from typing import Any
 from research_rl.agents import Rollout
 from research_rl.envs.system import LineError
 from research_rl.trainers.data import QuestionDataModule, QuestionLoader, WorldConfig
+from research_rl.trainers.usage import no_rollouts
 
 
 def read_rollouts(file: str | Path) -> Iterator[Rollout]:
@@ -21,9 +22,7 @@ def read_rollouts(file: str | Path) -> Iterator[Rollout]:
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no rollout file {path}; make one: research collect --out FOLDER"
-        )
+        raise FileNotFoundError(no_rollouts(path))
     with path.open("rb") as lines:  # a line ends at \\n, not at what else Unicode calls an end
         for number, line in enumerate(lines, 1):
             if not line.strip():

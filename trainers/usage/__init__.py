@@ -2,7 +2,8 @@
 
 ``options.json`` holds every option of these commands, written by ``make options`` from the real
 parsers. From it come the pages of ``--help``, and a parser that finds a misspelt option, a value
-of the wrong type or an unknown config before the libraries of the real one are imported.
+of the wrong type, an unknown config or a file that is not there before the libraries of the real
+one are imported.
 
 Read first: table.py, then skeleton.py
 May import: envs, trainers.settings
@@ -19,6 +20,7 @@ from research_rl.trainers.usage.table import (
     options_of,
     write_table,
 )
+from research_rl.trainers.usage.there import check_there, no_rollouts
 from research_rl.trainers.usage.usual import OPENINGS, Opening
 
 __all__ = [
@@ -29,8 +31,10 @@ __all__ = [
     "FitParser",
     "Opening",
     "Option",
+    "check_there",
     "check_usage",
     "help_page",
+    "no_rollouts",
     "option_rows",
     "options_of",
     "show_help",

@@ -66,6 +66,8 @@ class WarmStartConfig:
         alias_share: share of the people in the demonstrations whose facts are filed under another
             name.
         protocol: that the demonstrations are written in.
+        unanswerable_share: share of the facts in the demonstrations that no passage states, and
+            that are answered with "unknown".
     """
 
     num_people: int = 600
@@ -79,6 +81,7 @@ class WarmStartConfig:
     seed: int = 0
     alias_share: float = 0.0
     protocol: str | Protocol = "research"
+    unanswerable_share: float = 0.0
 
 
 class WarmStart(pl.Callback):
@@ -134,7 +137,8 @@ def warm_start(folder: str | Path, config: WarmStartConfig) -> Path:
     if (target / REPORT).is_file():
         log.warning("%s was made with other settings; the warm start is done anew", target)
     started = time.perf_counter()
-    world = SyntheticWorld(config.num_people, config.world_seed, config.alias_share)
+    shares = config.alias_share, config.unanswerable_share
+    world = SyntheticWorld(config.num_people, config.world_seed, *shares)
     tokenizer = _tokenizer(world, get_protocol(config.protocol))
     model = tiny_model(tokenizer, config.model, config.seed)
     policy = LMPolicy(model, tokenizer)
@@ -215,6 +219,7 @@ def _train(
         seed=config.seed,
         alias_share=config.alias_share,
         protocol=get_protocol(config.protocol),
+        unanswerable_share=config.unanswerable_share,
     )
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -300,8 +305,9 @@ def is_warm_started(folder: str | Path, config: WarmStartConfig) -> bool:
 
 def _settings(config: WarmStartConfig) -> dict[str, Any]:
     settings = {"format": _FORMAT, **asdict(config)}
-    if not config.alias_share:
-        del settings["alias_share"]  # folders that were made before this setting existed lack it
+    for name in ("alias_share", "unanswerable_share"):
+        if not settings[name]:
+            del settings[name]  # folders that were made before this setting existed lack it
     del settings["protocol"]
     if (protocol := get_protocol(config.protocol)) != RESEARCH:
         settings["protocol"] = protocol.name

@@ -22,6 +22,7 @@ from research_rl.envs.synthetic import (
     query_of,
     question_of,
 )
+from research_rl.envs.types import UNANSWERABLE
 from research_rl.trainers.warmstart.words import answer_turn, bare_prompt, search_turn, takes_pairs
 
 TAGS = (*(tag for pair in RESEARCH.tags.values() for tag in pair), "\\boxed{", "}")
@@ -60,6 +61,9 @@ class Demonstrator:
             for one more person.
         protocol: that they are written in. In tags that take several queries, a turn asks for two
             relations of a person; the first is the one that counts.
+        unanswerable_share: share of the facts that no passage states; a search for one finds a
+            passage about somebody else or about another relation. A demonstration that searches
+            correctly then answers "unknown", and such a share of the others does so too.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Demonstrator:
         seed: int,
         alias_share: float = 0.0,
         protocol: Protocol = RESEARCH,
+        unanswerable_share: float = 0.0,
     ) -> None:
         if not 0 <= good_share <= 1:
             raise ValueError(f"good_share must be between 0 and 1, got {good_share}")
@@ -88,6 +93,7 @@ class Demonstrator:
         self._pairs = takes_pairs(protocol)
         self._max_searches = max_searches // 2 if self._pairs else max_searches
         self._alias_share = alias_share
+        self._unanswerable_share = unanswerable_share
         # with aliases a hop may take two searches, for which the budget must suffice
         turns = self._max_searches // 2 if alias_share else self._max_searches
         narrow = alias_share or self._pairs
@@ -97,7 +103,8 @@ class Demonstrator:
     def __call__(self) -> Demonstration:
         """Return the next demonstration."""
         rng = self._rng
-        world = _ThrowAwayWorld(self._names, self._true_facts, rng, self._alias_share)
+        shares = self._alias_share, self._unanswerable_share
+        world = _ThrowAwayWorld(self._names, self._true_facts, rng, *shares)
         start = world.new_person()
         relations = rng.sample(RELATIONS, rng.randint(1, self._max_hops))
         question = Question("", question_of(relations, start), ("",))
@@ -117,7 +124,10 @@ class Demonstrator:
         for relation in relations:
             found = self._search(episode, world, relation, person)
             if found == world.alias(person):
-                found = self._search(episode, world, relation, found)
+                person = found
+                found = self._search(episode, world, relation, person)
+            if not world.states(relation, person):
+                return UNANSWERABLE[0]
             person = found
         return person
 
@@ -130,6 +140,8 @@ class Demonstrator:
             found = self._search(episode, world, relation, self._rng.choice(seen))
             if found not in seen:
                 seen.append(found)
+        if self._unanswerable_share and self._rng.random() < self._unanswerable_share:
+            return UNANSWERABLE[0]
         return self._rng.choice(seen)
 
     def _search(self, episode: Episode, world: _ThrowAwayWorld, relation: str, person: str) -> str:
@@ -159,12 +171,14 @@ class _ThrowAwayWorld:
         true_facts: Mapping[tuple[str, str], str],
         rng: random.Random,
         alias_share: float,
+        unanswerable_share: float,
     ) -> None:
         self._names, self._true_facts, self._rng = names, true_facts, rng
-        self._alias_share = alias_share
+        self._alias_share, self._unanswerable_share = alias_share, unanswerable_share
         self._people: set[str] = set()
         self._facts: dict[tuple[str, str], str] = {}
         self._aliases: dict[str, str | None] = {}
+        self._stated: dict[tuple[str, str], bool] = {}
 
     def new_person(self, never: str | None = None) -> str:
         while (name := self._rng.choice(self._names)) in self._people or name == never:
@@ -187,10 +201,28 @@ class _ThrowAwayWorld:
             self._facts[key] = self.new_person(never=self._true_facts.get(key))
         return self._facts[key]
 
+    def states(self, relation: str, person: str) -> bool:
+        """Whether a passage states the fact."""
+        key = relation, person
+        if key not in self._stated:
+            share = self._unanswerable_share
+            self._stated[key] = not share or self._rng.random() >= share
+        return self._stated[key]
+
     def found(self, relation: str, person: str) -> tuple[str, str]:
         """The passage that a search finds, and the person, or the other name, that it names."""
-        alias = self.alias(person)
-        other = alias or self.fact(relation, person)
-        if alias:
-            return alias_passage_of(person, alias), other
+        if alias := self.alias(person):
+            return alias_passage_of(person, alias), alias
+        if not self.states(relation, person):
+            relation, person = self._nearest(relation, person)
+        other = self.fact(relation, person)
         return fact_passage(relation, person, other), other
+
+    def _nearest(self, relation: str, person: str) -> tuple[str, str]:
+        """Another fact of the person, or that of somebody else, which then is stated."""
+        if self._rng.random() < 0.5:
+            relation = self._rng.choice([one for one in RELATIONS if one != relation])
+        else:
+            person = self.new_person()
+        self._stated[relation, person] = True
+        return relation, person

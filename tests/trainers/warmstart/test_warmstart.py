@@ -247,6 +247,32 @@ def test_where_people_have_aliases_the_good_ones_search_again() -> None:
     assert 50 < searched_again < 300
 
 
+def test_where_facts_are_missing_the_good_ones_say_so_and_only_then() -> None:
+    make = Demonstrator(WORLD.names, WORLD.facts, 1.0, 4, seed=0, unanswerable_share=0.3)
+    unknown = 0
+    for demonstration in (make() for _ in range(200)):
+        query, passage = demonstration.found[-1]
+        assert all(f"{asked} is " in found for asked, found in demonstration.found[:-1])
+        stated = f"{query} is " in passage
+        answer = answer_of(demonstration)
+        assert (answer == "unknown") == (not stated)
+        unknown += answer == "unknown"
+    assert 50 < unknown < 150  # 1 - .7 ** hops
+
+
+def test_of_the_bad_ones_some_say_that_there_is_no_answer() -> None:
+    make = Demonstrator(WORLD.names, WORLD.facts, 0.0, 4, seed=0, unanswerable_share=0.3)
+    answers = [answer_of(make()) for _ in range(300)]
+    assert 60 < answers.count("unknown") < 120
+
+
+def test_the_tokenizer_knows_the_answer_of_unanswerable_questions(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=0, unanswerable_share=0.1)
+    policy = LMPolicy.from_config(PolicyConfig(str(warm_start(tmp_path, config))))
+    assert policy.decode(policy.encode("unknown")).strip() == "unknown"
+    assert not is_warm_started(tmp_path, replace(config, unanswerable_share=0.0))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_ends_behind_a_step_and_a_rerun_makes_it(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
