@@ -37,6 +37,60 @@ from research_rl.agents.types import SamplingParams, Sequence
 DTYPES = ("float32", "bfloat16")
 SECONDS = 600
 """That a family may take; one that hangs is named so."""
+HEAD = """# Families of models
+
+Is my model supported, and does it learn and sample in the quick way? Look up its family here: the
+`model_type` in its `config.json`. If you only want to know which engine to set, go to
+[The rollout engine](engine.md#which-engine-fits).
+
+```bash
+research fit --config quickstart                                  # "cached", the default
+research fit --config quickstart --model.engine TurnwiseEngine    # "turn by turn", "read again"
+research fit --config quickstart --model.updates.micro_batch_size 1    # "one by one"
+```
+
+Tried were tiny models with random weights of every family of causal language models in transformers
+{transformers} (torch {torch}, on a CPU). The page says what was tried, not what a real model of the
+family scores. It is made by this command:
+
+    python benchmarks/families.py --page docs/families.md
+
+## What the words mean
+
+A *rollout* is one attempt of the model at one question. The rollouts of a question are a *group*
+and share a prompt.
+
+The columns *learner* say how the model learns from rollouts ([learner.md](learner.md)):
+
+- **packed**: as one flat row without padding, a group's prompt once.
+- **padded**: row by row. It costs more and gives the same gradient.
+- **one by one**: rows that are padded together change each other, so that
+  `updates.micro_batch_size: 1` is asked for.
+
+The columns *engine* say how it samples ([engine.md](engine.md)):
+
+- **cached**: by `CachedEngine`.
+- **turn by turn**: by `TurnwiseEngine`, with the model's own cache.
+- **read again**: by `TurnwiseEngine` too. It reads everything again for each token, because the
+  model's cache is not to be trusted.
+
+## The families
+"""
+"""Where the page begins; then come the tables."""
+WHY = """## Why not packed, why not cached
+
+Why does my model learn or sample in a slower way? Each cell is the message of the check that it did
+not pass. Where the bfloat16 cell is empty, the check gave the same reason in both dtypes, or the
+family passed it in bfloat16, or was not tried in it.
+"""
+NOT_TRIED = """## Not tried
+
+Why is my family not in the tables? No tiny model of these could be made or run with random weights,
+in both dtypes or, where the reason says so, in one. It says nothing of a real one. Those that are
+in the first table were tried in the other dtype.
+
+| family | reason |
+|---|---|"""
 
 
 def tried(family: str, dtype: str) -> dict[str, str]:
@@ -128,23 +182,9 @@ def row_of(family: str) -> dict[str, Any]:
 def page(rows: Iterable[dict[str, Any]]) -> str:
     """The rows as a page of tables."""
     rows = list(rows)
+    torch_version = torch.__version__.partition("+")[0]
     lines = [
-        "# Families of models",
-        "",
-        "What `python benchmarks/families.py --page docs/families.md` found out about tiny models",
-        "with random weights of every family of causal language models in transformers",
-        f"{transformers.__version__} (torch {torch.__version__.partition('+')[0]}, on a CPU). This "
-        "page is made by that command.",
-        "It says what was tried, not what a real model of the family scores.",
-        "",
-        "- **packed**: rollouts are learned as one flat row, a group's prompt once; **padded**:",
-        "  row by row, which costs more and gives the same gradient ([learner.md](learner.md));",
-        "  **one by one**: rows that are padded together change each other, so that",
-        "  `updates.micro_batch_size: 1` is asked for.",
-        "- **cached**: `CachedEngine` samples; **turn by turn**: `TurnwiseEngine`, with a model's",
-        "  own cache; **read again**: `TurnwiseEngine` too, which reads everything again for each",
-        "  token, because the model's cache is not to be trusted ([engine.md](engine.md)).",
-        "",
+        HEAD.format(transformers=transformers.__version__, torch=torch_version),
         "| family | learner, float32 | engine, float32 | learner, bfloat16 | engine, bfloat16 |",
         "|---|---|---|---|---|",
     ]
@@ -154,11 +194,10 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         lines.append(f"| {row['family']} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"{len(made)} of {len(rows)} families.",
+        f"{len(made)} of {len(rows)} families were tried, in one dtype at least.",
         *doubtful(made),
         "",
-        "## Why not packed, why not cached",
-        "",
+        WHY,
     ]
     for what, title in (
         ("why_padded", "learned padded"),
@@ -173,7 +212,7 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
                 other = "" if second.split("differ")[0] == first.split("differ")[0] else second
                 lines.append(f"| {row['family']} | {first} | {other} |")
         lines.append("")
-    lines += ["## Not tried", "", "| family | reason |", "|---|---|"]
+    lines.append(NOT_TRIED)
     for row in rows:
         reasons = [row[d]["skipped"] for d in DTYPES if "skipped" in row[d]]
         if reasons:
@@ -195,8 +234,8 @@ def doubtful(rows: Iterable[dict[str, Any]]) -> list[str]:
         return []
     return [
         "",
-        "Accepted in bfloat16 and refused in float32, because a check in bfloat16 allows for",
-        f"rounding; take float32's word for these: {', '.join(names)}.",
+        "Some were accepted in bfloat16 and refused in float32, because a check in bfloat16 allows",
+        f"for rounding. Take float32's word for these: {', '.join(names)}.",
     ]
 
 
