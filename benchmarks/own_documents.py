@@ -259,6 +259,7 @@ def measure(job: Job, args: argparse.Namespace) -> None:
         ("after SFT", exam.search("after SFT", sft)),
         ("after SFT, sampled", exam.sampled("after SFT", sft)),
         ("after SFT, naive RAG", exam.naive_rag("naive RAG before", sft)),
+        ("after SFT, closed book", exam.closed_book("closed book before", sft)),
         *after_grpo(exam, after),
         ("the same weights, two searches at most", two.search("two searches", last)),
     ]
