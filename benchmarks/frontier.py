@@ -24,13 +24,15 @@ import torch
 from matplotlib.figure import Figure
 from quickstart import DONE, TRAINED_HOPS, Exam, load, table, train_once
 
+FREE = ("--model.price", "null")
 PRICED = ("--model.price", "SearchPrice", "--model.price.coef")
+CONSTANT = (*FREE, "--model.env.search_cost")
 POINTS: dict[str, tuple[str, ...]] = {
-    "free": (),
-    **{f"constant-{c}": ("--model.env.search_cost", c) for c in ("0.02", "0.05", "0.1", "0.2")},
+    "free": FREE,
+    **{f"constant-{c}": (*CONSTANT, c) for c in ("0.02", "0.05", "0.1", "0.2")},
     **{f"group-{c}": (*PRICED, c) for c in ("0.05", "0.1", "0.3")},
 }
-"""The prices, each by the options that set it."""
+"""The prices, each by the options that set it; the quickstart has one of its own, ``group-0.1``."""
 COLOURS = {"free": "#33383d", "constant": "#d55e00", "group": "#0072b2"}
 MEASURED = "point.json"
 Row = dict[str, Any]

@@ -33,6 +33,8 @@ from research_rl.trainers.evaluate.measures import Paired, bootstrap_interval, p
 PROMPT = "Question: {prompt}\n"
 TOKENS = 420  # of a response, results included, as in small_cpu
 AT_ONCE = 64  # questions that an exam plays together
+AFTER_GRPO = ("after GRPO", "after GRPO, sampled", "closed book", "naive RAG", "two searches")
+"""Files of what a policy answers after GRPO."""
 ANSWER_NOW = "<think> I know the answer. </think> <answer> The answer is \\boxed{"
 
 
@@ -234,7 +236,8 @@ def report(
     tests = {}
     for how in ("", ", sampled"):
         before, last = of.get(f"after SFT{how}", {}), of.get(f"after GRPO{how}", {})
-        for name, ids in (("", before), (", answer to be found", sought)):
+        parts = [("", before), (", answer to be found", sought)]
+        for name, ids in parts if sought else parts[:1]:
             old, new = ({i: f1 for i, f1 in side.items() if i in ids} for side in (before, last))
             test = tests[(how + name).strip(", ") or "greedy"] = paired_test(new, old)
             if test.p_value is not None:

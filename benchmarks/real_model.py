@@ -14,8 +14,9 @@ Two rungs, each a few commands of ``research`` and an exam before and after:
 
 FOLDER is a Hugging Face folder of a causal model, DATA holds ``hotpotqa_questions.jsonl``,
 ``hotpotqa_corpus.jsonl`` and so on in FlashRAG's layout. The same command goes on where a killed
-one stopped: finished stages are kept, a training goes on from its last checkpoint. Each rung writes
-a report, in Markdown and in JSON, and ``curve.png``.
+one stopped: finished stages are kept, a training goes on from its last checkpoint. With more
+``--iterations`` it goes on behind the last one; what the policy answered there stays in a folder
+``exam/iteration-N``. Each rung writes a report, in Markdown and in JSON, and ``curve.png``.
 
 On a GPU: ``--model Qwen/Qwen2.5-0.5B --config CONFIG``, where CONFIG is a copy of ``small_cpu``
 with ``accelerator: gpu`` and ``policy.dtype: bfloat16``.
@@ -37,7 +38,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from real_exam import PROMPT, Exam, after_grpo, report
+from real_exam import AFTER_GRPO, PROMPT, Exam, after_grpo, report
 from real_questions import Row, must_be_found, prepare, read_rows, write_rows
 
 from research_rl.agents import Rollout, TextOnly
@@ -83,9 +84,13 @@ class Job:
             file.write_text(json.dumps(spent, indent=2))
 
     def grpo(self, *options: str) -> Path | None:
-        """Run GRPO, unless it is left out; return the folder of the policy."""
+        """Run GRPO, on from an earlier call with fewer iterations; return the policy's folder."""
         if not self.iterations:
             return None
+        done, exam = self.out / "grpo" / "done", self.out / "exam"
+        if done.is_file() and (made := int(done.read_text() or self.iterations)) < self.iterations:
+            set_aside(exam, exam / f"iteration-{made}")
+            done.unlink()
         return self.train(
             "grpo",
             *("--data.batch_size", "16", "--trainer.max_steps", str(self.iterations)),
@@ -115,8 +120,16 @@ class Job:
                     *("--config", self.config, "--seed_everything", str(self.seed)),
                     *("--trainer.default_root_dir", str(folder), *options, *more),
                 )
-            (folder / "done").touch()
+            (folder / "done").write_text(str(self.iterations) if stage == "grpo" else "")
         return folder / "policy"
+
+
+def set_aside(exam: Path, folder: Path) -> None:
+    """Move what a policy answered after GRPO, so that it is asked again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in AFTER_GRPO:
+        if (file := exam / f"{name}.jsonl").is_file():
+            file.rename(folder / file.name)
 
 
 def end_politely() -> None:
@@ -267,12 +280,14 @@ def questions_rung(
 
 
 def check_same(out: Path, asked: Row, parser: argparse.ArgumentParser) -> None:
-    """Refuse a folder whose stages were made with other options; GRPO may be added to it."""
+    """Refuse a folder whose stages were made with other options; GRPO may go on from it."""
     now = {k: str(v) for k, v in asked.items() if k not in ("rungs", "out", "data", "further")}
     file = out / "options.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
     if before.get("iterations") == "0":
         before |= {name: now[name] for name in ("iterations", "fit")}
+    if int(before.get("iterations", 0)) < int(now.get("iterations", 0)):
+        before["iterations"] = now["iterations"]
     for name, value in now.items():
         if (begun := before.get(name, str(parser.get_default(name)))) != value:
             parser.error(f"{out} was begun with --{name} {begun}, got {value}; take another --out")

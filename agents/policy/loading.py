@@ -61,6 +61,8 @@ class PolicyConfig:
         attn_implementation: eager, sdpa, flash_attention_2, ...; None lets transformers choose.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         freeze_embeddings: input embeddings and output head are not trained.
+        freeze_layers: how many layers, from the input on, are not trained. With
+            ``freeze_embeddings`` no backward pass goes through them, which saves time and memory.
         lora: train low-rank adapters only; needs the extra ``lora``.
         trust_remote_code: run code that comes with the model; so does ``--trust``.
         compile: backend of torch.compile for the layers while learning, inductor for instance;
@@ -77,6 +79,7 @@ class PolicyConfig:
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     freeze_embeddings: bool = False
+    freeze_layers: int = 0
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
     compile: str | None = None
@@ -214,6 +217,8 @@ def _prepared(model: Any, config: PolicyConfig) -> PreTrainedModel:
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     if config.lora is not None:
         model = _with_adapter(model, config.lora)
+    if config.freeze_layers:
+        _freeze_layers(model, config.freeze_layers)
     model.train()
     if config.compile is not None:
         _compile(model, config.compile)
@@ -266,6 +271,22 @@ def _freeze_embeddings(model: Any) -> None:
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
         if isinstance(module, nn.Module):
             module.requires_grad_(False)
+
+
+def _freeze_layers(model: nn.Module, number: int) -> None:
+    """Keep the first layers as they are, with the adapters in them.
+
+    Raises:
+        ValueError: the model has not more layers than that.
+    """
+    layers = decoder_layers(model)
+    if not 0 < number < len(layers):
+        raise ValueError(
+            f"freeze_layers must be 0 or more and below the model's {len(layers)} layers, got "
+            f"{number}"
+        )
+    for layer in layers[:number]:
+        layer.requires_grad_(False)
 
 
 def _with_adapter(model: Any, lora: LoraConfig) -> Any:

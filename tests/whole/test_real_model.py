@@ -21,14 +21,15 @@ from doubles.places import ROOT
 REAL = os.environ.get("RESEARCH_REAL_MODEL")
 DATA = os.environ.get("RESEARCH_REAL_DATA")
 SMALL = (
-    *("--demonstrations", "16", "--questions", "2", "--iterations", "1", "--"),
+    *("--demonstrations", "16", "--questions", "2", "--"),
     *("--data.batch_size", "2", "--model.updates.group_size", "2", "--data.limit_val", "2"),
     *("--model.sampling.max_response_tokens", "96"),
 )
 
 
-def climb(model: str | Path, out: Path, *more: str) -> str:
+def climb(model: str | Path, out: Path, *more: str, iterations: int = 1) -> str:
     """Run the benchmark and return what it printed."""
+    more = ("--iterations", str(iterations), *more)
     command = [sys.executable, str(ROOT / "benchmarks" / "real_model.py"), "--model", str(model)]
     run = subprocess.run(
         [*command, "--out", str(out), *more, *SMALL], capture_output=True, text=True
@@ -64,6 +65,14 @@ def test_a_rung_is_climbed_and_a_second_call_repeats_nothing(tmp_path: Path) -> 
     assert "research " not in again, "every stage is finished"
     assert (folder / "seconds.json").read_text(encoding="utf-8") == seconds
     assert rows_of(folder) == report
+
+    climb(model, tmp_path / "out", iterations=2)
+
+    with (folder / "grpo" / "metrics.csv").open(encoding="utf-8") as file:
+        rewards = [row["step"] for row in csv.DictReader(file) if row["train/reward"]]
+    assert rewards == ["0", "1"], "it went on behind the first iteration"
+    assert (folder / "exam" / "iteration-1" / "after GRPO.jsonl").is_file()
+    assert (folder / "exam" / "after GRPO.jsonl").is_file()
 
 
 @pytest.mark.skipif(not REAL, reason="RESEARCH_REAL_MODEL=FOLDER runs it on a real model")

@@ -43,10 +43,10 @@ class Stop(pl.Callback):
 
 
 def fit(
-    folder: Path, policy: Path, *extra: pl.Callback, resume: bool = False, every: int | None = None
+    folder: Path, policy: Path, *extra: pl.Callback, resume: bool = False, **every: float
 ) -> Any:
     """Train five iterations with a validation after every second one; return the module."""
-    saver = RunCheckpoint(dirpath=str(folder / "checkpoints"), every_n_iterations=every)
+    saver = RunCheckpoint(dirpath=str(folder / "checkpoints"), **every)  # type: ignore[arg-type]
     module = training.module(policy)
     trainer = training.trainer(
         folder,
@@ -119,20 +119,29 @@ def test_sigterm_ends_between_iterations_and_loses_nothing(
     same(tmp_path, whole)
 
 
-def test_last_is_renewed_between_validations(policy: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [{"every_n_iterations": 1}, {"every_minutes": 1e-9}])
+def test_last_is_renewed_between_validations(
+    every: dict[str, float], policy: Path, whole: Path, tmp_path: Path
+) -> None:
     class Crash(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
             if module.iteration == 3:
                 raise OSError("the machine went away")
 
     with pytest.raises(OSError, match="went away"):
-        fit(tmp_path, policy, Crash(), every=1)
+        fit(tmp_path, policy, Crash(), **every)
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["iteration"] == 3
     (tmp_path / "metrics.csv").write_text("torn")
     fit(tmp_path, policy, resume=True)
     same(tmp_path, whole)
+
+
+def test_how_often_last_is_renewed_must_be_positive() -> None:
     with pytest.raises(ValueError, match="every_n_iterations"):
         RunCheckpoint(every_n_iterations=0)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="every_minutes"):
+            RunCheckpoint(every_minutes=wrong)
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -7,6 +7,7 @@ the same losses, rollouts and weights as one that was not stopped.
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ class RunCheckpoint(ModelCheckpoint):
         mode: max or min, whichever is better.
         dirpath: where to; None is ``checkpoints`` in the trainer's default_root_dir.
         every_n_iterations: renew ``last.ckpt`` also so often, between validations; None does not.
+        every_minutes: renew it also when that long has passed since it was written, so that a crash
+            costs no more; None does not.
 
     Raises:
-        ValueError: ``every_n_iterations`` is not positive.
+        ValueError: ``every_n_iterations`` or ``every_minutes`` is not positive.
     """
 
     def __init__(
@@ -63,11 +66,14 @@ class RunCheckpoint(ModelCheckpoint):
         mode: str = "max",
         dirpath: str | None = None,
         every_n_iterations: int | None = None,
+        every_minutes: float | None = 30.0,
     ) -> None:
         if every_n_iterations is not None and every_n_iterations < 1:
             raise ValueError(
                 f"every_n_iterations must be at least 1 or null, got {every_n_iterations}"
             )
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"every_minutes must be positive or null, got {every_minutes}")
         super().__init__(
             dirpath=dirpath,
             filename="best",
@@ -76,7 +82,8 @@ class RunCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,  # the monitor is known after a validation alone
             enable_version_counter=False,
         )
-        self.every_n_iterations = every_n_iterations
+        self.every_n_iterations, self.every_minutes = every_n_iterations, every_minutes
+        self._written = time.monotonic()
         self._stop = StopSignal()
         self._before_validation: dict[str, Any] | None = None
         self._owes_validation = False
@@ -94,6 +101,7 @@ class RunCheckpoint(ModelCheckpoint):
         A run begun anew drops the checkpoints of the run before: ``last`` would go on with that.
         """
         super().on_train_start(trainer, pl_module)
+        self._written = time.monotonic()
         self._stop.listen(trainer)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             for name in ("best.ckpt", "last.ckpt"):
@@ -115,7 +123,6 @@ class RunCheckpoint(ModelCheckpoint):
         batch_idx: int,
     ) -> None:
         """Renew ``last.ckpt`` where it is time, and end the run if it was asked to."""
-        loop = trainer.fit_loop.epoch_loop
         last = _is_over(trainer)  # then what follows saves, and goes before the end
         validates = validates_next(trainer)
         if self._stop.heard(trainer) and not last:
@@ -125,8 +132,18 @@ class RunCheckpoint(ModelCheckpoint):
         self._before_validation = None
         if validates and not last:
             self._before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
-        elif self.every_n_iterations and (loop.total_batch_idx + 1) % self.every_n_iterations == 0:
+        elif not last and self._is_time(trainer):
             self._renew_last(trainer)
+
+    def _is_time(self, trainer: pl.Trainer) -> bool:
+        """Whether ``last.ckpt`` is renewed between validations; all ranks must ask."""
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if self.every_n_iterations and done % self.every_n_iterations == 0:
+            return True
+        if self.every_minutes is None:
+            return False
+        due = time.monotonic() - self._written >= 60 * self.every_minutes
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
@@ -200,7 +217,7 @@ class RunCheckpoint(ModelCheckpoint):
             # set before it is written, because it is part of what is written
             self.last_model_path = str(Path(str(self.dirpath)) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path)
-            self._saved_after = trainer.global_step
+            self._saved_after, self._written = trainer.global_step, time.monotonic()
             for logger in trainer.loggers if trainer.is_global_zero else ():
                 logger.after_save_checkpoint(self)
 

@@ -129,6 +129,31 @@ def test_gradient_checkpointing_and_frozen_embeddings(folder: Path) -> None:
     assert len(list(saving.trainable_parameters())) == len(list(plain.parameters())) - 2
 
 
+def test_the_first_layers_can_be_frozen(folder: Path) -> None:
+    plain = LMPolicy.from_config(PolicyConfig(str(folder)))
+    frozen = LMPolicy.from_config(
+        PolicyConfig(str(folder), freeze_layers=1, freeze_embeddings=True)
+    )
+    ids, mask = batch(plain, "some text here")
+    first, second = frozen.model.model.layers
+    reached: list[bool] = []
+    second.register_forward_pre_hook(lambda layer, given: reached.append(given[0].requires_grad))
+    for p in (plain, frozen):
+        p(ids, mask).logprobs.sum().backward()
+    assert reached == [False], "no backward pass goes below"
+    assert all(p.grad is None for p in first.parameters())
+    for name, weight in second.named_parameters():
+        torch.testing.assert_close(
+            weight.grad, plain.model.model.layers[1].get_parameter(name).grad
+        )
+
+
+@pytest.mark.parametrize("number", [-1, 2, 3])
+def test_some_layer_must_be_trained(number: int, folder: Path) -> None:
+    with pytest.raises(ValueError, match="below the model's 2 layers"):
+        LMPolicy.from_config(PolicyConfig(str(folder), freeze_layers=number))
+
+
 def test_dtype(folder: Path) -> None:
     half = LMPolicy.from_config(PolicyConfig(str(folder), dtype="bfloat16"))
     ids, mask = batch(half, "text")
