@@ -47,7 +47,7 @@ def test_other_questions_are_told(tmp_path: Path) -> None:
     assert not comparison_of(runs_of(a, b)).notes
     write_rollouts(b, [rollout_row(5, number, True) for number in range(6, 11)])
     (note,) = comparison_of(runs_of(a, b)).notes
-    assert "a was validated on 8 questions and b on 5; 2 of them are the same." in note
+    assert "rollouts of a are of 8 questions and those of b of 5; 2 are the same." in note
 
 
 def test_answers_are_paired_by_question(tmp_path: Path) -> None:
