@@ -123,8 +123,9 @@ def test_the_papers_configs_differ_in_model_and_prompt_only() -> None:
 def test_three_hops_differ_from_the_quickstart_in_what_they_say() -> None:
     before, after = parse("-c", "quickstart"), parse("-c", "quickstart", "-c", "three_hops")
     warm = after["trainer"]["callbacks"][0]["init_args"]["config"]
-    assert warm["good_share"] == 0.3
-    warm["good_share"] = before["trainer"]["callbacks"][0]["init_args"]["config"]["good_share"]
+    assert (warm["good_share"], warm["steps"]) == (0.3, 700)
+    shorter = before["trainer"]["callbacks"][0]["init_args"]["config"]
+    warm |= {name: shorter[name] for name in ("good_share", "steps")}
     text = yaml.safe_dump(after["trainer"]["callbacks"]).replace("three_hops", "quickstart")
     assert yaml.safe_load(text) == before["trainer"]["callbacks"]
     assert after["data"]["world"]["eval_hops"] == [1, 2, 3]
