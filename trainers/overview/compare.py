@@ -218,9 +218,9 @@ def _of_other_questions(labels: Sequence[str], latest: Sequence[_Latest]) -> Ite
         if shared and first.keys() ^ rows.keys():
             yield (
                 f"The latest validation rollouts of {labels[0]} are of {len(first):,} questions "
-                f"and those of {label} of {len(rows):,}; {shared:,} are the same. F1, searches, reward "
-                "and curves are of each run's own questions, so they say little of which run is "
-                "better; the paired test looks at the shared ones alone."
+                f"and those of {label} of {len(rows):,}; {shared:,} are the same. F1, searches, "
+                "reward and curves are of each run's own questions, so they say little of which "
+                "run is better; the paired test looks at the shared ones alone."
             )
 
 

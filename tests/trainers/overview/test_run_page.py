@@ -161,7 +161,7 @@ def test_the_nearest_config_is_found(tmp_path: Path) -> None:
 
     assert not compared_with_shipped(run, refused).whole
     run.config["data"]["world"]["eval_hops"] = [1, 2, 3]
-    run.config["trainer"]["max_steps"] = 40
+    run.config["trainer"] |= {"max_steps": 40, "val_check_interval": 10}
     run.config["data"]["world"]["train_hops"] = {"1": 1, "2": 2, "3": 3.0}
     assert nearest_config(run) == "quickstart + three_hops"
     del run.config["model"]
