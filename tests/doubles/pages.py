@@ -26,4 +26,5 @@ class Tags(HTMLParser):
 def text_of(page: str) -> str:
     """What stands on a page, without markup, style and scripts."""
     body = re.sub(r"<(style|script)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    body = body.replace("<wbr>", "")  # a place to break a long word is no gap
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())

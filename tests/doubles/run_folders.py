@@ -90,6 +90,22 @@ def dead(folder: Path, steps: int = 6) -> Path:
     return folder
 
 
+def forgetful(folder: Path, questions: int = 8) -> Path:
+    """A run whose F1 rises though it unlearns all its 3-hop questions, of which so many."""
+    rows: list[dict[str, Any]] = []
+    for step in range(10):
+        row = {"step": step, "train/reward": 0.1 + 0.04 * step, "train/format": 1.0}
+        rows.append(row | {"time/rollout_s": 2.0, "time/update_s": 3.0, "time/health_s": 1.0})
+    for step, one, three, searches in ((0, 0.1, 0.6, 3.0), (5, 1.0, 0.0, 2.0), (10, 1.0, 0.0, 2.0)):
+        row = {"step": step, "val/f1": 0.7 * one + 0.3 * three, "val/f1_1hop": one}
+        rows.append(row | {"val/f1_3hop": three, "val/searches_3hop": searches})
+    write_metrics(folder, rows)
+    write_config(folder, trainer__max_steps=10)
+    seen = [rollout_row(s, q, s == 0, hops=3) for s in (0, 5, 10) for q in range(questions)]
+    write_rollouts(folder, seen)
+    return folder
+
+
 def strange(folder: Path) -> Path:
     """A run of somebody who writes markup wherever a text may stand."""
     healthy(folder, model__env__prompt=HOSTILE.encode("utf-8", "replace").decode())

@@ -23,8 +23,9 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DARK = {
     **{INK: "#e4e7ea", SOFT: "#a2abb5", GRID: "#343b42", FAINT: "#77818c"},
     **{"#0072b2": "#4ea6e6", "#d55e00": "#f08a4b", "#009e73": "#35c295"},
-    **{"#aab4be": "#8a939c", "#2f6bb0": "#6ea6e6", "#1b4a85": "#4f86cc", "#c0392b": "#ee7264"},
-    **{"#7d8a97": "#97a3af", "#5b8fc7": "#7fb2ea", "#8470a8": "#a893cf", "#8e3b2f": "#c8705f"},
+    **{"#aab4be": "#8a939c", "#8fb3d9": "#93bde9", "#5b8fc7": "#6a9fdb", "#2f6bb0": "#4a80c4"},
+    **{"#1b4a85": "#3a69a8", "#c0392b": "#ee7264", "#7d8a97": "#97a3af"},
+    **{"#8470a8": "#a893cf", "#8e3b2f": "#c8705f"},
 }
 """What a colour becomes on a dark page; the others stay."""
 _SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "research"}

@@ -22,10 +22,12 @@ from research_rl.trainers.overview.facts import (
     best_validation,
     spent_time,
     state_of,
+    time_of_iterations,
     verdict_of_run,
 )
 from research_rl.trainers.overview.folder import JsonRow, RunFolder, number, texts
 from research_rl.trainers.overview.follow import Mark, mark_of
+from research_rl.trainers.overview.hops import hop_curves
 from research_rl.trainers.overview.page import PAGE, ROOM
 from research_rl.trainers.overview.shipped import differing
 from research_rl.trainers.viewer import html_page
@@ -101,6 +103,7 @@ def comparison_of(runs: Sequence[RunFolder], resamples: int = 10_000) -> RunComp
         f"{label}: {said}" for label, run in zip(labels, runs, strict=True) for said in run.problems
     ]
     notes += _untrained(labels, latest)
+    notes += _of_other_questions(labels, latest)
     against = _corrected(
         [*_of_validation(labels, latest, resamples), *_of_rows(runs, labels, resamples)]
     )
@@ -128,18 +131,23 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
 
 def _facts(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {}
+    curves = [{curve.hops: curve for curve in hop_curves(run)} for run in runs]
+    kinds = {hops: curve.name for found in curves for hops, curve in sorted(found.items())}
 
     def add(name: str, value: str) -> None:
         lines.setdefault(name, []).append(value)
 
-    for run in runs:
+    for run, by_hops in zip(runs, curves, strict=True):
         best = best_validation(run)
-        spent = sum(v for n in ("rollout_s", "update_s") for _, v in run.metric(f"time/{n}"))
+        spent = time_of_iterations(run)
         verdict = verdict_of_run(run, bands_of(run))
         add("state", str(state_of(run)))
         add("verdict", verdict.grade)
         add("best validation F1", "–" if best is None else f"{best[1]:.3f} at step {best[0]:,}")
         add("latest validation F1", _fixed(run.last("val/f1")) + _at(run.metric("val/f1")))
+        for hops in sorted(kinds) if len(kinds) > 1 else ():
+            points = by_hops[hops].points if hops in by_hops else []
+            add(f"latest validation F1, {kinds[hops]}", _fixed(points[-1][1]) if points else "–")
         add("latest reward in training", _fixed(run.last("train/reward")))
         add("searches a question, validation", _fixed(run.last("val/searches"), 2))
         add("tokens a rollout", _fixed(run.last("train/sampled_tokens"), 1))
@@ -200,6 +208,20 @@ def _untrained(labels: Sequence[str], latest: Sequence[_Latest]) -> Iterator[str
             "answers tell nothing of what the training did; validate later too "
             "(trainer.val_check_interval), or evaluate the runs on the same questions."
         )
+
+
+def _of_other_questions(labels: Sequence[str], latest: Sequence[_Latest]) -> Iterator[str]:
+    """Say whose validation asks other questions, so that its curves cannot be held against."""
+    (_, first), *others = latest
+    for label, (_, rows) in zip(labels[1:], others, strict=True):
+        shared = len(first.keys() & rows.keys())
+        if shared and first.keys() ^ rows.keys():
+            yield (
+                f"The latest validation rollouts of {labels[0]} are of {len(first):,} questions "
+                f"and those of {label} of {len(rows):,}; {shared:,} are the same. F1, searches, "
+                "reward and curves are of each run's own questions, so they say little of which "
+                "run is better; the paired test looks at the shared ones alone."
+            )
 
 
 def _values(rows: Mapping[_Question, tuple[int, JsonRow]], measure: str) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from research_rl.envs.system import is_held
 from research_rl.trainers.overview.bands import LATE, Band
 from research_rl.trainers.overview.folder import RunFolder, number, texts
+from research_rl.trainers.overview.hops import HopCurve, lost_hops
 
 StateName = Literal["running", "finished", "stopped", "not begun"]
 Grade = Literal["well", "watch", "ill", "unknown"]
@@ -42,7 +43,7 @@ class RunState(NamedTuple):
 
 @dataclass(frozen=True)
 class Reason:
-    """One verdict of the signal check: what was seen, what helps, and in which iterations."""
+    """What was seen, what helps, and in which iterations the signal check saw it; else none."""
 
     name: str
     said: str
@@ -52,7 +53,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class RunVerdict:
-    """How a run does: a grade, a sentence, and the reasons of the signal check and the guard."""
+    """How a run does: a grade, a sentence, what was lost, and the signal check and the guard."""
 
     grade: Grade
     said: str
@@ -103,8 +104,9 @@ def _total(run: RunFolder) -> int | None:
 
 
 def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
-    """Return how a run does, from the verdicts that it wrote and the bands of its health."""
-    reasons = _reasons(run)
+    """Return how a run does: by its validations, the verdicts it wrote, the bands of its health."""
+    lost = [_lost(*one) for one in lost_hops(run)]
+    reasons = [*lost, *_reasons(run)]
     ill = [band for band in bands if band.state == "ill"]
     was = [band for band in bands if band.state == "was ill"]
     guard = [
@@ -129,12 +131,31 @@ def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
     if ill:
         said = f"Ill now: {', '.join(band.name for band in ill)}."
         return RunVerdict("watch" if few else "ill", said + few, reasons, guard)
+    if lost:
+        names = ", ".join(one.name for one in lost)
+        said = f"No sign of collapse now, but it unlearned the questions with {names}."
+        return RunVerdict("watch", said + few, reasons, guard)
     if recent or was:
         earlier = [band.name for band in was] + [r.name.replace("_", " ") for r in recent]
         said = f"Well now; earlier there were signs of trouble: {', '.join(earlier)}."
         return RunVerdict("watch", said + few, reasons, guard)
     said = "No sign of trouble: no verdict of the signal check, and no limit of health is crossed."
     return RunVerdict("well", said + few, reasons, guard)
+
+
+def _lost(curve: HopCurve, best: tuple[int, float]) -> Reason:
+    """What became of the questions with so many hops, and what may bring them back."""
+    step, now = curve.points[-1]
+    said = f"Validation F1 of these questions fell from {best[1]:.2f} at step {best[0]:,}"
+    said += f" to {now:.2f} at step {step:,}; the mean over all questions does not show it."
+    if curve.searches is not None and curve.searches < curve.hops - 0.5:
+        said += f" They need {curve.hops} searches, and it makes {curve.searches:.2f}."
+    remedy = (
+        "Look at a rollout of such a question first. With more steps they may come back, as long "
+        "as some are answered when it samples; else train on more such questions, or show more of "
+        "them in the demonstrations."
+    )
+    return Reason(curve.name, said, remedy)
 
 
 def _counted(iterations: int) -> str:
@@ -189,10 +210,20 @@ def _tokens(run: RunFolder) -> list[RunCost]:
     return found
 
 
+_SPENT = {"rollout_s": "sampling", "update_s": "learning", "health_s": "measuring health"}
+
+
+def time_of_iterations(run: RunFolder) -> float:
+    """Return the seconds that all iterations took: sampling, learning, measuring health."""
+    return sum(_spent(run).values())
+
+
+def _spent(run: RunFolder) -> dict[str, float]:
+    return {what: sum(v for _, v in run.metric(f"time/{n}")) for n, what in _SPENT.items()}
+
+
 def _seconds(run: RunFolder) -> list[RunCost]:
-    names = {"rollout_s": "sampling", "update_s": "learning", "health_s": "measuring health"}
-    spent = {what: sum(v for _, v in run.metric(f"time/{n}")) for n, what in names.items()}
-    total = sum(spent.values())
+    spent, total = _spent(run), time_of_iterations(run)
     if not total:
         return []
     parts = ", ".join(f"{what} {100 * s / total:.0f} %" for what, s in spent.items() if s)

@@ -20,6 +20,7 @@ from research_rl.trainers.overview.facts import (
     next_commands,
     spent_time,
     state_of,
+    time_of_iterations,
     verdict_of_run,
     when,
 )
@@ -115,21 +116,15 @@ def _tiles(run: RunFolder) -> Iterator[tuple[str, str, str]]:
     if (best := best_validation(run)) is not None:
         step, value = best
         yield "best validation F1", f"{value:.2f}", f"at step {step:,}"
-        first = run.metric("val/f1")[0]
-        yield "validation F1 now", _value(run.last("val/f1")), f"began with {_value(first[1])}"
-    for name, what in (("train/reward", "reward"), ("searches", "searches a question")):
-        key = (
-            name
-            if "/" in name
-            else f"val/{name}"
-            if run.metric(f"val/{name}")
-            else "train/searches"
-        )
-        if (now := run.last(key)) is not None:
-            early = run.metric(key)[0][1]
-            yield what, _value(now), f"began with {_value(early)}"
-    spent = sum(v for n in ("rollout_s", "update_s") for _, v in run.metric(f"time/{n}"))
-    if spent:
+        first = run.metric("val/f1")[0][1]
+        yield "validation F1 now", _value(run.last("val/f1")), f"began with {_value(first)}"
+    for name, what in (("reward", "reward"), ("searches", "searches a question")):
+        for split, where in (("val", "validation"), ("train", "training")):
+            if points := run.metric(f"{split}/{name}"):
+                first, now = points[0][1], points[-1][1]
+                yield f"{what}, {where}", _value(now), f"began with {_value(first)}"
+                break
+    if spent := time_of_iterations(run):
         yield "time of iterations", spent_time(spent), ""
 
 

@@ -31,16 +31,23 @@ def questions_html(
         steps: how many, the first and the last among them.
     """
     seen: _Seen = {}
+    left_out = set()
     for key, step, line in _validated(lines):
         if key in seen or len(seen) < questions:
             seen.setdefault(key, {}).setdefault(step, line)
+        else:
+            left_out.add(key)
     every = sorted({step for found in seen.values() for step in found})
     chosen = _spread(every, steps)
     data = {"steps": chosen, "questions": [_question(found, chosen) for found in seen.values()]}
     more = len(every) - len(chosen)
-    note = f"{more} steps between are left out; each has a page of its own." if more else ""
+    notes = [f"{more} steps between are left out; each has a page of its own."] * bool(more)
+    if left_out:
+        notes.append(f"The first {len(seen)} of {len(seen) + len(left_out):,} questions are here.")
     title = "The same question at two steps"
-    return html_page("questions.html", title=title, data=packed(json_finite(data)), note=note)
+    return html_page(
+        "questions.html", title=title, data=packed(json_finite(data)), note=" ".join(notes)
+    )
 
 
 def _validated(lines: Iterable[str]) -> Iterator[tuple[tuple[str, str], int, str]]:

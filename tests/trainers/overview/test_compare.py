@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from doubles.pages import Tags, text_of
-from doubles.run_folders import dead, healthy, rollout_row, strange, write_rollouts
+from doubles.run_folders import dead, forgetful, healthy, rollout_row, strange, write_rollouts
 
 from research_rl.trainers.overview.compare import (
     comparison_of,
@@ -33,6 +33,21 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
     assert {example.question for example in found.examples} == {
         f"Who owns house {number} ?" for number in (3, 4, 5)
     }
+
+
+def test_kinds_of_questions_stand_beside_each_other(tmp_path: Path) -> None:
+    found = comparison_of(runs_of(healthy(tmp_path / "a"), forgetful(tmp_path / "b")))
+    assert found.facts["latest validation F1, 1 hop"] == ["–", "1.000"]
+    assert found.facts["latest validation F1, 3 hops"] == ["–", "0.000"]
+    assert found.facts["verdict"] == ["well", "watch"]
+
+
+def test_other_questions_are_told(tmp_path: Path) -> None:
+    a, b = healthy(tmp_path / "a"), healthy(tmp_path / "b")
+    assert not comparison_of(runs_of(a, b)).notes
+    write_rollouts(b, [rollout_row(5, number, True) for number in range(6, 11)])
+    (note,) = comparison_of(runs_of(a, b)).notes
+    assert "rollouts of a are of 8 questions and those of b of 5; 2 are the same." in note
 
 
 def test_answers_are_paired_by_question(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from doubles.pages import Tags, text_of
-from doubles.run_folders import dead, healthy, strange, write_config, write_metrics
+from doubles.run_folders import dead, forgetful, healthy, strange, write_config, write_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,8 @@ from research_rl.trainers.overview.facts import (
 )
 from research_rl.trainers.overview.folder import RunFolder
 from research_rl.trainers.overview.follow import followed_questions, spread
+from research_rl.trainers.overview.hops import lost_hops
+from research_rl.trainers.overview.listing import runs_in
 from research_rl.trainers.overview.page import write_run_page
 from research_rl.trainers.overview.shipped import compared_with_shipped, nearest_config
 
@@ -47,6 +50,34 @@ def test_a_dead_run_says_so_first(tmp_path: Path) -> None:
     assert "stopped, 6 of 50 iterations" in said
     assert "no reward was ever paid" in said
     assert "research collect --config" in said
+
+
+def test_a_run_that_unlearned_some_questions_says_which(tmp_path: Path) -> None:
+    said = text_of(page_of(forgetful(tmp_path / "mine")))
+    assert "Watch No sign of collapse now, but it unlearned the questions with 3 hops." in said
+    assert "fell from 0.60 at step 0 to 0.00 at step 10" in said
+    assert "They need 3 searches, and it makes 2.00." in said
+    assert "1 hop " not in said.partition("what helps")[0], "the others were learned"
+    (line,) = runs_in(tmp_path)
+    assert line.verdict == "watch", "the list says what the page says"
+
+
+def test_a_handful_of_questions_says_nothing_of_a_run(tmp_path: Path) -> None:
+    assert "Well No sign of trouble" in text_of(page_of(forgetful(tmp_path, questions=4)))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_what_was_lost_was_there_before(values: list[float]) -> None:
+    run = RunFolder(Path("nowhere"), curves={"val/f1_2hop": ([*range(len(values))], values)})
+    for curve, (step, best) in lost_hops(run):
+        assert best == max(values) == curve.points[step][1]
+        assert curve.points[-1][1] < best / 2
+
+
+def test_numbers_of_a_page_agree(tmp_path: Path) -> None:
+    said = text_of(page_of(forgetful(tmp_path)))
+    assert re.findall(r"time of iterations (\d+ \w+)", said) == ["1 min", "1 min"]
+    assert "reward, training 0.46 began with 0.10" in said
 
 
 def test_a_run_of_which_nothing_is_there_yet(tmp_path: Path) -> None:
@@ -130,7 +161,7 @@ def test_the_nearest_config_is_found(tmp_path: Path) -> None:
 
     assert not compared_with_shipped(run, refused).whole
     run.config["data"]["world"]["eval_hops"] = [1, 2, 3]
-    run.config["trainer"]["max_steps"] = 40
+    run.config["trainer"] |= {"max_steps": 40, "val_check_interval": 10}
     run.config["data"]["world"]["train_hops"] = {"1": 1, "2": 2, "3": 3.0}
     assert nearest_config(run) == "quickstart + three_hops"
     del run.config["model"]

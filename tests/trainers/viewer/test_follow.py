@@ -45,6 +45,8 @@ def test_it_is_bounded_and_says_so() -> None:
     data = data_of(page)
     assert (data["steps"], len(data["questions"])) == ([0, 10, 19, 29], 2)
     assert "26 steps between are left out" in page
+    assert "The first 2 of 5 questions are here." in page
+    assert "questions are here" not in questions_html(lines(*rows), questions=5)
 
 
 def test_parts_of_a_reward_and_other_dialects_are_shown() -> None:

@@ -19,13 +19,12 @@ from research_rl.trainers.evaluate.report.card import (
     CEILING_HEAD,
     Naming,
     ceiling_texts,
-    gap_text,
     interval_text,
     p_text,
     percent,
 )
 from research_rl.trainers.evaluate.report.charts import bars_figure, searches_figure
-from research_rl.trainers.evaluate.report.summary import Summary, System
+from research_rl.trainers.evaluate.report.summary import Comparison, Summary, System
 from research_rl.trainers.viewer import html_page, packed, turn_parts
 
 _HEADS = (
@@ -189,16 +188,33 @@ def _results(summary: Summary, reference: str) -> Iterator[str]:
         if cell.method != reference or em is None or em.mean is None:
             continue
         name = naming.system(cell.method, cell.model)
-        said = f"{cell.dataset}: {name} answers {100 * em.mean:.1f} % exactly"
+        said = f"{cell.dataset}: {name} answers {100 * em.mean:.1f} % of the questions right (EM)"
         system = System(cell.method, cell.model)
         tests = (one for one in summary.comparisons if one.dataset == cell.dataset)
         against = [one for one in tests if one.measure == "em" and one.reference == system]
         known = [one for one in against if one.paired.difference is not None]
         nearest = min(known, key=lambda one: one.paired.difference or 0.0, default=None)
         if nearest is not None:
-            other = naming.system(*nearest.other)
-            said += f", {gap_text(nearest)} points beside {other}, p {p_text(nearest.corrected_p)}"
+            said += f", {_ahead(nearest)} {naming.system(*nearest.other)}{_certainty(nearest)}"
         yield f"{said}."
+
+
+def _ahead(one: Comparison) -> str:
+    """``28.0 points more than`` the best of the other methods, which is named after it."""
+    points = round(100 * (one.paired.difference or 0.0), 1)
+    if not points:
+        return "as many as the best other method,"
+    order = "more" if points > 0 else "fewer"
+    return f"{abs(points):.1f} points {order} than the best other method,"
+
+
+def _certainty(one: Comparison) -> str:
+    """The interval of a difference and its p; nothing where all questions were answered alike."""
+    gap = one.paired
+    if gap.low is None or gap.high is None or not (gap.low or gap.high):
+        return ""
+    low, high = (f"{100 * end:+.1f}" for end in (gap.low, gap.high))
+    return f" (95 % interval {low} to {high}, p {p_text(one.corrected_p)})"
 
 
 def _scores(summary: Summary, ceilings: Mapping[str, str]) -> Iterator[dict[str, Any]]:

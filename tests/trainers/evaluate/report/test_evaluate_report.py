@@ -8,6 +8,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from doubles.sample_rollouts import HOSTILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research_rl.trainers.callbacks.svg import DARK
 from research_rl.trainers.evaluate.measures.published import beside, check_system, published
 from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile
 from research_rl.trainers.evaluate.measures.statistics import Interval
@@ -27,7 +29,7 @@ from research_rl.trainers.evaluate.report.card import (
     interval_text,
     percent,
 )
-from research_rl.trainers.evaluate.report.charts import accuracy_against_searches, figure1
+from research_rl.trainers.evaluate.report.charts import _OTHERS, accuracy_against_searches, figure1
 from research_rl.trainers.evaluate.report.page import page_data, verdict_of, write_page
 from research_rl.trainers.evaluate.report.summary import Summary, summarise
 from research_rl.trainers.evaluate.settings import setting_differences
@@ -200,6 +202,34 @@ def test_the_page_holds_every_answer_of_the_first_questions(tmp_path: Path) -> N
     ]
     text = page.read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:)', text), "it loads nothing"
+
+
+def results_of(tmp_path: Path, rows: list[Row]) -> str:
+    page = write_page(tmp_path / "p.html", rows, summary_of(rows)).read_text("utf-8")
+    return " ".join(page.partition('<ul class="results">')[2].partition("</ul>")[0].split())
+
+
+def test_the_result_is_a_sentence(tmp_path: Path) -> None:
+    said = results_of(tmp_path, pair())
+    assert "houses: ReSearch answers 95.0 % of the questions right (EM), 70.0 points more" in said
+    assert "more than the best other method, Guess (95 % interval +" in said
+    alike = [row(i, i > 0, method) for method in ("ReSearch", "Guess") for i in range(8)]
+    assert results_of(tmp_path, alike).endswith("as many as the best other method, Guess.</li>")
+    worse = [row(i, m == "Guess", m) for m in ("ReSearch", "Guess") for i in range(8)]
+    assert "100.0 points fewer than the best other method, Guess" in results_of(tmp_path, worse)
+
+
+def test_the_blues_of_methods_are_told_apart_on_both_papers() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.05 + sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    blues = _OTHERS[1:5]
+    for shown in (blues, [DARK[blue] for blue in blues]):
+        levels = [light(blue) for blue in shown]
+        assert all(a / b > 1.3 for a, b in pairwise(levels)), shown
+    assert light(DARK[blues[-1]]) / light("#14171a") > 3, "seen on a dark page"
 
 
 def test_a_picture_of_one_data_set_is_not_blown_up(tmp_path: Path) -> None:
