@@ -35,6 +35,7 @@ from research_rl.envs.rewards import (
 from research_rl.envs.spaces import UnicodeText
 from research_rl.envs.system import printable
 from research_rl.envs.types import (
+    UNANSWERABLE,
     Passage,
     Question,
     Retriever,
@@ -48,6 +49,7 @@ from research_rl.envs.wrappers import Transcript, fork
 __all__ = [
     "BASE",
     "INSTRUCT",
+    "UNANSWERABLE",
     "Answer",
     "DefaultReward",
     "Episode",

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from research_rl.envs import Episode, Passage, Question, Rules
+from research_rl.envs import UNANSWERABLE, Episode, Passage, Question, Rules
 from research_rl.envs.protocols import BUDGET_USED, NOTHING_TO_SEARCH, RESEARCH, Opened, Protocol
 from research_rl.envs.rewards import get_reward
 from research_rl.envs.synthetic import (
@@ -22,7 +22,6 @@ from research_rl.envs.synthetic import (
     query_of,
     question_of,
 )
-from research_rl.envs.types import UNANSWERABLE
 from research_rl.trainers.warmstart.words import answer_turn, bare_prompt, search_turn, takes_pairs
 
 TAGS = (*(tag for pair in RESEARCH.tags.values() for tag in pair), "\\boxed{", "}")
