@@ -79,8 +79,9 @@ def _short(command: str, width: int) -> str:
         default = _default(known[name]) if name in known else ""
         lines += _entry(given, f"{line}{default}", width)
     groups = ", ".join(_groups(command))
+    by_group = f", --help GROUP one group of them: {groups}" if groups else ""
     more = [
-        f"--help all shows every option ({len(known)}), --help GROUP one group of them: {groups}.",
+        f"--help all shows every option ({len(known)}){by_group}.",
         "A config holds the same names; --print_config prints the sum of configs and options.",
     ]
     if "model.algorithm" in known:

@@ -48,6 +48,7 @@ def test_the_short_help_is_a_screen_and_names_what_is_there(command: str) -> Non
     assert len(lines) <= 48
     assert all(len(line) <= 88 for line in lines)
     assert f"research {command}" in page
+    assert "one group of them: ." not in " ".join(page.split())
     known = options_of(command)
     most_used = OPENINGS[command].most_used
     assert 10 <= len(most_used) <= 18
