@@ -321,7 +321,7 @@ class Endpoints:
 
     def _close(self, endpoint: Endpoint) -> None:
         if endpoint.last_error and not endpoint.up:
-            log.info("the server %s is back", endpoint.url)
+            log.warning("the server %s is back", endpoint.url)  # as loud as that it went
         endpoint.last_error = ""
 
     def _take_out(self, endpoint: Endpoint, error: str) -> None:

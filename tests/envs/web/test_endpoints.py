@@ -229,12 +229,13 @@ def test_a_server_is_asked_only_when_it_has_been_readied(
     nurse.well.set()
     endpoints.close()
     assert all(endpoint.up for endpoint in endpoints.members)
-    with caplog.at_level(logging.INFO), pytest.raises(NoAnswerError):
+    with caplog.at_level(logging.WARNING), pytest.raises(NoAnswerError):
         endpoints.ask(scripted(DEAD)[1], window=0.0)
     assert "the server a is taken out: dead" in caplog.text
     assert not any(endpoint.up for endpoint in endpoints.members), "one failure takes it out"
     endpoints.readied("a")
     assert [endpoint.up for endpoint in endpoints.members] == [True, False]
+    assert "the server a is back" in caplog.text, "told as loudly as that it went"
 
 
 def test_an_answer_to_a_question_of_before_readies_nobody(nurse: Nurse) -> None:
