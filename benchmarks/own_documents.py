@@ -191,6 +191,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=300, help="of the exam, at most")
     parser.add_argument("fit", nargs="*", help="behind --: more options of the GRPO run")
     args = parser.parse_args()
+    if args.data and (args.folder or args.given):
+        parser.error("--data brings pages and questions; leave out --folder and --given, or --data")
     args.demonstrations = args.demonstrations or (320 if args.model else 2000)
     end_politely()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -45,6 +45,7 @@ from research_rl.agents import Rollout, TextOnly
 from research_rl.envs import Question, Reward
 from research_rl.envs.questions import read_questions
 from research_rl.envs.synthetic import SyntheticWorld
+from research_rl.trainers.callbacks.plots import read_metrics
 from research_rl.trainers.warmstart.demonstrations import Demonstrator
 
 FEW = "16"  # validation questions of a cold start: an untrained model writes on to the last token
@@ -88,10 +89,10 @@ class Job:
         if not self.iterations:
             return None
         done, exam = self.out / "grpo" / "done", self.out / "exam"
-        if done.is_file() and (made := int(done.read_text() or self.iterations)) < self.iterations:
+        if done.is_file() and (made := self.iterations_made()) < self.iterations:
             set_aside(exam, exam / f"iteration-{made}")
             done.unlink()
-        return self.train(
+        policy = self.train(
             "grpo",
             *("--data.batch_size", "16", "--trainer.max_steps", str(self.iterations)),
             *("--model.algorithm", "GRPO", "--model.algorithm.init_args.kl_coef", "0.0"),
@@ -99,6 +100,14 @@ class Job:
             *options,
             *self.settings,
         )
+        done.write_text(str(self.iterations))
+        return policy
+
+    def iterations_made(self) -> int:
+        """How many iterations a finished GRPO has; folders of before do not say it in ``done``."""
+        if said := (self.out / "grpo" / "done").read_text():
+            return int(said)
+        return len(read_metrics(self.out / "grpo" / "metrics.csv")["train/reward"].values)
 
     def train(self, stage: str, *options: str, command: str = "") -> Path:
         """Run ``research sft`` or ``research fit`` to its end; return the folder of the policy.
@@ -120,7 +129,7 @@ class Job:
                     *("--config", self.config, "--seed_everything", str(self.seed)),
                     *("--trainer.default_root_dir", str(folder), *options, *more),
                 )
-            (folder / "done").write_text(str(self.iterations) if stage == "grpo" else "")
+            (folder / "done").touch()
         return folder / "policy"
 
 

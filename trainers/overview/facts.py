@@ -105,7 +105,7 @@ def _total(run: RunFolder) -> int | None:
 
 def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
     """Return how a run does: by its validations, the verdicts it wrote, the bands of its health."""
-    lost = [_lost(*one) for one in lost_hops(run)]
+    lost = [_lost(run, *one) for one in lost_hops(run)]
     reasons = [*lost, *_reasons(run)]
     ill = [band for band in bands if band.state == "ill"]
     was = [band for band in bands if band.state == "was ill"]
@@ -143,11 +143,14 @@ def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
     return RunVerdict("well", said + few, reasons, guard)
 
 
-def _lost(curve: HopCurve, best: tuple[int, float]) -> Reason:
+def _lost(run: RunFolder, curve: HopCurve, best: tuple[int, float]) -> Reason:
     """What became of the questions with so many hops, and what may bring them back."""
     step, now = curve.points[-1]
     said = f"Validation F1 of these questions fell from {best[1]:.2f} at step {best[0]:,}"
-    said += f" to {now:.2f} at step {step:,}; the mean over all questions does not show it."
+    said += f" to {now:.2f} at step {step:,}"
+    mean = dict(run.metric("val/f1"))
+    hidden = mean.get(step, 0.0) >= mean.get(best[0], math.inf)
+    said += "; the mean over all questions does not show it." if hidden else "."
     if curve.searches is not None and curve.searches < curve.hops - 0.5:
         said += f" They need {curve.hops} searches, and it makes {curve.searches:.2f}."
     remedy = (

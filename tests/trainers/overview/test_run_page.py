@@ -62,6 +62,13 @@ def test_a_run_that_unlearned_some_questions_says_which(tmp_path: Path) -> None:
     assert line.verdict == "watch", "the list says what the page says"
 
 
+@pytest.mark.parametrize("means", [[0.6, 0.7], [0.6, 0.1]])
+def test_that_the_mean_hides_it_is_said_where_it_does(means: list[float]) -> None:
+    curves = {"val/f1": ([0, 10], means), "val/f1_3hop": ([0, 10], [0.6, 0.0])}
+    (reason,) = verdict_of_run(RunFolder(Path("nowhere"), curves=curves), []).reasons
+    assert ("the mean over all questions does not show it" in reason.said) == (means[1] == 0.7)
+
+
 def test_a_handful_of_questions_says_nothing_of_a_run(tmp_path: Path) -> None:
     assert "Well No sign of trouble" in text_of(page_of(forgetful(tmp_path, questions=4)))
 
