@@ -103,14 +103,13 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Load a file and wait until its scripts have run."""
-        self.call("Page.navigate", url="about:blank")  # a new fragment alone would not reload
+        self._leave()
         self.call("Page.navigate", url=f"{path.as_uri()}{fragment}")
         self._loaded("file:", str(path))
 
     def visit(self, url: str) -> None:
         """Load a page of a server and wait until its scripts have run."""
-        self.call("Page.navigate", url="about:blank")  # else the page before may pass for this one
-        self.wait("location.protocol === 'about:'")
+        self._leave()
         self.call("Page.navigate", url=url)
         self._loaded("http:", url)
 
@@ -134,6 +133,13 @@ class Browser:
         """The whole page as a PNG."""
         told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(told["data"])
+
+    def _leave(self) -> None:
+        """Be on an empty page: else the page before may pass for the next one, and a new fragment
+        alone would not load it anew.
+        """
+        self.call("Page.navigate", url="about:blank")
+        self.wait("document.readyState === 'complete' && location.protocol === 'about:'")
 
     def _loaded(self, protocol: str, what: str) -> None:
         loaded = f"document.readyState === 'complete' && location.protocol === '{protocol}'"

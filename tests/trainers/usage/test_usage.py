@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from doubles.entry_points import options_in_force
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from research_rl.trainers.cli import dispatch
@@ -177,6 +177,7 @@ NAMES = [o.name for o in options_of("fit").values() if o.kind == "value" and o.t
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(name=st.sampled_from(NAMES), value=VALUES)
+@example(name="trainer.default_root_dir", value="1e-3")
 def test_nothing_is_refused_that_the_real_parser_takes(
     name: str,
     value: str,
@@ -197,4 +198,8 @@ def test_nothing_is_refused_that_the_real_parser_takes(
                 refused = True
         early = capsys.readouterr().err
         if refused:
-            assert real_error(patch, capsys) == early
+            assert early.startswith(f"research: error: {name}: ")
+            real = real_error(patch, capsys)
+            assert real
+            # it may tell first of an option that is made of this one: a logger of the run's folder
+            assert real == early or not real.startswith(f"research: error: {name}: ")
