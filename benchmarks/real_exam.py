@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,7 @@ class Exam:
         search_now: before the question, where one search with it is given.
         answer_now: what makes a policy answer at once.
         tokens: of a response, results included.
+        times: how often a question is asked where answers are sampled.
     """
 
     out: Path
@@ -61,14 +63,15 @@ class Exam:
     search_now: str = "<think> I search for the question. </think>"
     answer_now: str = ANSWER_NOW
     tokens: int = TOKENS
+    times: int = 4
 
     def search(self, name: str, folder: str | Path, limit: int | None = None) -> list[Row]:
         """Let a policy answer as it is trained to."""
         return self._kept(name, folder, self._searched, self.questions[:limit])
 
     def sampled(self, name: str, folder: str | Path) -> list[Row]:
-        """The same at temperature 1, as in training; one answer a question."""
-        ask = partial(self._searched, temperature=1.0)
+        """The same at temperature 1, as in training; ``times`` rows a question."""
+        ask = partial(self._searched, temperature=1.0, times=self.times)
         return self._kept(f"{name}, sampled", folder, ask, self.questions)
 
     def closed_book(self, name: str, folder: str | Path) -> list[Row]:
@@ -93,12 +96,17 @@ class Exam:
             rows: list[Row] = []
             for start in range(0, len(asked), AT_ONCE):
                 rows += ask(policy, asked[start : start + AT_ONCE])
-                print(f"{name}: {len(rows)} of {len(asked)} questions", flush=True)
+                done = min(start + AT_ONCE, len(asked))
+                print(f"{name}: {done} of {len(asked)} questions", flush=True)
             write_rows(file, rows)
         return read_rows(file)
 
     def _searched(
-        self, policy: LMPolicy, questions: Sequence[Question], temperature: float = 0.0
+        self,
+        policy: LMPolicy,
+        questions: Sequence[Question],
+        temperature: float = 0.0,
+        times: int = 1,
     ) -> list[Row]:
         env = gym.make_vec(
             "research_rl.envs:ReSearch-v0",
@@ -110,9 +118,13 @@ class Exam:
             prompt=self.prompt,
         )
         params = SamplingParams(self.tokens, temperature=temperature)
-        seeds = [seed_of("exam", question.id) for question in questions]
-        played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, seeds)
-        return [_row(rollout) for rollout in played]
+        engine, rows = CachedEngine(policy), list[Row]()
+        for time in range(times):
+            again = (time,) if time else ()
+            seeds = [seed_of("exam", question.id, *again) for question in questions]
+            played = collect_rollouts(questions, env, policy, engine, params, seeds)
+            rows += [_row(rollout) for rollout in played]
+        return rows
 
     def _at_once(self, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
         return self._completed(policy, questions, [self.answer_now] * len(questions), 0)
@@ -226,13 +238,13 @@ def report(
     columns += [f"searches, {h} hops" for h in hops]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for policy, rows in policies:
-        cells = [policy, str(len(rows)), *(_interval(rows, name) for name in names)]
+        cells = [policy, str(len(_of_each(rows, "f1"))), *(_interval(rows, name) for name in names)]
         for name in ("f1", "searches"):
             cells += [_mean([r for r in rows if r["hops"] == h], name) for h in hops]
         lines.append(f"| {' | '.join(cells)} |")
     spent = json.loads((out / "seconds.json").read_text())
     lines += ["", "Minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in spent.items())]
-    of = {policy: {row["id"]: row["f1"] for row in rows} for policy, rows in policies}
+    of = {policy: _of_each(rows, "f1") for policy, rows in policies}
     tests = {}
     for how in ("", ", sampled"):
         before, last = of.get(f"after SFT{how}", {}), of.get(f"after GRPO{how}", {})
@@ -275,13 +287,22 @@ def _reading(policy: str, rows: Sequence[Row]) -> list[str]:
     found = [row for row in told if row["found"]]
     rest = [row for row in told if not row["found"]]
     return [
-        f"{policy}: an answer stands in a result for {len(found)} of {len(told)} questions; F1 "
+        f"{policy}: an answer stands in a result of {len(found)} of {len(told)} rollouts; F1 "
         f"there {_mean(found, 'f1') or '-'}, elsewhere {_mean(rest, 'f1') or '-'}"
     ]
 
 
+def _of_each(rows: Sequence[Row], name: str) -> dict[str, float]:
+    """The mean over the answers to each question, of those that have a value."""
+    values = defaultdict[str, list[float]](list)
+    for row in rows:
+        if (value := row.get(name)) is not None:
+            values[row["id"]].append(value)
+    return {question: sum(those) / len(those) for question, those in values.items()}
+
+
 def _interval(rows: Sequence[Row], name: str) -> str:
-    found = bootstrap_interval([row.get(name) for row in rows])
+    found = bootstrap_interval(list(_of_each(rows, name).values()))
     if found.mean is None:
         return ""
     return f"{found.mean:.2f} ({found.low:.2f}-{found.high:.2f})"

@@ -8,7 +8,9 @@ validation has an F1 of 0.9, and counts as collapsed if that is below half of it
     python benchmarks/stability.py --out runs/stability
     python benchmarks/stability.py --rules grpo llds --seeds 1 2
     python benchmarks/stability.py --out runs/stability --report-only
+    python benchmarks/stability.py --out runs/stability-once --case "answer at once"
 
+``--case`` takes learning rate and warm start of a case of ``collapse.py`` in place of ``--times``.
 All rules have their first seed before any has its second. A run that is in its folder already is
 not repeated, one that was interrupted goes on from its checkpoint.
 """
@@ -24,6 +26,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from collapse import CASES
 from quickstart import DONE, quickstart_config, table, train_once
 
 from research_rl.trainers.callbacks.plots import Curves, read_metrics
@@ -47,16 +50,20 @@ def write_changed(folder: Path, root: Path, seed: int, args: argparse.Namespace)
     """Write the quickstart as it is run here, with the world and warm starts of ``root``."""
     config = quickstart_config()
     trainer, model = config["trainer"], config["model"]
+    case = CASES[args.case] if args.case else {"warm": {}}
     warm_start = str(root / f"warmstart-{args.warm_seed or seed}")
     trainer["max_steps"] = args.steps * MINIBATCHES
     trainer["callbacks"][0]["init_args"]["folder"] = warm_start
     for kind in ("callbacks", "logger"):
         trainer[kind] = [x for x in trainer[kind] if not x["class_path"].endswith(UNUSED)]
+    warm = trainer["callbacks"][0]["init_args"]["config"]
+    warm.update(case["warm"])
     if args.warm_seed is not None:
-        trainer["callbacks"][0]["init_args"]["config"]["seed"] = args.warm_seed
+        warm["seed"] = args.warm_seed
     model["policy"]["model"] = warm_start
     model["updates"]["num_minibatches"] = MINIBATCHES
-    model["optimizer"]["init_args"]["lr"] *= args.times
+    rate = model["optimizer"]["init_args"]
+    rate["lr"] = case.get("lr", rate["lr"] * args.times)
     config["data"]["batch_size"] = 8
     config["data"]["world"]["folder"] = str(root / "world")
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +85,7 @@ def train(root: Path, rule: str, seed: int, args: argparse.Namespace) -> None:
     """
     folder = folder_of(root, rule, seed)
     wanted = {"steps": args.steps, "times": args.times, "warm_seed": args.warm_seed}
+    wanted |= {"case": args.case} if args.case else {}
     asked = folder / "settings.json"
     if folder.exists() and not (asked.is_file() and json.loads(asked.read_text()) == wanted):
         raise FileExistsError(
@@ -120,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--steps", type=int, default=30, help="iterations of a run")
     parser.add_argument("--times", type=float, default=3.0, help="the quickstart's learning rate")
+    parser.add_argument("--case", choices=list(CASES), help="of collapse.py, in place of --times")
     parser.add_argument("--warm_seed", type=int, help="one warm start for all")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     args = parser.parse_args()
@@ -136,7 +145,8 @@ def main() -> None:
             rows.append(measured(rule, runs))
     if not rows:
         raise SystemExit(f"{root} must hold a run that is done, got none; leave out --report-only")
-    print(f"{args.steps} iterations, {args.times:g} times the quickstart's learning rate\n")
+    rate = f"{args.times:g} times the quickstart's learning rate"
+    print(f"{args.steps} iterations, {args.case or rate}\n")
     print(table(rows, list(rows[0])))
 
 

@@ -50,7 +50,9 @@ def test_a_rung_is_climbed_and_a_second_call_repeats_nothing(tmp_path: Path) -> 
     folder = tmp_path / "out" / "world-seed-1"
     report = rows_of(folder)
 
-    assert {len(rows) for rows in report["rows"].values()} == {4}, "two questions of 1 and 2 hops"
+    for name, rows in report["rows"].items():
+        assert len({row["id"] for row in rows}) == 4, "two questions of 1 and 2 hops"
+        assert len(rows) == (16 if "sampled" in name else 4), "four answers where they are sampled"
     assert set(report["rows"]) == {
         *("after SFT", "after SFT, sampled", "after GRPO", "after GRPO, sampled"),
         *("after GRPO, closed book", "after GRPO, naive RAG"),
