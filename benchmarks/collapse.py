@@ -19,14 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from quickstart import train_once
 
 from research_rl.trainers.callbacks.plots import Curve, Curves, read_metrics
 from research_rl.trainers.health.guard import would_have_warned
@@ -38,7 +36,6 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "healthy": {"lr": 0.001, "warm": {}},
 }
 SHOWN = ("train/reward", "train/format", "train/searches", "train/entropy")
-DONE = "done.json"
 NO_CURVE = Curve([], [])
 
 
@@ -79,19 +76,11 @@ def config(case: str, guarded: bool, folder: Path, out: Path, seed: int) -> dict
 def fit(case: str, guarded: bool, out: Path, steps: int, seed: int) -> Path:
     """Run one case unless it has been run, and return its folder."""
     folder = out / f"{case.replace(' ', '-')}-{'guarded' if guarded else 'alone'}-{seed}"
-    if (folder / DONE).is_file():
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "changes.json"  # JSON is YAML
     file.write_text(json.dumps(config(case, guarded, folder, out, seed)))
-    command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", "--config", "quickstart"]
-    command += ["--config", str(file), "--seed_everything", str(seed)]
-    command += ["--trainer.max_steps", str(steps)]
-    print("running", " ".join(command[2:]), file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    (folder / DONE).write_text(json.dumps({"minutes": (time.perf_counter() - start) / 60}))
+    seeds = ("--seed_everything", str(seed), "--trainer.max_steps", str(steps))
+    train_once(folder, "--config", "quickstart", "--config", str(file), *seeds)
     return folder
 
 

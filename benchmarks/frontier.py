@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,22 +63,29 @@ def make_point(out: Path, name: str, seed: int, questions: int) -> None:
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Draw F1 over searches, a point a run, constant prices joined in their order."""
+    """Draw F1 over searches, a point a run; the words beside it name the prices of its place."""
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained", facecolor="white")
     axes = figure.subplots()
+    marks = defaultdict[tuple[float, float], list[str]](list)
     for kind, colour in COLOURS.items():
         ours = [row for row in rows if row["price"].partition("-")[0] == kind]
         where = [row["searches"] for row in ours], [row["f1"] for row in ours]
-        axes.plot(*where, "o-" if kind == "constant" else "o", color=colour, label=kind, alpha=0.8)
+        axes.plot(*where, "o", color=colour, label=kind, alpha=0.8)
         for row in ours:
-            place = (row["searches"], row["f1"])
-            axes.annotate(row["price"].partition("-")[2], place, (4, 4), None, "offset points")
+            place = (round(row["searches"], 1), round(row["f1"], 1))
+            marks[place].append(row["price"].replace("-", " "))
+    for place, names in marks.items():  # points that lie on each other share their words
+        text = "\n".join(f"{name} x {n}" if n > 1 else name for name, n in Counter(names).items())
+        axes.annotate(
+            text, place, xytext=(-8, -6), textcoords="offset points", ha="right", va="top", size=7
+        )
     axes.axvline(sum(TRAINED_HOPS) / len(TRAINED_HOPS), color="#9aa0a6", linestyle=":")
     axes.set_xlabel("searches a question, test people, 1 and 2 hops; dotted: as many as hops")
     axes.set_ylabel("F1")
     axes.set_ylim(-0.03, 1.05)
+    axes.margins(x=0.25)
     axes.grid(color="#e3e5e7", linewidth=0.6)
-    axes.legend(frameon=False, title="price of a search")
+    axes.legend(frameon=False, title="price of a search", loc="lower left")
     figure.savefig(file)
 
 

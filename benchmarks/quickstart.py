@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ RECIPES = {"quickstart": TRAINED_HOPS, "three_hops": HOPS}
 ANSWER_NOW = "<think> I know enough . </think> <answer> the answer is \\boxed{"
 SHOWN = ("f1", "searches", "chain", "format")
 DONE = "done.json"
+LOOK_EVERY = 5  # seconds, whether a run is over; what it has taken is written down then
 Row = dict[str, Any]
 
 
@@ -68,8 +70,10 @@ def quickstart_config() -> dict[str, Any]:
 def train_once(folder: Path, *options: str) -> float:
     """Run ``research fit`` into ``folder`` unless it has been, and return its minutes.
 
+    Those of a run that was interrupted and goes on are the sum over its parts.
+
     Args:
-        folder: of the run; its output goes to ``log.txt`` there.
+        folder: of the run; its output goes to the end of ``log.txt`` there.
         options: of the command, ``--config`` among them.
     """
     if (folder / DONE).is_file():
@@ -78,10 +82,20 @@ def train_once(folder: Path, *options: str) -> float:
     command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", *options]
     command += ["--trainer.default_root_dir", str(folder)]
     print("running", " ".join(command[3:]), file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    minutes = (time.perf_counter() - start) / 60
+    spent = folder / "minutes.json"  # of a run that goes on: those of before count too
+    before, start = float(spent.read_text()) if spent.is_file() else 0.0, time.perf_counter()
+    code = None
+    with (
+        (folder / "log.txt").open("a") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as running,
+    ):
+        while code is None:
+            with suppress(subprocess.TimeoutExpired):
+                code = running.wait(LOOK_EVERY)
+            spent.write_text(str(before + (time.perf_counter() - start) / 60))
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    minutes = float(spent.read_text())
     (folder / DONE).write_text(json.dumps({"minutes": minutes}))
     return minutes
 

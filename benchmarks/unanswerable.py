@@ -1,8 +1,9 @@
 """Does a policy learn to say "unknown" where it should? The quickstart with facts left out.
 
-Each seed runs the quickstart with ``data.world.unanswerable_share``. Its warm start and its last
-policy then answer questions about the test people greedily: those that the corpus answers and
-those that it does not, by number of hops.
+Each run is the quickstart with ``data.world.unanswerable_share`` and one of ``RECIPES``: as it is,
+with a reward in which it costs something to say "unknown" where there is an answer, or after a warm
+start with more right demonstrations. Warm start and last policy then answer questions about the
+test people greedily: those that the corpus answers and those that it does not, by number of hops.
 
     python benchmarks/unanswerable.py --out runs/unanswerable --seeds 1 2 3
 
@@ -21,6 +22,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+import yaml
 from quickstart import TRAINED_HOPS, load, quickstart_config, table, train_once
 
 from research_rl.agents import CachedEngine, LMPolicy, SamplingParams, collect_rollouts, seed_of
@@ -29,6 +31,13 @@ from research_rl.envs.rewards import f1_score
 from research_rl.envs.rewards.terms import abstained
 from research_rl.envs.synthetic import SyntheticWorld
 
+RECIPES: dict[str, tuple[float, dict[str, Any] | None]] = {
+    "quickstart": (0.2, None),
+    "abstain 0.3": (0.2, {"answer": 0.7, "abstain": 0.3}),
+    "abstain 0.2": (0.2, {"answer": 0.8, "abstain": 0.2}),
+    "good_share 0.5": (0.5, None),
+}
+"""Share of right demonstrations in the warm start, and terms of the reward (None: its default)."""
 Row = dict[str, Any]
 
 
@@ -56,6 +65,22 @@ def asked(share: float, number: int) -> list[Question]:
                 )
             found += kind[:number]
     return found
+
+
+def write_recipe(folder: Path, recipe: str, share: float, seed: int, steps: int | None) -> Path:
+    """Write the quickstart as a recipe has it."""
+    config, (good, terms) = quickstart_config(), RECIPES[recipe]
+    config["trainer"]["callbacks"][0]["init_args"]["config"]["good_share"] = good
+    config["data"]["world"]["unanswerable_share"] = share
+    config["seed_everything"] = seed
+    if terms is not None:
+        config["model"]["env"]["reward"] = {"terms": terms}
+    if steps is not None:
+        config["trainer"]["max_steps"] = steps
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return file
 
 
 def exam(folder: Path, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
@@ -101,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/unanswerable"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--share", type=float, default=0.1, help="of the facts, left out")
     parser.add_argument("--questions", type=int, default=100, help="of each kind and hops")
     parser.add_argument("--steps", type=int, help="iterations of a run, else the quickstart's")
@@ -109,15 +135,15 @@ def main() -> None:
     torch.set_num_threads(1)
     questions = asked(args.share, args.questions)
     rows: list[Row] = []
-    for seed in args.seeds:
-        folder = args.out / f"share-{args.share:g}" / f"seed-{seed}"
-        config = ("--config", "quickstart", "--seed_everything", str(seed), "--ckpt_path", "last")
-        share = ("--data.world.unanswerable_share", str(args.share))
-        steps = ("--trainer.max_steps", str(args.steps)) if args.steps else ()
-        train_once(folder, *config, *share, *steps)
-        for name, part in (("warm start", "warmstart"), ("after GRPO", "policy")):
-            of = {"seed": seed, "policy": name}
-            rows += [of | row for row in exam(folder, load(folder / part), questions)]
+    for recipe in args.recipes:
+        for seed in args.seeds:
+            name = f"share-{args.share:g}/{recipe.replace(' ', '-')}/seed-{seed}"
+            folder = args.out / name
+            file = write_recipe(folder, recipe, args.share, seed, args.steps)
+            train_once(folder, "--config", str(file), "--ckpt_path", "last")
+            for policy, part in (("warm start", "warmstart"), ("after GRPO", "policy")):
+                of = {"recipe": recipe, "seed": seed, "policy": policy}
+                rows += [of | row for row in exam(folder, load(folder / part), questions)]
     (args.out / "unanswerable.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     print(f"{args.share:.0%} of the facts are left out\n")
     print(table(rows, list(rows[0])))

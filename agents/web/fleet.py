@@ -136,13 +136,16 @@ class Fleet:
             ModelUnavailable: no server took them.
             ValueError: a server refuses, e.g. because it serves another model.
         """
-        failure = _from_first_rank(lambda: self._synced(version))
+        failure, ready = _from_first_rank(lambda: self._synced(version))
         if failure is not None:
             raise failure
         self.version = version
         if not _is_first_rank():
             for url in self._clients:
-                self._endpoints.readied(url)
+                if url in ready:
+                    self._endpoints.readied(url)
+                else:  # it may well answer, from weights of before
+                    self._endpoints.take_out(url, "it was not given the weights of now")
 
     def close(self) -> None:
         """Look at no server any more, and close the connections; further calls begin both anew."""
@@ -162,21 +165,20 @@ class Fleet:
         with self._giving:
             self._give(url)
 
-    def _synced(self, version: int) -> Exception | None:
-        """Write the weights and give them to all; what went wrong."""
+    def _synced(self, version: int) -> tuple[Exception | None, list[str]]:
+        """Write the weights and give them to all; what went wrong, and the urls that have them."""
         try:
-            if version == self.version and self._all_still_run():
-                return None
-            with self._giving:
-                self._write(version)
-                self.version = version
-                self._give_all()
-            self._endpoints.wait_for_one(self._retry_window)
+            if version != self.version or not self._all_still_run():
+                with self._giving:
+                    self._write(version)
+                    self.version = version
+                    self._give_all()
+                self._endpoints.wait_for_one(self._retry_window)
         except NoAnswerError:
-            return self._none_left()
+            return self._none_left(), []
         except Exception as error:
-            return error
-        return None
+            return error, []
+        return None, [member.url for member in self.members if member.up]
 
     def _give_all(self) -> None:
         """Give every server the weights; those that cannot be reached are taken out.
@@ -260,11 +262,11 @@ def _is_first_rank() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
-def _from_first_rank(make: Callable[[], Exception | None]) -> Exception | None:
+def _from_first_rank(make: Callable[[], _T]) -> _T:
     """What the first rank makes, on every rank."""
     if not (dist.is_available() and dist.is_initialized()):
         return make()
     told: list[Any] = [make() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(told, src=0)
-    made: Exception | None = told[0]
+    made: _T = told[0]
     return made

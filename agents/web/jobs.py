@@ -169,19 +169,26 @@ class JobQueue(ABC, Generic[_W]):
 
     def _next(self) -> list[QueuedJob[_W]]:
         """The first job and those that can be done with it; none when all is over."""
-        with self._arrived:
-            while not self._waiting and not self._closing:
-                self._arrived.wait()
-        time.sleep(self._max_wait)
-        with self._arrived:
-            if not self._waiting:
-                return []
-            jobs = [self._waiting.popleft()]
-            kept: deque[QueuedJob[_W]] = deque()
-            while self._waiting and jobs[0].kind is not None:
-                job = self._waiting.popleft()
-                (jobs if job.kind == jobs[0].kind else kept).append(job)
-                if job.kind is None:
-                    break
-            self._waiting.extendleft(reversed(kept))
-            return jobs
+        while True:
+            with self._arrived:
+                while not self._waiting and not self._closing:
+                    self._arrived.wait()
+            time.sleep(self._max_wait)
+            with self._arrived:
+                if self._waiting:
+                    return self._alike()
+                if self._closing:
+                    return []
+            # whoever asked has hung up meanwhile
+
+    def _alike(self) -> list[QueuedJob[_W]]:
+        """Take the first job and those of its kind from the row of those that wait."""
+        jobs = [self._waiting.popleft()]
+        kept: deque[QueuedJob[_W]] = deque()
+        while self._waiting and jobs[0].kind is not None:
+            job = self._waiting.popleft()
+            (jobs if job.kind == jobs[0].kind else kept).append(job)
+            if job.kind is None:
+                break
+        self._waiting.extendleft(reversed(kept))
+        return jobs

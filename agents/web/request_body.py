@@ -28,8 +28,20 @@ _NEUTRAL: dict[str, Any] = {
     "bad_words": [],
     "prompt_logprobs": None,
     "truncate_prompt_tokens": None,
+    "best_of": 1,
+    "length_penalty": 1.0,
+    "add_special_tokens": True,
 }
 """Fields that are understood and must keep this value, or be left out."""
+_HEARD = frozenset(
+    (
+        *("model", "prompt", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "stop"),
+        *("seed", "stop_token_ids", "include_stop_str_in_output", "logprobs", "return_token_ids"),
+    )
+)
+"""Fields that shape the answer."""
+_HARMLESS = frozenset({"user", "cache_salt", "skip_special_tokens", "priority"})
+"""Fields that change nothing of what is sampled."""
 MAX_STOPS, LONGEST_STOP = 64, 256
 """Stop strings of a request, and characters of one: each is looked for behind every token."""
 
@@ -38,8 +50,14 @@ def check_neutral(body: Mapping[str, Any]) -> None:
     """Refuse what this server cannot do.
 
     Raises:
-        Refused: a field has another value than the one that changes nothing.
+        Refused: a field has another value than the one that changes nothing, or is not known.
     """
+    known = _HEARD | _HARMLESS | set(_NEUTRAL)
+    if strange := sorted(name for name in set(body) - known if body[name] is not None):
+        raise Refused(
+            f"the body must hold what this server knows, got {', '.join(strange)[:200]}; "
+            "leave it out, or ask a server that does it"
+        )
     for name, neutral in _NEUTRAL.items():
         if body.get(name, neutral) not in (neutral, None):
             raise Refused(f"{name} must be {neutral!r} on this server, got {body[name]!r}")

@@ -95,6 +95,7 @@ def build_documents(
     report = CorpusReport(near_dropped=drop_near)
     found = find_files(folder, skip)
     report.passed = found.passed
+    report.unreadable += [(f"{path}/", reason) for path, reason in found.closed]
     files = [one for one in found.files if (folder / one[0]).resolve() != out.resolve()]
     _check_readers(Counter(kind for _, kind in files))
     passages: list[_Passage] = []

@@ -86,8 +86,9 @@ def _told(out: Path, report: CorpusReport) -> Iterator[str]:
     yield f"{files} files read ({kinds}); {report.again} files were opened now{known}"
     for reason, count in sorted(report.passed.items()):
         yield f"passed over: {count} ({reason})"
+    what = "files and folders" if any(f.endswith("/") for f, _ in report.unreadable) else "files"
     yield from _named(
-        f"cannot be read: {len(report.unreadable)} files",
+        f"cannot be read: {len(report.unreadable)} {what}",
         [f"{file}: {reason}" for file, reason in report.unreadable],
     )
     yield from _named(

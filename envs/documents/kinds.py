@@ -38,10 +38,12 @@ class FoundFiles:
     Args:
         files: (path within the folder with ``/`` between its parts, kind), in the order of paths.
         passed: how many were passed over, by reason.
+        closed: (path, reason) of the folders that cannot be listed.
     """
 
     files: list[tuple[str, str]] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
+    closed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def kind_of(path: str) -> str | None:
@@ -60,15 +62,25 @@ def kind_of(path: str) -> str | None:
 def find_files(folder: Path, skip: frozenset[str] = frozenset()) -> FoundFiles:
     """Return the documents below a folder.
 
-    Passed over and counted are hidden files and folders, caches of tools, links, and names that end
-    in no known way. A hidden folder counts as one.
+    Passed over and counted are hidden files and folders, caches of tools, links, folders that may
+    not be listed, and names that end in no known way. A hidden folder counts as one.
 
     Args:
         folder: to look into.
         skip: kinds to leave out.
+
+    Raises:
+        OSError: ``folder`` itself cannot be listed.
     """
     found = FoundFiles()
-    for here, folders, names in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        if error.filename is None or Path(error.filename) == folder:
+            raise error
+        inside = os.path.relpath(error.filename, folder).replace(os.sep, "/")
+        found.closed.append((inside, error.strerror or type(error).__name__))
+
+    for here, folders, names in os.walk(folder, onerror=closed):
         inner = []
         for name in sorted(folders):
             if name.startswith(".") or name in _CACHES:

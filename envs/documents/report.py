@@ -15,7 +15,7 @@ class CorpusReport:
         files: read, by kind.
         again: how many of them were read now; the others had been before and have not changed.
         passed: files that are no documents, by reason.
-        unreadable: (file, reason) of each that could not be read.
+        unreadable: (file, reason) of each that could not be read, a folder with / at its end.
         notes: (file, what to know of how it was read).
         empty: files without a passage.
         lengths: characters of each passage that was written.

@@ -184,6 +184,9 @@ def table_rows(
             for cells in reader:
                 if not known:
                     known = [name.strip().lower() for name in cells]
+                    if twice := sorted({n for n in known if n and known.count(n) > 1}):
+                        reason = f"must name each column once, got {', '.join(twice)} again"
+                        raise QuestionError(path, line, reason)
                 elif any(cell.strip() for cell in cells):
                     if len(cells) == len(known):
                         yield line, dict(zip(known, cells, strict=True))

@@ -109,7 +109,9 @@ def convert(job: Job, advance: Callable[[], object] | None = None) -> DataManife
     manifest = _begin(job)
     if (done := read_data_manifest(job.out)) is not None and _is_done(done, manifest, job.out):
         if job.strict:
-            _refuse(_check_hash(job, done.source_sha256) + _check_count(job, done))
+            told = f"{done.left_out} rows were left out when {job.out} was made without --strict"
+            lost = [f"{told}: {'; '.join(done.warnings)}"] if done.left_out else []
+            _refuse(lost + _check_hash(job, done.source_sha256) + _check_count(job, done))
         log.info("%s: has been converted before, nothing to do", job.out)
         return done
     with alone_in(job.out):

@@ -42,6 +42,7 @@ class _Array:
         while (opening := _ARRAY.match(self.text)) is None and self._more():
             pass
         assert opening is not None, "the file was seen to begin so"
+        bare = "{" not in opening[0]
         self._pass(opening.end())
         decoder = json.JSONDecoder()
         while self._next() != "]":
@@ -57,6 +58,11 @@ class _Array:
                 found = self.text[self.place : self.place + 20]
                 reason = f"must be a JSON array, got {found!r} after an item"
                 raise QuestionError(self.path, self.line, reason)
+        self._pass(self.place + 1)
+        if bare and self._next():
+            found = self.text[self.place : self.place + 20]
+            reason = f"must be one JSON array, got {found!r} behind its end"
+            raise QuestionError(self.path, self.line, reason)
 
     def _next(self) -> str:
         """Move to the next character that is no space and return it; "" at the end of the file."""

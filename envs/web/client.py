@@ -26,10 +26,12 @@ def base_url(url: str, *routes: str) -> str:
     'http://host:8000'
 
     Raises:
-        ValueError: it is no http url.
+        ValueError: it is no http url, or holds what ends the name of a host.
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"url must start with http:// or https://, got {url!r}")
+    if set(url) & set("?#\\"):
+        raise ValueError(f"url must name a server without ?, # and \\, got {url!r}")
     base = url.rstrip("/")
     route = next((route for route in routes if base.endswith(route)), "")
     return base.removesuffix(route).rstrip("/")

@@ -16,7 +16,8 @@ KEY_VARIABLE = "RESEARCH_API_KEY"
 SERVER_KEY_VARIABLE = "RESEARCH_SERVER_KEY"
 """The environment variable with the key that a server of ours wants from its clients."""
 log = logging.getLogger(__name__)
-_URL = re.compile(r"https?://[^\s/\"',\]}]+", re.IGNORECASE)
+# a host ends at ?, # and \ too: what stands behind one is no server that is asked
+_URL = re.compile(r"https?://[^\s/\"',\]}?#\\]+", re.IGNORECASE)
 _withheld = False
 _named: set[str] = set()
 

@@ -30,6 +30,7 @@ from research_rl.envs.system import clear_partial, progress_bar, sha256_of, writ
 
 log = logging.getLogger(__name__)
 _ASKED = frozenset({"question", "query", "golden_answers", "paragraphs"})
+_WHOLE = "no row left out"
 _KNOWN = (
     "must be JSONL, a JSON array, CSV, TSV or parquet (text perhaps as .gz or .zst), a folder of "
     "BEIR (corpus.jsonl) or one that save_to_disk of datasets wrote"
@@ -69,15 +70,22 @@ def local_corpus(
     if path.is_file() and _is_jsonl(path):
         return path
     identity = _identity(path) if path.exists() else f"{corpus} {split}"
+    if path.is_dir() and split != "train":
+        identity += f" {split}"
     target, note = Path(f"{out}.corpus.jsonl"), Path(f"{out}.corpus.jsonl.from")
     if target.exists():
         kept = note.read_text(encoding="utf-8").strip() if note.is_file() else "a file of yours"
-        if kept == identity:
+        kept, _, left_out = kept.partition("\n")
+        if kept != identity:
+            wanted = path if path.exists() else corpus
+            reason = f"must hold {wanted}, got {kept}; remove it, or choose another --out"
+            raise CorpusError(target, None, reason)
+        if left_out == _WHOLE or not strict:
+            if left_out not in ("", _WHOLE):
+                log.warning("%s: was written before, %s", target, left_out)
             return target
-        wanted = path if path.exists() else corpus
-        reason = f"must hold {wanted}, got {kept}; remove it, or choose another --out"
-        raise CorpusError(target, None, reason)
-    note.unlink(missing_ok=True)
+    else:
+        note.unlink(missing_ok=True)
     try:
         bad = BadRows()
         rows = _rows_of(path, corpus, split, bad)
@@ -85,7 +93,7 @@ def local_corpus(
             write_rows(bar, target, bad, strict)
     except QuestionError as error:
         raise CorpusError(error.file, error.line, error.reason) from error
-    write_whole(note, f"{identity}\n")
+    write_whole(note, f"{identity}\n{f'{bad.count} rows left out' if bad else _WHOLE}\n")
     return target
 
 

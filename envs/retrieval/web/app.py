@@ -186,7 +186,10 @@ class Service:
                     422,
                 )
             if config.empty_query == "refuse" and not query.strip():
-                raise Refused(f"query {position} must not be empty")
+                raise Refused(
+                    f"query {position} must not be empty; a server with --empty-query search "
+                    "searches for it"
+                )
 
 
 def checked(convert: Callable[[], _T]) -> _T:

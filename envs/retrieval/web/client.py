@@ -21,6 +21,7 @@ from research_rl.envs.retrieval.web.json_checks import (
     parse_json,
 )
 from research_rl.envs.retrieval.web.probe import detect_dialect
+from research_rl.envs.system import scalar_text
 from research_rl.envs.types import Passage, Results, Retriever, RetrieverUnavailable, check_search
 from research_rl.envs.web import (
     KEY_VARIABLE,
@@ -98,10 +99,12 @@ class RemoteRetriever(Retriever):
 
         Raises:
             TypeError: ``queries`` is one text, or ``k`` no integer.
-            ValueError: an empty query, or ``k`` below 1.
-            RetrieverUnavailable: no full and right answer within the retry window.
+            ValueError: a query that is no text, or ``k`` below 1.
+            RetrieverUnavailable: no full and right answer within the retry window, or the server
+                refuses, as ours does an empty query unless it has ``--empty-query search``.
         """
         check_search(queries, k)
+        queries = [scalar_text(q) if isinstance(q, str) else q for q in queries]
         check_queries(queries)
         distinct = list(dict.fromkeys(queries))
         if not distinct:

@@ -91,6 +91,8 @@ def test_a_key_is_asked_for(policy: LMPolicy, saved: Path) -> None:
         ({"model": "tiny", "prompt": [5], "top_p": 0}, 400, "top_p"),
         ({"model": "tiny", "prompt": [5], "seed": 2**63}, 400, "int64"),
         ({"model": "tiny", "prompt": [5], "n": 2}, 400, "n must be 1"),
+        ({"model": "tiny", "prompt": [5], "repetion_penalty": 1.3}, 400, "got repetion_penalty"),
+        ({"model": "tiny", "prompt": [5], "guided_regex": "yes|no"}, 400, "got guided_regex"),
         ({"model": "tiny", "prompt": [5], "stop": [""]}, 400, "stop must be"),
         ({"model": "tiny", "prompt": [5], "stop_token_ids": [5]}, 400, "ends of sequence"),
     ],

@@ -16,6 +16,7 @@ from doubles.fake_retrieval import StubServer
 from research_rl.agents.policy.loading import LoraConfig, PolicyConfig
 from research_rl.agents.policy.policy import LMPolicy
 from research_rl.agents.types import ModelUnavailable, SamplingParams
+from research_rl.agents.web import fleet
 from research_rl.agents.web.engine import ServerEngine
 from research_rl.agents.web.fleet import adapter_name
 
@@ -155,3 +156,16 @@ def test_the_room_is_asked_before_any_weights_are_given(policy: LMPolicy, tmp_pa
         assert server.given == 0
         assert engine(policy, silent, folder=tmp_path).room() is None
     assert engine(policy, server, folder=tmp_path, timeout=2.0).room() is None, "it has stopped"
+
+
+def test_another_rank_asks_no_server_that_the_first_could_not_give_weights(
+    policy: LMPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Stub() as good, Stub((500, FORGETFUL)) as bad:
+        remote = engine(policy, good, bad, folder=tmp_path / "w")
+        monkeypatch.setattr(fleet, "_is_first_rank", lambda: False)
+        monkeypatch.setattr(fleet, "_from_first_rank", lambda make: (None, [good.url]))
+        remote.sync(1)
+        up = {member.url: member.up for member in remote.fleet.members}
+        remote.close()
+    assert up == {good.url: True, bad.url: False}

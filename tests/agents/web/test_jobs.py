@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -48,3 +49,29 @@ def test_who_hangs_up_between_the_end_and_its_telling_leaves_nothing(fails: bool
         queue.ask(3)
         assert queue.told.wait(10)
     assert not queue._given_up
+
+
+class Slow(JobQueue[int]):
+    """Waits a while for more work before it begins."""
+
+    def __init__(self) -> None:
+        super().__init__(0.05, 8, "slow")
+
+    def ask(self, number: int) -> QueuedJob[int]:
+        """Have a number squared."""
+        job = QueuedJob(number, "number")
+        self._take(job)
+        return job
+
+    def _give_up(self, row: int) -> None:
+        raise AssertionError("none is under way")
+
+    def _results(self, jobs: list[QueuedJob[int]]) -> Sequence[int]:
+        return [job.work**2 for job in jobs]
+
+
+def test_who_hangs_up_before_the_turn_comes_leaves_a_queue_that_works() -> None:
+    with Slow() as queue:
+        queue.drop(queue.ask(3).done)
+        time.sleep(0.1)
+        assert queue.ask(4).done.result(10) == 16

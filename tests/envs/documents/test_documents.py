@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,23 @@ def test_a_skipped_kind_is_counted(folder: Path) -> None:
     found = find_files(folder, frozenset({"md"}))
     assert found.passed["md, as --skip says"] == 5
     assert "guide.md" not in [path for path, _ in found.files]
+
+
+def test_a_folder_that_may_not_be_listed_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "private").mkdir()
+    (folder / "private" / "a.md").write_text("# A\n\nHidden words.\n")
+    scandir = os.scandir
+
+    def guarded(place: Any) -> Any:
+        if Path(place) == folder / "private":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    report = build_documents(folder, tmp_path / "c.jsonl")
+    assert ("private/", "Permission denied") in report.unreadable
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1), max_size=12))

@@ -108,6 +108,8 @@ def test_a_bad_row_is_named_with_file_and_line(
     manifest = convert(job(source, "hotpotqa"))
     assert (manifest.questions, manifest.left_out) == (1, 1)
     assert "1 row is left out: line 3: " in manifest.warnings[0]
+    with pytest.raises(DatasetError, match=r"1 rows were left out .* without --strict"):
+        convert(replace(job(source, "hotpotqa"), strict=True))
 
 
 def test_bad_rows_are_counted_the_first_three_shown_and_most_are_too_many(tmp_path: Path) -> None:
@@ -144,6 +146,9 @@ def test_an_empty_file_and_a_bad_table_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text('Question,Answer\n"two\nlines",A\nonly\n')
     with pytest.raises(QuestionError, match=r"b\.csv:4: must have 2 columns \(question, answer\)"):
         convert(replace(job(tmp_path / "b.csv"), strict=True))
+    (tmp_path / "c.csv").write_text("question,answer,Answer\nWho?,Ann,Bea\n")
+    with pytest.raises(QuestionError, match=r"c\.csv:1: must name each column once, got answer"):
+        convert(job(tmp_path / "c.csv"))
 
 
 TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())

@@ -56,7 +56,7 @@ def test_a_broken_array_is_a_question_error(
     except QuestionError as error:
         assert error.line is None or error.line <= 1 + tail.count("\n")  # noqa: PT017
     else:
-        assert json.JSONDecoder().raw_decode("[" + tail)[0] == rows
+        assert json.loads("[" + tail) == rows
 
 
 def test_lines_of_an_array_are_counted_through_the_window(
@@ -101,4 +101,11 @@ def test_an_array_behind_a_byte_order_mark(
     assert [row for _, row in open_rows(path)[1]] == [1, "\u00e9\u20ac\U0001f600"]
     path.write_bytes(path.read_bytes()[:14])  # ends within a character, or within the array
     with pytest.raises(QuestionError, match=r"rows\.json:1: must be"):
+        list(open_rows(path)[1])
+
+
+def test_two_arrays_in_one_file_are_not_half_read(tmp_path: Path) -> None:
+    path = tmp_path / "both.json"
+    path.write_text('[{"id": "a"}]\n[{"id": "b"}]\n')
+    with pytest.raises(QuestionError, match=r"both\.json:2: must be one JSON array, got '\[\{"):
         list(open_rows(path)[1])

@@ -225,8 +225,12 @@ def test_bad_rows_are_counted_and_left_out_or_refused(
     assert "4 rows are left out: line 7: must have a column contents or text" in caplog.text
     assert "; line 8: must be an object, got list; line 9: must be a JSON" in caplog.text
     assert "; and 1 more lines" in caplog.text
-    with pytest.raises(CorpusError, match=r"7: must have a column .*; and 1 more lines"):
-        local_corpus(file, tmp_path / "j", strict=True)
+    for out in ("j", "i"):  # also where a lenient call has written it before
+        with pytest.raises(CorpusError, match=r"7: must have a column .*; and 1 more lines"):
+            local_corpus(file, tmp_path / out, strict=True)
+    caplog.clear()
+    assert len(Corpus(local_corpus(file, tmp_path / "i"))) == 6
+    assert "was written before, 4 rows left out" in caplog.text
     file.write_bytes(gzip.compress(good[:20] + b"\n[]\n[]\n"))
     with pytest.raises(CorpusError, match="must be an object, got list"):
         local_corpus(file, tmp_path / "k")

@@ -18,6 +18,7 @@ from doubles.fake_retrieval import FakeRetriever, StubServer, post
 from doubles.places import TESTS
 
 from research_rl.envs.retrieval.web.client import RemoteRetriever
+from research_rl.envs.retrieval.web.config import ServerConfig
 from research_rl.envs.retrieval.web.server import BackgroundServer
 from research_rl.envs.types import Question, RetrieverUnavailable
 from research_rl.envs.vector import ReSearchVectorEnv
@@ -166,11 +167,18 @@ def test_a_slow_index_ends_in_the_clients_timeout() -> None:
         assert client(server.url, timeout=5).search(["a"], 1) == WANTED
 
 
-def test_an_empty_query_is_an_error_on_both_sides() -> None:
+def test_an_empty_query_is_the_servers_to_refuse() -> None:
     with BackgroundServer(FAKE) as server:
-        with pytest.raises(ValueError, match="query 1 must not be empty"):
-            client(server.url).search(["a", ""], 1)
+        with pytest.raises(RetrieverUnavailable, match=r"query 1 must not be empty; .*search"):
+            client(server.url, retry_window=60).search(["a", ""], 1)
         assert post(server.url + "/search", {"query": "", "top_n": 1})[0] == 400
+    with BackgroundServer(FAKE, ServerConfig(empty_query="search")) as server:
+        assert client(server.url).search(["", "a"], 1) == FAKE.search(["", "a"], 1)
+
+
+def test_a_lone_surrogate_is_asked_for_as_a_local_index_reads_it() -> None:
+    with BackgroundServer(FAKE) as server:
+        assert client(server.url).search(["a \ud800"], 1) == FAKE.search(["a \ufffd"], 1)
 
 
 def test_a_query_of_ten_megabytes_is_refused_and_the_server_lives_on() -> None:

@@ -228,11 +228,9 @@ def test_wrong_arguments_are_refused(settings: dict[str, Any], message: str) -> 
         RemoteRetriever(**{"url": "http://a:1", **settings})
 
 
-@pytest.mark.parametrize(
-    ("queries", "k"), [([""], 1), (["a", "\n"], 1), (["\ud800"], 1), (["a"], 0)]
-)
-def test_wrong_searches_are_refused_before_they_are_sent(queries: list[str], k: int) -> None:
-    with pytest.raises(ValueError, match="must"):
+@pytest.mark.parametrize(("queries", "k"), [("a", 1), (["a"], 0)])
+def test_wrong_searches_are_refused_before_they_are_sent(queries: Any, k: int) -> None:
+    with pytest.raises((ValueError, TypeError), match="must"):
         RemoteRetriever("http://127.0.0.1:9", retry_window=60).search(queries, k)
 
 
