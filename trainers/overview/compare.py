@@ -231,7 +231,7 @@ def _values(rows: Mapping[_Question, tuple[int, JsonRow]], measure: str) -> dict
 
 
 def _of_rows(runs: Sequence[RunFolder], labels: Sequence[str], resamples: int) -> Iterator[Against]:
-    """Evaluations in the folders: the same method and model on the same data set, asked the same."""
+    """Evaluations in the folders: the same method, model and data set, asked the same."""
     for label, run in zip(labels[1:], runs[1:], strict=True):
         for asked, first, other in pairs_of(runs[0], run)[0]:
             for measure in MEASURED:
