@@ -8,7 +8,7 @@ from typing import Any
 
 from research_rl.trainers.make_questions.checks import (
     CROSSES,
-    FAILED,
+    MODEL_FAILED,
     NOT_NEEDED,
     ONE_SEARCH,
     TOO_LONG,
@@ -26,8 +26,8 @@ _HELP = {
     CROSSES: "give smaller --val and --test (0 leaves a split out), or more documents",
     TOO_LONG: "give a larger --max-words",
     UNASKED: "give a larger --budget",
-    FAILED: "see the errors on the card; what failed is not asked again in the same folder, so "
-    "give --out another one",
+    MODEL_FAILED: "see the errors on the card; what failed is not asked again in the same "
+    "folder, so give --out another one",
 }
 """Reason -> what helps."""
 _MOST_ERRORS = 5

@@ -15,7 +15,7 @@ from research_rl.envs.system import lines_of
 MAKING = "journal.jsonl"
 
 
-class Call(NamedTuple):
+class KeptCall(NamedTuple):
     """What came of a call of the model.
 
     Args:
@@ -39,7 +39,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, KeptCall] = {}
         self.verdicts: dict[str, str] = {}
         """Draft id -> why it was refused, "" where it was not."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Journal:
             )
         for row in rows[1:]:
             if "call" in row:
-                self._calls[row["call"]] = Call(row["text"], row.get("error"))
+                self._calls[row["call"]] = KeptCall(row["text"], row.get("error"))
             else:
                 self.verdicts[row["draft"]] = row["reason"]
         self._file = path.open("r+b" if held else "wb")
@@ -81,13 +81,13 @@ class Journal:
         """What went wrong in the calls that failed, in the order in which they were made."""
         return [one.error for one in self._calls.values() if one.error is not None]
 
-    def call(self, prompt: str) -> Call | None:
+    def call(self, prompt: str) -> KeptCall | None:
         """Return what came of a prompt, None where the model was not asked yet."""
         return self._calls.get(_digest(prompt))
 
     def add_call(self, prompt: str, text: str, error: str | None = None) -> None:
         """Keep what the model wrote, or why it wrote nothing."""
-        self._calls[_digest(prompt)] = Call(text, error)
+        self._calls[_digest(prompt)] = KeptCall(text, error)
         failed = {} if error is None else {"error": error}
         self._add({"call": _digest(prompt), "text": text, **failed})
 

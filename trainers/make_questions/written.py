@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import ModelInput, behind_thoughts
 from research_rl.trainers.audit import stands_in
-from research_rl.trainers.make_questions.checks import FAILED
+from research_rl.trainers.make_questions.checks import MODEL_FAILED
 from research_rl.trainers.make_questions.drafts import Draft, Hop, NoDraft, Proposer, word_list
 from research_rl.trainers.make_questions.facts import Facts, subject_of
 from research_rl.trainers.make_questions.metered import SPENT, Metered
@@ -81,7 +81,7 @@ class Written(Proposer):
                 if one.error is None:
                     yield self._read(pair, behind_thoughts(one.text))
                 elif one.error != SPENT:
-                    yield NoDraft(self._id(pair), FAILED, one.error[:200])
+                    yield NoDraft(self._id(pair), MODEL_FAILED, one.error[:200])
             if self._model.spent:
                 return
 

@@ -13,7 +13,7 @@ from doubles.question_pages import GOOD, opened
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import Generation, Generator
 from research_rl.trainers.make_questions.card import card_of_questions, making_record
-from research_rl.trainers.make_questions.checks import FAILED, KNOWN_BY_HEART
+from research_rl.trainers.make_questions.checks import KNOWN_BY_HEART, MODEL_FAILED
 from research_rl.trainers.make_questions.drafts import Draft, Hop, NoDraft
 from research_rl.trainers.make_questions.journal import Journal
 from research_rl.trainers.make_questions.make import Made, MakingPlan, _verdicts
@@ -72,11 +72,11 @@ def test_who_failed_does_not_know_nothing_by_heart(
     with Journal(tmp_path / "j.jsonl", {}) as journal:
         model = Metered(Failing("Really", "Kare Lund"), journal, 9)
         said = _verdicts(drafts, texts, MakingPlan(), splits, checks, journal, model)
-        assert said == [KNOWN_BY_HEART, FAILED]
+        assert said == [KNOWN_BY_HEART, MODEL_FAILED]
         assert journal.verdicts == {drafts[0].id: KNOWN_BY_HEART}, "nothing is known of the other"
         made = Made(refused=[(d.id, d.text, r) for d, r in zip(drafts, said, strict=True)])
         card = card_of_questions(making_record(made, {}, {}, journal), spent=False)
-    assert f"| {FAILED} | 1 |" in card
+    assert f"| {MODEL_FAILED} | 1 |" in card
     assert f"failed in 1 of 2 calls, with:\n\n- {BROKEN}" in card
 
 
@@ -86,6 +86,6 @@ def test_a_proposal_that_failed_is_called_so(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl", {}) as journal:
         proposer = Written(facts, Metered(Failing("The mayor of Oslo"), journal, 9))
         drafts = list(proposer.drafts(splits))
-    failed = [one for one in drafts if isinstance(one, NoDraft) and one.reason == FAILED]
+    failed = [one for one in drafts if isinstance(one, NoDraft) and one.reason == MODEL_FAILED]
     assert [one.text for one in failed] == [BROKEN]
     assert len(drafts) > 1
