@@ -11,6 +11,7 @@ from typing import Any
 
 from research_rl.agents import Rollout
 from research_rl.envs.protocols import CallProtocol, Search
+from research_rl.envs.questions import known_hops
 from research_rl.trainers.data import QuestionDataModule, Role
 from research_rl.trainers.distributed import gather
 
@@ -55,7 +56,7 @@ def measure(rollout: Rollout) -> Measures:
         values["wrong_calls"] = float(_wrong_calls(rollout))
     if (chain := question.metadata.get("chain")) is not None:
         values["chain"] = float(_folded(rollout.queries) == _folded(chain))
-    if (hops := question.metadata.get("hops")) is not None:
+    if (hops := known_hops(question.metadata.get("hops"))) is not None:
         values[HOPS] = float(hops)
     return values
 

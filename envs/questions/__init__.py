@@ -18,6 +18,7 @@ from research_rl.envs.questions.files import (
     is_saved_data_set,
     open_rows,
 )
+from research_rl.envs.questions.hops import known_hops
 from research_rl.envs.questions.paragraphs import passages_in
 from research_rl.envs.questions.read import content_hash, question_from_dict, read_questions
 
@@ -35,6 +36,7 @@ __all__ = [
     "is_compressed",
     "is_hub_name",
     "is_saved_data_set",
+    "known_hops",
     "open_bytes",
     "open_rows",
     "passages_in",

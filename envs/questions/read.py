@@ -28,6 +28,7 @@ from typing import Any
 
 from research_rl.envs.questions.bad_rows import BadRows, QuestionError
 from research_rl.envs.questions.files import SPLIT_MARK, RawRow, open_rows
+from research_rl.envs.questions.hops import hops_of
 from research_rl.envs.questions.layouts import plain_row, rows_in
 from research_rl.envs.types import UNANSWERABLE, Question
 
@@ -54,8 +55,8 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
             metadata says so.
 
     Raises:
-        QuestionError: nothing there, no questions, a bad line, a question without answers or an
-            id used twice.
+        QuestionError: nothing there, no questions, a bad line, a question without answers, hops
+            that are no whole number or an id used twice.
         ImportError: parquet or the Hub need a package that is not installed.
     """
     if split is None and SPLIT_MARK in str(source) and not Path(source).exists():
@@ -144,7 +145,8 @@ def question_from_dict(row: RawRow) -> Question:
     lists of answers written as text, are read as what they hold.
 
     Raises:
-        ValueError: no question text or no answers; the message says what the row has.
+        ValueError: no question text or no answers, or hops that are no whole number; the message
+            says what the row has.
     """
     return _question(plain_row(row))
 
@@ -248,8 +250,12 @@ def _metadata(row: RawRow) -> dict[str, Any]:
     facts = {**row, **given}
     if "supporting_titles" not in merged and (titles := _supporting_titles(facts)):
         merged["supporting_titles"] = titles
-    if "hops" not in merged and (hops := _hops(facts, merged)):
+    if (hops := hops_of(merged.get("hops"))) is None:
+        hops = _hops(facts, merged) or None
+    if hops is not None:
         merged["hops"] = hops
+    else:
+        merged.pop("hops", None)
     return merged
 
 

@@ -63,6 +63,11 @@ def test_means_by_hop() -> None:
     assert "hops" not in found
 
 
+def test_hops_that_are_no_number_end_no_training() -> None:
+    found = summarize([rollout(1.0, [], hops="2"), rollout(0.0, [], hops="many")], by_hop=("f1",))
+    assert (found["f1"], found["f1_2hop"]) == (0.5, 1.0)
+
+
 def test_only_some_measures_by_hop() -> None:
     found = summarize([rollout(1.0, ["x"], hops=3)], by_hop=("f1",))
     assert [name for name in found if name.endswith("hop")] == ["f1_3hop"]

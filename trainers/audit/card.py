@@ -15,6 +15,7 @@ from research_rl.trainers.audit.coverage import (
     answers_of,
     gold_of,
     is_closed,
+    is_unanswerable,
     stands_in,
     tokens_of,
 )
@@ -27,8 +28,13 @@ BUCKETS = {
     "oracle": "only oracle queries find the answer",
     "in corpus": "it stands in the corpus, and these searches do not find it",
     "missing": "it stands nowhere in the corpus",
+    "unanswerable": "is that there is none, as the question's metadata say",
 }
 """The bucket of a question by what finds its answer."""
+_OF_UNANSWERABLE = (
+    " An unanswerable question counts, for that it has no answer can be said. The other shares of "
+    "questions and answers are of the questions that have one."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Audit:
 
     def bucket(self, question: Question) -> str:
         """Return the bucket of a question."""
+        if is_unanswerable(question):
+            return "unanswerable"
         if self.coverage.missing(question):
             return "missing"
         if self.reach.by_question[question.id].answer:
@@ -110,20 +118,22 @@ def numbers_of(audit: Audit) -> dict[str, Any]:
     """Return the figures of an audit: shares from 0 to 1, None where nothing is known."""
     asked = audit.questions
     with_gold = [q for q in asked if gold_of(q)]
-    open_ = [q for q in asked if not is_closed(q)]
+    with_answer = [q for q in asked if not is_unanswerable(q)]
+    open_ = [q for q in with_answer if not is_closed(q)]
     found = {"question": audit.reach.by_question, "oracle": audit.reach.by_oracle}
     numbers: dict[str, Any] = {
         "questions": len(asked),
         "passages": audit.coverage.passages,
-        "yes_or_no": len(asked) - len(open_),
+        "yes_or_no": len(with_answer) - len(open_),
+        "unanswerable": len(asked) - len(with_answer),
         "ceiling": _share(not audit.coverage.missing(q) for q in asked),
         "answer_in_corpus": _share(bool(audit.coverage.answers[q.id]) for q in open_),
         "gold_in_corpus": _mean(_found(audit.coverage.gold[q.id], q) for q in with_gold),
-        "answer_in_question": _share(map(answer_in_question, asked)),
+        "answer_in_question": _share(map(answer_in_question, with_answer)),
         "copies": len(audit.copies),
     }
     for name, reached in found.items():
-        numbers[f"answer_by_{name}"] = _share(reached[q.id].answer for q in asked)
+        numbers[f"answer_by_{name}"] = _share(reached[q.id].answer for q in with_answer)
         numbers[f"gold_by_{name}"] = _mean(_found(reached[q.id].gold, q) for q in with_gold)
         numbers[f"all_gold_by_{name}"] = _share(
             len(reached[q.id].gold) == len(gold_of(q)) for q in with_gold
@@ -170,13 +180,15 @@ def audit_card(audit: Audit, source: str) -> str:
     k, rounds = audit.reach.k, audit.reach.rounds
     parts = [
         f"# Audit of {source}",
-        f"{numbers['questions']:,} questions ({numbers['yes_or_no']:,} with yes or no) over "
+        f"{numbers['questions']:,} questions ({numbers['yes_or_no']:,} with yes or no, "
+        f"{numbers['unanswerable']:,} unanswerable) over "
         f"{numbers['passages']:,} passages of {audit.index['folder']} ({audit.index['kind']}).",
         f"**Ceiling: {in_100(numbers['ceiling'])} %.** Of so many questions an answer, or for yes "
         "and no all known evidence, stands in the corpus; no policy that answers from it has a "
         "higher exact match. An answer counts where its words stand next to each other in a "
         "passage, normalised as for exact match, so another way to write a date or a number counts "
-        "as missing, and a word that stands there by chance as found.",
+        "as missing, and a word that stands there by chance as found."
+        + (_OF_UNANSWERABLE if numbers["unanswerable"] else ""),
         "## In the corpus and in reach",
         table([["", "%"], *_reach_lines(numbers, k, rounds)]),
         "## By what finds the answer",

@@ -42,14 +42,24 @@ def stands_in(wanted: Tokens, text: Tokens) -> bool:
     return any(text[i : i + size] == wanted for i, one in enumerate(text) if one == wanted[0])
 
 
+def is_unanswerable(question: Question) -> bool:
+    """Return whether the right answer is that there is none: no passage shows it."""
+    return bool(question.metadata.get("unanswerable"))
+
+
 def answers_of(question: Question) -> set[Tokens]:
-    """Return the answers that a passage can show: not yes or no, and not those without a word."""
+    """Return the answers that a passage can show: not yes or no, and not those without a word.
+
+    An unanswerable question has none.
+    """
+    if is_unanswerable(question):
+        return set()
     told = {tokens_of(answer) for answer in question.answers}
     return {one for one in told if one and not (len(one) == 1 and one[0] in UNTELLING)}
 
 
 def is_closed(question: Question) -> bool:
-    """Return whether every answer is yes or no, or has no word: it cannot be looked for."""
+    """Return whether every answer is yes or no, has no word or is that there is none."""
     return not answers_of(question)
 
 
@@ -72,7 +82,8 @@ class Coverage:
 
     Args:
         passages: of the corpus.
-        answers: question id -> whether a gold answer stands in a passage; None for yes and no.
+        answers: question id -> whether a gold answer stands in a passage; None for yes and no, and
+            for unanswerable questions.
         gold: question id -> its gold passages that are there: name -> position in the corpus.
     """
 
@@ -83,8 +94,11 @@ class Coverage:
     def missing(self, question: Question) -> bool:
         """Whether nobody can answer from this corpus: neither string nor evidence is there.
 
-        An answer of yes or no is missing where a known gold passage is.
+        An answer of yes or no is missing where a known gold passage is. That there is no answer
+        can be said of any corpus.
         """
+        if is_unanswerable(question):
+            return False
         there = self.answers[question.id]
         if there is None:
             return len(self.gold[question.id]) < len(gold_of(question))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -202,7 +203,7 @@ def compared_figure(runs: Mapping[str, Curves], columns: int = 3) -> Figure:
         axes.set_title(title)
         for number, (label, run) in enumerate(runs.items()):
             _draw(axes, [run], metric, SERIES[number % len(SERIES)], drawable(label))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min([0.0, *(1.05 * value for value in _drawn(axes))]))
         _finish(axes, legend=False)
     handles = [
         axes.plot([], [], color=SERIES[number % len(SERIES)], linewidth=1.8)[0]
@@ -238,7 +239,7 @@ def health_figure(run: Curves, columns: int = 4) -> Figure:
         for step in _acted(run):
             axes.axvline(step, color=INK, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1)
         if title in _SHARES:
-            axes.set_ylim(-0.03, 1.03)
+            _show_all(axes)
         _finish(axes)
     if _acted(run):
         figure.supxlabel("dashed: the guard acted", fontsize=8.5, color=SOFT)
@@ -320,10 +321,18 @@ def _draw_reward(axes: Axes, runs: Sequence[Curves]) -> None:
     names = {match[1] for run in runs for key in run if (match := _PART_KEY.fullmatch(key))}
     for number, name in enumerate(sorted(names)):
         _draw(axes, runs, f"part_{name}", SERIES[number % len(SERIES)], name)
-    lowest = min(
-        (v for run in runs for key, c in run.items() if "/part_" in key for v in c[1]), default=0.0
-    )
-    axes.set_ylim(min(-0.03, lowest * 1.05), 1.03)
+    _show_all(axes)
+
+
+def _drawn(axes: Axes) -> list[float]:
+    return [float(value) for line in axes.lines for value in np.asarray(line.get_ydata())]
+
+
+def _show_all(axes: Axes) -> None:
+    """Show 0 to 1, and whatever is drawn beyond: rewards may be of any size."""
+    values = _drawn(axes)
+    lowest, highest = min(values, default=0.0), max(values, default=1.0)
+    axes.set_ylim(min(-0.03, 1.05 * lowest), max(1.03, 1.03 * highest))
 
 
 def _finish(axes: Axes, legend: bool = True) -> None:

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from research_rl.agents.methods import Agent, Generator
 from research_rl.envs import Retriever, retrieval  # noqa: F401  (a config may name its classes)
 from research_rl.envs.protocols import Protocol
-from research_rl.trainers.evaluate.measures import check_system
+from research_rl.trainers.evaluate.measures import FEWEST_RESAMPLES, check_system
 from research_rl.trainers.evaluate.named import check_protocol, find_agent, one_of, typed_arguments
 from research_rl.trainers.settings import (
     EVALUATION,
@@ -257,9 +257,10 @@ def check_config(config: EvaluationConfig) -> dict[str, Method]:
     check_protocol("protocol", config.protocol)
     for name, model in config.models.items():
         _check_model(name, model)
-    for name in ("top_k", "batch_size", "resamples", "page_questions", "max_failed_batches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    least = dict.fromkeys(("top_k", "batch_size", "page_questions", "max_failed_batches"), 1)
+    for name, fewest in {**least, "resamples": FEWEST_RESAMPLES}.items():
+        if getattr(config, name) < fewest:
+            raise ValueError(f"{name} must be at least {fewest}, got {getattr(config, name)}")
     limits = {f"datasets.{name}.limit": one.limit for name, one in config.datasets.items()}
     for name, limit in {"limit": config.limit, **limits}.items():
         if limit is not None and limit < 1:

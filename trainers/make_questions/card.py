@@ -8,12 +8,14 @@ from typing import Any
 
 from research_rl.trainers.make_questions.checks import (
     CROSSES,
+    MODEL_FAILED,
     NOT_NEEDED,
     ONE_SEARCH,
     TOO_LONG,
     UNASKED,
     UNFOUND,
 )
+from research_rl.trainers.make_questions.journal import Journal
 from research_rl.trainers.make_questions.make import Made
 
 _HELP = {
@@ -24,12 +26,15 @@ _HELP = {
     CROSSES: "give smaller --val and --test (0 leaves a split out), or more documents",
     TOO_LONG: "give a larger --max-words",
     UNASKED: "give a larger --budget",
+    MODEL_FAILED: "see the errors on the card; what failed is not asked again in the same "
+    "folder, so give --out another one",
 }
 """Reason -> what helps."""
+_MOST_ERRORS = 5
 
 
 def making_record(
-    made: Made, counts: Mapping[str, int], settings: Mapping[str, Any]
+    made: Made, counts: Mapping[str, int], settings: Mapping[str, Any], journal: Journal
 ) -> dict[str, Any]:
     """Return all figures, as ``card.json`` holds them.
 
@@ -37,6 +42,7 @@ def making_record(
         made: what came of it.
         counts: questions of each split.
         settings: what was asked for.
+        journal: knows how often the model was asked, and how often it failed.
     """
     reasons = Counter(reason for _, _, reason in made.refused)
     documents = Counter(made.splits.values())
@@ -49,6 +55,9 @@ def making_record(
         "links": {"all": made.crossing[1], "cut_by_the_split": made.crossing[0]},
         "hops": dict(sorted(Counter(len(draft.hops) for draft, _ in made.kept).items())),
         "refused": dict(reasons.most_common()),
+        "model_calls": journal.calls,
+        "model_errors": len(journal.errors),
+        "first_errors": [error[:200] for error in dict.fromkeys(journal.errors)][:_MOST_ERRORS],
     }
 
 
@@ -78,6 +87,9 @@ def card_of_questions(record: Mapping[str, Any], spent: bool) -> str:
     if record["refused"]:
         lines += ["", "| thrown away because | drafts |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in record["refused"].items()]
+    if failed := record["model_errors"]:
+        lines += ["", f"The model failed in {failed} of {record['model_calls']} calls, with:", ""]
+        lines += [f"- {' '.join(error.split())}" for error in record["first_errors"]]
     if spent:
         lines += ["", "The budget of model calls was spent before the drafts were."]
     return "\n".join(lines) + "\n"

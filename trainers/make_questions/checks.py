@@ -26,6 +26,7 @@ NOT_NEEDED = "the answer can be found without one of its passages"
 RIVAL = "another passage or sentence supports another answer"
 KNOWN_BY_HEART = "the model knows the answer without searching"
 UNASKED = "the budget was spent before the model could be asked"
+MODEL_FAILED = "the model failed when it was asked"
 REPEATED = "it is asked already"
 REASONS: Mapping[str, str] = {
     "g": f"{NO_TELLING_ANSWER}; {TOO_LONG}; {LEAKED}; {BRIDGE_LEAKED}; {NOT_IN_EVIDENCE}",

@@ -92,7 +92,7 @@ def _make(given: argparse.Namespace) -> None:
 
             made = make_questions(proposer, texts, facts, retriever, plan, journal, model, advance)
         counts = write_questions(made, texts, given.proposer, given.out)
-        record = making_record(made, counts, settings) | {"model_calls": journal.calls}
+        record = making_record(made, counts, settings, journal)
         spent = model is not None and model.spent
         card = card_of_questions(record, spent)
         write_whole(given.out / "card.md", card)

@@ -65,7 +65,7 @@ class NoDraft:
     Args:
         id: of the proposal.
         reason: why it is none.
-        text: the question if there is one.
+        text: the question if there is one, what the model wrote in its place, or its error.
     """
 
     id: str

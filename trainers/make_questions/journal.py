@@ -8,11 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from research_rl.envs.system import lines_of
 
 MAKING = "journal.jsonl"
+
+
+class KeptCall(NamedTuple):
+    """What came of a call of the model.
+
+    Args:
+        text: that it wrote.
+        error: why it wrote nothing; None where it did.
+    """
+
+    text: str
+    error: str | None = None
 
 
 class Journal:
@@ -27,7 +39,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._calls: dict[str, str] = {}
+        self._calls: dict[str, KeptCall] = {}
         self.verdicts: dict[str, str] = {}
         """Draft id -> why it was refused, "" where it was not."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +56,7 @@ class Journal:
             )
         for row in rows[1:]:
             if "call" in row:
-                self._calls[row["call"]] = row["text"]
+                self._calls[row["call"]] = KeptCall(row["text"], row.get("error"))
             else:
                 self.verdicts[row["draft"]] = row["reason"]
         self._file = path.open("r+b" if held else "wb")
@@ -64,14 +76,20 @@ class Journal:
         """How often a model has been asked."""
         return len(self._calls)
 
-    def call(self, prompt: str) -> str | None:
-        """Return what the model wrote to a prompt, None where it was not asked yet."""
+    @property
+    def errors(self) -> list[str]:
+        """What went wrong in the calls that failed, in the order in which they were made."""
+        return [one.error for one in self._calls.values() if one.error is not None]
+
+    def call(self, prompt: str) -> KeptCall | None:
+        """Return what came of a prompt, None where the model was not asked yet."""
         return self._calls.get(_digest(prompt))
 
-    def add_call(self, prompt: str, text: str) -> None:
-        """Keep what the model wrote."""
-        self._calls[_digest(prompt)] = text
-        self._add({"call": _digest(prompt), "text": text})
+    def add_call(self, prompt: str, text: str, error: str | None = None) -> None:
+        """Keep what the model wrote, or why it wrote nothing."""
+        self._calls[_digest(prompt)] = KeptCall(text, error)
+        failed = {} if error is None else {"error": error}
+        self._add({"call": _digest(prompt), "text": text, **failed})
 
     def add_verdict(self, draft: str, reason: str) -> None:
         """Keep what became of a draft."""

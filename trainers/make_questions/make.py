@@ -23,6 +23,7 @@ from research_rl.trainers.audit import overlaps
 from research_rl.trainers.make_questions.checks import (
     CROSSES,
     KNOWN_BY_HEART,
+    MODEL_FAILED,
     REPEATED,
     UNASKED,
     IndexChecks,
@@ -155,7 +156,7 @@ def _verdicts(
     if model is not None and open_ones:
         fresh |= _by_heart(open_ones, model)
     for draft in drafts:
-        if fresh[draft.id] != UNASKED:
+        if fresh[draft.id] not in (UNASKED, MODEL_FAILED):
             journal.add_verdict(draft.id, fresh[draft.id])
     return [known[one.id] if one.id in known else _verdict(one.id, fresh, journal) for one in batch]
 
@@ -170,6 +171,8 @@ def _by_heart(drafts: Sequence[Draft], model: Metered) -> dict[str, str]:
     for one in NaiveGeneration(model).answer([_question(draft) for draft in drafts]):
         if one.error == SPENT:
             refused[one.question.id] = UNASKED
+        elif one.error is not None:
+            refused[one.question.id] = MODEL_FAILED
         elif one.text and exact_match(one.text, one.question.answers) == 1:
             refused[one.question.id] = KNOWN_BY_HEART
     return refused

@@ -36,7 +36,10 @@ class Metered(Generator):
         params: SamplingParams | Sequence[SamplingParams],
         seeds: Sequence[int] | None = None,
     ) -> list[Generation]:
-        """See ``Generator``; what is over the budget is a generation with the error ``SPENT``."""
+        """See ``Generator``; what is over the budget is a generation with the error ``SPENT``.
+
+        What failed once is a generation with its error, also when it is asked for again.
+        """
         keys = [json.dumps(one) for one in inputs]
         fresh = [n for n, key in enumerate(keys) if self._journal.call(key) is None]
         asked = fresh[: max(0, self._budget - self._journal.calls)]
@@ -49,9 +52,13 @@ class Metered(Generator):
                 raise ModelUnavailable(f"the model answered nothing: {errors[0]}")
             for place, one in zip(asked, written, strict=True):
                 # what failed counts, so that the budget is one, and is not asked again
-                self._journal.add_call(keys[place], one.text)
+                self._journal.add_call(keys[place], one.text, one.error)
         return [self._answer(key) for key in keys]
 
     def _answer(self, key: str) -> Generation:
-        text = self._journal.call(key)
-        return Generation.failed(SPENT) if text is None else Generation(text, "eos")
+        held = self._journal.call(key)
+        if held is None:
+            return Generation.failed(SPENT)
+        if held.error is not None:
+            return Generation.failed(held.error)
+        return Generation(held.text, "eos")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from research_rl.agents import SamplingParams
 from research_rl.agents.methods import ModelInput, behind_thoughts
 from research_rl.trainers.audit import stands_in
+from research_rl.trainers.make_questions.checks import MODEL_FAILED
 from research_rl.trainers.make_questions.drafts import Draft, Hop, NoDraft, Proposer, word_list
 from research_rl.trainers.make_questions.facts import Facts, subject_of
 from research_rl.trainers.make_questions.metered import SPENT, Metered
@@ -77,8 +78,10 @@ class Written(Proposer):
             ]
             written = self._model.generate(asked, self._params)
             for pair, one in zip(batch, written, strict=True):
-                if one.error != SPENT:
+                if one.error is None:
                     yield self._read(pair, behind_thoughts(one.text))
+                elif one.error != SPENT:
+                    yield NoDraft(self._id(pair), MODEL_FAILED, one.error[:200])
             if self._model.spent:
                 return
 
@@ -86,14 +89,16 @@ class Written(Proposer):
         texts = (self._texts.corpus[place].contents[:_LONGEST] for place in (first, second))
         return _PROMPT.format(name=name, first=next(texts), second=next(texts))
 
+    def _id(self, pair: tuple[int, int, str]) -> str:
+        return " + ".join(self._texts.corpus[place].id for place in pair[:2])
+
     def _read(self, pair: tuple[int, int, str], said: str) -> Draft | NoDraft:
         first, second, name = pair
         lines: dict[str, str] = {}
         for word, text in _LINE.findall(said):
             lines.setdefault(word, text.strip("«»\"'* "))
         if len(lines) < 4 or not all(lines.values()):
-            ids = self._texts.corpus
-            return NoDraft(f"{ids[first].id} + {ids[second].id}", NOT_THE_FORM, said[:200])
+            return NoDraft(self._id(pair), NOT_THE_FORM, said[:200])
         answer = lines["Answer"].rstrip(".")
         hops = (
             Hop(lines["First"], name, first, subject_of(self._texts.title(first))),

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from research_rl.envs.system import printable
 from research_rl.trainers.callbacks import compared_figure, picture_of
 from research_rl.trainers.evaluate.measures import Paired, holm, paired_test
+from research_rl.trainers.overview.answered import pairs_of
 from research_rl.trainers.overview.bands import bands_of
 from research_rl.trainers.overview.facts import (
     best_validation,
@@ -104,6 +105,7 @@ def comparison_of(runs: Sequence[RunFolder], resamples: int = 10_000) -> RunComp
     ]
     notes += _untrained(labels, latest)
     notes += _of_other_questions(labels, latest)
+    notes += _not_paired(runs, labels)
     against = _corrected(
         [*_of_validation(labels, latest, resamples), *_of_rows(runs, labels, resamples)]
     )
@@ -229,26 +231,21 @@ def _values(rows: Mapping[_Question, tuple[int, JsonRow]], measure: str) -> dict
 
 
 def _of_rows(runs: Sequence[RunFolder], labels: Sequence[str], resamples: int) -> Iterator[Against]:
-    """Evaluations in the folders: the same method on the same data set, asked the same."""
-    cells = [_cells(run) for run in runs]
-    for label, theirs in zip(labels[1:], cells[1:], strict=True):
-        for cell in cells[0].keys() & theirs.keys():
+    """Evaluations in the folders: the same method, model and data set, asked the same."""
+    for label, run in zip(labels[1:], runs[1:], strict=True):
+        for asked, first, other in pairs_of(runs[0], run)[0]:
             for measure in MEASURED:
-                ours = {key: number(row.get(measure)) for key, row in cells[0][cell].items()}
-                other = {key: number(row.get(measure)) for key, row in theirs[cell].items()}
-                paired = paired_test(ours, other, resamples=resamples)
+                ours = {key: number(row.get(measure)) for key, row in first.items()}
+                theirs = {key: number(row.get(measure)) for key, row in other.items()}
+                paired = paired_test(ours, theirs, resamples=resamples)
                 if paired.n:
-                    yield Against(" on ".join(cell), measure, label, paired, paired.p_value)
+                    yield Against(asked, measure, label, paired, paired.p_value)
 
 
-def _cells(run: RunFolder) -> dict[tuple[str, str], dict[str, JsonRow]]:
-    found: dict[tuple[str, str], dict[str, JsonRow]] = {}
-    for answers in run.answers:
-        for row in answers.rows:
-            if row.get("error") is None:
-                key = f"{row['id']}\n{texts(row.get('question', ''))}"
-                found.setdefault((row["method"], row["dataset"]), {})[key] = row
-    return found
+def _not_paired(runs: Sequence[RunFolder], labels: Sequence[str]) -> Iterator[str]:
+    """Say which evaluations of the same method and data set were not held against each other."""
+    for label, run in zip(labels[1:], runs[1:], strict=True):
+        yield from (f"{labels[0]} and {label}: {said}" for said in pairs_of(runs[0], run)[1])
 
 
 def _corrected(found: Sequence[Against]) -> list[Against]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from research_rl.trainers.overview.folder import JsonRow, RunFolder, number, texts
+from research_rl.envs.questions import known_hops
+from research_rl.trainers.overview.folder import JsonRow, RunFolder, texts
 
 Mark = Literal["right", "wrong", "format"]
 _QUESTIONS, _STEPS = 12, 10
@@ -62,7 +63,7 @@ def followed_questions(
         Followed(
             key[1],
             " or ".join(texts(a, 80) for a in _texts_in(rows[key].get("answers"))),
-            f"{rows[key]['hops']}-hop" if number(rows[key].get("hops")) else "",
+            f"{hops}-hop" if (hops := known_hops(rows[key].get("hops"))) else "",
             [looks[key].get(step) for step in chosen],
         )
         for key in ranked[:most]

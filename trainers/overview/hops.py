@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from research_rl.envs.questions import known_hops
 from research_rl.trainers.overview.folder import RunFolder, texts
 
 FEWEST = 5
@@ -64,7 +65,7 @@ def lost_hops(run: RunFolder) -> list[tuple[HopCurve, tuple[int, float]]]:
 def _asked(run: RunFolder, hops: int) -> int | None:
     """How many validation questions have so many hops, None where no rollout says its hops."""
     rows = run.rollouts or RunFolder.read(run.path, begun=False).rollouts
-    said = [row for row in rows if row["split"] == "val" and row.get("hops") is not None]
-    if not said:
+    said = [(row, known_hops(row.get("hops"))) for row in rows if row["split"] == "val"]
+    if all(told is None for _, told in said):
         return None
-    return len({texts(row["question_id"]) for row in said if row["hops"] == hops})
+    return len({texts(row["question_id"]) for row, told in said if told == hops})

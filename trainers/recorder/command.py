@@ -77,23 +77,49 @@ def compare_runs(
     """Print the first difference between two runs; return whether there is none.
 
     Iterations that only one of the two has recorded are counted and skipped.
+
+    Args:
+        mine: of the one run.
+        other: of the other one.
+        iterations: that are compared.
+        question: rollouts of the question with this id alone.
+
+    Raises:
+        ValueError: there is no pair of rollouts to compare.
     """
     common = [i for i in iterations if i in set(other.iterations())]
     if len(common) < len(iterations):
         print(f"{len(iterations) - len(common)} iterations are not recorded in {other.folder}")
     if not common:
         raise ValueError(f"the runs must share an iteration, got none in {other.folder}")
+    pairs = 0
     for iteration in common:
-        a, b = mine.read(iteration), other.read(iteration)
-        found = list(rollout_differences(_chosen(a, question), _chosen(b, question)))
-        if len(a.records) != len(b.records):
-            print(f"iteration {iteration}: {len(a.records)} rollouts and {len(b.records)}")
-        if found or len(a.records) != len(b.records):
+        a, b = (_chosen(one.read(iteration), question) for one in (mine, other))
+        found = list(rollout_differences(a, b))
+        if len(a) != len(b):
+            which = "" if question is None else f" of the question {question!r}"
+            print(printable(f"iteration {iteration}: {len(a)} rollouts{which} and {len(b)}"))
+        if found or len(a) != len(b):
             print(f"the runs part in iteration {iteration}, {len(found)} rollouts differ")
             _print(found)
             return False
-    print(f"the runs are the same in all {len(common)} iterations that both have recorded")
+        pairs += len(a)
+    if not pairs:
+        raise ValueError(_none_of(question))
+    print(
+        f"the runs are the same in all {len(common)} iterations that both have recorded, "
+        f"{pairs} rollouts each"
+    )
     return True
+
+
+def _none_of(question: str | None) -> str:
+    if question is None:
+        return "the iterations must hold rollouts, got none in their records"
+    return (
+        f"no recorded rollout answers the question {question!r}; --question takes an id as the "
+        "records and the pages of rollouts show it"
+    )
 
 
 def replay(
@@ -130,7 +156,7 @@ def replay(
             found = list(rollout_differences(chosen, again))
             same &= not _report(iteration, "sampled again", found, len(chosen))
     if not total:
-        raise ValueError(f"no recorded rollout answers the question {question!r}")
+        raise ValueError(_none_of(question))
     plural = "s" if len(sampled) > 1 else ""
     numbers = ", ".join(map(str, sampled))
     which = f"of iteration{plural} {numbers}" if sampled else "of none: no weights"

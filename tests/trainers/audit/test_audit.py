@@ -116,6 +116,31 @@ def test_the_card_the_filtered_file_and_the_numbers(
     assert sum(record["buckets"].values()) == len(ROWS)
 
 
+def test_unanswerable_questions_are_not_searched_for(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = {"answers": [], "metadata": {"unanswerable": True}}
+    rows = [
+        *ROWS[:6],
+        {"id": "none", "question": "Who is the unknown mayor of Bruges?", **none},
+        {"id": "none either", "question": "Who leads Ghent?", **none},
+    ]
+    with_them = write(tmp_path / "with.jsonl", rows)
+    out, record = audit(capsys, "--questions", with_them, "--index", index)
+    _, without = audit(
+        capsys, "--questions", write(tmp_path / "without.jsonl", rows[:6]), "--index", index
+    )
+    assert record["missing"] == without["missing"]
+    assert record["numbers"]["ceiling"] == pytest.approx(6 / 8)
+    for name in ("answer_in_corpus", "answer_by_question", "answer_by_oracle", "yes_or_no"):
+        assert record["numbers"][name] == without["numbers"][name]
+    assert record["numbers"]["answer_in_question"] == 0.0, "the word unknown is no answer"
+    assert record["buckets"] == without["buckets"] | {"unanswerable": 2}
+    kept = {q.id for q in read_questions(tmp_path / "with.audit" / "questions.jsonl")}
+    assert {"none", "none either"} <= kept
+    assert "8 questions (2 with yes or no, 2 unanswerable)" in out
+
+
 def test_what_cannot_be_is_said(questions: Path, index: Path, tmp_path: Path) -> None:
     for more, said in (
         (["--top-k", "0"], "--top-k must be at least 1, got 0"),

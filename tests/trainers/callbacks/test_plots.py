@@ -52,6 +52,24 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return kept
 
 
+@pytest.mark.parametrize("values", [(0.0, 1.0), (0.0, 2.5), (-1.0, 0.2), (-3.0, -2.0), (-1.0, 4.0)])
+def test_a_reward_of_any_size_is_seen(tmp_path: Path, values: tuple[float, float]) -> None:
+    rows = [{"step": step, "train/reward": value} for step, value in enumerate(values)]
+    curves = read_metrics(write(tmp_path / "metrics.csv", rows))
+    panels = [
+        plots.curves_figure([curves]).axes[2],
+        plots.health_figure(curves).axes[0],
+        plots.compared_figure({"one": curves}).axes[2],
+    ]
+    for place, axes in enumerate(panels):
+        low, high = axes.get_ylim()
+        assert low <= min(values) < max(values) <= high
+        assert low <= (-0.03 if place < 2 else 0)
+        if place < 2:
+            assert (low, high) == (-0.03, 1.03) or values != (0.0, 1.0)
+            assert high >= 1.03
+
+
 def drawn(axes: Axes) -> list[tuple[list[float], list[float]]]:
     """The lines with more than two points, i.e. without legend entries and rules."""
     lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]

@@ -127,6 +127,7 @@ def test_only_chooses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--models.none", '{"model": "runs/no/policy", "generator": null}'], "is not there"),
         (["--batch_size", "0"], "batch_size must be at least 1"),
         (["--top_k", "0"], "top_k must be at least 1"),
+        (["--resamples", "99"], "resamples must be at least 100, got 99"),
         (["--datasets.houses.limit", "-5"], "datasets.houses.limit must be at least 1 or null"),
     ],
 )

@@ -88,22 +88,59 @@ def test_equal_ids_of_other_questions_are_not_paired(tmp_path: Path) -> None:
     assert "No two runs were asked the same questions" in found.notes[-1]
 
 
+def evaluated(folder: Path, em: dict[str, float], name: str = "evaluation") -> Path:
+    """Add an evaluation of ReSearch on houses to a run: ``em`` of each model; question 9 failed."""
+    (folder / name).mkdir()
+    rows = [
+        {"dataset": "houses", "model": model, "method": "ReSearch", "id": str(n), "question": "?"}
+        | {"em": value, "f1": 0.5, "error": "x" if n == 9 else None}
+        for model, value in em.items()
+        for n in range(10)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name / "rows.jsonl").write_text(text)
+    return folder
+
+
+def differences(*folders: Path) -> tuple[dict[str, tuple[float, int]], list[str]]:
+    """What was asked in evaluations -> difference in EM and n, and the notes."""
+    found = comparison_of(runs_of(*folders), resamples=200)
+    tests = (one for one in found.against if one.measure == "em" and "validation" not in one.asked)
+    return {one.asked: (one.paired.difference or 0.0, one.paired.n) for one in tests}, found.notes
+
+
 def test_evaluations_are_paired_by_method_and_data_set(tmp_path: Path) -> None:
-    folders = [healthy(tmp_path / name) for name in ("a", "b")]
-    for share, folder in enumerate(folders):
-        (folder / "evaluation").mkdir()
-        rows = [
-            {"dataset": data, "model": f"m{share}", "method": method, "id": str(n), "question": "?"}
-            | {"em": float(n % 2 == share), "f1": 0.5, "error": "x" if n == 9 else None}
-            for data, method in (("houses", "ReSearch"), ("houses", f"only {share}"))
-            for n in range(10)
-        ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "evaluation" / "rows.jsonl").write_text(text)
-    found = comparison_of(runs_of(*folders), resamples=200).against
-    cells = {(one.asked, one.measure): one.paired.n for one in found}
-    assert cells[("ReSearch on houses", "em")] == 9, "an error is no answer"
-    assert not [asked for asked, _ in cells if "only" in asked]
+    one = evaluated(healthy(tmp_path / "a"), {"m0": 1.0})
+    other = evaluated(healthy(tmp_path / "b"), {"m1": 0.0})
+    with (other / "evaluation" / "rows.jsonl").open("a") as file:
+        row = {"dataset": "houses", "model": "m1", "method": "only b", "id": "1", "em": 1.0}
+        file.write(json.dumps(row) + "\n")
+    asked, _ = differences(one, other)
+    assert asked == {"ReSearch on houses (models m0 and m1)": (1.0, 9)}, "an error is no answer"
+
+
+def test_a_model_is_held_against_itself(tmp_path: Path) -> None:
+    one = evaluated(healthy(tmp_path / "a"), {"before": 0.0, "after": 1.0})
+    other = evaluated(healthy(tmp_path / "b"), {"after": 1.0, "before": 0.0})
+    same = {"ReSearch on houses (model before)", "ReSearch on houses (model after)"}
+    assert differences(one, other)[0] == dict.fromkeys(same, (0.0, 9))
+    third = evaluated(healthy(tmp_path / "c"), {"after": 0.0})
+    assert differences(one, third)[0] == {"ReSearch on houses (model after)": (1.0, 9)}
+    last = evaluated(healthy(tmp_path / "d"), {"mine": 0.0})
+    asked, (note,) = differences(one, last)
+    assert asked == {}, "nobody knows which of two models is meant"
+    assert "a and d: ReSearch on houses was asked of other models, after / before and mine" in note
+
+
+def test_several_evaluations_of_a_run_are_kept_apart(tmp_path: Path) -> None:
+    one = evaluated(evaluated(healthy(tmp_path / "a"), {"m": 1.0}), {"m": 0.0}, "later")
+    other = evaluated(evaluated(healthy(tmp_path / "b"), {"m": 1.0}), {"m": 0.0}, "later")
+    names = {f"ReSearch on houses (model m, {name})" for name in ("evaluation", "later")}
+    assert differences(one, other)[0] == dict.fromkeys(names, (0.0, 9))
+    third = evaluated(healthy(tmp_path / "c"), {"m": 0.0}, "third")
+    asked, (note,) = differences(one, third)
+    assert asked == {}
+    assert "lies in several evaluations of a run, evaluation / later and third" in note
 
 
 def test_labels_tell_runs_apart() -> None:

@@ -73,6 +73,13 @@ def test_a_handful_of_questions_says_nothing_of_a_run(tmp_path: Path) -> None:
     assert "Well No sign of trouble" in text_of(page_of(forgetful(tmp_path, questions=4)))
 
 
+def test_hops_that_were_written_as_text_are_counted(tmp_path: Path) -> None:
+    run = RunFolder.read(forgetful(tmp_path))
+    for row in run.rollouts:
+        row["hops"] = str(row["hops"])
+    assert [curve.hops for curve, _ in lost_hops(run)] == [3]
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_what_was_lost_was_there_before(values: list[float]) -> None:
     run = RunFolder(Path("nowhere"), curves={"val/f1_2hop": ([*range(len(values))], values)})

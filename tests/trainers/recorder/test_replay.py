@@ -19,6 +19,7 @@ from research_rl.envs.synthetic.world import builtin_world
 from research_rl.envs.types import Question, Reward
 from research_rl.trainers.cli import dispatch as cli
 from research_rl.trainers.recorder.callback import FlightRecorder
+from research_rl.trainers.recorder.command import compare_runs
 from research_rl.trainers.recorder.records import Record, RecordError, Records
 
 
@@ -49,6 +50,23 @@ def test_records_come_back_and_equal_runs_write_equal_bytes(tmp_path: Path) -> N
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["000003.jsonl.gz"]
     with pytest.raises(FileNotFoundError, match="got 3 to 3"):
         files.read(4)
+
+
+def test_nothing_is_not_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = Records(tmp_path / "a"), Records(tmp_path / "b")
+    a.write(0, 0, [record(0), record(1), record(1)])
+    b.write(0, 0, [record(0), record(1)])
+    with pytest.raises(ValueError, match="no recorded rollout answers the question 'q9'"):
+        compare_runs(a, b, [0], "q9")
+    assert compare_runs(a, b, [0], "q0"), "of other questions there may be more"
+    assert "the same in all 1 iterations that both have recorded, 1 rollouts each" in (
+        capsys.readouterr().out
+    )
+    assert not compare_runs(a, b, [0], "q1")
+    assert "iteration 0: 2 rollouts of the question 'q1' and 1" in capsys.readouterr().out
+    assert not compare_runs(a, b, [0])
+    assert "iteration 0: 3 rollouts and 2" in capsys.readouterr().out
+    assert not compare_runs(b, Records(tmp_path / "a"), [0], "q1")
 
 
 def test_the_oldest_are_dropped_and_a_resumed_run_forgets(tmp_path: Path) -> None:

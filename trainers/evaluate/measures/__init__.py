@@ -21,6 +21,7 @@ from research_rl.trainers.evaluate.measures.published import beside, check_syste
 from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile, row_of
 from research_rl.trainers.evaluate.measures.self_correction import SelfCorrection
 from research_rl.trainers.evaluate.measures.statistics import (
+    FEWEST_RESAMPLES,
     Interval,
     Paired,
     bootstrap_interval,
@@ -29,6 +30,7 @@ from research_rl.trainers.evaluate.measures.statistics import (
 )
 
 __all__ = [
+    "FEWEST_RESAMPLES",
     "MEASURES",
     "Agreement",
     "Cell",

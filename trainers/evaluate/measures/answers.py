@@ -68,7 +68,7 @@ def measure_prediction(prediction: Prediction) -> Scores:
         "support_recall": recall,
         "support_complete": None if recall is None else float(recall == 1.0),
         "title_recall": title_recall(question, passages),
-        "answer_in_results": answer_in_passages(question.answers, passages),
+        "answer_in_results": shown_answer(question, passages),
         "searches": float(len(prediction.queries)),
         "distinct_queries": float(len({fold_query(query) for query in prediction.queries})),
         "sampled_tokens": float(prediction.sampled_tokens),
@@ -161,6 +161,16 @@ def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> f
     looked_for = {one if _SPACELESS.search(one) else f" {one} " for one in wanted}
     texts = (f" {normalize_answer(folded(passage.contents))} " for passage in passages)
     return float(any(answer in text for text in texts for answer in looked_for))
+
+
+def shown_answer(question: Question, passages: Iterable[Passage]) -> float | None:
+    """Return ``answer_in_passages`` of a question; None also where its answer is that it has none.
+
+    Whatever was found, no passage holds the words "unknown" as an answer.
+    """
+    if question.metadata.get("unanswerable"):
+        return None
+    return answer_in_passages(question.answers, passages)
 
 
 def format_errors(predictions: Iterable[Prediction]) -> dict[str, int]:

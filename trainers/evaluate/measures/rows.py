@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from research_rl.envs import Passage
 from research_rl.envs.protocols import RESEARCH
+from research_rl.envs.questions import known_hops
 from research_rl.envs.system import write_whole
 from research_rl.trainers.evaluate.measures.answers import measure_prediction
 from research_rl.trainers.evaluate.measures.self_correction import self_correction
@@ -68,7 +69,7 @@ def row_of(cell: Cell, prediction: Prediction) -> Row:
         **measure_prediction(prediction),
         "finish_reason": prediction.finish_reason,
         "format_error": prediction.format_error,
-        "hops": question.metadata.get("hops"),
+        "hops": known_hops(question.metadata.get("hops")),
         "gold": [str(i) for i in question.metadata.get("gold_ids") or ()],
         "gold_titles": list(question.metadata.get("supporting_titles") or ()),
         "queries": list(prediction.queries),
@@ -170,7 +171,8 @@ def _parsed(line: bytes) -> Row | None:
         key_of(row)
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(row)
+    # a number of hops that came out of a table stood there as text
+    return {**row, "hops": known_hops(row["hops"])} if "hops" in row else dict(row)
 
 
 def _line(row: Row) -> bytes:

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 from research_rl.envs import Passage, Question
 from research_rl.trainers.evaluate.measures.answers import (
-    answer_in_passages,
     fold_query,
     fold_title,
     passage_title,
+    shown_answer,
 )
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def _facts(
     titles = {fold_title(title) for title in question.metadata.get("supporting_titles") or ()}
     if titles:
         return titles, lambda passages: {passage_title(passage) for passage in passages}
-    if answer_in_passages(question.answers, ()) is None:
+    if shown_answer(question, ()) is None:
         return None
 
     def answer(passages: Sequence[Passage]) -> set[str]:
-        return {_ANSWER} if answer_in_passages(question.answers, passages) else set()
+        return {_ANSWER} if shown_answer(question, passages) else set()
 
     return {_ANSWER}, answer
 

@@ -21,6 +21,8 @@ IntervalMethod = Literal["percentile", "bca"]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEWEST_RESAMPLES = 100
+"""Of fewer the ends of an interval would be single draws."""
 _BLOCK = 1 << 22  # drawn indices held at once
 _SLACK = 1e-12  # two sums that differ by less are equal
 
@@ -197,8 +199,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _check(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    if resamples < 100:
-        raise ValueError(f"resamples must be at least 100, got {resamples}")
+    if resamples < FEWEST_RESAMPLES:
+        raise ValueError(f"resamples must be at least {FEWEST_RESAMPLES}, got {resamples}")
 
 
 def _sample(values: Iterable[float | None]) -> FloatArray:

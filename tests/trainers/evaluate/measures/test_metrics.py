@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research_rl.agents.methods.research import Prediction
-from research_rl.envs.types import Passage, Question
+from research_rl.envs.types import UNANSWERABLE, Passage, Question
 from research_rl.trainers.evaluate.measures.answers import (
     MEASURES,
     answer_in_passages,
@@ -138,6 +138,10 @@ def test_answers_are_looked_for_as_whole_words() -> None:
     assert answer_in_passages(("U.S.",), [Passage("r", "US\nthe US is large.")]) == 1.0
     assert answer_in_passages(("yes", "The The"), [A]) is None
     assert answer_in_passages(("首都",), [Passage("j", "日本の首都は東京である。")]) == 1.0
+    none = Question("4", "Capital?", UNANSWERABLE, {"unanswerable": True})
+    found = Passage("u", "Oslo\nIts mayor is unknown.")
+    assert measure_prediction(predict(none, (found,)))["answer_in_results"] is None
+    assert self_correction(predict(none, (found,), (X,))) == SelfCorrection()
     assert answer_in_passages(("Zu\u0308rich",), [Passage("z", "Zürich, die Stadt.")]) == 1.0
 
 

@@ -167,6 +167,16 @@ def test_a_file_of_rows_survives_a_cut_anywhere(
     assert len(RowFile(path).rows) == len(kept) + 1
 
 
+def test_hops_of_older_rows_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    written: list[Any] = ["2", 3, "ask me"]
+    path.write_text("".join(json.dumps(row(n, True, hops=h)) + "\n" for n, h in enumerate(written)))
+    rows = list(RowFile(path).rows.values())
+    assert [one["hops"] for one in rows] == [2, 3, None]
+    (cell,) = summary_of(rows).cells.values()
+    assert sorted(cell.by_hops) == [2, 3]
+
+
 def test_a_spoilt_line_is_named_and_nothing_changed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     file = RowFile(path)
