@@ -131,6 +131,7 @@ class Ahead:
 
     def state(self) -> dict[str, Any] | None:
         """Return the waiting rollouts of all ranks for a checkpoint; every rank must call it."""
+        self._unpack()  # a validation that was owed saves before any rollouts are taken
         own = None if self._ready is None else self._ready.to_row()
         ranks = gather([own])
         if any(one is None for one in ranks):

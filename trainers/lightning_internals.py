@@ -35,6 +35,45 @@ def validates_next(trainer: pl.Trainer) -> bool:
     return bool(_part(trainer.fit_loop.epoch_loop, "_should_check_val_fx")(fetcher))
 
 
+def at_next_pass(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the fit loop, taken behind the last batch of a pass, as the next begins.
+
+    Any other state is returned as it is. Restored as they are, states of ``on_train_batch_end``
+    there and of ``on_train_end`` miscount the epochs: with ``max_epochs`` alone the loader's state
+    is then ignored, and batches are trained on twice. No hook changes what a loop saves.
+    """
+    batch, epoch = _held(state, "epoch_loop.batch_progress"), _held(state, "epoch_progress")
+    loop = _held(state, "epoch_loop.state_dict")
+    counted, passed = batch["total"], epoch["total"]
+    ended = counted["completed"] == counted["processed"]
+    over = ended and passed["completed"] == passed["ready"]  # on_train_end
+    inside = not ended and passed["processed"] == passed["started"] - 1  # on_train_batch_end
+    if not (batch["is_last_batch"] and (over or inside)):
+        return state
+    # as in on_train_batch_end: the batch is not counted yet, but the next epoch has begun
+    begun = ("ready", "started") if over else tuple(passed)
+    return {
+        **state,
+        "epoch_loop.batch_progress": {
+            **batch,
+            "is_last_batch": False,
+            **_counts(batch, ("completed",) if over else (), -1),
+        },
+        "epoch_progress": {**epoch, **_counts(epoch, begun, 1)},
+        "epoch_loop.state_dict": {
+            **loop,
+            "_batches_that_stepped": loop["_batches_that_stepped"] - int(over),
+        },
+    }
+
+
+def _counts(progress: dict[str, Any], names: tuple[str, ...], by: int) -> dict[str, Any]:
+    return {
+        of: {name: n + by * (name in names) for name, n in progress[of].items()}
+        for of in ("total", "current")
+    }
+
+
 def cluster_of(trainer: pl.Trainer) -> ClusterEnvironment | None:
     """Return what started the processes, None where Lightning has not looked.
 
@@ -77,13 +116,25 @@ def load_shards(folder: Path) -> dict[str, Any]:
     return state
 
 
+def _held(state: dict[str, Any], name: str) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = state[name]
+    except KeyError as error:
+        raise _changed("the state of the fit loop", name) from error
+    return held
+
+
 def _part(owner: Any, name: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError as error:
         kind = getattr(owner, "__name__", type(owner).__name__)
-        installed = version("pytorch-lightning")
-        raise LightningChangedError(
-            f"{kind} of pytorch-lightning {installed} must have {name}, which {__name__} uses, and "
-            f"has not; install pytorch-lightning=={SEEN_LIGHTNING}"
-        ) from error
+        raise _changed(kind, name) from error
+
+
+def _changed(kind: str, name: str) -> LightningChangedError:
+    installed = version("pytorch-lightning")
+    return LightningChangedError(
+        f"{kind} of pytorch-lightning {installed} must have {name}, which {__name__} uses, and "
+        f"has not; install pytorch-lightning=={SEEN_LIGHTNING}"
+    )

@@ -33,7 +33,7 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluat
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.checkpoint import ResumedOptimizer
+from research_rl.trainers.checkpoint import ResumedOptimizer, take_over
 from research_rl.trainers.collect import Collector, check_group_size, payments, pool_of
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
@@ -171,9 +171,7 @@ class ReSearchModule(pl.LightningModule):
             ValueError: the scheduler needs a metric, or the optimizer is of another class than
                 that of the checkpoint.
         """
-        optimizer, scheduler = self._optimizing.make(
-            [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
-        )
+        optimizer, scheduler = self._optimizing.make(self._moved())
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
@@ -192,7 +190,7 @@ class ReSearchModule(pl.LightningModule):
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
-            kept = self._trained_names()
+            kept = self._trained()
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
 
@@ -200,7 +198,8 @@ class ReSearchModule(pl.LightningModule):
         """Take over the iteration and the rollouts that were sampled ahead.
 
         Raises:
-            ValueError: the checkpoint lacks weights that are trained here.
+            ValueError: the checkpoint lacks weights that are trained here, or its optimizer moved
+                others.
         """
         self.iteration = checkpoint.get("iteration", 0)
         self.loss_scale.load_state_dict(checkpoint.get("loss_scale", {}))
@@ -209,15 +208,18 @@ class ReSearchModule(pl.LightningModule):
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
         if "state_dict" not in checkpoint:  # the strategy has read the weights itself
             return
-        if missing := sorted(self._trained_names() - set(checkpoint["state_dict"])):
-            raise ValueError(
-                f"the checkpoint must hold every trained weight, got none for {missing[0]} and "
-                f"{len(missing) - 1} others; load it with the model settings of its own run"
-            )
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        moved = self._moved() if fits else None
+        take_over(checkpoint, self._trained(), moved, self.global_rank == 0)
 
-    def _trained_names(self) -> set[str]:
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return trained | {f"algorithm.{name}" for name in self.algorithm.state_dict()}
+    def _trained(self) -> dict[str, Tensor]:
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        own = self.algorithm.state_dict()
+        return {**trained, **{f"algorithm.{name}": x for name, x in own.items()}}
+
+    def _moved(self) -> list[torch.nn.Parameter]:
+        """What the optimizer moves."""
+        return [*self.policy.trainable_parameters(), *self.algorithm.parameters()]
 
     def on_fit_start(self) -> None:
         """Move the reference, drop an earlier updater, tell the algorithm of its sampler."""

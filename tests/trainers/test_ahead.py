@@ -183,6 +183,18 @@ def test_what_was_made_ahead_is_dealt_to_other_ranks(
         assert taken.rollouts == expected
 
 
+def test_a_checkpoint_before_the_first_iteration_keeps_what_was_made_ahead() -> None:
+    ahead, resumed = Ahead(training.module), Ahead(training.module)
+    ahead._ready = Collected([rollout()], 1, ["q0"])
+    state = ahead.state()
+    resumed.load(state, 0, 1)
+    again = resumed.state()
+    assert state is not None
+    assert again is not None
+    assert torch.equal(again["rollouts"], state["rollouts"])
+    assert resumed.take([Question("q0", "Who?", ())]) == ahead.take([Question("q0", "Who?", ())])
+
+
 def test_other_questions_are_sampled_anew(caplog: pytest.LogCaptureFixture) -> None:
     ahead = Ahead(training.module)
     ahead._ready = Collected([rollout()], 1, ["q0"])

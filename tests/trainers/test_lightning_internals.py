@@ -87,6 +87,48 @@ def test_a_validation_is_known_before_it_comes(settings: dict[str, Any], tmp_pat
     assert any(watch.came) == ("limit_val_batches" not in settings)
 
 
+class States(pl.Callback):
+    """Keeps the state of the loops behind each batch and at the end."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.kept.append(trainer.fit_loop.state_dict())
+
+    def on_train_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.kept.append(trainer.fit_loop.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_state_behind_a_pass_is_that_of_the_next(tmp_path: Path) -> None:
+    states = States()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        limit_val_batches=0,
+        callbacks=[states],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Line(), torch.utils.data.DataLoader([0] * 2))
+    inside, behind, _, last, end = states.kept
+    assert internals.at_next_pass(inside) is inside, CHANGED + "a state inside an epoch is another"
+    for state, passes in ((behind, 1), (last, 2), (end, 2)):
+        made = internals.at_next_pass(state)
+        epoch, batch = made["epoch_progress"]["total"], made["epoch_loop.batch_progress"]
+        begun = {"ready": passes + 1, "started": passes + 1}
+        assert epoch == {**begun, "processed": passes, "completed": passes}, CHANGED + "epochs"
+        assert batch["total"]["completed"] == 2 * passes - 1, CHANGED + "batches"
+        assert not batch["is_last_batch"]
+        assert internals.at_next_pass(made) is made
+    same = internals.at_next_pass(end) == internals.at_next_pass(last)
+    assert same, CHANGED + "the loops keep more at the end than behind the last batch"
+
+
 def test_the_cluster_is_that_of_the_trainer(tmp_path: Path) -> None:
     slurm = SLURMEnvironment(auto_requeue=False)
     settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "default_root_dir": tmp_path}

@@ -102,6 +102,9 @@ def whole(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("on_train_batch_start", 2, 3, signal.SIGHUP),
         # in one that a validation follows: it is made later
         ("on_train_batch_start", 1, 2, signal.SIGTERM),
+        # in the last one of a pass over the questions, which a validation follows
+        ("on_train_batch_start", 3, 4, signal.SIGTERM),
+        ("on_validation_batch_start", 4, 4, signal.SIGTERM),
         ("on_validation_batch_start", 2, 2, signal.SIGTERM),  # in a validation: it is made anew
     ],
 )

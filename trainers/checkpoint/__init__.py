@@ -33,6 +33,7 @@ from research_rl.trainers.checkpoint.resumed import ResumedOptimizer
 from research_rl.trainers.checkpoint.run_folder import changes, run_in, with_references
 from research_rl.trainers.checkpoint.shards import UnsafeCheckpointError, check_shards
 from research_rl.trainers.checkpoint.stopping import sigterm_noted
+from research_rl.trainers.checkpoint.trained import take_over
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -59,6 +60,7 @@ __all__ = [
     "run_in",
     "save_policy",
     "sigterm_noted",
+    "take_over",
     "why_torn",
     "with_references",
 ]

@@ -24,7 +24,7 @@ from research_rl.trainers.checkpoint.files import (
     remove_checkpoint,
 )
 from research_rl.trainers.checkpoint.stopping import StopSignal
-from research_rl.trainers.lightning_internals import validates_next
+from research_rl.trainers.lightning_internals import at_next_pass, validates_next
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -157,9 +157,14 @@ class RunCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the state of the loops before a validation that was cut off."""
+        """Save the state of the loops before a validation that was cut off.
+
+        Behind the last batch of a pass it is the state with which the next pass begins.
+        """
+        loops = checkpoint["loops"]
         if self._owes_validation and self._before_validation is not None:
-            checkpoint["loops"]["fit_loop"] = self._before_validation
+            loops["fit_loop"] = self._before_validation
+        loops["fit_loop"] = at_next_pass(loops["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return Lightning's state, and whether a validation that was cut off must be made."""
@@ -229,10 +234,12 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def _is_over(trainer: pl.Trainer) -> bool:
-    """Whether the batch that has just been trained on is the last one."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    every = progress.is_last_batch or progress.current.ready == trainer.num_training_batches
-    return every or -1 < trainer.max_steps <= trainer.global_step
+    """Whether the batch that has just been trained on is the last of the run, not of a pass."""
+    if -1 < trainer.max_steps <= trainer.global_step:
+        return True
+    loop = trainer.fit_loop
+    passes = loop.epoch_progress.current.processed + 1
+    return loop.epoch_loop.batch_progress.is_last_batch and -1 < (loop.max_epochs or -1) <= passes
 
 
 def _inside(state: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -214,8 +214,9 @@ def why_torn(path: Path) -> str | None:
 
 
 def _newest_whole(name: str, folder: Path) -> Path:
+    # best.ckpt is written before last.ckpt, so a kill in between may leave it alone
     found = sorted(folder.glob("*.ckpt"), key=_age, reverse=True)
-    if not any(path.name.startswith("last") for path in found):
+    if not found:
         raise FileNotFoundError(
             f"no checkpoint {name!r} yet; {_listing(folder)}; `research fit` writes it at its "
             "first validation"

@@ -77,9 +77,13 @@ class ResumedOptimizer:
         return optimizer, scheduler
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Write into a checkpoint what the config asks for."""
-        if self._now is not None:
-            checkpoint[KEY] = self._now
+        """Write into a checkpoint what its state was made with: what the config asks for.
+
+        Before ``put_in_force`` that is what the run had before, for the state is still that.
+        """
+        note = self._now if self._loaded is None else self._loaded.get(KEY)
+        if note is not None:
+            checkpoint[KEY] = note
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Take a checkpoint whose state is about to be restored."""

@@ -58,6 +58,7 @@ from research_rl.trainers.checkpoint import (
 from research_rl.trainers.cli.loggers import check_installed_for, may_fail, that_start
 from research_rl.trainers.cli.parser import ResearchParser, Unresolved
 from research_rl.trainers.cli.start import (
+    check_none_elsewhere,
     check_nothing_is_lost,
     check_trainer_options,
     date_to_write,
@@ -297,6 +298,8 @@ class ResearchCLI(LightningCLI):
         except FileNotFoundError as error:
             if self.subcommand != "fit" or name != "last":
                 raise
+            if not self._is_dry():
+                check_none_elsewhere(self._root(), self._option("overwrite"))
             # A job that is restarted until it is done says `last` from its first start on.
             log.warning("nothing to resume, training starts at its beginning: %s", error)
             return None

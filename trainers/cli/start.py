@@ -77,6 +77,28 @@ def check_nothing_is_lost(root: Path, ckpt_path: str | None, overwrite: bool) ->
         )
 
 
+def check_none_elsewhere(root: Path, overwrite: bool) -> None:
+    """Refuse to begin anew where ``last`` was not found and the run has checkpoints all the same.
+
+    So it is where the callback that writes them has got another folder since. Metrics alone are no
+    hindrance: a job that was killed before its first checkpoint begins anew.
+
+    Args:
+        root: the run's folder.
+        overwrite: whether the user wants the run replaced.
+
+    Raises:
+        UsageError: there are checkpoints in its usual place.
+    """
+    found = sorted((root / "checkpoints").glob("*.ckpt"))
+    if found and not overwrite:
+        raise UsageError(
+            f"{root} holds a run already ({run_in(root)}), but no checkpoint is where this run "
+            f"would write its own (dirpath of its callback); to go on add --ckpt_path {found[-1]}, "
+            "to replace the run add --overwrite"
+        )
+
+
 def date_to_write(root: Path, ckpt_path: str | None) -> str:
     """Return the day that a chat template takes for today; a run that goes on keeps its own.
 

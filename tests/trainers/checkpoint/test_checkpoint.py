@@ -137,10 +137,25 @@ def test_where_last_is_torn_the_one_that_learned_most_is_taken(tmp_path: Path) -
     assert find_checkpoint("last", tmp_path) == tmp_path / "last.ckpt"
 
 
-@pytest.mark.parametrize("name", ["last", "best", "elsewhere/x.ckpt"])
+def test_without_a_last_the_newest_whole_is_taken(tmp_path: Path) -> None:
+    # best.ckpt is written before last.ckpt: a kill in between leaves the one alone
+    state = {"callbacks": {"RunCheckpoint": {"best_model_path": "x/best.ckpt"}}, "global_step": 4}
+    torch.save(state, tmp_path / "best.ckpt")
+    (tmp_path / "torn.ckpt").write_bytes(b"PK torn")
+    for name in ("last", "best"):
+        assert find_checkpoint(name, tmp_path) == tmp_path / "best.ckpt"
+
+
+@pytest.mark.parametrize("name", ["best", "elsewhere/x.ckpt"])
 def test_a_missing_checkpoint_is_said(name: str, tmp_path: Path) -> None:
     torch.save({}, tmp_path / "step=4.ckpt")
     with pytest.raises(FileNotFoundError, match=r"step=4\.ckpt"):
+        find_checkpoint(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["last", "best", "elsewhere/x.ckpt"])
+def test_a_folder_without_any_checkpoint_is_said(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         find_checkpoint(name, tmp_path)
 
 

@@ -226,6 +226,25 @@ def test_a_second_resume_from_what_went_on_is_unchanged(
     assert "goes on with" not in caplog.text
 
 
+class SaveFirst(pl.Callback):
+    """Saves before the options are in force, as a validation that was owed does."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/first.ckpt")
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("schedule", ["none", "linear 10"])
+def test_a_checkpoint_says_what_its_own_state_was_made_with(
+    plain: Path, policy: Path, tmp_path: Path, schedule: str, older: bool
+) -> None:
+    start = without_record(plain, tmp_path) if older else plain
+    new = {"optimizer": adamw(lr=1e-6), "lr_scheduler": SCHEDULES[schedule]}
+    expected = run(tmp_path, policy, STEPS + 1, start, last=SaveFirst(), **new).seen[0]["lr"]
+    went_on = run(tmp_path, policy, STEPS + 1, tmp_path / "first.ckpt", **new)
+    assert went_on.seen[0]["lr"] == expected < 1e-5
+
+
 def test_another_class_of_optimizer_is_refused(plain: Path, policy: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must be .*AdamW, whose moments .* got .*SGD"):
         run(tmp_path, policy, STEPS + 1, plain, optimizer=lambda p: SGD(p, lr=1e-3))

@@ -180,6 +180,28 @@ def test_a_new_learning_rate_on_the_command_line_is_the_one_that_runs(
     assert [float(rate) for rate in rates] == pytest.approx([1e-3, 1e-3, 1e-6])
 
 
+def test_last_goes_on_from_what_is_there_and_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--config", write_config(tmp_path), "--ckpt_path", "last"]
+    monkeypatch.setattr(sys, "argv", ["research", *map(str, fit)])
+    cli.main()
+    root = Path("runs/tiny")
+    (root / "checkpoints/last.ckpt").unlink()  # as a kill behind best.ckpt leaves it
+    before = (root / "metrics.csv").read_text("utf-8")
+    elsewhere = ["--trainer.callbacks.dirpath", "elsewhere"]
+    assert research(monkeypatch, *fit, *elsewhere) == command_line.FAILED
+    assert "--overwrite" in capsys.readouterr().err
+    assert (root / "metrics.csv").read_text("utf-8") == before
+    assert [p.name for p in (root / "checkpoints").iterdir()] == ["best.ckpt"]
+    monkeypatch.setattr(sys, "argv", ["research", *map(str, fit), "--trainer.max_steps", "3"])
+    cli.main()
+    with (root / "metrics.csv").open(newline="") as file:
+        trained = [row["step"] for row in csv.DictReader(file) if row["train/reward"]]
+    assert len(trained) == len(set(trained)) == 3
+
+
 def test_a_run_without_its_config_says_that_nothing_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
