@@ -30,6 +30,7 @@ from research_rl.trainers.health.signal import (
     tally,
     verdicts,
 )
+from research_rl.trainers.sampler import learner_dtype
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,8 @@ def likely_causes(module: Any) -> list[str]:
         causes.append(f"rollouts are sampled in {str(dtype).removeprefix('torch.')}")
     policy = getattr(module, "policy", None)
     device = getattr(policy, "device", torch.device("cpu"))
-    if updates is not None and (dtype := updates.dtype_on(device)) is not None:
+    precision = getattr(getattr(module, "trainer", None), "precision", None)
+    if updates is not None and (dtype := learner_dtype(updates, device, precision)) is not None:
         causes.append(f"the learner computes in {str(dtype).removeprefix('torch.')}")
     layers = policy.modules() if isinstance(policy, nn.Module) else ()
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
