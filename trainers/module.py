@@ -33,7 +33,7 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluat
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.checkpoint import ResumedOptimizer
+from research_rl.trainers.checkpoint import ResumedOptimizer, check_holds
 from research_rl.trainers.collect import Collector, check_group_size, payments, pool_of
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
@@ -207,13 +207,7 @@ class ReSearchModule(pl.LightningModule):
         self._optimizing.load(checkpoint)
         if self._ahead is not None:
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
-        if "state_dict" not in checkpoint:  # the strategy has read the weights itself
-            return
-        if missing := sorted(self._trained_names() - set(checkpoint["state_dict"])):
-            raise ValueError(
-                f"the checkpoint must hold every trained weight, got none for {missing[0]} and "
-                f"{len(missing) - 1} others; load it with the model settings of its own run"
-            )
+        check_holds(checkpoint, self._trained_names())
 
     def _trained_names(self) -> set[str]:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -294,9 +288,14 @@ class ReSearchModule(pl.LightningModule):
         self.updater.clip(optimizer)
 
     def weights_replaced(self) -> None:
-        """Tell the learner that a callback has loaded other weights into the policy."""
+        """Tell the learner that a callback has loaded other weights into the policy.
+
+        Every rank must call it. What the former weights have sampled ahead is dropped.
+        """
         if self.updater is not None:
             self.updater.learner.moved()
+        if self._ahead is not None:
+            self._ahead.drop(tell=self.trainer.is_global_zero)
 
     def _collected(self, questions: list[Question]) -> Collected:
         """The rollouts of this iteration: those that were sampled ahead, or new ones."""

@@ -23,6 +23,7 @@ from research_rl.trainers.checkpoint.export import (
 from research_rl.trainers.checkpoint.files import (
     AtomicCheckpointIO,
     CheckpointError,
+    check_holds,
     disk_error,
     find_checkpoint,
     remove_checkpoint,
@@ -45,6 +46,7 @@ __all__ = [
     "RunLogger",
     "UnsafeCheckpointError",
     "changes",
+    "check_holds",
     "check_shards",
     "disk_error",
     "disk_errors_named",

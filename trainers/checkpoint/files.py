@@ -124,6 +124,21 @@ def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_holds(checkpoint: dict[str, Any], names: set[str]) -> None:
+    """Refuse a checkpoint that lacks weights of these names.
+
+    Raises:
+        ValueError: names one of them.
+    """
+    if "state_dict" not in checkpoint:  # the strategy has read the weights itself
+        return
+    if missing := sorted(names - set(checkpoint["state_dict"])):
+        raise ValueError(
+            f"the checkpoint must hold every trained weight, got none for {missing[0]} and "
+            f"{len(missing) - 1} others; load it with the model settings of its own run"
+        )
+
+
 def disk_error(error: BaseException) -> str | None:
     """Return the reason where the disk is behind an error, None where it is not.
 
