@@ -78,6 +78,7 @@ class ReSearchModule(pl.LightningModule):
 
     policy: LMPolicy
     engine: Engine
+    learns_from_rewards = True  # of what the policy has sampled; False in a module that imitates
 
     def __init__(
         self,
