@@ -129,6 +129,20 @@ class Ahead:
             return None
         return ready
 
+    def drop(self, tell: bool = True) -> None:
+        """Forget the rollouts that wait, those of a checkpoint too; the policy is another one now.
+
+        Args:
+            tell: say it in the log, if there are some.
+        """
+        waits = self._ready is not None or self._kept is not None
+        self._ready = self._kept = None
+        if waits and tell:
+            log.warning(
+                "the rollouts that were sampled ahead are of the weights that were replaced: they "
+                "are dropped, and the iteration is sampled anew"
+            )
+
     def state(self) -> dict[str, Any] | None:
         """Return the waiting rollouts of all ranks for a checkpoint; every rank must call it."""
         self._unpack()  # a validation that was owed saves before any rollouts are taken

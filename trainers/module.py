@@ -42,7 +42,7 @@ from research_rl.trainers.measures import means_of, missing_answers, prediction_
 from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.sampler import check_precision, correct_for_sampler, warn_of_slow_dtypes
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
-from research_rl.trainers.updater import LossScale, Updater
+from research_rl.trainers.updater import LossScale, Updater, place_states, warn_of_parking
 
 # jsonargparse reads the class and its options from a lazy instance, so that a YAML may change one
 # option of the default; a plain GRPO() here would also be shared by all modules of a process
@@ -78,6 +78,7 @@ class ReSearchModule(pl.LightningModule):
 
     policy: LMPolicy
     engine: Engine
+    learns_from_rewards = True  # of what the policy has sampled; False in a module that imitates
 
     def __init__(
         self,
@@ -226,6 +227,7 @@ class ReSearchModule(pl.LightningModule):
         self.updater = None
         if self.reference is not None:
             self.reference.to(self.device)
+        warn_of_parking(self.updates)
         precision = self.trainer.precision
         correct_for_sampler(self.algorithm, self.policy, self.engine, self.updates, precision)
 
@@ -237,6 +239,7 @@ class ReSearchModule(pl.LightningModule):
         """
         trainer = self.trainer
         self._optimizing.put_in_force(trainer)
+        place_states(trainer.optimizers, self.updates, self.policy.model)  # those of a checkpoint
         if self.iteration or not trainer.enable_validation:
             return
         trainer.validating = True
@@ -296,9 +299,15 @@ class ReSearchModule(pl.LightningModule):
         self.updater.clip(optimizer)
 
     def weights_replaced(self) -> None:
-        """Tell the learner that a callback has loaded other weights into the policy."""
+        """Tell the learner that a callback has loaded other weights into the policy.
+
+        Every rank must call it. What the former weights have sampled ahead is dropped.
+        """
         if self.updater is not None:
             self.updater.learner.moved()
+        place_states(self.trainer.optimizers, self.updates, self.policy.model)
+        if self._ahead is not None:
+            self._ahead.drop(tell=self.trainer.is_global_zero)
 
     def _collected(self, questions: list[Question]) -> Collected:
         """The rollouts of this iteration: those that were sampled ahead, or new ones."""

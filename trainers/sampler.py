@@ -12,6 +12,7 @@ import torch
 
 from research_rl.agents import Engine, LMPolicy, warn_if_slow
 from research_rl.trainers.algorithms import Algorithm
+from research_rl.trainers.distributed import is_sharded
 from research_rl.trainers.settings import Updates
 
 # the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
@@ -24,6 +25,8 @@ def sampler_differs(
 ) -> str | None:
     """Return why sampled log-probs differ from the learner's; None if they should be the same.
 
+    Rollouts are sampled without autocast: in the engine's dtype, else in that of the weights.
+
     Args:
         policy: that is trained.
         engine: that samples from it.
@@ -34,15 +37,29 @@ def sampler_differs(
         return "rollouts are sampled one update ahead"
     if engine.holds_weights:
         return "rollouts are sampled by servers"
-    mixed = _MIXED.get(str(precision))
     own = next(policy.model.parameters()).dtype
-    learner = updates.dtype_on(policy.device) or mixed or own
-    sampler = getattr(engine, "dtype", None) or mixed or own
+    copy = getattr(engine, "dtype", None)
+    if copy is None and is_sharded(policy.model):  # the weights are gathered in this dtype
+        copy = updates.dtype_on(policy.device)
+    sampler, learner = copy or own, learner_dtype(updates, policy.device, precision) or own
     if sampler != learner:
         return f"rollouts are sampled in {_name(sampler)} and learned from in {_name(learner)}"
-    if sampler != torch.float32 and mixed is None and getattr(engine, "dtype", None) is not None:
+    if sampler != torch.float32 and copy is not None:
         return f"rollouts are sampled from a copy in {_name(sampler)}"
     return None
+
+
+def learner_dtype(
+    updates: Updates, device: torch.device, precision: Any = None
+) -> torch.dtype | None:
+    """Return the dtype in which the learner computes; None if it is that of the weights.
+
+    Args:
+        updates: their ``compute_dtype`` goes before the precision.
+        device: where it computes.
+        precision: of the trainer, e.g. bf16-mixed.
+    """
+    return updates.dtype_on(device) or _MIXED.get(str(precision))
 
 
 def check_precision(precision: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from research_rl.agents import Rollout
@@ -35,12 +35,14 @@ from research_rl.trainers.distributed import (
     without_sync,
 )
 from research_rl.trainers.learner import MISMATCH, Backward, Learner
+from research_rl.trainers.settings import Updates
 
 log = logging.getLogger(__name__)
 
 _START = 2.0**16
 _PATIENCE = 2000
 """Good steps in a row after which the scale is doubled."""
+_MAIN_MEMORY = torch.device("cpu")
 
 
 class LossScale:
@@ -104,6 +106,47 @@ class LossScale:
         if self._adapts and state:
             self.value, self._good = float(state["value"]), int(state["good"])
             self.skipped = int(state["skipped"])
+
+
+def place_states(
+    optimizers: Iterable[Optimizer],
+    updates: Updates,
+    model: nn.Module,
+    device: torch.device = _MAIN_MEMORY,
+) -> None:
+    """Move the states of optimizers to a device, if ``park_optimizer`` is set.
+
+    Call it wherever states have come to the policy's device and rollouts are sampled next: after a
+    checkpoint was loaded, and after an update. Single numbers, such as a count of steps, stay.
+
+    Args:
+        optimizers: of the run.
+        updates: they say whether states are parked.
+        model: that is trained.
+        device: main memory, unless an update is about to be made.
+
+    Raises:
+        ValueError: the weights are in shards.
+    """
+    if not updates.park_optimizer:
+        return
+    if is_sharded(model):
+        raise ValueError("park_optimizer must be off with weights in shards; set it to false")
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    state[name] = value.to(device)
+
+
+def warn_of_parking(updates: Updates) -> None:
+    """Warn where states are parked, but rollouts are sampled while the policy learns."""
+    if updates.park_optimizer and updates.async_rollouts:
+        log.warning(
+            "park_optimizer makes no room for training rollouts with async_rollouts 1, got both: "
+            "they are sampled during the updates, when the optimizer's states are on the device; "
+            "set updates.park_optimizer to false, or updates.async_rollouts to 0"
+        )
 
 
 class Updater:
@@ -174,9 +217,10 @@ class Updater:
         if turn_rewards is not None:
             batch.set_turn_rewards(turn_rewards)
         self.learner.score(batch)
-        self._place_optimizer(policy.device)
+        states, model = [self._optimizer.optimizer], policy.model
+        place_states(states, updates, model, policy.device)
         metrics = self._steps(batch)
-        self._place_optimizer(torch.device("cpu"))
+        place_states(states, updates, model)
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         if paid is not None:
             metrics |= {"price": due.mean(), "charged": (due > 0).float().mean()}
@@ -262,17 +306,6 @@ class Updater:
         taken = self._scale.unscale(parameters, scaled)
         if taken and getattr(self._trainer.precision_plugin, "scaler", None) is None:
             self._check_finite("grad_norm", self._grad_norm)
-
-    def _place_optimizer(self, device: torch.device) -> None:
-        """Move the optimizer's states to a device, if ``park_optimizer`` is set."""
-        if not self.updates.park_optimizer:
-            return
-        if self._sharded:
-            raise ValueError("park_optimizer must be off with weights in shards; set it to false")
-        for state in self._optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.ndim:
-                    state[name] = value.to(device)
 
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not bool(value.isfinite()):

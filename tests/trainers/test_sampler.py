@@ -11,6 +11,7 @@ import torch
 from doubles import tiny, training
 
 from research_rl.agents import CachedEngine
+from research_rl.trainers import sampler
 from research_rl.trainers.algorithms import GRPO, Correction
 from research_rl.trainers.sampler import sampler_differs
 from research_rl.trainers.settings import Updates
@@ -32,7 +33,10 @@ BF16 = Updates(compute_dtype="bfloat16")
     [
         (None, Updates(), "32-true", None),
         ("float32", Updates(), "32-true", None),
-        (None, Updates(), "bf16-mixed", None),
+        (None, Updates(), "bf16-mixed", "sampled in float32 and learned from in bfloat16"),
+        (None, Updates(), "16-mixed", "sampled in float32 and learned from in float16"),
+        (None, BF16, "bf16-mixed", "sampled in float32 and learned from in bfloat16"),
+        ("bfloat16", Updates(), "bf16-mixed", "sampled from a copy in bfloat16"),
         ("bfloat16", Updates(), "32-true", "sampled in bfloat16 and learned from in float32"),
         ("bfloat16", BF16, "32-true", "sampled from a copy in bfloat16"),
         (None, BF16, "32-true", "sampled in float32 and learned from in bfloat16"),
@@ -47,6 +51,22 @@ def test_why_a_sampler_differs(
     found = sampler_differs(policy, engine(dtype)(policy), updates, precision)
     assert (found or "").endswith(reason or "")
     assert (found is None) == (reason is None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "updates", "reason"),
+    [
+        (None, Updates(), None),
+        (None, BF16, "rollouts are sampled from a copy in bfloat16"),
+        ("float32", BF16, "rollouts are sampled in float32 and learned from in bfloat16"),
+    ],
+)
+def test_shards_are_gathered_in_the_dtype_of_the_learner(
+    dtype: str | None, updates: Updates, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "is_sharded", lambda _: True)
+    policy = tiny.policy()
+    assert sampler_differs(policy, engine(dtype)(policy), updates) == reason
 
 
 def test_servers_differ_whatever_they_compute_in() -> None:
@@ -86,6 +106,24 @@ def test_a_fit_takes_the_correction_that_it_needs(
     assert len(told) == (asked == "auto" and in_force is not None)
     logged = "train/corrected" in trained.trainer.callback_metrics
     assert logged == (in_force is not None)
+
+
+def test_mixed_precision_samples_in_the_weights_own_dtype(tmp_path: Path) -> None:
+    cast: list[bool] = []
+
+    class Watched(CachedEngine):
+        def run(self, *args: Any, **settings: Any) -> Any:
+            cast.append(torch.is_autocast_enabled("cpu"))
+            return super().run(*args, **settings)
+
+    trained = training.module(
+        training.checkpoint(tmp_path / "policy"), algorithm=GRPO(kl_coef=0.0), engine=Watched
+    )
+    run = training.trainer(tmp_path / "run", 1, precision="bf16-mixed", limit_val_batches=0)
+    run.fit(trained, training.Data())
+    assert cast == [False]
+    assert trained.algorithm.correction == Correction()
+    assert float(run.callback_metrics["train/mismatch_mean"]) > 1e-5
 
 
 def test_the_correction_bounds_what_a_token_weighs() -> None:

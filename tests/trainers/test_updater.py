@@ -1,18 +1,24 @@
-"""Learning in float16: gradients keep what bfloat16 rounds away, and an overflow costs one step."""
+"""Learning in float16, an overflow, and where the states of the optimizer are meanwhile."""
 
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from doubles import training
+from torch import nn
 
+from research_rl.agents import CachedEngine
+from research_rl.trainers import module as training_module
+from research_rl.trainers import updater
 from research_rl.trainers.algorithms import GRPO
 from research_rl.trainers.settings import Updates
-from research_rl.trainers.updater import LossScale
+from research_rl.trainers.updater import LossScale, place_states
 
 
 def updates(dtype: Any) -> Updates:
@@ -91,3 +97,92 @@ def test_other_dtypes_have_no_scale(dtype: str | None) -> None:
     scale.load_state_dict({"value": 8.0, "good": 1, "skipped": 0})
     assert scale.value == 1.0
     assert scale.unscale([], torch.tensor(torch.inf))
+
+
+# -- where the optimizer's states are
+
+PARKED = Updates(group_size=4, micro_batch_size=3, park_optimizer=True)
+
+
+@pytest.mark.parametrize("park", [False, True])
+def test_states_move_and_counts_stay(park: bool) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    place_states([optimizer], Updates(park_optimizer=park), model, torch.device("meta"))
+    found = [(k, v.device.type) for s in optimizer.state.values() for k, v in s.items()]
+    there = "meta" if park else "cpu"
+    assert sorted(set(found)) == [("exp_avg", there), ("exp_avg_sq", there), ("step", "cpu")]
+
+
+def test_parked_states_and_shards_exclude_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updater, "is_sharded", lambda _: True)
+    place_states([], Updates(), nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="park_optimizer must be off with weights in shards"):
+        place_states([], PARKED, nn.Linear(1, 1))
+
+
+class Stages(pl.Callback):
+    """In which order states are parked, rollouts sampled and updates made; with two devices."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, replaces: bool = False) -> None:
+        self.seen: list[str] = []
+        self.replaces = replaces
+
+        def recorded(optimizers: Any, updates: Any, model: Any, device: Any = None) -> None:
+            held = any(one.state for one in optimizers)
+            self.seen.append("learn" if device is not None else "park" if held else "nothing")
+
+        for place in (training_module, updater):
+            monkeypatch.setattr(place, "place_states", recorded)
+
+    def engine(self, policy: Any) -> CachedEngine:
+        class Watched(CachedEngine):
+            def run(_, *args: Any, **settings: Any) -> Any:  # noqa: N805
+                self.seen.append("sample")
+                return super().run(*args, **settings)
+
+        return Watched(policy)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if self.replaces:
+            pl_module.weights_replaced()
+
+
+def parked_fit(folder: Path, policy: Path, steps: int, stages: Stages, **more: Any) -> Any:
+    trained = training.module(
+        policy, updates=PARKED, engine=stages.engine, optimizer=torch.optim.AdamW
+    )
+    run = training.trainer(folder, steps, limit_val_batches=0, callbacks=[stages])
+    run.fit(trained, training.Data(), **more)
+    return run
+
+
+def test_a_resumed_run_samples_with_parked_states(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Stages(monkeypatch)
+    parked_fit(tmp_path, policy, 1, first).save_checkpoint(tmp_path / "one.ckpt")
+    assert first.seen == ["nothing", "sample", "learn", "park"], "a new optimizer has no states"
+    resumed = Stages(monkeypatch)
+    parked_fit(tmp_path, policy, 2, resumed, ckpt_path=tmp_path / "one.ckpt", weights_only=False)
+    assert resumed.seen == ["park", "sample", "learn", "park"]
+
+
+def test_states_that_were_replaced_are_parked(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = Stages(monkeypatch, replaces=True)
+    parked_fit(tmp_path, policy, 1, stages)
+    assert stages.seen[-2:] == ["park", "park"]
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(0, 0), (1, 1)])
+def test_parking_beside_rollouts_ahead_is_told(
+    ahead: Any, told: int, tmp_path: Path, policy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = Updates(4, micro_batch_size=3, park_optimizer=True, async_rollouts=ahead)
+    with caplog.at_level(logging.WARNING):
+        training.fit(tmp_path, policy, 1, updates=both)
+    assert sum("park_optimizer" in r.getMessage() for r in caplog.records) == told

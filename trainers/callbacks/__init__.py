@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 from research_rl.envs.system import lazy
 
 if TYPE_CHECKING:
-    from research_rl.trainers.callbacks.base import RunCallback, cosmetic, rollouts_of, run_folder
+    from research_rl.trainers.callbacks.base import (
+        RunCallback,
+        cosmetic,
+        learns_from_rewards,
+        rollouts_of,
+        run_folder,
+    )
     from research_rl.trainers.callbacks.curve import LearningCurve
     from research_rl.trainers.callbacks.export_policy import ExportPolicy
     from research_rl.trainers.callbacks.plots import (
@@ -52,6 +58,7 @@ __all__ = [
     "drawable",
     "health_figure",
     "health_picture",
+    "learns_from_rewards",
     "picture_of",
     "read_metrics",
     "rollouts_of",
@@ -65,7 +72,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "base": ["RunCallback", "cosmetic", "rollouts_of", "run_folder"],
+        "base": ["RunCallback", "cosmetic", "learns_from_rewards", "rollouts_of", "run_folder"],
         "curve": ["LearningCurve"],
         "export_policy": ["ExportPolicy"],
         "plots": [

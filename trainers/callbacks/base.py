@@ -71,6 +71,11 @@ def rollouts_of(pl_module: pl.LightningModule, name: str) -> list[Any]:
     return found
 
 
+def learns_from_rewards(pl_module: pl.LightningModule) -> bool:
+    """Whether its batches are rollouts that the policy sampled; False where it imitates others."""
+    return bool(getattr(pl_module, "learns_from_rewards", True))
+
+
 def run_folder(trainer: pl.Trainer) -> Path:
     """Return where ``metrics.csv`` lies; without a CSVLogger, the trainer's root folder."""
     logger = csv_logger(trainer)  # not trainer.log_dir: it waits for the other ranks

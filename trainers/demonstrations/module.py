@@ -49,6 +49,8 @@ class SFTModule(ReSearchModule):
         price: likewise.
     """
 
+    learns_from_rewards = False
+
     def __init__(
         self,
         policy: PolicyConfig,

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from research_rl.envs.system import lines_of, write_whole
-from research_rl.trainers.callbacks import RunCallback, cosmetic, rollouts_of, run_folder
+from research_rl.trainers.callbacks import (
+    RunCallback,
+    cosmetic,
+    learns_from_rewards,
+    rollouts_of,
+    run_folder,
+)
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.health.signal import (
     SignalVerdict,
@@ -29,7 +35,9 @@ from research_rl.trainers.health.signal import (
     message,
     tally,
     verdicts,
+    verdicts_of_imitation,
 )
+from research_rl.trainers.sampler import learner_dtype
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +57,8 @@ class NothingToLearnError(ValueError):
 
 class SignalCheck(RunCallback):
     """Says after an iteration why there was nothing to learn from it; silent in a healthy run.
+
+    Where rewards teach nothing (``research sft``) it looks at the gradient alone.
 
     Args:
         action: warn, or stop the run with an error.
@@ -91,9 +101,13 @@ class SignalCheck(RunCallback):
         Raises:
             NothingToLearnError: there is a verdict, and ``action`` is stop.
         """
-        counts = reduce(add, gather([tally(rollouts_of(pl_module, "train_rollouts"))]), Tally())
         logged = trainer.callback_metrics
         metrics = {n: float(logged[f"train/{n}"]) for n in _READ if f"train/{n}" in logged}
+        if not learns_from_rewards(pl_module):
+            found = verdicts_of_imitation(metrics)
+            self._tell(trainer, found, _iteration(trainer, pl_module))
+            return
+        counts = reduce(add, gather([tally(rollouts_of(pl_module, "train_rollouts"))]), Tally())
         causes, corrected = likely_causes(pl_module), is_corrected(pl_module)
         found = verdicts(counts, metrics, causes, corrected, self._before(pl_module, metrics))
         self._tell(trainer, found, _iteration(trainer, pl_module))
@@ -181,7 +195,8 @@ def likely_causes(module: Any) -> list[str]:
         causes.append(f"rollouts are sampled in {str(dtype).removeprefix('torch.')}")
     policy = getattr(module, "policy", None)
     device = getattr(policy, "device", torch.device("cpu"))
-    if updates is not None and (dtype := updates.dtype_on(device)) is not None:
+    precision = getattr(getattr(module, "trainer", None), "precision", None)
+    if updates is not None and (dtype := learner_dtype(updates, device, precision)) is not None:
         causes.append(f"the learner computes in {str(dtype).removeprefix('torch.')}")
     layers = policy.modules() if isinstance(policy, nn.Module) else ()
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):

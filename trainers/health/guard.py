@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from research_rl.envs.system import lines_of, write_whole
-from research_rl.trainers.callbacks import Curves, RunCallback, run_folder
+from research_rl.trainers.callbacks import Curves, RunCallback, learns_from_rewards, run_folder
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
 from research_rl.trainers.health.rules import RULES, Rule
@@ -144,10 +144,17 @@ class CollapseGuard(RunCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Judge the iteration that just ended, and warn or act."""
+        """Judge the iteration that just ended, and warn or act.
+
+        Where a policy imitates, the health of its rollouts is that of the demonstrations, which
+        others wrote: rules on it are passed over.
+        """
         module: Any = pl_module
         step = module.iteration - 1
-        reasons = self.judge(_measured(self.rules, trainer.callback_metrics))
+        logged: Mapping[str, Tensor] = trainer.callback_metrics
+        if not learns_from_rewards(module):
+            logged = {n: value for n, value in logged.items() if not n.startswith("health/")}
+        reasons = self.judge(_measured(self.rules, logged))
         # a fixed limit warns: going back to a start that was ill already would not help
         fixed = {rule.name for rule in self.rules if rule.limit is not None}
         lasting = [r for name, r in reasons.items() if self._lasts(name) and name not in fixed]

@@ -27,6 +27,7 @@ _CORRECTED = 0.50  # the same where an importance correction weighs them
 _STALE = 1e-3  # nats between sampler and learner from which servers may have old weights
 _JUMP = 20.0  # times what the distance was before they were given new ones
 _EXAMPLE = 160  # characters of an example
+_FROZEN = "what is frozen (model.policy.freeze_embeddings, model.policy.lora)"
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,34 @@ def verdicts(
     if metrics.get("mismatch_5pct", 0.0) > limit:
         found.append(_mismatch(metrics, causes, corrected))
     found += _of_servers(metrics.get("mismatch_mean", 0.0), before)
-    if metrics.get("grad_norm") == 0.0 and counts.solved < counts.groups:
-        found.append(
-            SignalVerdict(
-                "zero_gradient",
-                "the gradient of the update is 0: the weights stay as they are",
-                "see the other verdicts; if there is none, look at what is frozen "
-                "(model.policy.freeze_embeddings, model.policy.lora) and at the algorithm's masks",
-            )
+    if counts.solved < counts.groups:
+        found += _of_gradient(
+            metrics,
+            f"see the other verdicts; if there is none, look at {_FROZEN} and at the algorithm's "
+            "masks",
         )
     return found
+
+
+def verdicts_of_imitation(metrics: Mapping[str, float]) -> list[SignalVerdict]:
+    """Return what keeps a policy from imitating; empty where it can.
+
+    Demonstrations may all be paid the same, and whoever wrote them is not the policy: their
+    rewards, form and searches say nothing of it. Only the update does.
+
+    Args:
+        metrics: of the update: ``grad_norm``, where it is known.
+    """
+    return _of_gradient(
+        metrics, f"look at {_FROZEN}, and whether the demonstrations have turns of the policy"
+    )
+
+
+def _of_gradient(metrics: Mapping[str, float], remedy: str) -> list[SignalVerdict]:
+    if metrics.get("grad_norm") != 0.0:
+        return []
+    said = "the gradient of the update is 0: the weights stay as they are"
+    return [SignalVerdict("zero_gradient", said, remedy)]
 
 
 def _of_rewards(counts: Tally) -> list[SignalVerdict]:

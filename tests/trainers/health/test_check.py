@@ -131,6 +131,8 @@ def test_likely_causes_are_those_of_the_run() -> None:
         "bfloat16",
         "dropout",
     ]
+    mixed = SimpleNamespace(updates=Updates(), trainer=SimpleNamespace(precision="bf16-mixed"))
+    assert likely_causes(mixed) == ["the learner computes in bfloat16"]
 
 
 @pytest.mark.parametrize(

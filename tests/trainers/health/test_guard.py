@@ -258,6 +258,23 @@ def test_what_computes_in_bfloat16_goes_back_too(tmp_path: Path, policy: Path) -
     assert apart == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
+def test_what_the_sick_policy_sampled_ahead_is_not_learned_from(
+    tmp_path: Path, policy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = CollapseGuard(True, rules=ALARM, patience=1, max_actions=1, snapshot_every=1)
+    versions: list[set[int]] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+            versions.append({v for r in module.train_rollouts for v in r.sequence.versions})
+
+    run(tmp_path, policy, 5, HealthMonitor(0), guard, Look(), updates={"async_rollouts": 1})
+    assert [row["step"] for row in journal(tmp_path) if row["kind"] == "act"] == [2]
+    assert versions == [{0}, {0}, {1}, {3}, {3}], "3 is sampled anew by the weights put back"
+    told = [r for r in caplog.records if "sampled ahead" in r.getMessage()]
+    assert len(told) == 1
+
+
 def test_a_resumed_run_is_the_same(tmp_path: Path, policy: Path) -> None:
     def guard() -> CollapseGuard:
         return CollapseGuard(True, 0.5, 2.0, ALARM, patience=1, cooldown=1, snapshot_every=1)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Reward
-from research_rl.trainers.health.signal import Tally, message, shortened, tally, verdicts
+from research_rl.trainers.health.signal import (
+    Tally,
+    message,
+    shortened,
+    tally,
+    verdicts,
+    verdicts_of_imitation,
+)
 
 
 def dead(answer: str = "Paris is the capital", **changes: Any) -> Rollout:
@@ -107,6 +114,14 @@ def test_servers_that_kept_old_weights(before: float | None, now: float, told: b
     assert [one.name for one in found] == (["stale_servers"] if told else [])
     if told:
         assert "0.018 nats from the learner's, before that it was 9.5e-06" in found[0].said
+
+
+def test_imitation_is_judged_by_its_gradient_alone() -> None:
+    assert verdicts_of_imitation({"grad_norm": 0.3}) == []
+    assert verdicts_of_imitation({}) == []
+    (one,) = verdicts_of_imitation({"grad_norm": 0.0})
+    assert one.name == "zero_gradient"
+    assert "research sft" not in one.remedy, "that is what is running"
 
 
 def test_nothing_is_said_of_nothing() -> None:
