@@ -36,6 +36,7 @@ RECIPES: dict[str, tuple[float, dict[str, Any] | None]] = {
     "abstain 0.3": (0.2, {"answer": 0.7, "abstain": 0.3}),
     "abstain 0.2": (0.2, {"answer": 0.8, "abstain": 0.2}),
     "good_share 0.5": (0.5, None),
+    "good_share 0.9": (0.9, None),
 }
 """Share of right demonstrations in the warm start, and terms of the reward (None: its default)."""
 Row = dict[str, Any]

@@ -156,8 +156,7 @@ class ReSearchModule(pl.LightningModule):
                 self.algorithm.bind(self.policy)
             warn_of_slow_dtypes(self.policy, self.trainer.precision, self.device)
             self.engine = self.make_engine(self.policy)
-            # with LoRA a checkpoint holds the adapter alone
-            self.strict_loading = self.policy_config.lora is None
+            self.strict_loading = self.policy_config.lora is None  # else the adapter alone is kept
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting and self.algorithm.needs_reference and self.reference is None:
             if self._shards is None:
@@ -191,8 +190,7 @@ class ReSearchModule(pl.LightningModule):
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
-            kept = self._trained()
-            state = checkpoint["state_dict"]
+            kept, state = self._trained(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -207,16 +205,12 @@ class ReSearchModule(pl.LightningModule):
         self._optimizing.load(checkpoint)
         if self._ahead is not None:
             self._ahead.load(checkpoint.get("ahead"), self.global_rank, self.trainer.world_size)
-        if "state_dict" not in checkpoint:  # the strategy has read the weights itself
-            return
-        fits = self.trainer.state.fn == TrainerFn.FITTING
-        moved = self._moved() if fits else None
+        moved = self._moved() if self.trainer.state.fn == TrainerFn.FITTING else None
         take_over(checkpoint, self._trained(), moved, self.global_rank == 0)
 
     def _trained(self) -> dict[str, Tensor]:
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        own = self.algorithm.state_dict()
-        return {**trained, **{f"algorithm.{name}": x for name, x in own.items()}}
+        own = {f"algorithm.{name}": x for name, x in self.algorithm.state_dict().items()}
+        return {name: p for name, p in self.named_parameters() if p.requires_grad} | own
 
     def _moved(self) -> list[torch.nn.Parameter]:
         """What the optimizer moves."""
@@ -276,9 +270,8 @@ class ReSearchModule(pl.LightningModule):
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
                 turn_rewards = self.credit.turn_rewards(rollouts, self.policy)
         paid = None if self.price is None else payments(rollouts, self.price)
-        metrics, self.train_advantages = self.updater.learn(
-            rollouts, self.iteration, turn_rewards, paid
-        )
+        learned = self.updater.learn(rollouts, self.iteration, turn_rewards, paid)
+        metrics, self.train_advantages = learned
         return metrics
 
     def _make_learner(self) -> Learner:
@@ -332,8 +325,8 @@ class ReSearchModule(pl.LightningModule):
         pool = pool_of(self.trainer.train_dataloader) if updates.resample_rounds else ()
         vector_rows(self.env).at(iteration)
         rollouts = collect(questions, iteration, pool)
-        made = Collected(rollouts, collect.num_sampled, [q.id for q in questions])
-        return made.stamp(self.iteration)
+        ids = [q.id for q in questions]
+        return Collected(rollouts, collect.num_sampled, ids).stamp(self.iteration)
 
     def _sampling_ahead(self) -> AbstractContextManager[None]:
         """Return a context during which the next iteration's rollouts are sampled, if wanted."""

@@ -29,7 +29,7 @@ def take_over(
     What only the algorithm of its run had, such as a critic, is taken out with its moments.
 
     Args:
-        checkpoint: with a ``state_dict``; changed.
+        checkpoint: with a ``state_dict``, else nothing is done; changed.
         trained: the weights and buffers that are trained here, by their names in it.
         moved: what the optimizer moves here, in its order, the algorithm's at the end; None where
             nothing is trained.
@@ -39,7 +39,8 @@ def take_over(
         ValueError: a weight is missing or has another shape, or the optimizer of the checkpoint
             moved other weights.
     """
-    held = checkpoint["state_dict"]
+    if (held := checkpoint.get("state_dict")) is None:  # the strategy has read the weights itself
+        return
     _check_weights(held, trained)
     others = [name for name in held if name.startswith(_OF_ALGORITHM) and name not in trained]
     checkpoint["state_dict"] = {name: x for name, x in held.items() if name not in set(others)}

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from research_rl.agents import Rollout
+from research_rl.envs.rewards.terms import abstained
 from research_rl.trainers.measures import SOLVED
 
 _SHARE = 0.95  # of the rollouts, from which «nearly all» is said
@@ -35,8 +36,8 @@ class SignalVerdict:
     """One reason why an iteration taught nothing, or nothing right.
 
     Args:
-        name: ``no_difference``, ``same_format_error``, ``empty_searches``, ``out_of_tokens``,
-            ``mismatch`` or ``zero_gradient``.
+        name: ``no_difference``, ``always_abstains``, ``same_format_error``, ``empty_searches``,
+            ``out_of_tokens``, ``mismatch``, ``stale_servers`` or ``zero_gradient``.
         said: what was seen, with its counts.
         remedy: what helps.
     """
@@ -63,6 +64,10 @@ class Tally:
     searches: int = 0
     found_nothing: int = 0
     """Searches with an empty query, or without a passage."""
+    abstained: int = 0
+    """Answers that say there is none."""
+    unanswerable: int = 0
+    """Rollouts of questions without an answer."""
     errors: Counter[str] = field(default_factory=Counter)
     """How often each format error was met."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -93,6 +98,8 @@ def tally(rollouts: Iterable[Rollout]) -> Tally:
         found.answered += rollout.finish_reason == "answer"
         found.out_of_tokens += rollout.finish_reason == "length"
         found.searches += len(rollout.queries)
+        found.abstained += abstained(rollout.reward.prediction)
+        found.unanswerable += bool(rollout.question.metadata.get("unanswerable"))
         for query, passages in zip(rollout.queries, rollout.passage_ids, strict=False):
             found.found_nothing += not query.strip() or not passages
         if error := rollout.reward.format_error:
@@ -131,7 +138,8 @@ def verdicts(
     """
     if not counts.rollouts:
         return []
-    found = [*_of_rewards(counts), *_of_form(counts), *_of_searches(counts)]
+    found = _of_abstaining(counts) or _of_rewards(counts)
+    found += [*_of_form(counts), *_of_searches(counts)]
     limit = _CORRECTED if corrected else _MISMATCH
     if metrics.get("mismatch_5pct", 0.0) > limit:
         found.append(_mismatch(metrics, causes, corrected))
@@ -164,6 +172,22 @@ def _of_gradient(metrics: Mapping[str, float], remedy: str) -> list[SignalVerdic
         return []
     said = "the gradient of the update is 0: the weights stay as they are"
     return [SignalVerdict("zero_gradient", said, remedy)]
+
+
+def _of_abstaining(counts: Tally) -> list[SignalVerdict]:
+    """Nearly every answer is that there is none, where most questions have one."""
+    if counts.abstained < _SHARE * counts.rollouts or 2 * counts.unanswerable > counts.rollouts:
+        return []
+    return [
+        SignalVerdict(
+            "always_abstains",
+            f"{counts.abstained} of {counts.rollouts} rollouts say that there is no answer; "
+            f"{counts.unanswerable} are of questions that have none",
+            "where right answers are rare, 'unknown' pays more than trying: begin with "
+            "demonstrations that answer right more often, ask fewer questions without an answer, "
+            "or charge wrong abstention (the term abstain, docs/rewards.md)",
+        )
+    ]
 
 
 def _of_rewards(counts: Tally) -> list[SignalVerdict]:

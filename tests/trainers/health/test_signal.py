@@ -66,6 +66,15 @@ def test_wrong_answers_of_good_form_are_told_as_equal_rewards() -> None:
     ]
 
 
+def test_a_policy_that_always_abstains_is_told() -> None:
+    lazy = [replace(rollout("wrong"), reward=Reward(0.1, prediction="Unknown.")) for _ in range(8)]
+    assert names(lazy) == ["always_abstains"]
+    asked = replace(lazy[0].question, metadata={"unanswerable": True})
+    rightly = [replace(one, question=asked, reward=Reward(1.0, 1.0, 1.0)) for one in lazy]
+    assert names(rightly) == []
+    assert names([*lazy[:4], *(rollout("wrong") for _ in range(4))]) != ["always_abstains"]
+
+
 def test_one_group_that_differs_is_enough() -> None:
     found = [dead(), dead(), rollout("right", id="other"), rollout("wrong", id="other")]
     assert names(found, grad_norm=0.1) == []
