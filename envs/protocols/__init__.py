@@ -28,6 +28,7 @@ from research_rl.envs.protocols.choices import (
     get_prompt,
     get_protocol,
     prompt_about,
+    spelled_out,
 )
 from research_rl.envs.protocols.dialects import (
     RESEARCH,
@@ -85,4 +86,5 @@ __all__ = [
     "prompt_about",
     "render_result",
     "result_content",
+    "spelled_out",
 ]

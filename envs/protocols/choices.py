@@ -114,14 +114,26 @@ def get_prompt(prompt: PromptChoice, protocol: str | Protocol = RESEARCH) -> Pro
         return _told(begun, speaks) if parts.tools else begun
     if prompt in ("base", "instruct"):
         return speaks.prompt(prompt == "instruct" or speaks.keeps_eos)
-    file = prompt_file(prompt)
-    if file is not None:
-        found = read_prompt(file)
-        if not isinstance(found, Prompt):
-            return get_prompt(found, speaks)
-        prompt = found.user  # a text is as if it stood here
+    told = spelled_out(prompt)
+    if told != prompt:
+        return get_prompt(told, speaks)
     begins = "" if opened_by(prompt) else speaks.begins
     return _told(Prompt(None, prompt, begins=begins), speaks)
+
+
+def spelled_out(prompt: PromptChoice) -> PromptChoice:
+    """Return what a prompt's file says, as if it stood in its place; all else as it is.
+
+    Raises:
+        ValueError: the file holds something else than a prompt.
+    """
+    if not isinstance(prompt, str) or prompt in ("base", "instruct"):
+        return prompt
+    file = prompt_file(prompt)
+    if file is None:
+        return prompt
+    found = read_prompt(file)
+    return found.user if isinstance(found, Prompt) else spelled_out(found)
 
 
 def _told(prompt: Prompt, protocol: Protocol) -> Prompt:

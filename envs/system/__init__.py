@@ -19,6 +19,7 @@ from research_rl.envs.system.doors import lazy
 from research_rl.envs.system.files import (
     LineError,
     clear_partial,
+    digest_stamp,
     file_mark,
     folder_in_place,
     former_folder,
@@ -50,6 +51,7 @@ __all__ = [
     "clear_partial",
     "code_of",
     "did_you_mean",
+    "digest_stamp",
     "file_mark",
     "folded",
     "folder_in_place",

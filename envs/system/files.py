@@ -14,11 +14,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _READ_ANEW = 1 << 20
 """Bytes; a file of fewer is read to know whether it changed."""
 Content = str | Iterable[str | bytes] | Callable[[BinaryIO], object]
+_DIGESTS: dict[Path, tuple[str, str]] = {}
+"""Files that were read: the mark and the SHA-256 of each."""
 
 
 def lines_of(text: str) -> list[str]:
@@ -162,6 +164,21 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_stamp(path: Path) -> list[Any]:
+    """Return name, size and SHA-256 of a file, or of the files of a folder such as shards.
+
+    A large file that nobody has written since (``is_unwritten``) is not read again by this process.
+    """
+    if path.is_dir():
+        inside = [digest_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]
+        return [path.name, *inside]
+    place, mark = path.resolve(), file_mark(path)
+    known = _DIGESTS.get(place)
+    if known is None or not is_unwritten(place, known[0]):
+        _DIGESTS[place] = known = mark, sha256_of(path)
+    return [path.name, path.stat().st_size, known[1]]
 
 
 def file_mark(path: str | Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from research_rl.agents.methods.generators import Generation, Generator, ModelInput
 from research_rl.agents.methods.research import Agent, Message, Prediction
 from research_rl.agents.types import ModelUnavailable, SamplingParams
+from research_rl.envs.protocols import Protocol
 from research_rl.envs.types import Passage, Question, Retriever
 from research_rl.trainers.evaluate.measures.rows import Cell, Row, row_of
 
@@ -65,6 +66,19 @@ class Fails(Oracle):
             else p
             for p in super().answer(questions)
         ]
+
+
+class Told(Oracle):
+    """Is told in which protocol and with which prompt it is asked, and asks as it likes."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        retriever: Retriever,
+        protocol: str | Protocol = "research",
+        prompt: str = "base",
+    ) -> None:
+        super().__init__(generator, retriever)
 
 
 class Says(Generator):

@@ -93,6 +93,52 @@ def test_a_policy_s_own_rollouts_are_collected_with_their_ids(
     assert card["demonstrations"] + sum(card["thrown_away"].values()) == 6
 
 
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: Any) -> str:
+    """What a folder says that it was begun with otherwise."""
+    with pytest.raises(SystemExit):
+        research(monkeypatch, *args)
+    said = capsys.readouterr().err
+    assert "begun with other settings (" in said, said
+    return said.partition("other settings (")[2].partition(")")[0]
+
+
+def test_a_folder_is_known_by_what_its_files_hold(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("prompt.txt").write_text("A: {prompt}")
+    asked, prompt = Path("gold.jsonl"), ("--model.env.prompt", "prompt.txt")
+    collect = ["collect", "--config", config, "--data.train", asked, *prompt, "--out"]
+    collect += ["demos"]
+    research(monkeypatch, *collect)
+    assert refused(monkeypatch, capsys, *collect, "--data.limit_train", 2) == "questions_content"
+    Path("prompt.txt").write_text("Q: {prompt}")
+    assert refused(monkeypatch, capsys, *collect) == "prompt_content"
+    Path("prompt.txt").write_text("A: {prompt}")
+    whole = asked.read_text()
+    for before, after in (("Who is it?", "Who was it?"), ("Shirley Temple", "Ghent")):
+        asked.write_text(whole.replace(before, after))
+        assert refused(monkeypatch, capsys, *collect) == "questions_content"
+    asked.write_text(whole)
+
+    settings = Path("demos/settings.json")
+    told = json.loads(settings.read_text())
+    older = {k: v for k, v in told.items() if not k.endswith("_content")}
+    settings.write_text(json.dumps(older))
+    research(monkeypatch, *collect)
+    assert json.loads(settings.read_text()) == told
+
+
+def test_a_policy_is_known_by_its_seed_and_weights(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect = ["collect", "--config", config, "--from", "policy", "--out", "own", "--limit", 1]
+    research(monkeypatch, *collect)
+    assert refused(monkeypatch, capsys, *collect, "--model.seed", 8) == "seed"
+    (weights,) = (config.parent / "policy").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\7")
+    assert refused(monkeypatch, capsys, *collect) == "policy_content"
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

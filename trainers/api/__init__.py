@@ -4,7 +4,7 @@ They make the same objects as the command line, from the same configs. Users imp
 `research_rl` itself.
 
 Read first: run.py
-May import: agents, trainers.agent, trainers.cli, trainers.evaluate, trainers.settings
+May import: agents, envs, trainers.agent, trainers.cli, trainers.evaluate, trainers.settings
 """
 
 from __future__ import annotations

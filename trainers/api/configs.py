@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import yaml  # type: ignore[import-untyped]
 
 ConfigLike: TypeAlias = "str | PathLike[str] | Mapping[str, Any]"
-"""A shipped config's name, a YAML file, or options: nested, or with dots in their names."""
+"""A shipped config's name, a YAML file, or options: nested, or with dots in the outermost names."""
 
 
 def command_words(configs: Iterable[ConfigLike]) -> list[str]:
@@ -39,7 +39,10 @@ def command_words(configs: Iterable[ConfigLike]) -> list[str]:
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as sections in sections: ``{"data.seed": 1}`` is ``{"data": {"seed": 1}}``."""
+    """The options as sections in sections: ``{"data.seed": 1}`` is ``{"data": {"seed": 1}}``.
+
+    Further in a dot is a part of a name, such as that of a model.
+    """
     made: dict[str, Any] = {}
     for name, value in options.items():
         *sections, last = str(name).split(".")
@@ -48,7 +51,7 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise TypeError(f"{name} must not stand beside a value of its section {section}")
-        plain = _plain(value, str(name))
+        plain = _plain(value, last)
         if isinstance(plain, dict) and isinstance(inner.get(last), dict):
             inner[last] |= plain
         else:
@@ -59,9 +62,7 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any, name: str) -> Any:
     """A value as YAML has it; a class as the path by which it is imported."""
     if isinstance(value, Mapping):
-        return (
-            _nested(value) if name != "init_args" else {k: _plain(v, k) for k, v in value.items()}
-        )
+        return {str(key): _plain(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, name) for one in value]
     if inspect.isclass(value):

@@ -15,16 +15,19 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from research_rl.envs.protocols import spelled_out
+from research_rl.envs.retrieval.index import MANIFEST
+from research_rl.envs.system import file_mark
 from research_rl.trainers.api.configs import ConfigLike, command_words
 from research_rl.trainers.settings import careful, usage_errors_raised
 
 if TYPE_CHECKING:
     from research_rl.agents.methods import Prediction
-    from research_rl.trainers.agent import Asker
+    from research_rl.trainers.agent import Asked, Asker
 
 log = logging.getLogger(__name__)
 _kept: dict[str, Asker] = {}
-"""What asks the agent of the latest question, by its options."""
+"""What asks the agent of the latest question, by what it was made of."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def ask(
 ) -> Prediction:
     """Ask a policy a question, as ``research ask`` does.
 
-    The model of the latest call is kept: further questions to it do not load it again.
+    The model of the latest call is kept: further questions to it do not load it again, unless its
+    weights, its index or what its run says have changed.
 
     Args:
         question: what is asked.
@@ -152,19 +156,23 @@ def ask(
         raise TypeError(f"ask has no option {unknown[0]!r} (known: {', '.join(known)})")
     folder = run.folder if isinstance(run, Trained) else run
     given = {"run": None if folder is None else str(folder), **options}
-    places = [Path(str(given[name])) for name in ("run", "model") if given.get(name)]
-    key = repr((sorted(given.items()), _stamp(places)))
-    if key not in _kept:
-        _kept.clear()
-        with careful([str(value) for value in options.values()]):
-            settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
+    with careful([str(value) for value in options.values()]):
+        settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
+        key = _made_of(settings)
+        if key not in _kept:
+            _kept.clear()
             _kept[key] = make_asker(settings)
     for note in _kept[key].notes(question):
         log.warning(note)
     return _kept[key].answer([question], [lambda stretch: None])[0]
 
 
-def _stamp(folders: list[Path]) -> tuple[int, ...]:
-    """When the weights in these folders were written; other weights make another agent."""
-    files = [file for folder in folders for file in [*folder.glob("*"), *folder.glob("policy/*")]]
-    return tuple(sorted(file.stat().st_mtime_ns for file in files if file.suffix == ".safetensors"))
+def _made_of(settings: Asked) -> str:
+    """What an agent is made of: its settings, and the state of the files that they name."""
+    told = vars(settings) | {"prompt": spelled_out(settings.prompt)}
+    protocol = settings.language
+    told["protocol"] = (type(protocol), protocol.name, sorted(vars(protocol).items()))
+    files = [Path(settings.index) / MANIFEST]
+    for folder in (settings.model, settings.tokenizer):
+        files += sorted(Path(folder).glob("*")) if folder and Path(folder).is_dir() else []
+    return repr((sorted(told.items()), [file_mark(one) for one in files if one.is_file()]))

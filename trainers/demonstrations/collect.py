@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 ROLLOUTS, ASKED, SETTINGS, CARD = "rollouts.jsonl", "asked.jsonl", "settings.json", "card.json"
 _Outcome: TypeAlias = tuple[Question, list[Rollout], Counter[str]]
 """A question, what is kept of it, and the reasons against the rest."""
+_LATER = (
+    *("questions_content", "index_content", "prompt_content"),
+    *("policy_content", "seed", "api", "dialect"),
+)
+"""Settings that folders of earlier versions do not have; they may have been anything."""
 _TOO_MANY = "another rollout of the question is better, or the same"
 
 
@@ -57,6 +62,7 @@ def collect(
     folder: Path,
     how: Collection,
     settings: Mapping[str, Any],
+    places: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Play the questions, keep what is worth it, and return the card.
 
@@ -66,6 +72,7 @@ def collect(
         folder: new, or that of a run of the same settings, which goes on.
         how: what is asked and kept.
         settings: everything that decides the outcome, for the folder to be known by.
+        places: where things are that may move, such as a server's url; a change is told.
 
     Raises:
         ValueError: the folder was begun with other settings.
@@ -74,7 +81,7 @@ def collect(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
-        _check_settings(folder, settings)
+        _check_settings(folder, settings, places or {})
         asked = _rows(folder / ASKED)
         _cut_to(folder / ROLLOUTS, sum(row["kept"] for row in asked))
         done = {row["id"] for row in asked}
@@ -185,9 +192,10 @@ def card_text(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def _check_settings(folder: Path, settings: Mapping[str, Any], places: Mapping[str, str]) -> None:
+    """Refuse a folder of other settings; what it does not know yet is written into it."""
     file = folder / SETTINGS
-    text = json.dumps(dict(settings), indent=2, ensure_ascii=False, sort_keys=True)
+    text = json.dumps({**settings, **places}, indent=2, ensure_ascii=False, sort_keys=True)
     if not file.is_file():
         if any((folder / name).exists() for name in (ROLLOUTS, ASKED)):
             raise ValueError(
@@ -195,14 +203,26 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             )
         write_whole(file, text + "\n")
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
-    now = json.loads(text)
-    if before != now:
-        other = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
+    before, now = json.loads(file.read_text(encoding="utf-8")), json.loads(text)
+    other = [
+        name
+        for name in sorted({*before, *now} - {*places})
+        if before.get(name) != now.get(name) and not (name in _LATER and name not in before)
+    ]
+    if other:
+        held = any(name.endswith("_content") for name in other)
         raise ValueError(
             f"{folder} was begun with other settings ({', '.join(other)}); give those it has in "
-            f"{SETTINGS} to go on, or choose another --out"
+            f"{SETTINGS} to go on, {'and files that hold the same, ' * held}or choose another --out"
         )
+    for name in places:
+        if name in before and before[name] != now[name]:
+            log.warning(
+                "%s goes on elsewhere: %s was %s, is %s; the same model must answer there",
+                *(folder, name, before[name], now[name]),
+            )
+    if before != now:
+        write_whole(file, text + "\n")
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

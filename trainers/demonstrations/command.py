@@ -33,25 +33,61 @@ def main(args: Sequence[str]) -> None:
         read_questions(own.questions) if own.questions else run.datamodule.questions("train")
     )
     questions = questions[: own.limit]
+    settings, out = _settings(own, run, questions, how), Path(own.out)
+    places = {"url": own.url} if own.source == "served" and own.url else {}
+    warn_of_room(out, "a collection")
+    with told_if_full(out, "the rollouts so far are kept"):
+        card = collect(_source(own, run), questions, out, how, settings, places)
+    print(printable(card_text(card)))
+    print(f"written to {own.out}; research sft --data.train {own.out}/rollouts.jsonl imitates them")
+
+
+def _settings(
+    own: argparse.Namespace, run: Any, questions: Sequence[Any], how: Any
+) -> dict[str, Any]:
+    """What decides the outcome; of files also what is in them."""
+    from research_rl.envs.protocols import spelled_out
+    from research_rl.envs.questions import content_hash
+    from research_rl.trainers.demonstrations.gold import evidence_hash
+    from research_rl.trainers.settings import with_contents
+
+    env, model = _plain(run.config["fit"]["model"]["env"]), run.model
+    asked = [content_hash(questions)]
     settings = {
         "from": own.source,
         "questions": own.questions or "data.train",
+        "questions_content": asked + [evidence_hash(questions)] * (own.source == "gold"),
         "limit": own.limit,
-        "env": _plain(run.config["fit"]["model"]["env"]),
+        "env": env,
+        "index_content": with_contents(env.get("index")),
+        "prompt_content": spelled_out(env.get("prompt", "base")),
         "quote": own.quote,
         **asdict(replace(how, wanted=None)),
     }
     if own.source != "gold":
         settings |= {
-            "sampling": asdict(run.model.sampling),
-            "model": own.served_model or run.model.policy_config.model,
+            "sampling": asdict(model.sampling),
+            "model": own.served_model or model.policy_config.model,
+            "seed": model.seed,
         }
-    out = Path(own.out)
-    warn_of_room(out, "a collection")
-    with told_if_full(out, "the rollouts so far are kept"):
-        card = collect(_source(own, run), questions, out, how, settings)
-    print(printable(card_text(card)))
-    print(f"written to {own.out}; research sft --data.train {own.out}/rollouts.jsonl imitates them")
+    if own.source == "served":
+        settings |= {"api": own.api, "dialect": own.dialect}
+    if own.source == "policy":
+        settings["policy_content"] = _policy_content(model.policy_config)
+    return settings
+
+
+def _policy_content(policy: Any) -> dict[str, Any]:
+    """What of a policy decides its samples, beside its name."""
+    from research_rl.envs.system import digest_stamp
+    from research_rl.trainers.settings import weight_files
+
+    names = ("tokenizer", "revision", "dtype")
+    return {
+        **{name: getattr(policy, name) for name in names},
+        "chat_template": asdict(policy.chat_template),
+        "files": [digest_stamp(file) for file in weight_files(Path(policy.model))],
+    }
 
 
 def _source(own: argparse.Namespace, run: Any) -> Any:

@@ -17,6 +17,8 @@ reason.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -214,6 +216,12 @@ def gold_steps(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if isinstance(step, Mapping) and step.get("passage") and step.get("question")
     ]
     return named if steps and len(named) == len(steps) else []
+
+
+def evidence_hash(questions: Sequence[Question]) -> str:
+    """Return a short hash of the evidence that the questions are played from."""
+    known = [[evidence_titles(q.metadata), gold_steps(q.metadata)] for q in questions]
+    return hashlib.sha256(json.dumps(known, default=str).encode("ascii")).hexdigest()[:16]
 
 
 def _title_of(passage: Passage) -> str:

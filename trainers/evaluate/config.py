@@ -179,6 +179,7 @@ class Method:
         init_args: arguments of the constructor, besides those that the evaluation provides.
         models: names of the models that it runs on; None is all.
         datasets: names of the data sets that it runs on; None is all.
+        given: the arguments as the configuration has them.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Method:
     init_args: dict[str, Any]
     models: tuple[str, ...] | None = None
     datasets: tuple[str, ...] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_parser() -> EvaluateParser:
@@ -224,18 +226,19 @@ def read_config(
     """
     given = parsed.clone().as_dict()
     described = {
-        f"models.{name}": _what_counts(model["generator"])
+        f"models.{name}": what_counts(model["generator"])
         for name, model in given["models"].items()
         if model["generator"] is not None
     }
     if isinstance(given["index"], dict):
-        described["index"] = _what_counts(given["index"])
+        described["index"] = what_counts(given["index"])
     made = parser.instantiate(parsed)
     config = EvaluationConfig(**{f.name: made[f.name] for f in fields(EvaluationConfig)})
     return config, described
 
 
-def _what_counts(spec: dict[str, Any]) -> dict[str, Any]:
+def what_counts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a class and its arguments decides what is written or found."""
     settings = dict(spec.get("init_args") or {})
     kept = {key: value for key, value in settings.items() if key not in _HOW_NOT_WHAT}
     return {"class_path": spec["class_path"], **kept}
@@ -312,8 +315,8 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
     for key in spec:
         one_of(f"a key of {where}", key, _METHOD_KEYS)
     agent = find_agent(str(spec["class_path"]), where)
-    init_args = dict(spec.get("init_args") or {})
-    init_args = typed_arguments(agent, init_args, where)
+    given = dict(spec.get("init_args") or {})
+    init_args = typed_arguments(agent, given, where)
     check_protocol(f"{where}.init_args.protocol", init_args.get("protocol"))
     return Method(
         name,
@@ -321,6 +324,7 @@ def _method(name: str, spec: Any, config: EvaluationConfig) -> Method:
         init_args,
         _some(spec.get("models"), f"{where}.models", config.models),
         _some(spec.get("datasets"), f"{where}.datasets", config.datasets),
+        given,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -14,23 +14,23 @@ from research_rl.agents.engines import engine_for
 from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
 from research_rl.envs.protocols import Protocol
-from research_rl.envs.system import file_mark, is_unwritten, sha256_of
+from research_rl.envs.system import digest_stamp
 from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
 from research_rl.trainers.evaluate.config import Method, ModelConfig
 from research_rl.trainers.evaluate.named import PROVIDED
 from research_rl.trainers.evaluate.sources import Source
 from research_rl.trainers.settings import (
     PromptParts,
+    Stamp,
     asked_as,
     protocol_of,
     read_policy_file,
     read_run_config,
+    weight_files,
 )
 
 LOCAL_ONLY = ("policy", "engine")
 """Arguments that only a model in this process can provide."""
-_DIGESTS: dict[Path, tuple[str, str]] = {}
-"""Files that were read: the mark and the SHA-256 of each."""
 
 
 def run_checkpoint(config: ModelConfig) -> Path:
@@ -43,41 +43,26 @@ def run_checkpoint(config: ModelConfig) -> Path:
     return find_checkpoint(config.checkpoint, Path(config.run) / "checkpoints")
 
 
-Stamp = Callable[[Path], Any]
-
-
-def model_identity(config: ModelConfig, stamp: Stamp | None = None) -> dict[str, Any]:
+def model_identity(config: ModelConfig, formerly: Stamp | None = None) -> dict[str, Any]:
     """Return what identifies a model, to be kept in the settings of its rows.
 
     Weights on disk are identified by what is in their files, so that a copy of a run is the same
     model. How they are run (device, slots) is not part of it.
 
     Args:
-        stamp: how a file is identified; None is ``digest_stamp``.
+        formerly: how an earlier version identified a file, for what it wrote: it knew weights in
+            safetensors alone. None is what this version writes.
     """
     assert config.generator is None, "it is known by its settings"
-    stamp = stamp or digest_stamp
+    stamp = formerly or digest_stamp
     if config.run is not None:
         return {"checkpoint": stamp(run_checkpoint(config)), "dtype": config.dtype}
     name = str(config.model)
     folder = Path(name).expanduser()
-    found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    found = weight_files(folder)
+    if formerly is not None:
+        found = [path for path in found if path.suffix == ".safetensors"]
     return {"model": name, "files": [stamp(path) for path in found], "dtype": config.dtype}
-
-
-def digest_stamp(path: Path) -> list[Any]:
-    """Return name, size and SHA-256 of a file, or of the files of a sharded checkpoint's folder.
-
-    A large file that nobody has written since (``is_unwritten``) is not read again by this process.
-    """
-    if path.is_dir():
-        inside = [digest_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]
-        return [path.name, *inside]
-    place, mark = path.resolve(), file_mark(path)
-    known = _DIGESTS.get(place)
-    if known is None or not is_unwritten(place, known[0]):
-        _DIGESTS[place] = known = mark, sha256_of(path)
-    return [path.name, path.stat().st_size, known[1]]
 
 
 def time_stamp(path: Path) -> list[Any]:

@@ -29,6 +29,8 @@ def typed_arguments(agent: type[Agent], init_args: dict[str, Any], where: str) -
     taken = inspect.signature(agent).parameters
     for key in init_args:
         one_of(f"a key of {where}.init_args", key, taken)
+    if not init_args:
+        return {}
     required = {name for name, one in taken.items() if one.default is one.empty}
     # an argument that is missing is reported later, with the cell that needs it
     skip: Any = {*PROVIDED, *required} - {*init_args}

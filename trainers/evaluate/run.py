@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from tqdm import tqdm
 from research_rl.agents import ModelUnavailable
 from research_rl.agents.methods import Agent, Prediction
 from research_rl.envs import Question
-from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol
-from research_rl.envs.system import alone_in, clear_partial, progress_bar
-from research_rl.trainers.evaluate.config import EvaluationConfig, Method, shared_settings
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Protocol, spelled_out
+from research_rl.envs.system import alone_in, clear_partial, digest_stamp, progress_bar
+from research_rl.trainers.evaluate.config import (
+    EvaluationConfig,
+    Method,
+    shared_settings,
+    what_counts,
+)
 from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_of
 from research_rl.trainers.evaluate.models import (
     LoadedModel,
-    Stamp,
     model_identity,
     spoken_by,
     time_stamp,
@@ -34,10 +39,12 @@ from research_rl.trainers.evaluate.models import (
 from research_rl.trainers.evaluate.settings import EvaluationSettings
 from research_rl.trainers.evaluate.sources import Source
 from research_rl.trainers.prompts import warn_of_unknown_words
-from research_rl.trainers.settings import protocol_of
+from research_rl.trainers.settings import Stamp, protocol_of, with_contents
 
 log = logging.getLogger(__name__)
 EVALUATION_ROWS = "rows.jsonl"
+_FORMER_STAMPS = (digest_stamp, time_stamp)
+"""How earlier versions identified a file of weights, the latest first."""
 
 
 class Evaluation:
@@ -161,7 +168,8 @@ class Evaluation:
         known = {Cell(key.dataset, key.model, key.method) for key in self.rows.rows}
         for cell, settings in self._now.items():
             if cell in known:  # settings without rows may still change
-                self._settings.check(cell, settings, partial(self._settings_of, cell, time_stamp))
+                former = (partial(self._settings_of, cell, one) for one in _FORMER_STAMPS)
+                self._settings.check(cell, settings, *former)
 
     def _answer_with(
         self,
@@ -216,18 +224,27 @@ class Evaluation:
         bar.update(len(predictions))
         return predictions
 
-    def _settings_of(self, cell: Cell, stamp: Stamp | None = None) -> dict[str, Any]:
-        """What decides the answers of a cell; the number of questions and the batch do not."""
+    def _settings_of(self, cell: Cell, formerly: Stamp | None = None) -> dict[str, Any]:
+        """What decides the answers of a cell; the number of questions and the batch do not.
+
+        With ``formerly`` as an earlier version wrote it, which knew prompts and indexes that are
+        arguments by their paths.
+        """
         config, method = self.config, self.methods[cell.method]
         model, source = config.models[cell.model], self.sources[cell.dataset]
+        told = spoken_by(method, model, config.protocol)
+        described = dict(self._described)
+        if formerly is None:
+            described = {name: _by_contents(spec) for name, spec in described.items()}
+            told |= {"prompt": spelled_out(told["prompt"])} if "prompt" in told else {}
         return {
             "questions": source.content,
-            "searched": (source.takes_shared and self._described.get("index")) or source.place,
-            "model": self._described.get(f"models.{cell.model}") or model_identity(model, stamp),
+            "searched": (source.takes_shared and described.get("index")) or source.place,
+            "model": described.get(f"models.{cell.model}") or model_identity(model, formerly),
             "method": f"{method.agent.__module__}.{method.agent.__qualname__}",
-            "init_args": _plain(method.init_args),
+            "init_args": _plain(method.init_args) if formerly else _arguments_of(method),
             "shared": shared_settings(config),
-            **_asked_otherwise(spoken_by(method, model, config.protocol)),
+            **_asked_otherwise(told),
         }
 
     @property
@@ -312,6 +329,26 @@ def _unanswered(silent: Mapping[str, Sequence[str | None]]) -> str:
         f"at least one answer must not be an error, but all are for {counts}; the last one: "
         f"{last}; the card is written and the same command asks again: mend the server first"
     )
+
+
+def _by_contents(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A class with its arguments, folders by what is in them; a server's names are no folders."""
+    told: Mapping[str, Any] = spec if "url" in spec else with_contents(spec)
+    return told
+
+
+def _arguments_of(method: Method) -> dict[str, Any]:
+    """A method's arguments: a prompt in full, an object by what it was made of."""
+    told = {}
+    for name, value in method.init_args.items():
+        given = method.given.get(name)
+        if name == "prompt" and "protocol" in signature(method.agent).parameters:
+            value = spelled_out(value)
+        if isinstance(given, Mapping) and "class_path" in given:
+            told[name] = _by_contents(what_counts(_plain(given)))
+        else:
+            told[name] = _plain(value)
+    return told
 
 
 def _asked_otherwise(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,15 +42,15 @@ class EvaluationSettings:
         self,
         cell: Cell,
         settings: Mapping[str, Any],
-        former: Callable[[], Mapping[str, Any]] | None = None,
+        *former: Callable[[], Mapping[str, Any]],
     ) -> None:
         """Refuse settings that differ from those that the cell's rows were made with.
 
         Args:
             cell: of the grid.
             settings: those of now.
-            former: gives the same settings as an earlier version wrote them; asked for if they
-                differ.
+            former: each gives the same settings as an earlier version wrote them; asked for if
+                they differ.
 
         Raises:
             ValueError: they differ; the message names each setting with both values.
@@ -59,7 +59,7 @@ class EvaluationSettings:
         now = json.loads(json.dumps(settings))
         if known is None or known == now:
             return
-        if former is not None and known == json.loads(json.dumps(former())):
+        if any(known == json.loads(json.dumps(told())) for told in former):
             return
         changes = list(setting_differences(known, now))
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
@@ -80,8 +80,17 @@ def setting_differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
         for key in sorted(old.keys() | new.keys()):
             inner = f"{where}.{key}" if where else str(key)
             yield from setting_differences(old.get(key), new.get(key), inner)
+    elif _are_alike(old, new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from setting_differences(*pair, f"{where}[{number}]")
     elif old != new:
         yield f"{where} was {json.dumps(old)}, is {json.dumps(new)}"
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Whether both are lists of as many objects, such as the parts of a retriever."""
+    both = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return both and all(isinstance(one, dict) for one in [*old, *new])
 
 
 def _name(cell: Cell) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from research_rl.envs import Question, Retriever
 from research_rl.envs.questions import QuestionError, content_hash, read_questions
 from research_rl.envs.retrieval.encoders import BM25SketchEncoder
-from research_rl.envs.retrieval.index import load_retriever, read_manifest
+from research_rl.envs.retrieval.index import index_contents, load_retriever, read_manifest
 from research_rl.envs.retrieval.search import DenseRetriever
 from research_rl.envs.synthetic import WORLD_SPLITS, Split, SyntheticWorld
 from research_rl.trainers.audit import ceiling_of
@@ -66,7 +66,7 @@ class Source:
         if self._index is None:
             return None if self._world is None else _facts_of(self._world)
         if isinstance(self._index, str):
-            return _contents_of(read_manifest(self._index))
+            return index_contents(self._index)
         return f"{type(self._index).__module__}.{type(self._index).__name__}"
 
     def retriever(self) -> Retriever:
@@ -116,13 +116,6 @@ def _facts_of(world: SyntheticWorld) -> str:
     """The facts by name, with the aliases; people and seed already show in the questions."""
     aliases = f", {world.alias_share:g} of the people under another name"
     return "the world's facts" + (aliases if world.alias_share else "")
-
-
-def _contents_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest without the place of the corpus and the versions of the libraries."""
-    kept = {key: value for key, value in manifest.items() if key not in ("corpus", "versions")}
-    corpus = manifest["corpus"]
-    return kept | {"corpus": {"sha256": corpus["sha256"], "count": corpus["count"]}}
 
 
 def check_ids(name: str, questions: Sequence[Question]) -> None:

@@ -53,15 +53,15 @@ def _check(given: argparse.Namespace) -> None:
 def _settings(given: argparse.Namespace, questions: Sequence[Any]) -> dict[str, Any]:
     """Return what decides the outcome."""
     from research_rl.envs.questions import content_hash
-    from research_rl.envs.retrieval.index import read_manifest
+    from research_rl.envs.retrieval.index import index_contents
 
-    manifest = read_manifest(given.index)
+    index = index_contents(given.index)
     known = {
         name: getattr(given, name)
         for name in ("proposer", "model", "hops", "top_k", "max_words", "val", "test", "seed")
     }
     file = {"questions": content_hash(questions)} if given.questions else {}
-    return known | file | {"corpus": manifest["corpus"]["sha256"], "index": manifest["kind"]}
+    return known | file | {"corpus": index["corpus"]["sha256"], "index": index}
 
 
 def _make(given: argparse.Namespace) -> None:
@@ -79,7 +79,8 @@ def _make(given: argparse.Namespace) -> None:
     plan = MakingPlan(given.count, given.drafts, limits, shares, given.seed)
     questions = read_questions(given.questions) if given.questions else []
     settings = _settings(given, questions)
-    with alone_in(given.out), Journal(given.out / MAKING, settings) as journal:
+    former = settings | {"index": settings["index"]["kind"]}  # as earlier versions wrote it
+    with alone_in(given.out), Journal(given.out / MAKING, settings, former) as journal:
         generator = _generator(given)
         model = None if generator is None else Metered(generator, journal, given.budget)
         texts, facts, retriever = _opened(given)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research_rl.envs.system import lines_of
+from research_rl.envs.system import lines_of, write_whole
 
 MAKING = "journal.jsonl"
 
@@ -33,12 +33,15 @@ class Journal:
     Args:
         path: the file.
         settings: all that decides the outcome; a journal of other settings is refused.
+        former: the same as an earlier version wrote it; such a journal goes on with ``settings``.
 
     Raises:
         ValueError: it was begun with other settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], former: dict[str, Any] | None = None
+    ) -> None:
         self._calls: dict[str, KeptCall] = {}
         self.verdicts: dict[str, str] = {}
         """Draft id -> why it was refused, "" where it was not."""
@@ -47,6 +50,10 @@ class Journal:
         whole = held[: held.rfind(b"\n") + 1]
         rows = [json.loads(line) for line in lines_of(whole.decode("utf-8"))]
         first = json.loads(json.dumps(settings))
+        if rows and former is not None and rows[0] == {"settings": json.loads(json.dumps(former))}:
+            rows[0] = {"settings": first}
+            whole = _line(rows[0]) + whole[whole.index(b"\n") + 1 :]
+            held = write_whole(path, [whole]).read_bytes()
         if rows and rows[0] != {"settings": first}:
             known = rows[0].get("settings", {})
             differ = [k for k in {*known, *first} if known.get(k) != first.get(k)]
@@ -97,8 +104,12 @@ class Journal:
         self._add({"draft": draft, "reason": reason})
 
     def _add(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row).encode("ascii") + b"\n")
+        self._file.write(_line(row))
         self._file.flush()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode("ascii") + b"\n"
 
 
 def _digest(prompt: str) -> str:

@@ -35,6 +35,7 @@ from research_rl.trainers.settings.trust import (
 from research_rl.trainers.settings.yaml_files import read_yaml
 
 if TYPE_CHECKING:
+    from research_rl.trainers.settings.contents import Stamp, weight_files, with_contents
     from research_rl.trainers.settings.options import (
         EnvConfig,
         PromptParts,
@@ -61,6 +62,7 @@ __all__ = [
     "OneLineParser",
     "PromptParts",
     "ShippedConfigFile",
+    "Stamp",
     "TrustError",
     "Updates",
     "UsageError",
@@ -82,6 +84,8 @@ __all__ = [
     "shipped_configs",
     "trusted",
     "usage_errors_raised",
+    "weight_files",
+    "with_contents",
     "write_policy_file",
 ]
 
@@ -89,6 +93,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
+        "contents": ["Stamp", "weight_files", "with_contents"],
         "options": ["EnvConfig", "PromptParts", "Updates", "ValidationSampling"],
         "policy_file": [
             "POLICY_FILE",

@@ -15,6 +15,7 @@ from research_rl.envs.retrieval.index.manifest import (
     MANIFEST,
     MILVUS,
     IndexFolderError,
+    index_contents,
     read_manifest,
 )
 from research_rl.envs.retrieval.index.milvus import build_milvus
@@ -40,6 +41,7 @@ __all__ = [
     "duration",
     "extend_index",
     "forget_retrievers",
+    "index_contents",
     "load_retriever",
     "merge_shards",
     "milvus_parts",

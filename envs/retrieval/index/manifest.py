@@ -78,6 +78,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def index_contents(folder: str | Path) -> dict[str, Any]:
+    """Return what is in an index folder, wherever it lies, by its manifest.
+
+    The place of the corpus and the versions of the libraries are left out: an index that was moved
+    or built again from the same is the same one.
+
+    Raises:
+        IndexFolderError: there is none, or this version does not know its kind or format.
+    """
+    manifest = read_manifest(folder)
+    kept = {key: value for key, value in manifest.items() if key not in ("corpus", "versions")}
+    corpus = manifest["corpus"]
+    return kept | {"corpus": {"sha256": corpus["sha256"], "count": corpus["count"]}}
+
+
 def _fields_of(kind: str, manifest: dict[str, Any]) -> _Fields:
     """Return the fields that the manifest of a kind of index must have besides its corpus."""
     if kind == MILVUS:

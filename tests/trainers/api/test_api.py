@@ -123,6 +123,16 @@ def test_a_class_stands_for_its_path() -> None:
     ]
 
 
+def test_only_outermost_names_are_split_at_dots() -> None:
+    models = {"Qwen2.5-7B": {"run": "runs/a.b"}}
+    (_, text) = command_words([{"models": models, "data.seed": 1, "a.b": {"c.d": UsageError}}])
+    assert yaml.safe_load(text) == {
+        "models": models,
+        "data": {"seed": 1},
+        "a": {"b": {"c.d": {"class_path": "research_rl.trainers.settings.errors.UsageError"}}},
+    }
+
+
 NAMES = st.text("abcdef_", min_size=1, max_size=4)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),

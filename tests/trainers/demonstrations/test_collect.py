@@ -163,3 +163,25 @@ def test_a_server_that_answers_nothing_ends_the_command(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="some of 3 questions, got an answer to none"):
         run(tmp_path, Served("q3", "q4", "q5"))
     assert run(tmp_path, Plays())["demonstrations"] == 5, "what was kept before is kept"
+
+
+def test_a_folder_of_before_goes_on_and_knows_more_from_then_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go(settings: dict[str, Any], url: str) -> None:
+        collect(Plays(), QUESTIONS, tmp_path, Collection(), settings, {"url": url})
+
+    run(tmp_path, Plays())  # it knew neither questions nor url
+    now = SETTINGS | {"questions_content": "1", "seed": 3}
+    go(now, "http://a/v1")
+    assert json.loads((tmp_path / "settings.json").read_text()) == now | {"url": "http://a/v1"}
+    with pytest.raises(ValueError, match=r"other settings \(questions_content, seed\)"):
+        go(now | {"questions_content": "2", "seed": 4}, "http://a/v1")
+    with pytest.raises(ValueError, match=r"other settings \(samples\)"):
+        go(now | {"samples": 2}, "http://a/v1")
+    assert not caplog.messages
+
+    go(now, "http://b/v1")  # a server that has moved
+    assert "url was http://a/v1, is http://b/v1" in caplog.text
+    assert json.loads((tmp_path / "settings.json").read_text())["url"] == "http://b/v1"
+    assert "url" not in (tmp_path / "card.json").read_text()

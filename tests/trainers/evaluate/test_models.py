@@ -12,6 +12,7 @@ import pytest
 from doubles import tiny, wordy
 from doubles.evaluated import question_file
 
+from research_rl.envs.system import digest_stamp
 from research_rl.trainers.evaluate.command import main
 from research_rl.trainers.evaluate.config import ModelConfig
 from research_rl.trainers.evaluate.measures import Cell
@@ -50,6 +51,17 @@ def test_a_model_that_is_replaced_under_its_name_is_another(tmp_path: Path) -> N
         assert model_identity(config) != before
     weights.write_bytes(b"first")
     assert model_identity(config) == before
+
+
+def test_weights_of_the_older_format_count_too(tmp_path: Path) -> None:
+    weights, config = tmp_path / "pytorch_model.bin", ModelConfig(model=str(tmp_path))
+    weights.write_bytes(b"first")
+    before, former = model_identity(config), model_identity(config, digest_stamp)
+    weights.write_bytes(b"other")
+    assert model_identity(config) != before
+    assert former["files"] == [], "as it was written before they counted"
+    (tmp_path / "model.safetensors").write_bytes(b"first")
+    assert model_identity(config) == model_identity(config, digest_stamp), "they are not loaded"
 
 
 def test_a_sharded_checkpoint_is_known_by_its_files(

@@ -180,6 +180,21 @@ def test_a_killed_making_goes_on_to_the_same_files(
         run(tmp_path / "half", *options, "--seed", "3")
 
 
+def test_another_index_of_the_same_corpus_begins_anew(tmp_path: Path) -> None:
+    world_index(tmp_path)
+    run(tmp_path / "out", "--count", "5")
+    journal = tmp_path / "out" / "journal.jsonl"
+    first, _, rest = (whole := journal.read_bytes()).partition(b"\n")
+    told = json.loads(first)
+    told["settings"]["index"] = "bm25"  # as earlier versions wrote it
+    journal.write_bytes(json.dumps(told).encode() + b"\n" + rest)
+    run(tmp_path / "out", "--count", "5")
+    assert journal.read_bytes() == whole
+    build_index(tmp_path / "corpus.jsonl", tmp_path / "index", kind="bm25", overwrite=True, k1=0.5)
+    with pytest.raises(ValueError, match=r"other settings \(index\)"):
+        run(tmp_path / "out", "--count", "5")
+
+
 def test_no_document_is_in_two_splits(tmp_path: Path) -> None:
     world_index(tmp_path)
     run(tmp_path / "out", "--count", "200", "--test", "0.2", "--val", "0.1")
