@@ -239,7 +239,7 @@ def test_a_checkpoint_says_what_its_own_state_was_made_with(
     plain: Path, policy: Path, tmp_path: Path, schedule: str, older: bool
 ) -> None:
     start = without_record(plain, tmp_path) if older else plain
-    new = {"optimizer": adamw(lr=1e-6), "lr_scheduler": SCHEDULES[schedule]}
+    new: Options = {"optimizer": adamw(lr=1e-6), "lr_scheduler": SCHEDULES[schedule]}
     expected = run(tmp_path, policy, STEPS + 1, start, last=SaveFirst(), **new).seen[0]["lr"]
     went_on = run(tmp_path, policy, STEPS + 1, tmp_path / "first.ckpt", **new)
     assert went_on.seen[0]["lr"] == expected < 1e-5
