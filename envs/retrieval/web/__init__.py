@@ -1,7 +1,7 @@
 """Retrieval over HTTP: a client and a server for every wire dialect of the field.
 
 Read first: dialects.py
-May import: envs.retrieval.index, envs.types, envs.web
+May import: envs.retrieval.index, envs.system, envs.types, envs.web
 """
 
 from __future__ import annotations
