@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 _DIGITS = re.compile(r"\s*([0-9]{1,9})(?:\.0*)?\s*")
@@ -24,15 +25,20 @@ def hops_of(value: Any) -> int | None:
         return None
     if isinstance(value, str) and (written := _DIGITS.fullmatch(value)):
         return int(written[1])
-    if isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value < _LARGEST:
-        return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral):
-        number = float(value)
-        if number != number:
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = _float(value)
+        if math.isnan(number):
             return None
         if number.is_integer() and 0 <= number < _LARGEST:
             return int(number)
     raise ValueError(f"hops must be a whole number, got {str(value)[:60]!r}")
+
+
+def _float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return math.inf
 
 
 def known_hops(value: Any) -> int | None:
