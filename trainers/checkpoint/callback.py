@@ -238,8 +238,8 @@ def _is_over(trainer: pl.Trainer) -> bool:
     if -1 < trainer.max_steps <= trainer.global_step:
         return True
     loop = trainer.fit_loop
-    passes = loop.epoch_progress.current.processed + 1
-    return loop.epoch_loop.batch_progress.is_last_batch and -1 < (loop.max_epochs or -1) <= passes
+    passes, most = trainer.current_epoch + 1, loop.max_epochs or -1
+    return loop.epoch_loop.batch_progress.is_last_batch and -1 < most <= passes
 
 
 def _inside(state: dict[str, Any], folder: Path) -> dict[str, Any]:
