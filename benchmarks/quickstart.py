@@ -37,6 +37,7 @@ from research_rl.agents import (
     CachedEngine,
     LMPolicy,
     PolicyConfig,
+    Rollout,
     SamplingParams,
     collect_rollouts,
     seed_of,
@@ -125,6 +126,31 @@ def fit(
     return train_once(folder, "--config", name, *more, *seeds)
 
 
+def answered(
+    folder: Path, policy: LMPolicy, questions: Sequence[Question], greedy: bool = True
+) -> list[Rollout]:
+    """Let a policy answer questions as the quickstart trains it to.
+
+    Args:
+        folder: of the run, whose world is searched.
+        policy: of the run.
+        questions: about that world.
+        greedy: or sampled at temperature 1, with seeds of their own.
+    """
+    settings = quickstart_config()["model"]
+    env = gym.make_vec(
+        "ReSearch-v0",
+        num_envs=1,
+        autoreset_mode="Disabled",
+        index=str(folder / "world" / "index"),
+        **{key: settings["env"][key] for key in ("top_k", "max_searches", "prompt")},
+    )
+    tokens = int(settings["sampling"]["max_response_tokens"])
+    params = SamplingParams(tokens, temperature=0.0 if greedy else 1.0)
+    seeds = [seed_of("exam", question.id) for question in questions]
+    return collect_rollouts(questions, env, policy, CachedEngine(policy), params, seeds)
+
+
 class Exam:
     """Asks the test people of one run's world.
 
@@ -138,24 +164,13 @@ class Exam:
         world = SyntheticWorld(seed=world_seed)
         self.questions = {h: world.sample("test", h, num_questions) for h in HOPS}
         self.retriever = load_retriever(folder / "world" / "index")
-        settings = quickstart_config()["model"]
-        self.tokens = int(settings["sampling"]["max_response_tokens"])
-        self.env = gym.make_vec(
-            "ReSearch-v0",
-            num_envs=1,
-            autoreset_mode="Disabled",
-            index=str(folder / "world" / "index"),
-            **{key: settings["env"][key] for key in ("top_k", "max_searches", "prompt")},
-        )
+        self.folder = folder
 
     def search(self, policy: LMPolicy, greedy: bool) -> Row:
         """Let the policy answer as it is trained to."""
-        params = SamplingParams(self.tokens, temperature=0.0 if greedy else 1.0)
         found: Row = {}
         for hops, questions in self.questions.items():
-            seeds = [seed_of("exam", question.id) for question in questions]
-            engine = CachedEngine(policy)
-            played = collect_rollouts(questions, self.env, policy, engine, params, seeds)
+            played = answered(self.folder, policy, questions, greedy)
             found |= {f"{k}_{hops}hop": v for k, v in summarize(played, by_hop=()).items()}
         return found
 

@@ -20,12 +20,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import gymnasium as gym
 import torch
 import yaml
-from quickstart import TRAINED_HOPS, load, quickstart_config, table, train_once
+from quickstart import TRAINED_HOPS, answered, load, quickstart_config, table, train_once
 
-from research_rl.agents import CachedEngine, LMPolicy, SamplingParams, collect_rollouts, seed_of
+from research_rl.agents import LMPolicy
 from research_rl.envs import Question
 from research_rl.envs.rewards import f1_score
 from research_rl.envs.rewards.terms import abstained
@@ -86,17 +85,7 @@ def write_recipe(folder: Path, recipe: str, share: float, seed: int, steps: int 
 
 def exam(folder: Path, policy: LMPolicy, questions: Sequence[Question]) -> list[Row]:
     """Let a policy answer greedily; return a row for each kind of question and number of hops."""
-    settings = quickstart_config()["model"]
-    env = gym.make_vec(
-        "ReSearch-v0",
-        num_envs=1,
-        autoreset_mode="Disabled",
-        index=str(folder / "world" / "index"),
-        **{key: settings["env"][key] for key in ("top_k", "max_searches", "prompt")},
-    )
-    params = SamplingParams(int(settings["sampling"]["max_response_tokens"]), temperature=0.0)
-    seeds = [seed_of("exam", question.id) for question in questions]
-    played = collect_rollouts(questions, env, policy, CachedEngine(policy), params, seeds)
+    played = answered(folder, policy, questions)
     rows = []
     for missing in (False, True):
         for hops in TRAINED_HOPS:
