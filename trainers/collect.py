@@ -17,6 +17,8 @@ from research_rl.trainers.algorithms import Algorithm
 from research_rl.trainers.credit import Price
 from research_rl.trainers.settings import Updates
 
+_SAME = 1e-9  # variances nearer to each other than this are equal
+
 PlayFn = Callable[[list[Question], list[int]], list[Rollout]]
 """Plays one episode for each question, each with its own seed."""
 
@@ -102,16 +104,63 @@ class Collector:
 
 
 def check_group_size(updates: Updates, algorithm: Algorithm) -> None:
-    """Refuse groups of one where an algorithm compares the rollouts of a question.
+    """Refuse groups of one where an algorithm compares rollouts, down-sampling where none does.
 
     Raises:
-        ValueError: ``updates.group_size`` is 1 and the algorithm needs groups.
+        ValueError: ``updates.group_size`` is 1 and the algorithm needs groups, or
+            ``updates.downsample_to`` is set and it needs none.
     """
+    if updates.downsample_to and not algorithm.needs_groups:
+        raise ValueError(
+            f"downsample_to must be null with {type(algorithm).__name__}, got "
+            f"{updates.downsample_to}; it does not compare the rollouts of a group, and a choice "
+            "of them by their rewards would mislead it"
+        )
     if algorithm.needs_groups and updates.group_size < 2:
         raise ValueError(
             f"group_size must be at least 2 with {type(algorithm).__name__}, got "
             f"{updates.group_size}; a group compares rollouts of one question"
         )
+
+
+def most_varied(
+    rollouts: Sequence[Rollout], values: Sequence[float], number: int | None
+) -> list[int]:
+    """Return which rollouts of each group to learn from: those whose values vary most.
+
+    With values ``[0, 0, 1, 0, 0.1]`` and two to keep these are ``[0, 2]``. It is the max-variance
+    down-sampling of PODS (https://arxiv.org/abs/2504.13818): of the choices of some highest and
+    otherwise lowest values it takes the one with the largest variance; of choices as good as each
+    other, the one with fewer high values.
+
+    Args:
+        rollouts: whole groups; those of one question (same id and text) are one group.
+        values: what each has earned.
+        number: to keep of each group; None, or one not below the group's size, keeps all.
+
+    Returns:
+        Ascending positions in ``rollouts``.
+    """
+    if number is None:
+        return list(range(len(rollouts)))
+    groups: dict[tuple[str, str], list[int]] = {}
+    for position, rollout in enumerate(rollouts):
+        groups.setdefault((rollout.question.id, rollout.question.text), []).append(position)
+    kept = []
+    for group in groups.values():
+        if number >= len(group):
+            kept += group
+            continue
+        rising = sorted(group, key=lambda position: values[position])
+        choices = [rising[: number - k] + rising[len(group) - k :] for k in range(number + 1)]
+        spreads = [_variance([values[position] for position in choice]) for choice in choices]
+        kept += next(c for c, s in zip(choices, spreads, strict=True) if s > max(spreads) - _SAME)
+    return sorted(kept)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
 
 
 def pool_of(loader: Any) -> Sequence[Question]:

@@ -243,7 +243,7 @@ class ReSearchModule(pl.LightningModule):
     def training_step(self, questions: list[Question], batch_idx: int) -> None:
         """Sample a group for each question, then learn from all of them."""
         start = perf_counter()
-        self.updates.check_rollouts(len(questions) * self.updates.group_size)
+        self.updates.check_rollouts(len(questions))
         # dropout is all that draws from torch's generator; ranks must not drop the same units
         torch.manual_seed(seed_of(self.seed, "dropout", self.iteration, self.global_rank))
         collected = self._collected(questions)

@@ -24,6 +24,7 @@ from research_rl.agents import Rollout
 from research_rl.agents.engines import seed_of
 from research_rl.trainers.ahead import stale_rows
 from research_rl.trainers.algorithms import Batch, constant_group_fraction
+from research_rl.trainers.collect import most_varied
 from research_rl.trainers.credit import TurnRewards
 from research_rl.trainers.distributed import (
     average_gradients,
@@ -200,7 +201,7 @@ class Updater:
 
         Returns:
             Metrics, each the mean over the steps, and the advantage of each rollout, the mean over
-            its tokens.
+            its tokens; 0 for one that ``downsample_to`` leaves out.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite; the weights are then those
@@ -208,14 +209,16 @@ class Updater:
         """
         self._iteration = iteration
         policy, updates = self.learner.policy, self.updates
-        batch = Batch.from_rollouts(rollouts, policy.pad_id, updates.mask_truncated)
-        batch, due = batch.to(policy.device), self._zero()
-        if paid is not None:
-            due = batch.rewards - batch.rewards.new_tensor(paid)
-            batch.rewards = batch.rewards - due
-        batch.leave_out(stale_rows(rollouts, iteration, updates.max_staleness))
+        rewards = [rollout.reward.value for rollout in rollouts]
+        earned = rewards if paid is None else list(paid)
+        kept = most_varied(rollouts, earned, updates.downsample_to)
+        learned = [rollouts[row] for row in kept]
+        batch = Batch.from_rollouts(learned, policy.pad_id, updates.mask_truncated)
+        batch.rewards = torch.tensor([earned[row] for row in kept], dtype=batch.rewards.dtype)
+        batch = batch.to(policy.device)
+        batch.leave_out(stale_rows(learned, iteration, updates.max_staleness))
         if turn_rewards is not None:
-            batch.set_turn_rewards(turn_rewards)
+            batch.set_turn_rewards([turn_rewards[row] for row in kept])
         self.learner.score(batch)
         states, model = [self._optimizer.optimizer], policy.model
         place_states(states, updates, model, policy.device)
@@ -223,9 +226,13 @@ class Updater:
         place_states(states, updates, model)
         metrics["frac_zero_std"] = constant_group_fraction(batch.rewards, batch.groups)
         if paid is not None:
+            due = batch.rewards.new_tensor(rewards) - batch.rewards.new_tensor(paid)
             metrics |= {"price": due.mean(), "charged": (due > 0).float().mean()}
-        advantages = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
-        return metrics, advantages.tolist()
+        means = batch.advantages.sum(1) / batch.loss_mask.sum(1).clamp(min=1)
+        advantages = [0.0] * len(rollouts)
+        for row, advantage in zip(kept, means.tolist(), strict=True):
+            advantages[row] = advantage
+        return metrics, advantages
 
     def _steps(self, batch: Batch) -> dict[str, Tensor]:
         """Go through the batch as often as configured; return metrics, means over the steps."""

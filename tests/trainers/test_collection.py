@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from doubles.sample_rollouts import rollout
+from hypothesis import given
+from hypothesis import strategies as st
 
 from research_rl.agents.types import Rollout
 from research_rl.envs.types import Question
-from research_rl.trainers.collect import Collector
+from research_rl.trainers.algorithms import GRPO, ReinforcePlusPlus
+from research_rl.trainers.collect import Collector, check_group_size, most_varied
+from research_rl.trainers.settings import Updates
 
 SIZE = 2
 
@@ -87,3 +93,68 @@ def test_draws_depend_on_seed_and_iteration_alone() -> None:
 def test_groups_of_one_cannot_be_replaced() -> None:
     with pytest.raises(ValueError, match="resample_rounds must be 0 with a group_size of 1, got 2"):
         Collector(Players(), 1, 2, seed=1)
+
+
+def group(name: str, size: int) -> list[Rollout]:
+    found = [rollout("right") for _ in range(size)]
+    for one in found:
+        one.question = question(name)
+    return found
+
+
+def variance(values: tuple[float, ...]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
+
+
+def test_down_sampling_keeps_both_ends() -> None:
+    values = [0.0, 0.0, 1.0, 0.0, 0.1, 0.3]
+    rollouts = group("a", 6)
+    assert most_varied(rollouts, values, 2) == [0, 2]
+    assert most_varied(rollouts, values, 3) == [0, 1, 2]
+    assert most_varied(rollouts, values, 6) == list(range(6))
+    assert most_varied(rollouts, values, None) == list(range(6))
+
+
+def test_each_group_is_thinned_by_itself_wherever_its_rollouts_stand() -> None:
+    first, second = group("a", 3), group("b", 3)
+    mixed = [x for pair in zip(first, second, strict=True) for x in pair]
+    assert most_varied(mixed, [0.0, 1.0, 0.5, 1.0, 1.0, 0.0], 2) == [0, 1, 4, 5]
+
+
+@given(
+    st.lists(
+        st.sampled_from([0.0, 0.1, 0.4, 2 / 3, 1.0]) | st.floats(-2, 2), min_size=2, max_size=8
+    ),
+    st.data(),
+)
+def test_no_choice_varies_more(values: list[float], data: st.DataObject) -> None:
+    number = data.draw(st.integers(2, len(values)))
+    kept = most_varied(group("a", len(values)), values, number)
+    assert len(set(kept)) == number
+    assert kept == sorted(kept)
+    best = max(variance(choice) for choice in combinations(values, number))
+    assert variance(tuple(values[row] for row in kept)) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_how_many_may_be_kept(number: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"downsample_to must be null or from 2 to .* 4, got {number}"
+    ):
+        Updates(group_size=4, downsample_to=number)
+
+
+def test_what_compares_no_group_is_not_thinned() -> None:
+    updates = Updates(group_size=4, downsample_to=2)
+    check_group_size(updates, GRPO())
+    with pytest.raises(
+        ValueError, match="downsample_to must be null with ReinforcePlusPlus, got 2"
+    ):
+        check_group_size(updates, ReinforcePlusPlus())
+
+
+def test_a_minibatch_needs_rollouts_that_are_learned_from() -> None:
+    Updates(group_size=4, num_minibatches=4).check_rollouts(1)
+    with pytest.raises(ValueError, match=r"at most 2, the number of rollouts .* or downsample_to"):
+        Updates(group_size=4, num_minibatches=4, downsample_to=2).check_rollouts(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from doubles import training
 from torch import nn
 
-from research_rl.agents import CachedEngine
+from research_rl.agents import CachedEngine, Rollout
 from research_rl.trainers import module as training_module
 from research_rl.trainers import updater
 from research_rl.trainers.algorithms import GRPO
+from research_rl.trainers.credit import Price
+from research_rl.trainers.learner import Learner
 from research_rl.trainers.settings import Updates
 from research_rl.trainers.updater import LossScale, place_states
 
@@ -186,3 +189,66 @@ def test_parking_beside_rollouts_ahead_is_told(
     with caplog.at_level(logging.WARNING):
         training.fit(tmp_path, policy, 1, updates=both)
     assert sum("park_optimizer" in r.getMessage() for r in caplog.records) == told
+
+
+class Tithe(Price):
+    """Charges every second rollout a tenth."""
+
+    def charges(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [0.1 * (row % 2) for row in range(len(rollouts))]
+
+
+def thinned(number: int | None) -> Updates:
+    return Updates(4, micro_batch_size=3, downsample_to=number)
+
+
+def test_what_is_left_out_costs_no_pass_and_has_no_advantage(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    real = Learner.portions
+    monkeypatch.setattr(
+        Learner, "portions", lambda self, batch: rows.append(len(batch)) or real(self, batch)
+    )
+    # the advantages of PODS are those of the rollouts that are kept
+    trained = training.fit(tmp_path, policy, 1, updates=thinned(2), algorithm=GRPO(kl_coef=0.0))
+
+    worth = torch.tensor(trained.train_advantages).view(2, 4)
+    rewards = torch.tensor([r.reward.value for r in trained.train_rollouts]).view(2, 4)
+    varied = torch.tensor([len(set(group.tolist())) > 1 for group in rewards])
+    assert varied.any()
+    worth, rewards = worth[varied], rewards[varied]
+    assert max(rows) == 2 * len(worth), "two of each group of four that varies"
+    assert ((worth == 0).sum(1) == 2).all()
+    assert worth.sum(1).abs().max() < 1e-4
+    assert torch.equal(rewards.gather(1, worth.argmax(1)[:, None])[:, 0], rewards.amax(1))
+    assert torch.equal(rewards.gather(1, worth.argmin(1)[:, None])[:, 0], rewards.amin(1))
+
+
+def test_down_sampling_to_the_whole_group_changes_nothing(tmp_path: Path, policy: Path) -> None:
+    usual, whole = (
+        training.fit(tmp_path / str(number), policy, 1, updates=thinned(number))
+        for number in (None, 4)
+    )
+    assert torch.equal(training.weights(usual), training.weights(whole))
+    assert usual.train_advantages == whole.train_advantages
+
+
+def test_a_price_is_told_of_all_rollouts_and_decides_which_are_kept(
+    tmp_path: Path, policy: Path
+) -> None:
+    trained = training.fit(
+        tmp_path,
+        policy,
+        1,
+        updates=thinned(2),
+        price=Tithe(),
+        env=training.env(training.ConstantReward()),
+    )
+    assert logged(tmp_path, "train/price") == pytest.approx([0.05])
+    assert logged(tmp_path, "train/charged") == [0.5]
+    for start in (0, 4):
+        group = trained.train_advantages[start : start + 4]
+        assert [worth > 0 for worth in group].count(True) == 1
+        assert [worth < 0 for worth in group].count(True) == 1
+        assert max(group[1::2]) <= 0 <= min(group[::2]), "every second one has paid"

@@ -143,7 +143,7 @@ def phase_seconds(sizes: Sizes, device: Device) -> dict[str, float]:
     steps = sampled / slots
     keys = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * sizes.samples
     bytes_a_step = sizes.weights * sizes.samples + slots * context * keys
-    tokens = prompts + sampled + given
+    learned = prompts + sizes.learned * (sampled + given)
     passes = 8 if sizes.checkpointing else 6
     if sizes.lora:
         passes -= 2  # frozen weights have no gradient of their own
@@ -153,10 +153,10 @@ def phase_seconds(sizes: Sizes, device: Device) -> dict[str, float]:
             steps * bytes_a_step / (device.bandwidth * DECODE_SHARE),
             2 * sizes.weights * sampled / speed,
         ),
-        "update": sizes.epochs * passes * sizes.weights * tokens / speed,
+        "update": sizes.epochs * passes * sizes.weights * learned / speed,
     }
     if sizes.has_reference:
-        found["reference"] = 2 * sizes.weights * tokens / speed
+        found["reference"] = 2 * sizes.weights * learned / speed
     return found
 
 
@@ -171,12 +171,13 @@ def _cpu_seconds(sizes: Sizes, device: Device, decode_flops: float) -> dict[str,
     tokens = prompts + rollouts * sizes.mean_response
     layers, speed = sizes.weights - sizes.head, device.flops * CPU_SHARE
     learn = device.learn_flops or device.flops
-    forward = 2 * (layers * tokens + sizes.head * sampled)
-    backward = 2 * forward - 2 * sizes.head * sampled * (not sizes.head_trains)
+    learned, written = prompts + sizes.learned * (tokens - prompts), sizes.learned * sampled
+    forward = 2 * (layers * learned + sizes.head * written)
+    backward = 2 * forward - 2 * sizes.head * written * (not sizes.head_trains)
     if sizes.lora:
-        backward -= 2 * layers * tokens
+        backward -= 2 * layers * learned
     if sizes.checkpointing:
-        backward += 2 * layers * tokens
+        backward += 2 * layers * learned
     keys = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * sizes.samples * context
     logits = _PASSES * 4 * sizes.vocabulary
     found = {

@@ -61,6 +61,7 @@ class Sizes:
         parked: optimizer states are in main memory while rollouts are sampled.
         questions: of an iteration, over all ranks.
         group: rollouts of each question.
+        learned: share of them that is learned from.
         epochs: passes over the rollouts of an iteration.
         slots: sequences that decode together, at most.
         micro_tokens: of a forward and backward pass.
@@ -97,6 +98,7 @@ class Sizes:
     parked: bool = False
     questions: int = 16
     group: int = Updates.group_size
+    learned: float = 1.0
     epochs: int = Updates.num_epochs
     slots: int = MAX_SLOTS
     micro_tokens: int | None = Updates.micro_batch_tokens
@@ -273,6 +275,8 @@ def sizes_of(config: Mapping[str, Any], ranks: int, on_cpu: bool = False) -> Siz
         parked=bool(updates.get("park_optimizer")),
         questions=int(config["data"].get("batch_size") or 1),
         group=int(updates["group_size"]),
+        learned=int(updates.get("downsample_to") or updates["group_size"])
+        / int(updates["group_size"]),
         epochs=int(updates["num_epochs"]),
         slots=int(engine.get("max_slots", MAX_SLOTS)),
         micro_tokens=updates.get("micro_batch_tokens"),

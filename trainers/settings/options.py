@@ -179,6 +179,8 @@ class Updates:
             make room for their cache; not with weights in shards.
         async_rollouts: 1 samples the next iteration's rollouts while this one is learned from, with
             the weights that it began with; 0 samples with the newest weights, in turn.
+        downsample_to: rollouts of each group that are learned from, those whose rewards differ
+            most, as in PODS; the others are sampled and cost no update. None learns from all.
         max_staleness: rollouts with a turn of weights that are older than so many iterations are
             left out of the loss; None keeps them all.
     """
@@ -194,6 +196,7 @@ class Updates:
     compute_dtype: Literal["bfloat16", "float16", "auto"] | None = None
     park_optimizer: bool = False
     async_rollouts: Literal[0, 1] = 0
+    downsample_to: int | None = None
     max_staleness: int | None = None
 
     def __post_init__(self) -> None:
@@ -205,6 +208,11 @@ class Updates:
             raise ValueError(f"resample_rounds must be at least 0, got {self.resample_rounds}")
         if self.async_rollouts not in (0, 1):
             raise ValueError(f"async_rollouts must be 0 or 1, got {self.async_rollouts}")
+        if self.downsample_to is not None and not 2 <= self.downsample_to <= self.group_size:
+            raise ValueError(
+                f"downsample_to must be null or from 2 to group_size {self.group_size}, got "
+                f"{self.downsample_to}; it is how many rollouts of a group are learned from"
+            )
         if self.max_staleness is not None and self.max_staleness < self.async_rollouts:
             raise ValueError(
                 f"max_staleness must be null or at least async_rollouts {self.async_rollouts}, "
@@ -215,16 +223,26 @@ class Updates:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or null, got {value}")
 
-    def check_rollouts(self, number: int) -> None:
+    @property
+    def learned_size(self) -> int:
+        """Rollouts of a group that are learned from."""
+        return self.downsample_to or self.group_size
+
+    def check_rollouts(self, questions: int) -> None:
         """Refuse an iteration of so few rollouts that a minibatch would be empty.
+
+        Args:
+            questions: of an iteration on this rank.
 
         Raises:
             ValueError: naming the setting and what it must be.
         """
+        number = questions * self.learned_size
         if self.num_minibatches > number:
             raise ValueError(
-                f"num_minibatches must be at most {number}, the number of rollouts, got "
-                f"{self.num_minibatches}; lower it, or raise batch_size or group_size"
+                f"num_minibatches must be at most {number}, the number of rollouts to learn from, "
+                f"got {self.num_minibatches}; lower it, or raise batch_size or "
+                f"{'downsample_to' if self.downsample_to else 'group_size'}"
             )
 
     def dtype_on(self, device: torch.device) -> torch.dtype | None:

@@ -154,6 +154,14 @@ def test_an_iteration_on_a_processor_takes_what_it_took() -> None:
     assert again["reference"] == pytest.approx(update / 3, rel=0.2)
 
 
+def test_rollouts_that_are_left_out_are_sampled_and_not_learned_from(seven: Sizes) -> None:
+    for shape, device in ((small(), SERVER), (seven, DEVICES["h200"])):
+        usual = phase_seconds(shape, device)
+        found = phase_seconds(replace(shape, learned=0.25), device)
+        assert found["decode"] == usual["decode"]
+        assert usual["update"] / 4 < found["update"] < usual["update"] / 2, "prompts are read"
+
+
 def test_a_processor_that_is_slow_at_gradients_learns_longer() -> None:
     slow = replace(SERVER, learn_flops=SERVER.flops / 4)
     usual, found = phase_seconds(small(), SERVER), phase_seconds(small(), slow)
