@@ -7,7 +7,7 @@ earn the same reward, they teach nothing, and another question can be asked in i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from research_rl.agents import Rollout
@@ -124,7 +124,7 @@ def check_group_size(updates: Updates, algorithm: Algorithm) -> None:
 
 
 def most_varied(
-    rollouts: Sequence[Rollout], values: Sequence[float], number: int | None
+    values: Sequence[float], size: int, number: int | None, unread: Collection[int] = ()
 ) -> list[int]:
     """Return which rollouts of each group to learn from: those whose values vary most.
 
@@ -134,26 +134,26 @@ def most_varied(
     other, the one with fewer high values.
 
     Args:
-        rollouts: whole groups; those of one question (same id and text) are one group.
-        values: what each has earned.
+        values: what each rollout has earned, group after group.
+        size: rollouts of a group.
         number: to keep of each group; None, or one not below the group's size, keeps all.
+        unread: rows that the loss leaves out; they are kept only where a group has too few others.
 
     Returns:
-        Ascending positions in ``rollouts``.
+        Ascending rows.
     """
-    if number is None:
-        return list(range(len(rollouts)))
-    groups: dict[tuple[str, str], list[int]] = {}
-    for position, rollout in enumerate(rollouts):
-        groups.setdefault((rollout.question.id, rollout.question.text), []).append(position)
-    kept = []
-    for group in groups.values():
-        if number >= len(group):
-            kept += group
+    if number is None or number >= size:
+        return list(range(len(values)))
+    kept: list[int] = []
+    for start in range(0, len(values), size):
+        group = range(start, min(start + size, len(values)))
+        rising = sorted(set(group) - set(unread), key=lambda row: (values[row], row))
+        if len(rising) <= number:
+            others = [row for row in group if row in unread]
+            kept += [*rising, *others[: number - len(rising)]]
             continue
-        rising = sorted(group, key=lambda position: values[position])
-        choices = [rising[: number - k] + rising[len(group) - k :] for k in range(number + 1)]
-        spreads = [_variance([values[position] for position in choice]) for choice in choices]
+        choices = [rising[: number - k] + rising[len(rising) - k :] for k in range(number + 1)]
+        spreads = [_variance([values[row] for row in choice]) for choice in choices]
         kept += next(c for c, s in zip(choices, spreads, strict=True) if s > max(spreads) - _SAME)
     return sorted(kept)
 

@@ -16,8 +16,8 @@ from research_rl.trainers.distributed import is_sharded
 from research_rl.trainers.settings import Updates
 
 # the others ("bf16-true", ...) cast every batch, and a batch of questions cannot be cast
-_PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+_MIXED = {"bf16-mixed": torch.bfloat16}
 
 
 def sampler_differs(
@@ -63,11 +63,17 @@ def learner_dtype(
 
 
 def check_precision(precision: Any) -> None:
-    """Refuse a precision of the trainer that would cast questions.
+    """Refuse a precision of the trainer that would cast questions, or lose gradients.
 
     Raises:
         ValueError: names those that can be.
     """
+    if precision == "16-mixed":
+        raise ValueError(
+            "trainer.precision must not be 16-mixed: it scales the loss only behind the output "
+            "head, whose gradients have been rounded to 0 in float16 by then; leave it at 32-true "
+            "and set model.updates.compute_dtype to float16, which scales before"
+        )
     if precision not in _PRECISIONS:
         raise ValueError(
             f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got "

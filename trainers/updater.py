@@ -99,12 +99,19 @@ class LossScale:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on with the same scale."""
+        """Return what a resumed run needs to go on with the same scale; nothing without float16."""
+        if not self._adapts:
+            return {}
         return {"value": self.value, "good": self._good, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a saved scale; without float16 it stays 1."""
-        if self._adapts and state:
+        """Go on with a saved scale; without float16 it stays 1.
+
+        A run without float16 once saved a scale of 1; one that goes on from it in float16 begins
+        as every float16 run does.
+        """
+        never_scaled = state.get("value") == 1 and not state.get("skipped")
+        if self._adapts and state and not never_scaled:
             self.value, self._good = float(state["value"]), int(state["good"])
             self.skipped = int(state["skipped"])
 
@@ -211,7 +218,10 @@ class Updater:
         policy, updates = self.learner.policy, self.updates
         rewards = [rollout.reward.value for rollout in rollouts]
         earned = rewards if paid is None else list(paid)
-        kept = most_varied(rollouts, earned, updates.downsample_to)
+        unread = set(stale_rows(rollouts, iteration, updates.max_staleness))
+        if updates.mask_truncated:
+            unread |= {i for i, one in enumerate(rollouts) if one.finish_reason == "length"}
+        kept = most_varied(earned, updates.group_size, updates.downsample_to, unread)
         learned = [rollouts[row] for row in kept]
         batch = Batch.from_rollouts(learned, policy.pad_id, updates.mask_truncated)
         batch.rewards = torch.tensor([earned[row] for row in kept], dtype=batch.rewards.dtype)
@@ -299,9 +309,8 @@ class Updater:
         """Measure the norm of the gradient and scale it down to ``max_grad_norm``.
 
         Raises:
-            FloatingPointError: it is not finite. Not raised where a gradient is scaled (16-mixed,
-                or compute_dtype float16), with which that happens now and then: the step is
-                skipped.
+            FloatingPointError: it is not finite. Not raised where a gradient is scaled
+                (compute_dtype float16), with which that happens now and then: the step is skipped.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if self._sharded:  # FSDP averages the gradients of the policy; a critic is outside of it
@@ -311,7 +320,7 @@ class Updater:
         scaled = clip_gradients(parameters, limit)
         self._grad_norm = scaled / scale
         taken = self._scale.unscale(parameters, scaled)
-        if taken and getattr(self._trainer.precision_plugin, "scaler", None) is None:
+        if taken:
             self._check_finite("grad_norm", self._grad_norm)
 
     def _check_finite(self, name: str, value: Tensor) -> None:

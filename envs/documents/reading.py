@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-READER = 1
+READER = 2
 """Number of the rules by which files are read; a cache of another number is not used."""
 MOST_TEXT = 20_000_000
 """Characters of one document; more is refused as no document."""

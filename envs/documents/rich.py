@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from research_rl.envs.documents.reading import (
@@ -19,7 +21,19 @@ from research_rl.envs.documents.reading import (
 _MOST_PAGES = 5000
 _MOST_UNPACKED = 200_000_000
 _HEADS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_NO_TEXT = ("script", "style", "noscript", "template", "svg", "nav", "head", "iframe", "object")
+# a head is no such tag: where a page leaves out its end, the parser puts the whole body into it
+_NO_TEXT = (
+    *("title", "script", "style", "noscript", "template", "svg", "nav", "iframe", "object"),
+    *("base", "link", "meta"),
+)
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BROADER = {
+    **{"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"},
+    **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874"},
+    **{"x-sjis": "cp932", "x-gbk": "gb18030", "windows-874": "cp874", "x-euc-jp": "euc_jp"},
+    **{"windows-31j": "cp932", "utf-16": "utf-8", "utf-16le": "utf-8", "utf-16be": "utf-8"},
+}
+"""Encodings of Python that hold all of what a page may declare, by name and by Python's name."""
 _BLOCKS = (
     *("p", "div", "section", "article", "main", "header", "footer", "aside", "li", "ul", "ol"),
     *("dl", "dt", "dd", "tr", "table", "pre", "blockquote", "figure", "figcaption", "form", "hr"),
@@ -71,11 +85,7 @@ def read_rich(kind: str, data: bytes) -> Reading:
 def _read_html(data: bytes) -> Reading:
     from bs4 import BeautifulSoup
 
-    declared = re.search(rb"charset=[\"']?([\w-]+)", data[:2048])
-    try:  # a page says what it is written in; what it says is wrong is told from its bytes
-        text = data.decode(declared[1].decode("ascii")) if declared else decode(data)[0]
-    except (UnicodeDecodeError, LookupError):
-        text = decode(data)[0]
+    text, note = _decode_html(data)
     soup = BeautifulSoup(text.replace("\0", ""), "html.parser")
     title = soup.title.get_text(" ") if soup.title else ""
     for tag in soup(_NO_TEXT):
@@ -98,7 +108,30 @@ def _read_html(data: bytes) -> Reading:
         made.head(int(match[1]), match[2])
         place = match.end() + (whole[match.end() : match.end() + 1] == "\n")
     made.add(whole[place:])
-    return made.reading(title)
+    return replace(made.reading(title), note=note)
+
+
+def _decode_html(data: bytes) -> tuple[str, str]:
+    """Return the text of a page in the encoding that it declares, and a note if it is not that.
+
+    Names are read as browsers read them (https://encoding.spec.whatwg.org): a page that calls
+    itself gb2312 may use all of gb18030.
+    """
+    declared = re.search(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", data[:2048])
+    if declared is None or data.startswith(_MARKS):
+        return decode(data)
+    name = declared[1].decode("ascii", "replace")
+    try:
+        codec = codecs.lookup(_BROADER.get(name.lower(), name)).name
+    except LookupError:
+        codec = ""
+    for tried in filter(None, (_BROADER.get(codec), codec)):
+        try:
+            return data.decode(tried).replace("\r\n", "\n").replace("\r", "\n"), ""
+        except (UnicodeDecodeError, LookupError):  # the latter of a codec that is not of text
+            continue
+    text, note = decode(data)
+    return text, note or f"not {name} as it says, read as UTF-8"
 
 
 def _read_pdf(data: bytes) -> Reading:

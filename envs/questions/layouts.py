@@ -36,6 +36,8 @@ _JSON_TEXT = ("supporting_facts", "evidences", "context", "paragraphs", "questio
 _LISTS = ("golden_answers", "answers", "answer", "possible_answers", "answer_aliases")
 _NAMES = ("gold_ids", "supporting_titles")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_AS_WRITTEN: dict[str, Any] = {"parse_int": str, "parse_float": str}
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 _NO_ANSWER = "no answer present."  # what MS MARCO writes
 
 
@@ -138,9 +140,11 @@ def plain_row(row: Any) -> Any:
         plain["metadata"] = _from_json(metadata, "metadata")
     if isinstance(answers := plain.get("answers"), Mapping) and answers.get("text") == []:
         plain["answerable"] = False  # SQuAD 2 on the Hub
+    if isinstance(said := plain.get("answerable"), str):  # a cell of a table
+        plain["answerable"] = _flag(said, "answerable")
     for name in _LISTS:
         if name in plain:
-            plain[name] = _texts(plain[name])
+            plain[name] = _texts(plain[name], numbers=name != "answer")
     for name in _NAMES:
         if isinstance(plain.get(name), str):
             plain[name] = _list_in(plain[name])
@@ -173,7 +177,19 @@ def _from_json(text: str, name: str) -> Any:
         raise ValueError(f"{name} must hold JSON, got {text[:60]!r}") from error
 
 
-def _texts(answers: Any) -> Any:
+def _flag(cell: str, name: str) -> bool | None:
+    """Return what a cell says of yes or no; an empty one says nothing.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    said = cell.strip().lower()
+    if said not in _FLAGS:
+        raise ValueError(f"{name} must be true or false, got {cell!r}")
+    return _FLAGS[said]
+
+
+def _texts(answers: Any, numbers: bool = False) -> Any:
     """Return answers as a list where they are one in disguise.
 
     ``"['a', 'b']"`` is what Python and pandas write into tables, ``"['a' 'b']"`` what numpy does;
@@ -181,7 +197,7 @@ def _texts(answers: Any) -> Any:
     are objects with a text.
     """
     if isinstance(answers, str):
-        return _list_in(answers)
+        return _list_in(answers, numbers)
     if isinstance(answers, Mapping):
         if "text" in answers:
             return _unique(answers["text"])
@@ -197,13 +213,19 @@ def _unique(texts: Any) -> Any:
     return list(dict.fromkeys(texts)) if isinstance(texts, list) else texts
 
 
-def _list_in(text: str) -> str | list[str]:
-    """Return the texts of a list that is written as text, a text that is none as it is."""
+def _list_in(text: str, numbers: bool = False) -> str | list[str]:
+    """Return the texts of a list that is written as text, a text that is none as it is.
+
+    Args:
+        text: ``["a", "b"]``, or anything else.
+        numbers: whether ``[1990, 1991]`` is a list, too: of the texts 1990 and 1991. A single
+            answer may be an interval or a vector.
+    """
     inside = text.strip()
     if not (inside.startswith("[") and inside.endswith("]")):
         return text
     try:
-        found = json.loads(inside)
+        found = json.loads(inside, **(_AS_WRITTEN if numbers else {}))
         if isinstance(found, list) and all(isinstance(one, str) for one in found):
             return found
     except (ValueError, RecursionError):

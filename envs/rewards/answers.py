@@ -53,6 +53,24 @@ def _token_f1(prediction: str, answer: str) -> float:
     return 2 * common / (len(predicted.split()) + len(gold.split())) if common else 0.0
 
 
+def said_literally(prediction: str, answers: Sequence[str]) -> bool:
+    """Whether a prediction is one of the answers without words, letter case and spaces aside.
+
+    "A", "The The" and "!!!" normalise to nothing, and so would agree with "the" and stand in every
+    text. A reward meets them here, and all others by ``with_words``.
+    """
+    return _lower(prediction) in {_lower(a) for a in answers if not normalize_answer(a)}
+
+
+def with_words(answers: Sequence[str]) -> list[str]:
+    """Return the answers that do not normalise to nothing, see ``said_literally``."""
+    return [answer for answer in answers if normalize_answer(answer)]
+
+
+def _lower(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|it|rm|sf|tt|cal|bb)?|emph|mbox|fbox|underline|"
     r"operatorname|boxed)\s*(?=\{)"

@@ -20,8 +20,9 @@ from research_rl.envs.rewards.answers import (
     cover_exact_match,
     exact_match,
     f1_score,
-    normalize_answer,
     plain_latex,
+    said_literally,
+    with_words,
 )
 from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.paper_code import extract_prediction
@@ -120,10 +121,9 @@ class PaperReward(DefaultReward):
 
     def compare(self, prediction: str, answers: Sequence[str]) -> tuple[float, float]:
         """Return F1 and exact match by the published formula."""
-        wordy = [answer for answer in answers if normalize_answer(answer)]
-        literal = {_fold(answer) for answer in answers if not normalize_answer(answer)}
-        if _fold(prediction) in literal:
+        if said_literally(prediction, answers):
             return 1.0, 1.0
+        wordy = with_words(answers)
         return f1_score(prediction, wordy), exact_match(prediction, wordy)
 
 
@@ -153,12 +153,10 @@ class CoverReward(ExactMatchReward):
     def __call__(self, segments: Sequence[Segment], question: Question) -> Reward:
         """Return the verdict."""
         found = super().__call__(segments, question)
-        covered = cover_exact_match(found.prediction, question.answers) if found.prediction else 0.0
+        covered = found.em  # 0 without a prediction, 1 for one that is literally right
+        if found.prediction and not covered:
+            covered = cover_exact_match(found.prediction, with_words(question.answers))
         return replace(found, value=self.value(covered, found.format_error))
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 class PaperCodeReward(RewardFunction):

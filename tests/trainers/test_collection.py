@@ -95,13 +95,6 @@ def test_groups_of_one_cannot_be_replaced() -> None:
         Collector(Players(), 1, 2, seed=1)
 
 
-def group(name: str, size: int) -> list[Rollout]:
-    found = [rollout("right") for _ in range(size)]
-    for one in found:
-        one.question = question(name)
-    return found
-
-
 def variance(values: tuple[float, ...]) -> float:
     mean = sum(values) / len(values)
     return sum((value - mean) ** 2 for value in values) / len(values)
@@ -109,17 +102,21 @@ def variance(values: tuple[float, ...]) -> float:
 
 def test_down_sampling_keeps_both_ends() -> None:
     values = [0.0, 0.0, 1.0, 0.0, 0.1, 0.3]
-    rollouts = group("a", 6)
-    assert most_varied(rollouts, values, 2) == [0, 2]
-    assert most_varied(rollouts, values, 3) == [0, 1, 2]
-    assert most_varied(rollouts, values, 6) == list(range(6))
-    assert most_varied(rollouts, values, None) == list(range(6))
+    assert most_varied(values, 6, 2) == [0, 2]
+    assert most_varied(values, 6, 3) == [0, 1, 2]
+    assert most_varied(values, 6, 6) == list(range(6))
+    assert most_varied(values, 6, None) == list(range(6))
 
 
-def test_each_group_is_thinned_by_itself_wherever_its_rollouts_stand() -> None:
-    first, second = group("a", 3), group("b", 3)
-    mixed = [x for pair in zip(first, second, strict=True) for x in pair]
-    assert most_varied(mixed, [0.0, 1.0, 0.5, 1.0, 1.0, 0.0], 2) == [0, 1, 4, 5]
+def test_each_group_is_thinned_by_itself() -> None:
+    assert most_varied([0.0, 0.5, 1.0, 1.0, 1.0, 0.0], 3, 2) == [0, 2, 3, 5]
+
+
+def test_what_the_loss_leaves_out_fills_a_group_and_no_more() -> None:
+    values = [0.0, *[0.1] * 6, 1.0]
+    assert most_varied(values, 8, 2) == [0, 7]
+    assert most_varied(values, 8, 2, unread={0}) == [1, 7]
+    assert most_varied(values, 8, 3, unread=range(7)) == [0, 1, 7]
 
 
 @given(
@@ -130,11 +127,16 @@ def test_each_group_is_thinned_by_itself_wherever_its_rollouts_stand() -> None:
 )
 def test_no_choice_varies_more(values: list[float], data: st.DataObject) -> None:
     number = data.draw(st.integers(2, len(values)))
-    kept = most_varied(group("a", len(values)), values, number)
+    unread = data.draw(st.sets(st.integers(0, len(values) - 1)))
+    kept = most_varied(values, len(values), number, unread)
     assert len(set(kept)) == number
     assert kept == sorted(kept)
-    best = max(variance(choice) for choice in combinations(values, number))
-    assert variance(tuple(values[row] for row in kept)) == pytest.approx(best, abs=1e-6)
+    read = [value for row, value in enumerate(values) if row not in unread]
+    chosen = tuple(values[row] for row in kept if row not in unread)
+    assert len(chosen) == min(number, len(read))
+    if len(read) >= number < len(values):
+        best = max(variance(choice) for choice in combinations(read, number))
+        assert variance(chosen) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("number", [1, 5])

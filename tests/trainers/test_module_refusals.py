@@ -17,6 +17,7 @@ from research_rl.agents.types import SamplingParams
 from research_rl.trainers.algorithms import GRPO, PPO
 from research_rl.trainers.algorithms.batch import Batch
 from research_rl.trainers.module import ReSearchModule
+from research_rl.trainers.sampler import check_precision
 from research_rl.trainers.settings.errors import is_users_mistake
 from research_rl.trainers.settings.options import Updates
 
@@ -75,6 +76,14 @@ def test_what_cannot_be_learned_is_refused_before_anything_is_sampled(
 def test_half_precision_modules_are_refused(policy: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set model\.policy\.dtype"):
         trainer(tmp_path, precision="bf16-true").fit(module(policy), Data())
+
+
+def test_a_precision_that_scales_too_late_is_refused() -> None:
+    # Lightning itself turns it into bf16-mixed on a CPU, so that a fit does not show it here
+    with pytest.raises(
+        ValueError, match=r"not be 16-mixed.* model\.updates\.compute_dtype to float16"
+    ):
+        check_precision("16-mixed")
 
 
 def test_a_scheduler_that_wants_a_metric_is_refused(policy: Path, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ BF16 = Updates(compute_dtype="bfloat16")
         (None, Updates(), "32-true", None),
         ("float32", Updates(), "32-true", None),
         (None, Updates(), "bf16-mixed", "sampled in float32 and learned from in bfloat16"),
-        (None, Updates(), "16-mixed", "sampled in float32 and learned from in float16"),
         (None, BF16, "bf16-mixed", "sampled in float32 and learned from in bfloat16"),
         ("bfloat16", Updates(), "bf16-mixed", "sampled from a copy in bfloat16"),
         ("bfloat16", Updates(), "32-true", "sampled in bfloat16 and learned from in float32"),

@@ -77,6 +77,16 @@ def test_a_scale_of_one_is_not_halved() -> None:
     assert scale.unscale([], torch.tensor(torch.inf)), "Updater.clip raises"
 
 
+def test_a_run_that_goes_on_in_float16_begins_with_its_scale() -> None:
+    assert not LossScale().state_dict(), "nothing to go on with"
+    half = LossScale("float16")
+    half.load_state_dict(LossScale("bfloat16").state_dict())
+    half.load_state_dict({"value": 1.0, "good": 0, "skipped": 0})  # as was saved once
+    assert half.value == 2.0**16
+    half.load_state_dict({"value": 1.0, "good": 3, "skipped": 16})
+    assert half.value == 1.0
+
+
 def test_good_steps_double_it_and_a_resumed_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("research_rl.trainers.updater._PATIENCE", 3)
     scale = LossScale("float16")

@@ -25,8 +25,10 @@ from typing import Any
 
 from research_rl.agents.methods import split_sentences
 from research_rl.envs import Episode, Passage, Question, Retriever, Rules, search_checked
+from research_rl.envs.system import UNSPACED, folded
 
 _PARENTHESIS = re.compile(r"\s*\([^)]*\)\s*$")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORDS_QUOTED = 24
 _CLOSED = ("yes", "no")
 
@@ -265,16 +267,25 @@ def _turn(episode: Episode, thought: str, query: str = "", answer: str = "") -> 
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(folded(text).split())
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
+    return set(re.findall(r"\w+", folded(text)))
 
 
 def _place(text: str, name: str) -> int:
-    """Where a text holds a name as whole words, -1 if nowhere; letter case does not count."""
-    match = re.search(rf"(?<!\w){re.escape(_folded(name))}(?!\w)", _folded(text))
+    """Where a text holds a name as whole words, -1 if nowhere; letter case does not count.
+
+    A script without spaces between its words, such as Chinese, has no border there to look for.
+    """
+    before, after = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
+    name = _folded(name)
+    if _UNSPACED.match(name[:1]):
+        before = ""
+    if _UNSPACED.match(name[-1:]):
+        after = ""
+    match = re.search(f"{before}{re.escape(name)}{after}", _folded(text))
     return match.start() if match else -1
 
 

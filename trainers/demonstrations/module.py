@@ -23,6 +23,11 @@ from research_rl.trainers.module import ReSearchModule
 from research_rl.trainers.progress import log_iteration
 from research_rl.trainers.settings import EnvConfig, Updates, ValidationSampling
 
+_IMITATING: dict[str, Any] = {
+    **{"group_size": 1, "num_epochs": 1, "num_minibatches": 1, "async_rollouts": 0},
+    **{"downsample_to": None, "max_staleness": None, "resample_rounds": 0},
+}
+"""Updates of a run that samples nothing, whatever a config says about sampling."""
 _SINGLE = Updates(group_size=1)
 
 
@@ -66,7 +71,7 @@ class SFTModule(ReSearchModule):
         credit: Credit | None = None,
         price: Price | None = None,
     ) -> None:
-        once = replace(updates, group_size=1, num_epochs=1, num_minibatches=1, async_rollouts=0)
+        once = replace(updates, **_IMITATING)
         super().__init__(
             policy,
             env,

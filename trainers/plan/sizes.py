@@ -258,9 +258,8 @@ def sizes_of(config: Mapping[str, Any], ranks: int, on_cpu: bool = False) -> Siz
     engine = _arguments(model.get("engine"))
     precision = trainer.get("precision")
     quickest = quickest_dtype(on_cpu)
-    compute = updates.get("compute_dtype") or (
-        {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(precision))
-    )
+    mixed = "bfloat16" if precision == "bf16-mixed" else None
+    compute = updates.get("compute_dtype") or mixed
     compute = quickest if compute == "auto" else compute
     base = counted(policy, shape)
     response = int(sampling["max_response_tokens"])

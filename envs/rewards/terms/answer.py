@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from research_rl.envs.protocols import Segment
-from research_rl.envs.rewards.answers import cover_exact_match, exact_match
+from research_rl.envs.rewards.answers import (
+    cover_exact_match,
+    exact_match,
+    said_literally,
+    with_words,
+)
 from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.terms.abstain import abstained
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
@@ -43,8 +48,10 @@ class AnswerTerm(RewardTerm):
             return float(abstained(prediction))
         if self.by == "f1":
             return fair_scores(prediction, question.answers)[0]
+        if said_literally(prediction, question.answers):
+            return 1.0
         compare = exact_match if self.by == "em" else cover_exact_match
-        return compare(prediction, question.answers)
+        return compare(prediction, with_words(question.answers))
 
 
 class FormTerm(RewardTerm):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
+from research_rl.envs.system import folded
 from research_rl.envs.types import Passage, Question
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def _title_of(passage: Passage) -> str:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.strip().strip('"').casefold().split())
+    return " ".join(folded(text).strip().strip('"').split())
 
 
 def _gold(question: Question) -> tuple[frozenset[str], frozenset[str]]:
@@ -106,8 +107,8 @@ def _supporting(seen: Iterable[Passage], question: Question) -> list[Passage]:
         return [p for p in seen if str(p.id) in ids]
     if titles:
         return [p for p in seen if _title_of(p) in titles]
-    answers = [answer.casefold() for answer in question.answers if answer.strip()]
-    return [p for p in seen if any(answer in p.contents.casefold() for answer in answers)]
+    answers = [folded(answer) for answer in question.answers if answer.strip()]
+    return [p for p in seen if any(answer in folded(p.contents) for answer in answers)]
 
 
 class SearchesTerm(RewardTerm):

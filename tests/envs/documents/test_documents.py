@@ -24,6 +24,7 @@ from research_rl.envs.documents.reading import (
     plain_title,
     read_plain,
 )
+from research_rl.envs.documents.rich import read_rich
 from research_rl.envs.documents.split import split_reading
 from research_rl.envs.documents.worker import Worker
 from research_rl.envs.retrieval import CorpusError, build_index, load_retriever
@@ -218,6 +219,36 @@ def test_formats_that_need_a_package(tmp_path: Path) -> None:
     best = load_retriever(str(tmp_path / "index")).search(["9 crowns"], 1)[0][0]
     assert best.source == "fees.pdf#page=2"
     assert built(folder, skip=frozenset({"pdf"}))[1].passed["pdf, as --skip says"] == 3
+
+
+@pytest.mark.parametrize(
+    ("declared", "written", "text", "note"),
+    [
+        ("gb2312", "gb18030", "朱镕基是总理", ""),
+        ("shift_jis", "cp932", "①髙島屋", ""),
+        ("EUC-KR", "cp949", "똠방각하", ""),
+        ("iso-8859-1", "cp1252", "a “quote”", ""),
+        ("windows-1251", "cp1251", "Москва", ""),
+        ("utf-16", "utf-8", "Zürich", ""),
+        ("nonsense", "utf-8", "Zürich", "not nonsense as it says, read as UTF-8"),
+        ("", "cp1252", "Zürich", "not UTF-8, read as Windows-1252"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_browsers_take(
+    declared: str, written: str, text: str, note: str
+) -> None:
+    pytest.importorskip("bs4")
+    said = f'<meta charset="{declared}">' if declared else ""
+    page = f"<html><head>{said}<title>T</title></head><body><p>{text}</p></body></html>"
+    reading = read_rich("html", page.encode(written))
+    assert reading.text.strip() == text
+    assert (reading.title, reading.note) == ("T", note)
+
+
+def test_a_page_may_leave_out_the_end_of_its_head() -> None:
+    pytest.importorskip("bs4")
+    page = b"<!doctype html><html><head><title>T</title><style>p {}</style><body><p>words</p>"
+    assert read_rich("html", page).text.strip() == "words"
 
 
 def test_a_reader_that_hangs_or_dies_costs_one_file(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_rl.envs.questions import passages_in, question_from_dict, read_questions
+from research_rl.envs.questions import (
+    QuestionError,
+    passages_in,
+    question_from_dict,
+    read_questions,
+)
 from research_rl.envs.questions.catalogue import find_dataset
 from research_rl.envs.questions.convert import Job, convert
 from research_rl.envs.questions.layouts import plain_row
@@ -170,6 +175,24 @@ def test_lists_that_python_json_or_numpy_wrote_come_back(answers: list[str]) -> 
     wanted = tuple(dict.fromkeys(answers))
     for text in (repr(answers), json.dumps(answers), f"[{' '.join(map(repr, answers))}]"):
         assert question_from_dict({"question": "q", "answer": text}).answers == wanted
+
+
+def test_numbers_in_a_list_of_answers_are_texts_and_a_single_answer_may_be_a_vector() -> None:
+    cell = "[1990, 1.50]"
+    assert question_from_dict({"question": "q", "answers": cell}).answers == ("1990", "1.50")
+    assert question_from_dict({"question": "q", "answer": cell}).answers == (cell,)
+
+
+def test_a_table_says_in_text_what_has_no_answer(tmp_path: Path) -> None:
+    rows = ["id,question,answer,answerable", "1,when?,1990,True", "2,who?,x,False", "3,how?,y,"]
+    file = tmp_path / "musique.csv"
+    file.write_text("\n".join(rows), encoding="utf-8")
+    assert [q.id for q in read_questions(file)] == ["1", "3"]
+    manifest = convert(Job(find_dataset("other"), "dev", file, tmp_path / "out"))
+    assert (manifest.questions, manifest.unanswerable) == (2, 1)
+    file.write_text("\n".join([*rows, "4,why?,z,perhaps"]), encoding="utf-8")
+    with pytest.raises(QuestionError, match="answerable must be true or false, got 'perhaps'"):
+        read_questions(file)
 
 
 def test_squad_as_published(tmp_path: Path) -> None:

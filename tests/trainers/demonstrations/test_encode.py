@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from doubles import tiny
@@ -11,10 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research_rl.agents import LMPolicy
+from research_rl.agents.policy import PolicyConfig
 from research_rl.agents.types import Rollout, TextOnly
 from research_rl.envs import Passage, get_prompt
 from research_rl.envs.protocols import PROTOCOLS, Found, TagProtocol
 from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
+from research_rl.trainers.demonstrations.module import SFTModule
+from research_rl.trainers.settings import Updates
 
 POLICY = tiny.policy()
 PROMPT = get_prompt("Question: {prompt}\n")
@@ -105,3 +109,9 @@ def test_a_demonstration_in_another_protocol_is_refused() -> None:
     assert own.to_row()["protocol"] == Own().name, "the name is kept where the class is not"
     with pytest.raises(ValueError, match="got research for question"):
         in_protocol(Rollout.from_row({**row, "results": []}), Own())
+
+
+def test_options_of_sampling_mean_nothing_to_imitation(tmp_path: Path) -> None:
+    sampled = Updates(8, downsample_to=4, async_rollouts=1, max_staleness=1, resample_rounds=2)
+    module = SFTModule(PolicyConfig(str(tmp_path)), updates=replace(sampled, mask_truncated=True))
+    assert module.updates == Updates(1, mask_truncated=True)

@@ -179,3 +179,20 @@ def test_each_dialect_is_demonstrated(name: str) -> None:
         again = Rollout.from_row(json.loads(json.dumps(rollout.to_row())))
         assert (again.protocol, again.opened) == (protocol, episode.opened)
         assert [s.text for s in episode.segments if s.kind == "policy"] == again.whole_turns
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "held"),
+    [
+        ("北京是中国的首都。", "中国", True),
+        ("กรุงเทพเป็นเมืองหลวงของไทย", "เมืองหลวง", True),
+        ("Beyonce\u0301 sings", "Beyonc\u00e9", True),
+        ("Russia", "us", False),
+        ("東京 is large", "東京", True),
+        ("the Oslofjord", "Oslo", False),
+    ],
+)
+def test_whole_words_are_looked_for_where_a_script_has_spaces(
+    text: str, name: str, held: bool
+) -> None:
+    assert gold._holds(text, name) == held

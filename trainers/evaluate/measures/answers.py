@@ -139,13 +139,13 @@ def passage_title(passage: Passage) -> str:
 
 
 def fold_title(title: str) -> str:
-    """Return a title without case, quotes around it and extra white space."""
-    return " ".join(title.split()).strip("\"'“”").casefold().strip()
+    """Return a title without case, forms of Unicode, quotes around it and extra white space."""
+    return " ".join(folded(title).split()).strip("\"'“”").strip()
 
 
 def fold_query(query: str) -> str:
-    """Return a query without case and extra white space."""
-    return " ".join(query.split()).casefold()
+    """Return a query without case, forms of Unicode and extra white space."""
+    return " ".join(folded(query).split())
 
 
 def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> float | None:

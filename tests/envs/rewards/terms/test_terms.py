@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from research_rl.envs.protocols import PROTOCOLS, Segment, get_protocol
 from research_rl.envs.rewards import RewardTerms, get_reward
 from research_rl.envs.rewards.lint import lint_reward, load_reward
+from research_rl.envs.rewards.presets import CoverReward
 from research_rl.envs.rewards.terms import (
     NAMED_TERMS,
     AbstainTerm,
@@ -57,6 +58,30 @@ def test_answers() -> None:
     assert AnswerTerm()([], QUESTION, ()) == 0.0
     with pytest.raises(ValueError, match="by must be one of f1, em, cover"):
         AnswerTerm("bleu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gold", ["A", "!!!", "The The"])
+def test_an_answer_without_words_is_met_literally_or_not_at_all(gold: str) -> None:
+    question = Question("3", "Which?", (gold, "Veros"))
+    for by in ("f1", "em", "cover"):
+        term = AnswerTerm(by)  # type: ignore[arg-type]
+        assert paid(term, f"\\boxed{{{gold.lower()}}}", question=question) == 1.0
+        assert paid(term, "\\boxed{Veros}", question=question) == 1.0
+        for wrong in ("the", "an", "zebra", "?"):
+            assert paid(term, f"\\boxed{{{wrong}}}", question=question) == 0.0, (by, wrong)
+    for wrong in ("zebra", "the"):
+        assert CoverReward()(played(f"\\boxed{{{wrong}}}"), question).value == 0.0
+    assert CoverReward()(played(f"\\boxed{{{gold}}}"), question).value == 1.0
+
+
+def test_titles_are_compared_whatever_their_composition() -> None:
+    composed, apart = "Beyonc\u00e9", "Beyonce\u0301"
+    found = [(Passage("p", f"{apart}\nsings for {apart} ."),)]
+    question = Question("4", "Who?", (composed,), {"supporting_titles": [composed]})
+    assert EvidenceTerm()(played(), question, found) == 1.0
+    cited = [*played()[:-1], Segment("policy", f"<answer> [{composed}] \\boxed{{x}} </answer>")]
+    assert CitationTerm()(cited, question, found) == 1.0
+    assert CitationTerm()(cited, Question("5", "Who?", (composed,)), found) == 1.0
 
 
 def test_form_and_actions() -> None:
