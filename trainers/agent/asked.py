@@ -42,6 +42,7 @@ class Asked:
     top_k: int = 5
     max_searches: int | None = None
     max_tokens: int = 2048
+    max_result_tokens: int | None = None
     temperature: float = 0.0
     seed: int = 0
     api: str | None = None
@@ -80,7 +81,7 @@ def resolve(given: argparse.Namespace) -> Asked:
     from research_rl.trainers.settings import protocol_of, read_policy_file
 
     if given.model and not given.server and Path(given.model).is_dir():
-        told |= read_policy_file(Path(given.model))
+        told |= _limited(read_policy_file(Path(given.model)))
     named = {name: getattr(given, name) for name in Asked.__dataclass_fields__}
     told |= {name: value for name, value in named.items() if value is not None}
     if given.protocol is not None:
@@ -125,11 +126,17 @@ def from_run(run: Path) -> dict[str, Any]:
     env, sampling = config["model"]["env"], config["model"]["sampling"]
     from research_rl.trainers.settings import asked_as
 
-    told = asked_as(env, file)
-    told |= {"model": str(run / "policy"), "max_tokens": sampling.get("max_response_tokens")}
+    told = _limited(asked_as(env, file, sampling)) | {"model": str(run / "policy")}
     if isinstance(env.get("index"), str):
         told["index"] = _moved(env["index"], run)
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _limited(told: dict[str, Any]) -> dict[str, Any]:
+    """Call the limit of a response as the command line does."""
+    if "max_response_tokens" in told:
+        told["max_tokens"] = told.pop("max_response_tokens")
+    return told
 
 
 def check_mcp() -> None:
@@ -171,7 +178,9 @@ def make_asker(settings: Asked, max_slots: int = 16) -> Asker:
         prompt=settings.prompt,
         protocol=settings.language,
     )
-    params = SamplingParams(settings.max_tokens, temperature=settings.temperature)
+    params = SamplingParams(
+        settings.max_tokens, settings.max_result_tokens, temperature=settings.temperature
+    )
     made = _local if settings.server is None else _served
     return Asker(made(settings, env, params), max_slots)
 
@@ -256,5 +265,6 @@ def add_agent_options(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, metavar="N", help="passages of a search (default: 5)")
     add("--max-searches", type=int, metavar="N", help="searches at most (default: no limit)")
     add("--max-tokens", type=int, metavar="N", help="tokens at most, results included (2048)")
+    add("--max-result-tokens", type=int, metavar="N", help="of one result at most (no limit)")
     add("--temperature", type=float, metavar="T", help="0 is greedy (default)")
     add("--seed", type=int, metavar="N", help="of sampling")

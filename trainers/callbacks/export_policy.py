@@ -42,7 +42,8 @@ class ExportPolicy(RunCallback):
                 return
             target = run_folder(trainer) / self.folder
             try:
-                save_policy(module.policy, target, getattr(module, "env_config", None))
+                told = [getattr(module, name, None) for name in ("env_config", "sampling")]
+                save_policy(module.policy, target, *told)
             except ExportError as error:
                 raise ExportError(
                     f"{error}, then run `research export --ckpt ... --out ...` on the last "

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from research_rl.agents import SamplingParams
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import alone_in, folder_in_place, free_at, is_full
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
@@ -53,7 +54,8 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
             config = config or _config_of(checkpoint)
             policy = LMPolicy.from_config(policy_config(config, run))
             load_weights(policy, checkpoint)
-            save_policy(policy, out, read_run_config(config, run)["model"].get("env"))
+            model = read_run_config(config, run)["model"]
+            save_policy(policy, out, model.get("env"), model.get("sampling"))
         except ExportError as error:
             raise ExportError(f"{error}, then give the same command again") from error
         finally:
@@ -61,7 +63,10 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
 
 
 def save_policy(
-    policy: LMPolicy, target: Path, env: EnvConfig | Mapping[str, Any] | None = None
+    policy: LMPolicy,
+    target: Path,
+    env: EnvConfig | Mapping[str, Any] | None = None,
+    sampling: SamplingParams | Mapping[str, Any] | None = None,
 ) -> None:
     """Write the policy as a Hugging Face folder, whole or not at all; replace what is there.
 
@@ -72,6 +77,7 @@ def save_policy(
         target: the folder.
         env: the environment that it was trained in, or that section of a config, for the folder to
             say how the policy is to be asked; None leaves it unsaid.
+        sampling: how its rollouts were sampled, or that section, for the limits of tokens.
 
     Raises:
         ExportError: the disk does not take it; what was there is untouched.
@@ -81,7 +87,7 @@ def save_policy(
         policy.save_pretrained(partial)
         policy.check_written(partial)
         if env is not None:
-            write_policy_file(partial, env)
+            write_policy_file(partial, env, sampling)
         readable(partial)
 
 

@@ -214,8 +214,7 @@ class ResearchCLI(LightningCLI):
         if name := self._option("ckpt_path"):
             everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
             (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
-            now = saver.parser.dump(saver.config, skip_unset=False)
-            warn_of_changes(self._root(), name, now)
+            warn_of_changes(self._root(), name, saver.parser.dump(saver.config, skip_unset=False))
         warn_of_lost_rows(self.trainer.loggers)
 
     def _is_dry(self) -> bool:
@@ -242,10 +241,8 @@ class ResearchCLI(LightningCLI):
 
     def _checkpoints(self) -> int:
         """Bytes of the last checkpoint, of the best, and of one that is being written."""
-        weights = list(self.model.parameters())
-        held = sum(p.numel() * p.element_size() for p in weights)
-        moments = sum(2 * p.numel() * p.element_size() for p in weights if p.requires_grad)
-        return int(3 * (held + moments))
+        sizes = ((p.numel() * p.element_size(), p.requires_grad) for p in self.model.parameters())
+        return int(3 * sum(size * (3 if trained else 1) for size, trained in sizes))
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation questions and show the means."""
@@ -291,6 +288,9 @@ class ResearchCLI(LightningCLI):
                 "training here; --ckpt_path last or best asks a run's",
                 self.subcommand,
             )
+        elif self.subcommand != "fit" and leads():
+            now = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+            warn_of_changes(self._root(), name, now, goes_on=False)
         if name is None or "://" in name:
             return name
         try:

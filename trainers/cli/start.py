@@ -25,6 +25,10 @@ from research_rl.trainers.checkpoint import RunLogger, changes, policy_config, r
 from research_rl.trainers.settings import UsageError
 
 log = logging.getLogger(__name__)
+_HOW_ASKED = (
+    *("model.env.protocol", "model.env.prompt", "model.env.top_k", "model.env.max_searches"),
+    "model.sampling.max_",
+)
 _CHANGES = 8
 """Options that are named if they are others than before."""
 _CSV_LOGGER = [f"pytorch_lightning.loggers{module}.CSVLogger" for module in ("", ".csv_logs")]
@@ -153,18 +157,22 @@ def warn_of_overridden(subcommand: str, options: Namespace) -> None:
                 log.warning("%s has no effect: a config or an option says %s", variable, value)
 
 
-def warn_of_changes(root: Path, ckpt_path: str, now: str) -> None:
-    """Warn of options that a run which goes on had otherwise before.
+def warn_of_changes(root: Path, ckpt_path: str, now: str, goes_on: bool = True) -> None:
+    """Warn of options that a run had otherwise before.
 
     Args:
         root: the run's folder.
         ckpt_path: the checkpoint; the config of its run is compared.
         now: YAML of the config with which it goes on.
+        goes_on: whether it trains on; else its policy is asked, and what counts is how it was
+            asked in training.
     """
     here = ckpt_path in _IN_THE_RUN
     if "://" in ckpt_path or (here and not run_in(root)):
         return  # a folder elsewhere; or nothing to go on with, which fit says
     file = (root if here else Path(ckpt_path).parent.parent) / "config.yaml"
+    if not goes_on and not file.is_file():
+        return  # weights without a run
     try:
         found = changes(file.read_text(encoding="utf-8"), now)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -174,8 +182,12 @@ def warn_of_changes(root: Path, ckpt_path: str, now: str) -> None:
             " ".join(str(getattr(error, "strerror", None) or error).split()),
         )
         return
+    said = "the run goes on with another option than it had"
+    if not goes_on:
+        found = [change for change in found if change.startswith(_HOW_ASKED)]
+        said = "the policy is asked otherwise than it was trained"
     for change in found[:_CHANGES]:
-        log.warning("the run goes on with another option than it had: %s", change)
+        log.warning("%s: %s", said, change)
     if len(found) > _CHANGES:
         log.warning("and with %d other ones", len(found) - _CHANGES)
 

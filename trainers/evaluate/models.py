@@ -29,6 +29,7 @@ from research_rl.trainers.settings import (
     weight_files,
 )
 
+_LIMITS = ("top_k", "max_searches", "max_response_tokens", "max_result_tokens")
 LOCAL_ONLY = ("policy", "engine")
 """Arguments that only a model in this process can provide."""
 
@@ -87,14 +88,7 @@ def spoken(config: ModelConfig, usual: str | Protocol | None = None) -> dict[str
     Raises:
         TrustError: a folder names a protocol of another package, and nobody has granted that.
     """
-    told: dict[str, Any] = {}
-    if config.run is not None:
-        run = Path(config.run)
-        if (run / "config.yaml").is_file():
-            read = read_run_config(run / "config.yaml", run)
-            told = asked_as((read.get("model") or {}).get("env") or {}, run / "config.yaml")
-    elif config.model is not None and Path(config.model).expanduser().is_dir():
-        told = read_policy_file(Path(config.model).expanduser())
+    told = trained_as(config)
     found: dict[str, Any] = {name: told[name] for name in ("protocol", "prompt") if name in told}
     named = config.protocol
     if named is None and "protocol" not in found:
@@ -119,6 +113,45 @@ def spoken_by(
     return {
         name: one for name, one in spoken(config, usual).items() if name not in method.init_args
     }
+
+
+def trained_as(config: ModelConfig) -> dict[str, Any]:
+    """Return what a run's config, or the file beside exported weights, says of how it is asked.
+
+    Raises:
+        TrustError: a folder names a protocol of another package, and nobody has granted that.
+    """
+    if config.run is not None:
+        file = Path(config.run) / "config.yaml"
+        if not file.is_file():
+            return {}
+        model = read_run_config(file, file.parent).get("model") or {}
+        return asked_as(model.get("env") or {}, file, model.get("sampling"))
+    if config.model is not None and Path(config.model).expanduser().is_dir():
+        return read_policy_file(Path(config.model).expanduser())
+    return {}
+
+
+def other_limits(method: Method, config: ModelConfig, top_k: int) -> str | None:
+    """Return in words which limits a method has that its model was not trained with.
+
+    Args:
+        method: asks the model; one that takes no protocol has limits of its own.
+        config: of the model.
+        top_k: passages of a search in this evaluation.
+    """
+    taken = inspect.signature(method.agent).parameters
+    if "protocol" not in taken:
+        return None
+    others = []
+    for name, trained in trained_as(config).items():
+        if name not in _LIMITS or name not in taken:
+            continue
+        usual = top_k if name == "top_k" else taken[name].default
+        asked = method.init_args.get(name, usual)
+        if asked != trained:
+            others.append(f"{name} {asked} in place of {trained}")
+    return ", ".join(others) or None
 
 
 class LoadedModel:

@@ -32,6 +32,7 @@ from research_rl.trainers.evaluate.measures import Cell, Key, Row, RowFile, row_
 from research_rl.trainers.evaluate.models import (
     LoadedModel,
     model_identity,
+    other_limits,
     spoken_by,
     time_stamp,
     what_is_missing,
@@ -261,6 +262,14 @@ class Evaluation:
         return found
 
     def _check_needs(self) -> None:
+        for name, asked in dict.fromkeys((cell.method, cell.model) for cell in self.cells):
+            method, model = self.methods[name], self.config.models[asked]
+            if others := other_limits(method, model, self.config.top_k):
+                log.warning(
+                    "%s asks %s otherwise than it was trained: %s; to ask it as in training, give "
+                    "these to init_args of the method, and top_k to the evaluation",
+                    *(name, asked, others),
+                )
         for cell in self.cells:
             method, model = self.methods[cell.method], self.config.models[cell.model]
             lack = what_is_missing(method, model, self.sources[cell.dataset])

@@ -285,7 +285,7 @@ def _of_servers(now: float, before: float | None) -> list[SignalVerdict]:
 def message(found: Sequence[SignalVerdict], iteration: int) -> str:
     """Return verdicts as text for a terminal: what was seen, and what helps, a line each."""
     head = f"signal check, iteration {iteration}: "
-    lines = [f"{one.said}\n    what helps: {one.remedy}" for one in found]
+    lines = [f"{one.name}: {one.said}\n    what helps: {one.remedy}" for one in found]
     return head + "\n  ".join(["there is little or nothing to learn from", *lines])
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from research_rl.agents import SamplingParams
 from research_rl.envs.protocols import PROTOCOLS, Protocol, get_prompt, get_protocol
 from research_rl.envs.system import write_whole
 from research_rl.trainers.settings.errors import UsageError
@@ -30,17 +31,25 @@ log = logging.getLogger(__name__)
 
 POLICY_FILE = "research_rl.json"
 _KEPT = ("protocol", "prompt", "top_k", "max_searches")
+_TOKENS = ("max_response_tokens", "max_result_tokens")
 
 
-def write_policy_file(folder: Path, env: EnvConfig | Mapping[str, Any]) -> None:
+def write_policy_file(
+    folder: Path,
+    env: EnvConfig | Mapping[str, Any],
+    sampling: SamplingParams | Mapping[str, Any] | None = None,
+) -> None:
     """Write how a policy is to be asked.
 
     Args:
         folder: of its weights.
         env: the environment that it was trained in, or that section of a config.
+        sampling: how its rollouts were sampled, or that section; None leaves its limits unsaid.
     """
     told = vars(env) if isinstance(env, EnvConfig) else env
     held = {name: told[name] for name in _KEPT if name in told}
+    limits = (vars(sampling) if isinstance(sampling, SamplingParams) else sampling) or {}
+    held |= {name: limits[name] for name in _TOKENS if limits.get(name) is not None}
     held["protocol"] = _protocol_spec(held.get("protocol", "research"))
     prompt = _prompt_spec(held.get("prompt", "base"), held["protocol"])
     held |= {"prompt": prompt} if prompt is not None else {}
@@ -62,10 +71,12 @@ def read_policy_file(folder: Path) -> dict[str, Any]:
     told = read_yaml(file)
     if not isinstance(told, dict):
         raise UsageError(f"{file} must hold an object of JSON, got {type(told).__name__}")
-    return asked_as(told, file)
+    return asked_as(told, file, told)
 
 
-def asked_as(env: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def asked_as(
+    env: Mapping[str, Any], file: Path, sampling: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return protocol, prompt and limits of the ``model.env`` section of a config.
 
     A section without ``protocol``, as earlier versions wrote it, means ``research``.
@@ -73,17 +84,20 @@ def asked_as(env: Mapping[str, Any], file: Path) -> dict[str, Any]:
     Args:
         env: the section.
         file: the config, which may be somebody else's.
+        sampling: the section ``model.sampling``; None leaves out the limits of tokens.
 
     Raises:
         UsageError: a part is of another kind than it must be.
         TrustError: it names a protocol of another package, and nobody has granted that.
     """
     held = {name: env[name] for name in _KEPT if env.get(name) is not None}
+    given = sampling or {}
+    held |= {name: given[name] for name in _TOKENS if given.get(name) is not None}
     held["protocol"] = protocol_of(held.get("protocol", "research"), file)
     prompt = held.get("prompt")
     if not isinstance(prompt, str | Mapping | None):
         raise UsageError(f"prompt in {file} must be a text or a mapping, got {prompt!r}")
-    for name in ("top_k", "max_searches"):
+    for name in ("top_k", "max_searches", *_TOKENS):
         if not isinstance(held.get(name, 1), int):
             raise UsageError(f"{name} in {file} must be a number, got {held[name]!r}")
     return held

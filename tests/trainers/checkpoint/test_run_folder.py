@@ -227,6 +227,22 @@ def test_a_run_that_goes_on_with_another_algorithm_says_so(
         assert told is ("RLOO" in extra), caplog.text
 
 
+def test_a_policy_that_is_asked_otherwise_than_it_was_trained_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ["--config", write_config(tmp_path)]
+    asked = ["validate", *config, "--ckpt_path", "last"]
+    otherwise = [*asked, "--model.env.max_searches", "2", "--model.updates.group_size", "7"]
+    for command, told in ((["fit", *config], 0), (asked, 0), (otherwise, 1)):
+        caplog.clear()
+        monkeypatch.setattr(sys, "argv", ["research", *map(str, command)])
+        cli.main()
+        said = [line for line in caplog.messages if "asked otherwise than it was trained" in line]
+        assert len(said) == told, caplog.text
+        assert all("model.env.max_searches: " in line and "-> 2" in line for line in said)
+
+
 def test_a_former_config_that_cannot_be_read_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

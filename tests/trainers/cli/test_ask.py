@@ -72,6 +72,20 @@ def test_a_run_says_how_it_wants_to_be_asked(run: Path, index: Path) -> None:
     assert (changed.top_k, changed.prompt, changed.temperature) == (3, "base", 1.0)
 
 
+def test_the_limit_of_a_result_is_that_of_the_training(run: Path, index: Path) -> None:
+    file = run / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["model"]["sampling"]["max_result_tokens"] = 7
+    file.write_text(yaml.safe_dump(config))
+    write_policy_file(run / "policy", config["model"]["env"], config["model"]["sampling"])
+    exported = ("--model", str(run / "policy"), "--index", str(index))
+    for args in (("--run", str(run)), exported):
+        told = settings(*args)
+        assert (told.max_tokens, told.max_result_tokens) == (12, 7)
+        assert make_asker(told).agent.params.max_result_tokens == 7
+        assert settings(*args, "--max-result-tokens", "9").max_result_tokens == 9
+
+
 def test_a_run_with_a_chat_of_its_own_is_asked_in_it(run: Path) -> None:
     said = {"system": "Be brief.", "user": "{prompt}"}
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -19,7 +19,7 @@ from research_rl.agents import ReSearch
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH
 from research_rl.trainers.evaluate.command import main
 from research_rl.trainers.evaluate.config import Method, ModelConfig, make_parser, read_config
-from research_rl.trainers.evaluate.models import spoken, spoken_by
+from research_rl.trainers.evaluate.models import other_limits, spoken, spoken_by
 from research_rl.trainers.settings import PromptParts, write_policy_file
 
 
@@ -114,6 +114,22 @@ def test_what_a_model_is_asked_in(tmp_path: Path) -> None:
     from research_rl.agents import NaiveRAG
 
     assert spoken_by(Method("RAG", NaiveRAG, {}), ModelConfig(model=str(policy))) == {}
+
+
+def test_other_limits_than_those_of_the_training_are_told(tmp_path: Path) -> None:
+    model = {"env": {"top_k": 2, "max_searches": 4}, "sampling": {"max_response_tokens": 150}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    run = ModelConfig(run=str(tmp_path))
+    same: dict[str, Any] = {"max_searches": 4, "max_response_tokens": 150}
+    assert other_limits(Method("ReSearch", ReSearch, same), run, top_k=2) is None
+    assert other_limits(Method("ReSearch", ReSearch, {}), run, top_k=5) == (
+        "top_k 5 in place of 2, max_searches None in place of 4, "
+        "max_response_tokens 8192 in place of 150"
+    )
+    from research_rl.agents import NaiveRAG
+
+    assert other_limits(Method("RAG", NaiveRAG, {}), run, top_k=5) is None
+    assert other_limits(Method("ReSearch", ReSearch, {}), ModelConfig(model="m"), top_k=5) is None
 
 
 def test_a_misspelt_protocol_costs_seconds(tmp_path: Path) -> None:

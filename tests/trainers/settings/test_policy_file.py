@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from doubles import tiny
 
+from research_rl.agents import SamplingParams
 from research_rl.envs.protocols import PROTOCOLS, RESEARCH, get_prompt
 from research_rl.envs.protocols.dialects import SearchR1
 from research_rl.trainers.checkpoint import save_policy
@@ -17,6 +18,7 @@ from research_rl.trainers.settings import (
     POLICY_FILE,
     EnvConfig,
     PromptParts,
+    UsageError,
     asked_as,
     protocol_of,
     read_policy_file,
@@ -94,3 +96,15 @@ def test_the_file_is_part_of_the_export(tmp_path: Path) -> None:
     assert read_policy_file(tmp_path / "with")["protocol"] == PROTOCOLS["hermes"]
     save_policy(tiny.policy(), tmp_path / "without")
     assert not (tmp_path / "without" / POLICY_FILE).exists()
+
+
+def test_limits_of_tokens_go_along(tmp_path: Path) -> None:
+    sampled = SamplingParams(1536, 400)
+    write_policy_file(tmp_path, EnvConfig(max_searches=4), sampled)
+    limits = {"max_response_tokens": 1536, "max_result_tokens": 400}
+    assert limits.items() <= read_policy_file(tmp_path).items()
+    section = {"max_response_tokens": 1536, "max_result_tokens": None, "temperature": 1.0}
+    told = asked_as({}, tmp_path / "config.yaml", section)
+    assert told == {"protocol": RESEARCH, "max_response_tokens": 1536}
+    with pytest.raises(UsageError, match=r"max_result_tokens in .* must be a number, got 'many'"):
+        asked_as({}, tmp_path / "config.yaml", {"max_result_tokens": "many"})
