@@ -1,7 +1,7 @@
 """Questions made of an index: proposed with or without a model, checked without one.
 
 Read first: checks.py, then make.py
-May import: agents, envs, trainers.audit
+May import: agents, envs, trainers.audit, trainers.settings
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,18 +51,29 @@ def _check(given: argparse.Namespace) -> None:
         raise ValueError("--url must come with --model, the model's name on that server")
 
 
-def _settings(given: argparse.Namespace, questions: Sequence[Any]) -> dict[str, Any]:
-    """Return what decides the outcome."""
+def _settings(
+    given: argparse.Namespace, questions: Sequence[Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what decides the outcome, and how earlier versions wrote the same."""
     from research_rl.envs.questions import content_hash
     from research_rl.envs.retrieval.index import index_contents
+    from research_rl.trainers.settings import with_contents
 
     index = index_contents(given.index)
     known = {
         name: getattr(given, name)
         for name in ("proposer", "model", "hops", "top_k", "max_words", "val", "test", "seed")
     }
-    file = {"questions": content_hash(questions)} if given.questions else {}
-    return known | file | {"corpus": index["corpus"]["sha256"], "index": index}
+    known |= {"questions": content_hash(questions)} if given.questions else {}
+    known |= {"corpus": index["corpus"]["sha256"], "index": index}
+    formerly = [known, known | {"index": index["kind"]}]
+    now = dict(known)
+    if given.questions:
+        steps = json.dumps([q.metadata.get("decomposition") for q in questions], default=str)
+        now["steps"] = hashlib.sha256(steps.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if given.model:
+        now |= {"api": given.api} if given.url else {"model": with_contents(given.model)}
+    return now, formerly
 
 
 def _make(given: argparse.Namespace) -> None:
@@ -78,8 +90,7 @@ def _make(given: argparse.Namespace) -> None:
     limits = Limits(given.top_k, max(20, 2 * given.top_k), given.max_words)
     plan = MakingPlan(given.count, given.drafts, limits, shares, given.seed)
     questions = read_questions(given.questions) if given.questions else []
-    settings = _settings(given, questions)
-    former = settings | {"index": settings["index"]["kind"]}  # as earlier versions wrote it
+    settings, former = _settings(given, questions)
     with alone_in(given.out), Journal(given.out / MAKING, settings, former) as journal:
         generator = _generator(given)
         model = None if generator is None else Metered(generator, journal, given.budget)

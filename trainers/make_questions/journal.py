@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,16 +34,17 @@ class Journal:
     Args:
         path: the file.
         settings: all that decides the outcome; a journal of other settings is refused.
-        former: the same as an earlier version wrote it; such a journal goes on with ``settings``.
+        former: the same as earlier versions wrote it; such a journal goes on with ``settings``.
 
     Raises:
         ValueError: it was begun with other settings.
     """
 
     def __init__(
-        self, path: Path, settings: dict[str, Any], former: dict[str, Any] | None = None
+        self, path: Path, settings: dict[str, Any], former: Sequence[dict[str, Any]] = ()
     ) -> None:
         self._calls: dict[str, KeptCall] = {}
+        self._tried: set[str] = set()
         self.verdicts: dict[str, str] = {}
         """Draft id -> why it was refused, "" where it was not."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ class Journal:
         whole = held[: held.rfind(b"\n") + 1]
         rows = [json.loads(line) for line in lines_of(whole.decode("utf-8"))]
         first = json.loads(json.dumps(settings))
-        if rows and former is not None and rows[0] == {"settings": json.loads(json.dumps(former))}:
+        if rows and rows[0] in [{"settings": json.loads(json.dumps(one))} for one in former]:
             rows[0] = {"settings": first}
             whole = _line(rows[0]) + whole[whole.index(b"\n") + 1 :]
             held = write_whole(path, [whole]).read_bytes()
@@ -64,6 +66,8 @@ class Journal:
         for row in rows[1:]:
             if "call" in row:
                 self._calls[row["call"]] = KeptCall(row["text"], row.get("error"))
+            elif "tried" in row:
+                self._tried.add(row["tried"])
             else:
                 self.verdicts[row["draft"]] = row["reason"]
         self._file = path.open("r+b" if held else "wb")
@@ -97,6 +101,14 @@ class Journal:
         self._calls[_digest(prompt)] = KeptCall(text, error)
         failed = {} if error is None else {"error": error}
         self._add({"call": _digest(prompt), "text": text, **failed})
+
+    def was_tried(self, prompt: str) -> bool:
+        """Whether an earlier run ended at this prompt."""
+        return _digest(prompt) in self._tried
+
+    def add_try(self, prompt: str) -> None:
+        """Keep that this run ends at a prompt."""
+        self._add({"tried": _digest(prompt)})
 
     def add_verdict(self, draft: str, reason: str) -> None:
         """Keep what became of a draft."""

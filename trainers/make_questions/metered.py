@@ -48,12 +48,26 @@ class Metered(Generator):
             one_each = params if isinstance(params, SamplingParams) else [params[n] for n in asked]
             written = self._generator.generate([inputs[n] for n in asked], one_each)
             errors = [one.error for one in written if one.error]
-            if len(errors) == len(written):
+            if len(errors) == len(written) and not self._fails_again(keys, asked):
                 raise ModelUnavailable(f"the model answered nothing: {errors[0]}")
             for place, one in zip(asked, written, strict=True):
                 # what failed counts, so that the budget is one, and is not asked again
                 self._journal.add_call(keys[place], one.text, one.error)
         return [self._answer(key) for key in keys]
+
+    def _fails_again(self, keys: Sequence[str], asked: Sequence[int]) -> bool:
+        """Whether a single prompt is at fault rather than the server.
+
+        A lone prompt that fails ends the run, as it would with a server that is gone. Where it
+        ended an earlier one too, it counts as failed, so that the rest is made.
+        """
+        if len(asked) > 1:
+            return False
+        key = keys[asked[0]]
+        if self._journal.was_tried(key):
+            return True
+        self._journal.add_try(key)
+        return False
 
     def _answer(self, key: str) -> Generation:
         held = self._journal.call(key)

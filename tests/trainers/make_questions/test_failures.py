@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from doubles.question_pages import GOOD, opened
 
-from research_rl.agents import SamplingParams
+from research_rl.agents import ModelUnavailable, SamplingParams
 from research_rl.agents.methods import Generation, Generator
 from research_rl.trainers.make_questions.card import card_of_questions, making_record
 from research_rl.trainers.make_questions.checks import KNOWN_BY_HEART, MODEL_FAILED
@@ -45,6 +45,23 @@ def test_an_error_is_kept_with_its_call(tmp_path: Path) -> None:
         again = Metered(model, journal, 9).generate(["bad", "good"], GREEDY)
         assert [one.error for one in again] == [BROKEN, None]
         assert (journal.calls, journal.errors, model.asked) == (2, [BROKEN], 2)
+
+
+def test_a_lone_prompt_that_always_fails_ends_one_run_and_not_the_next(tmp_path: Path) -> None:
+    for prompts in (["good"], ["bad"]):
+        with Journal(tmp_path / "j.jsonl", {}) as journal:
+            model = Metered(Failing("bad"), journal, 9)
+            if prompts == ["bad"]:
+                with pytest.raises(ModelUnavailable, match=BROKEN):
+                    model.generate(prompts, GREEDY)
+            else:
+                model.generate(prompts, GREEDY)
+    with Journal(tmp_path / "j.jsonl", {}) as journal:
+        [bad] = Metered(Failing("bad"), journal, 9).generate(["bad"], GREEDY)
+        assert (bad.error, journal.errors) == (BROKEN, [BROKEN])
+    for _ in range(2):  # a server that is gone fails all
+        with Journal(tmp_path / "other.jsonl", {}) as journal, pytest.raises(ModelUnavailable):
+            Metered(Failing("bad"), journal, 9).generate(["bad 1", "bad 2"], GREEDY)
 
 
 def test_a_journal_without_errors_is_read(tmp_path: Path) -> None:

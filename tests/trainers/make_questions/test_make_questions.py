@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research_rl.agents.methods import Generation, Generator
+from research_rl.envs import Question
 from research_rl.envs.documents import build_documents
 from research_rl.envs.questions import read_questions
 from research_rl.envs.retrieval import build_index
@@ -27,6 +28,7 @@ from research_rl.trainers.make_questions.command import main
 from research_rl.trainers.make_questions.drafts import Draft, Texts, sentences_of, word_list
 from research_rl.trainers.make_questions.facts import Facts, subject_of
 from research_rl.trainers.make_questions.given import GivenQuestions
+from research_rl.trainers.make_questions.journal import Journal
 from research_rl.trainers.make_questions.splits import split_documents
 from research_rl.trainers.make_questions.written import NOT_THE_FORM
 
@@ -193,6 +195,33 @@ def test_another_index_of_the_same_corpus_begins_anew(tmp_path: Path) -> None:
     build_index(tmp_path / "corpus.jsonl", tmp_path / "index", kind="bm25", overwrite=True, k1=0.5)
     with pytest.raises(ValueError, match=r"other settings \(index\)"):
         run(tmp_path / "out", "--count", "5")
+
+
+def test_other_weights_another_api_and_other_steps_begin_anew(tmp_path: Path) -> None:
+    world_index(tmp_path)
+    index, weights = tmp_path / "index", tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+
+    def settings_of(*options: str, steps: str = "") -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        args = ["make", "--index", str(index), "--out", "out", *options]
+        asked = [Question("1", "Who?", ("Domlor",), {"decomposition": [{"question": steps}]})]
+        return command._settings(command._parser().parse_args(args), asked)
+
+    local = ("--model", str(weights.parent))
+    first, former = settings_of(*local)
+    with Journal(tmp_path / "j.jsonl", former[0]):
+        pass
+    for _ in range(2):
+        with Journal(tmp_path / "j.jsonl", first, former):
+            pass
+    weights.write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"other settings \(model\)"):
+        Journal(tmp_path / "j.jsonl", *settings_of(*local))
+    served = ("--model", "m", "--url", "http://127.0.0.1:9/v1")
+    assert settings_of(*served)[0] != settings_of(*served, "--api", "completions")[0]
+    given = ("--from", "file", "--questions", "q.jsonl")
+    assert settings_of(*given, steps="a")[0] != settings_of(*given, steps="b")[0]
 
 
 def test_no_document_is_in_two_splits(tmp_path: Path) -> None:
