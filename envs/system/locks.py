@@ -20,6 +20,7 @@ def alone_in(
     folder: Path,
     what: str = "is being written by another process",
     instead: str = "give --out another folder",
+    patience: float = 0.0,
 ) -> Iterator[None]:
     """Lock a folder against other processes; the system releases the lock of a killed process.
 
@@ -27,6 +28,7 @@ def alone_in(
         folder: made if need be.
         what: what the error says of a folder that another process has locked.
         instead: what the error says may be done instead of waiting.
+        patience: seconds to wait for the other process first.
 
     Raises:
         FileExistsError: another process has locked it.
@@ -36,7 +38,7 @@ def alone_in(
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout as error:
         raise FileExistsError(f"{folder} {what}; wait until it has ended, or {instead}") from error
     try:
