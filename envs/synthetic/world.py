@@ -232,11 +232,13 @@ class SyntheticWorld:
             WORLD_CORPUS: lambda: map(_line, map(_passage_row, self.passages))
         }
         for split in WORLD_SPLITS:
-            sample = partial(self.sample, split, hops[split], sizes[split])
-            files[f"{split}.jsonl"] = lambda s=sample: map(_line, map(_flashrag_row, s()))
+            files[f"{split}.jsonl"] = partial(self._lines, split, hops[split], sizes[split])
         index = partial(_index, dim=_sketch_dim(self))
         write_folder(target, self.manifest(sizes, hops), files, index, replace)
         return target
+
+    def _lines(self, split: Split, hops: Mapping[int, float], n: int) -> Iterator[str]:
+        return map(_line, map(_flashrag_row, self.sample(split, hops, n)))
 
     def is_in(
         self,

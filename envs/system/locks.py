@@ -16,8 +16,10 @@ classes for a while, and two at once may leave them changed (weights are then no
 
 _PROC_LOCKS, _PROC_MOUNTS = Path("/proc/locks"), Path("/proc/self/mountinfo")
 _LOCAL = frozenset(
-    ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay")
-    + ("jfs", "reiserfs", "vfat", "exfat", "ntfs3", "ramfs")
+    (
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs"),
+        *("overlay", "tmpfs", "ramfs", "vfat", "exfat"),
+    )
 )
 """File systems that one machine has for itself; any other may be shared."""
 
@@ -57,8 +59,8 @@ def alone_in(
 def is_held(folder: Path) -> bool | None:
     """Return whether a process of this machine holds the lock of a folder, None if unknown.
 
-    Nothing is locked or written for it: Linux lists the locks that are held. It does not list those
-    that another machine holds on a file system which both share, so there an unheld lock is unknown.
+    Nothing is locked or written for it: Linux lists the locks that are held. It does not list what
+    another machine holds on a file system that both share; what it does not list there is unknown.
     """
     try:
         found = (folder / LOCK).stat()
