@@ -6,7 +6,6 @@ another number of ranks or with another batch size.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from research_rl.trainers.prompts import prompts_that_fit
 log = logging.getLogger(__name__)
 Role = Literal["train", "val", "test"]
 Served = TypeVar("Served")
+_Contents = tuple[SyntheticWorld, dict[Split, int], dict[Split, Mapping[int, float]]]
 SPLITS: dict[Role, tuple[str, ...]] = {
     "train": ("train",),
     "val": ("validation", "dev", "val"),
@@ -66,10 +66,19 @@ class WorldConfig:
     alias_share: float = 0.0
     unanswerable_share: float = 0.0
 
-    def write(self) -> None:
-        """Write the world, unless the folder holds it already."""
+    def write(self, run: str | None = None) -> None:
+        """Write the world, unless the folder holds it already.
+
+        Args:
+            run: folder of the run; a world of other settings in it is the run's own, and replaced.
+
+        Raises:
+            FileExistsError: the folder holds something else, or a world of other settings.
+        """
         world, sizes, hops = self._contents()
-        world.write(self.folder, sizes=sizes, hops=hops)
+        root = Path(run or ".").resolve()
+        own = root != Path.cwd() and Path(self.folder).resolve().is_relative_to(root)
+        world.write(self.folder, sizes=sizes, hops=hops, replace=own)
 
     def is_there(self) -> bool:
         """Return whether the folder holds a world, of these or of other settings."""
@@ -81,33 +90,24 @@ class WorldConfig:
         Raises:
             ValueError: the folder holds no world, or one of other settings.
         """
-        world, sizes, hops = self._contents()
-        held = Path(self.folder) / "world.json"
         if not self.is_there():
             raise ValueError(
                 f"data.world must have been written by `research fit`, got none in {self.folder}; "
                 "name the run's folder with --trainer.default_root_dir"
             )
-        if json.loads(held.read_text(encoding="utf-8")) != world.manifest(sizes, hops):
+        world, sizes, hops = self._contents()
+        if not world.is_in(self.folder, sizes, hops):
             raise ValueError(
                 f"data.world must have the settings that {self.folder} was written with, got "
                 "others; use those of its run (its config.yaml), or another data.world.folder"
             )
 
-    def _contents(
-        self,
-    ) -> tuple[SyntheticWorld, dict[Split, int], dict[Split, Mapping[int, float]]]:
+    def _contents(self) -> _Contents:
         even = dict.fromkeys(self.eval_hops, 1.0)
-        sizes: dict[Split, int] = {
-            "train": self.num_train,
-            "val": self.num_val * len(even),
-            "test": self.num_test * len(even),
-        }
-        hops: dict[Split, Mapping[int, float]] = {
-            "train": self.train_hops,
-            "val": even,
-            "test": even,
-        }
+        val, test = self.num_val * len(even), self.num_test * len(even)
+        sizes: dict[Split, int] = {"train": self.num_train, "val": val, "test": test}
+        hops: dict[Split, Mapping[int, float]]
+        hops = {"train": self.train_hops, "val": even, "test": even}
         shares = (self.alias_share, self.unanswerable_share)
         return SyntheticWorld(self.num_people, self.seed, *shares), sizes, hops
 
@@ -280,11 +280,11 @@ class QuestionDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Write the synthetic world if one is configured; Lightning calls this on one process.
 
-        Only a new fit writes it. A resumed fit, a validation or a test needs the world that the
-        run was trained in, and checks that it is there.
+        Only a new fit writes it; others check that the world of the run is there.
 
         Raises:
             ValueError: no fit begins, and the world is missing or has other settings.
+            FileExistsError: as ``WorldConfig.write`` raises it.
         """
         if self.world is None:
             return
@@ -292,7 +292,7 @@ class QuestionDataModule(pl.LightningDataModule):
         fits = trainer is None or trainer.state.fn == TrainerFn.FITTING
         resumes = trainer is not None and bool(trainer.ckpt_path)
         if fits and (not resumes or not self.world.is_there()):
-            self.world.write()
+            self.world.write(getattr(trainer, "default_root_dir", None))
         else:
             self.world.check()
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from research_rl.envs.system import write_whole
+from research_rl.envs.synthetic.written import WORLD_CORPUS, WorldLines, read_world, write_folder
 from research_rl.envs.types import UNANSWERABLE, Passage, Question, Retriever
 
 Split = Literal["train", "val", "test"]
@@ -209,27 +209,45 @@ class SyntheticWorld:
         folder: str | Path,
         sizes: Mapping[Split, int] = QUESTION_SIZES,
         hops: Mapping[Split, Mapping[int, float]] = QUESTION_HOPS,
+        replace: bool = False,
     ) -> Path:
         """Write the world as files and return the folder; a folder that holds it is left alone.
 
         ``corpus.jsonl`` and ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` are in the FlashRAG
         layout; ``index`` is a dense FAISS index of the corpus by the BM25 sketch, which needs no
         weights; ``world.json``, written last, says what the folder holds.
+
+        Args:
+            folder: made if need be.
+            sizes: number of questions of each split.
+            hops: shares of the numbers of hops in each split.
+            replace: write over a world of other settings that is there.
+
+        Raises:
+            FileExistsError: the folder holds files of these names that are no world, or a world of
+                other settings and ``replace`` is not given.
         """
         target = Path(folder)
-        manifest = self.manifest(sizes, hops)
-        if (target / "world.json").is_file():
-            if json.loads((target / "world.json").read_text(encoding="utf-8")) == manifest:
-                return target
-            (target / "world.json").unlink()
-        corpus = ({"id": p.id, "contents": p.contents} for p in self.passages)
-        _write_jsonl(target / "corpus.jsonl", corpus)
+        files: dict[str, WorldLines] = {
+            WORLD_CORPUS: lambda: map(_line, map(_passage_row, self.passages))
+        }
         for split in WORLD_SPLITS:
-            rows = map(_flashrag_row, self.sample(split, hops[split], sizes[split]))
-            _write_jsonl(target / f"{split}.jsonl", rows)
-        _index(target / "corpus.jsonl", target / "index", _sketch_dim(self))
-        write_whole(target / "world.json", json.dumps(manifest, indent=2))
+            files[f"{split}.jsonl"] = partial(self._lines, split, hops[split], sizes[split])
+        index = partial(_index, dim=_sketch_dim(self))
+        write_folder(target, self.manifest(sizes, hops), files, index, replace)
         return target
+
+    def _lines(self, split: Split, hops: Mapping[int, float], n: int) -> Iterator[str]:
+        return map(_line, map(_flashrag_row, self.sample(split, hops, n)))
+
+    def is_in(
+        self,
+        folder: str | Path,
+        sizes: Mapping[Split, int],
+        hops: Mapping[Split, Mapping[int, float]],
+    ) -> bool:
+        """Return whether a folder holds this world with so many questions of so many hops."""
+        return bool(read_world(Path(folder)) == self.manifest(sizes, hops))
 
     def manifest(
         self, sizes: Mapping[Split, int], hops: Mapping[Split, Mapping[int, float]]
@@ -349,8 +367,12 @@ def _flashrag_row(question: Question) -> dict[str, object]:
     }
 
 
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    write_whole(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def _passage_row(passage: Passage) -> dict[str, object]:
+    return {"id": passage.id, "contents": passage.contents}
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _sketch_dim(world: SyntheticWorld) -> int:

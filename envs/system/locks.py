@@ -14,12 +14,22 @@ LOADING = threading.RLock()
 """Held by a thread that loads a model of transformers: ``from_pretrained`` changes functions of its
 classes for a while, and two at once may leave them changed (weights are then no longer tied)."""
 
+_PROC_LOCKS, _PROC_MOUNTS = Path("/proc/locks"), Path("/proc/self/mountinfo")
+_LOCAL = frozenset(
+    (
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs"),
+        *("overlay", "tmpfs", "ramfs", "vfat", "exfat"),
+    )
+)
+"""File systems that one machine has for itself; any other may be shared."""
+
 
 @contextmanager
 def alone_in(
     folder: Path,
     what: str = "is being written by another process",
     instead: str = "give --out another folder",
+    patience: float = 0.0,
 ) -> Iterator[None]:
     """Lock a folder against other processes; the system releases the lock of a killed process.
 
@@ -27,6 +37,7 @@ def alone_in(
         folder: made if need be.
         what: what the error says of a folder that another process has locked.
         instead: what the error says may be done instead of waiting.
+        patience: seconds to wait for the other process first.
 
     Raises:
         FileExistsError: another process has locked it.
@@ -36,7 +47,7 @@ def alone_in(
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout as error:
         raise FileExistsError(f"{folder} {what}; wait until it has ended, or {instead}") from error
     try:
@@ -48,16 +59,31 @@ def alone_in(
 def is_held(folder: Path) -> bool | None:
     """Return whether a process of this machine holds the lock of a folder, None if unknown.
 
-    Nothing is locked or written for it: Linux lists the locks that are held.
+    Nothing is locked or written for it: Linux lists the locks that are held. It does not list what
+    another machine holds on a file system that both share; what it does not list there is unknown.
     """
     try:
         found = (folder / LOCK).stat()
     except OSError:
         return False
     try:
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        lines = _PROC_LOCKS.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     device, number = found.st_dev, found.st_ino
     place = f"{os.major(device):02x}:{os.minor(device):02x}:{number}"
-    return any(place in line.split() for line in lines)
+    if any(place in line.split() for line in lines):
+        return True
+    return False if _is_local(device) else None
+
+
+def _is_local(device: int) -> bool:
+    """Whether a device is surely one of this machine alone."""
+    try:
+        mounts = _PROC_MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    place = f"{os.major(device)}:{os.minor(device)}"
+    of_it = [mount for mount in mounts if place in mount.split()[2:3]]
+    kinds = [mount.partition(" - ")[2].partition(" ")[0] for mount in of_it]
+    return bool(kinds) and all(kind in _LOCAL for kind in kinds)

@@ -184,6 +184,18 @@ def test_the_world_is_written_once_and_read_back(tmp_path: Path) -> None:
     assert found.id == held_out[0].metadata["gold_ids"][0]
 
 
+def test_only_the_world_in_the_run_s_folder_is_written_anew(tmp_path: Path) -> None:
+    sizes = {"num_people": 60, "num_train": 5, "num_val": 2, "num_test": 2}
+    run, shared = tmp_path / "run", tmp_path / "shared"
+    for folder in (run / "world", shared):
+        WorldConfig(str(folder), **sizes).write(str(run))  # type: ignore[arg-type]
+    WorldConfig(str(run / "world"), seed=1, **sizes).write(str(run))  # type: ignore[arg-type]
+    for root in (str(run), None):
+        with pytest.raises(FileExistsError, match=r"\(seed 1\), got one of other settings"):
+            WorldConfig(str(shared), seed=1, **sizes).write(root)  # type: ignore[arg-type]
+    WorldConfig(str(run / "world"), seed=1, **sizes).check()  # type: ignore[arg-type]
+
+
 def test_lightning_saves_how_far_the_loader_is() -> None:
     loader = QuestionLoader(QUESTIONS, 5, seed=0)
     combined = pl.utilities.combined_loader.CombinedLoader(loader)

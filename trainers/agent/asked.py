@@ -106,6 +106,8 @@ def resolve(given: argparse.Namespace) -> Asked:
 def from_run(run: Path) -> dict[str, Any]:
     """Return what a run's ``config.yaml`` says about how its policy is to be asked.
 
+    ``${trainer.default_root_dir}`` is the folder in which the run lies now.
+
     Raises:
         FileNotFoundError: no config, or no exported policy.
         TrustError: the config asks for what only the command line grants.
@@ -121,7 +123,7 @@ def from_run(run: Path) -> dict[str, Any]:
             f"a finished run must hold its policy, got no {run / 'policy'}; write it with "
             f"research export --ckpt {run / 'checkpoints' / 'best.ckpt'} --out {run / 'policy'}"
         )
-    config = read_run_config(file)
+    config = read_run_config(file, run)
     distrust(file)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
     from research_rl.trainers.settings import asked_as

@@ -41,7 +41,12 @@ def _audit(given: argparse.Namespace) -> None:
     from research_rl.envs.questions import read_questions
     from research_rl.envs.system import write_whole
     from research_rl.trainers.audit.card import audit_card, audit_record
-    from research_rl.trainers.audit.ceiling import AUDIT, default_folder
+    from research_rl.trainers.audit.ceiling import (
+        AUDIT,
+        FILTERED,
+        check_same_questions,
+        default_folder,
+    )
 
     for name in ("top_k", "rounds", "limit"):
         if (value := getattr(given, name)) is not None and value < 1:
@@ -56,14 +61,15 @@ def _audit(given: argparse.Namespace) -> None:
     out = given.out or default_folder(given.questions)
     if out is None:
         raise ValueError("--out must be given for questions that are no file or folder here")
+    check_same_questions(out, given.questions)
     found = make_audit(given, questions[: given.limit], train)
-    write_whole(out / "questions.jsonl", map(_line, found.kept()))
+    write_whole(out / FILTERED, map(_line, found.kept()))
     card = audit_card(found, str(given.questions))
     write_whole(out / "card.md", card)
     record = audit_record(found, str(given.questions))
     write_whole(out / AUDIT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(printable(card))
-    print(f"wrote {out / 'card.md'}, {out / 'questions.jsonl'} and {out / AUDIT}")
+    print(f"wrote {out / 'card.md'}, {out / FILTERED} and {out / AUDIT}")
 
 
 def make_audit(given: argparse.Namespace, questions: Sequence[Any], train: Any) -> Any:

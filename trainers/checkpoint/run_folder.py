@@ -30,7 +30,8 @@ def run_in(folder: Path) -> str:
     metrics = folder / "metrics.csv"
     if metrics.is_file():
         with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
-            trained = [row for row in csv.DictReader(file) if row.get("train/reward")]
+            rows = csv.DictReader(file)
+            trained = [row for row in rows if row.get("train/reward") or row.get("train/nll")]
         if trained:
             found.insert(0, f"metrics.csv with {len(trained)} training steps")
     return ", ".join(found)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from research_rl.agents import Rollout
+from research_rl.agents import Rollout, vector_rows
 from research_rl.envs.system import LineError
 from research_rl.trainers.data import QuestionDataModule, QuestionLoader, WorldConfig
+from research_rl.trainers.demonstrations.encode import demonstrations_that_fit
 from research_rl.trainers.usage import no_rollouts
 
 
@@ -113,6 +114,13 @@ class DemonstrationDataModule(QuestionDataModule):
             self.questions("val")
 
     def train_dataloader(self) -> QuestionLoader[Rollout]:
-        """Return shuffled batches of demonstrations; the last, smaller one of a pass is dropped."""
-        rank, world_size = self.place()
-        return QuestionLoader(self.demonstrations(), self.batch_size, self.seed, rank, world_size)
+        """Return shuffled batches of demonstrations; the last, smaller one of a pass is dropped.
+
+        Those that the model has no room for are left out, once it is there.
+        """
+        shown = self.demonstrations()
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        if hasattr(module, "policy"):
+            rows = vector_rows(module.env)
+            shown = demonstrations_that_fit(shown, module.policy, rows.prompt, rows.protocol)
+        return QuestionLoader(shown, self.batch_size, self.seed, *self.place())

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from research_rl.agents import Rollout, Sequence, TextOnly
 from research_rl.agents.policy import LMPolicy
 from research_rl.envs import Prompt
 from research_rl.envs.protocols import PROTOCOLS, Opened, Protocol
+
+log = logging.getLogger(__name__)
+_TOKENS_A_BYTE, _FRAME = 4, 64
+"""More than any tokenizer makes of a byte, and of what stands around a turn or a result."""
+_NAMED = 3
+_SHORTER = (
+    "show fewer or shorter passages a search when you collect them (model.env.top_k), or take a "
+    "model with a longer context"
+)
 
 
 def in_protocol(rollout: Rollout, protocol: Protocol) -> Rollout:
@@ -46,18 +56,82 @@ def as_sampled(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
     Raises:
         ValueError: the demonstration is longer than the model's positions; names its question.
     """
+    made = _as_ids(rollout, policy, prompt)
+    length = _length(made)
+    if policy.max_length is not None and length > policy.max_length:
+        raise ValueError(
+            f"a demonstration must fit in the model's {policy.max_length} positions, got {length} "
+            f"tokens of question {rollout.question.id!r}; {_SHORTER}"
+        )
+    return made
+
+
+def demonstrations_that_fit(
+    rollouts: list[Rollout], policy: LMPolicy, prompt: Prompt, protocol: Protocol
+) -> list[Rollout]:
+    """Return the demonstrations that the model has room for; a warning counts and names the others.
+
+    Args:
+        rollouts: as they were read.
+        policy: encodes.
+        prompt: what stands in front of each response.
+        protocol: of the run.
+
+    Raises:
+        ValueError: none is left, or one cannot be imitated: it is in another protocol, for
+            instance.
+    """
+    if policy.max_length is None:
+        return rollouts
+    over: dict[int, int] = {}
+    frame = len(policy.encode_prompt(prompt, ""))
+    for number, rollout in enumerate(rollouts):
+        if frame + _most_tokens(rollout) <= policy.max_length:
+            continue
+        made = _as_ids(in_protocol(rollout, protocol), policy, prompt)
+        if (length := _length(made)) > policy.max_length:
+            over[number] = length
+    if not over:
+        return rollouts
+    longest = sorted(over, key=lambda number: -over[number])
+    named = [f"{rollouts[n].question.id} ({over[n]} tokens)" for n in longest[:_NAMED]]
+    named += [f"and {len(over) - _NAMED} more"] if len(over) > _NAMED else []
+    if len(over) == len(rollouts):
+        raise ValueError(
+            f"data.train must hold a demonstration that fits in the model's {policy.max_length} "
+            f"positions, got {len(over)} longer ones: {', '.join(named)}; {_SHORTER}"
+        )
+    log.warning(
+        "data.train: %d of %d demonstrations are left out, for they have more tokens than the "
+        "model's %d positions: %s",
+        len(over),
+        len(rollouts),
+        policy.max_length,
+        ", ".join(named),
+    )
+    return [rollout for number, rollout in enumerate(rollouts) if number not in over]
+
+
+def _most_tokens(rollout: Rollout) -> int:
+    """More tokens than a demonstration can have behind the frame of its prompt."""
+    texts = [rollout.question.text, *rollout.whole_turns, *rollout.results]
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return max(_TOKENS_A_BYTE * size + _FRAME * len(texts), _length(rollout))
+
+
+def _length(rollout: Rollout) -> int:
+    """Tokens of a rollout; 0 where there is text alone."""
+    kept = rollout.sequence
+    return 0 if isinstance(kept, TextOnly) else len(kept.prompt_ids) + len(kept.response_ids)
+
+
+def _as_ids(rollout: Rollout, policy: LMPolicy, prompt: Prompt) -> Rollout:
+    """The rollout with ids of this policy's tokenizer, however many they are."""
     rollout = _checked_behind(rollout, policy.opened(prompt, rollout.protocol))
     prompt_ids = policy.encode_prompt(prompt, rollout.question.text)
     kept = rollout.sequence
     if isinstance(kept, TextOnly) or not _is_of(kept, rollout, policy, prompt_ids):
         kept = _encoded(rollout, policy, prompt_ids)
-    length = len(kept.prompt_ids) + len(kept.response_ids)
-    if policy.max_length is not None and length > policy.max_length:
-        raise ValueError(
-            f"a demonstration must fit in the model's {policy.max_length} positions, got {length} "
-            f"tokens of question {rollout.question.id!r}; leave it out (data.max_tokens), or show "
-            "fewer or shorter passages a search"
-        )
     return replace(rollout, sequence=kept)
 
 

@@ -19,7 +19,12 @@ import torch
 from pytorch_lightning.cli import SaveConfigCallback
 
 from research_rl.envs.system import clear_partial, write_whole
-from research_rl.trainers.callbacks import RunCallback, cosmetic, run_folder
+from research_rl.trainers.callbacks import (
+    RunCallback,
+    cosmetic,
+    learns_from_rewards,
+    run_folder,
+)
 from research_rl.trainers.overview.folder import COSTS, number
 from research_rl.trainers.overview.page import PAGE, write_run_page
 from research_rl.trainers.overview.shipped import FullConfig
@@ -87,9 +92,15 @@ class RunPage(RunCallback):
             folder = run_folder(trainer)
             for logger in trainer.loggers:
                 logger.save()
-            write_whole(folder / COSTS, json.dumps(_costs(folder / COSTS)) + "\n")
+            costs = _costs(folder / COSTS) | {"command": _command(trainer.lightning_module)}
+            write_whole(folder / COSTS, json.dumps(costs) + "\n")
             self.written = write_run_page(folder, _full_config(trainer), over, begun=False)
         self._written_at = monotonic()
+
+
+def _command(module: pl.LightningModule) -> str:
+    """The command that trains such a module, for whoever goes on with the run."""
+    return "fit" if learns_from_rewards(module) else "sft"
 
 
 def _costs(file: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,12 +16,15 @@ from research_rl.trainers.overview.bands import LATE, Band
 from research_rl.trainers.overview.folder import RunFolder, number, texts
 from research_rl.trainers.overview.hops import HopCurve, lost_hops
 
-StateName = Literal["running", "finished", "stopped", "not begun"]
+StateName = Literal["running", "probably running", "finished", "stopped", "unknown", "not begun"]
 Grade = Literal["well", "watch", "ill", "unknown"]
 _ON_REWARDS = ("no_difference", "same_format_error", "empty_searches", "out_of_tokens")
 """Verdicts that say nothing of a run which imitates demonstrations."""
 _RECENT = 10
 """Iterations whose verdicts say how the run is now."""
+_ALIVE = 300.0
+"""Seconds since a file of a run changed in which it is taken for running, where no lock tells."""
+_UNSEEN = "stopped or running elsewhere (unknown here)"
 
 
 class RunState(NamedTuple):
@@ -34,11 +38,8 @@ class RunState(NamedTuple):
         if self.name == "not begun":
             return "not begun"
         of = f" of {self.total:,}" if self.total is not None and self.total >= self.done else ""
-        return (
-            f"{self.name}, {self.done:,}{of} iterations"
-            if of
-            else f"{self.name}, {_counted(self.done)}"
-        )
+        said = _UNSEEN if self.name == "unknown" else self.name
+        return f"{said}, {self.done:,}{of} iterations" if of else f"{said}, {_counted(self.done)}"
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,21 @@ class Command(NamedTuple):
     line: str
 
 
-def state_of(run: RunFolder, over: bool = False) -> RunState:
+def state_of(run: RunFolder, over: bool | None = None) -> RunState:
     """Return where a run is.
 
     Args:
         run: whose lock, config and metrics are looked at.
-        over: it has ended, though this process still holds its lock.
+        over: whether it has ended, where the caller knows; None asks its lock, and the time of its
+            last change where no lock can be seen.
     """
     done, total = run.iterations, _total(run)
-    held = is_held(run.path) and not over
     if total is not None and done >= total:
         return RunState("finished", done, total)
+    held = is_held(run.path) if over is None else not over
+    if held is None:
+        alive = time.time() - run.changed < _ALIVE
+        return RunState("probably running" if alive else "unknown", done, total)
     if held:
         return RunState("running", done, total)
     return RunState("stopped" if done else "not begun", done, total)
@@ -98,9 +103,16 @@ def _total(run: RunFolder) -> int | None:
     if steps is None or steps < 1:
         return None
     each = 1.0
-    for name in ("num_epochs", "num_minibatches"):
+    for name in () if imitates(run) else ("num_epochs", "num_minibatches"):
         each *= max(1.0, number(run.option(f"model.updates.{name}", 1)) or 1.0)
     return math.ceil(steps / each)
+
+
+def imitates(run: RunFolder) -> bool:
+    """Return whether a run is one of ``research sft``, each iteration of which is one update."""
+    if (command := run.costs.get("command")) is not None:
+        return bool(command == "sft")
+    return bool(run.metric("train/nll")) and not run.metric("train/reward")
 
 
 def verdict_of_run(run: RunFolder, bands: Iterable[Band]) -> RunVerdict:
@@ -168,11 +180,11 @@ def _counted(iterations: int) -> str:
 def _reasons(run: RunFolder) -> list[Reason]:
     """The verdicts by name, the latest first; of imitation those on rewards are left out."""
     found: dict[str, Reason] = {}
-    imitates = bool(run.metric("train/nll")) and not run.metric("train/reward")
+    unrewarded = imitates(run)
     for row in run.signal:
         for one in row["verdicts"]:
             name = texts(one.get("name"), 80)
-            if imitates and name in _ON_REWARDS:
+            if unrewarded and name in _ON_REWARDS:
                 continue
             before = found.get(name)
             its = [*(before.iterations if before else []), row["iteration"]]
@@ -283,9 +295,11 @@ def next_commands(run: RunFolder, state: RunState, grade: Grade) -> list[Command
     """Return what is sensible to do with a run now, the likeliest first."""
     folder = shlex.quote(str(run.path))
     config = shlex.quote(str(run.path / "config.yaml"))
-    go_on = Command("go on where it stopped", f"research fit --config {config} --ckpt_path last")
+    command = "sft" if imitates(run) else "fit"
+    again = f"research {command} --config {config} --ckpt_path last"
+    go_on = Command("go on where it stopped", again)
     renew = Command("write this page anew", f"research page {folder}")
-    if state.name == "running":
+    if state.name in ("running", "probably running"):
         return [Command("see all runs beside it", _runs(run.path)), renew]
     if grade == "ill":
         teach = "show the policy the form first, then train again"
@@ -296,6 +310,8 @@ def next_commands(run: RunFolder, state: RunState, grade: Grade) -> list[Command
         imitate += f" --trainer.default_root_dir {beside}"
         more = [go_on] if state.name == "stopped" else []
         return [Command(teach, collect), Command("imitate what was collected", imitate), *more]
+    if state.name == "unknown":
+        return [Command("see all runs beside it", _runs(run.path)), renew]
     if state.name != "finished":
         return [go_on, renew]
     found = [Command("ask it a question", f'research ask "Who ...?" --run {folder}')]

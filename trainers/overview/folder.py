@@ -52,7 +52,7 @@ class RunFolder:
         guard: rows of guard.jsonl, what a guard saw and did.
         rollouts: rows of rollouts/rollouts.jsonl, in order.
         answers: evaluations below the folder.
-        costs: of costs.json: peaks of memory, and the machine.
+        costs: of costs.json: peaks of memory, the machine, and the command that trains.
         problems: a line for each file that could not be read, or not in full.
         changed: seconds since 1970 at which a file of the run was last written; 0 for none.
     """

@@ -48,7 +48,7 @@ class Link(NamedTuple):
 def write_run_page(
     path: Path,
     full: FullConfig | None = None,
-    over: bool = False,
+    over: bool | None = None,
     out: Path | None = None,
     begun: bool = True,
 ) -> Path:
@@ -58,7 +58,7 @@ def write_run_page(
         path: the folder of the run.
         full: makes all options of a shipped config, so that those that it leaves at their defaults
             are compared too; None compares the options that it names.
-        over: the run has ended, though this process still holds its lock.
+        over: whether the run has ended, where the caller knows; None asks its lock.
         out: the file; None is ``index.html`` in the folder. Its links lead to the run's folder.
         begun: refuse a folder in which there is nothing of a run yet.
 
@@ -69,7 +69,7 @@ def write_run_page(
     return write_whole(out or path / PAGE, run_page(run, full, over))
 
 
-def run_page(run: RunFolder, full: FullConfig | None = None, over: bool = False) -> str:
+def run_page(run: RunFolder, full: FullConfig | None = None, over: bool | None = None) -> str:
     """Return the page of a run as HTML; see ``write_run_page``."""
     bands = bands_of(run)
     state, verdict = state_of(run, over), verdict_of_run(run, bands)

@@ -147,7 +147,7 @@ def test_the_written_world_is_read_back_and_written_once(tmp_path: Path) -> None
     before = (folder / "corpus.jsonl").stat().st_mtime_ns
     WORLD.write(folder, sizes)  # type: ignore[arg-type]
     assert (folder / "corpus.jsonl").stat().st_mtime_ns == before
-    SyntheticWorld(num_people=100, seed=1).write(folder, sizes)  # type: ignore[arg-type]
+    SyntheticWorld(num_people=100, seed=1).write(folder, sizes, replace=True)  # type: ignore[arg-type]
     assert json.loads((folder / "world.json").read_text(encoding="utf-8"))["seed"] == 1
 
 
@@ -192,7 +192,7 @@ def test_a_world_with_aliases_is_another_folder_content(tmp_path: Path) -> None:
     sizes: dict[Split, int] = {"train": 5, "val": 5, "test": 5}
     SyntheticWorld(60).write(tmp_path, sizes)
     before = (tmp_path / "corpus.jsonl").read_text()
-    SyntheticWorld(60, alias_share=0.5).write(tmp_path, sizes)
+    SyntheticWorld(60, alias_share=0.5).write(tmp_path, sizes, replace=True)
     assert (tmp_path / "corpus.jsonl").read_text() != before
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from doubles.holder import HOLD
 
-from research_rl.envs.system.locks import alone_in
+from research_rl.envs.system import locks
+from research_rl.envs.system.locks import alone_in, is_held
 
 
 def test_one_process_at_a_time_and_none_after_a_kill(tmp_path: Path) -> None:
@@ -30,4 +33,40 @@ def test_one_process_at_a_time_and_none_after_a_kill(tmp_path: Path) -> None:
     with alone_in(folder):
         pass
     with alone_in(folder):
+        pass
+
+
+def test_a_lock_that_another_machine_may_hold_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, mounts = tmp_path / "run", tmp_path / "mountinfo"
+    assert is_held(run) is False
+    device = tmp_path.stat().st_dev
+    place = f"{os.major(device)}:{os.minor(device)}"
+    monkeypatch.setattr(locks, "_PROC_MOUNTS", mounts)
+    for kind, known in (("ext4", False), ("nfs4", None), ("", None)):
+        line = f"36 35 {place} / /mnt rw,noatime shared:1 - {kind} server:/home rw\n"
+        mounts.write_text(line if kind else "")
+        with alone_in(run):
+            assert is_held(run) is True
+        assert is_held(run) is known
+    monkeypatch.setattr(locks, "_PROC_LOCKS", tmp_path / "none")
+    with alone_in(run):
+        assert is_held(run) is None
+
+
+def test_a_patient_process_waits(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        with pytest.raises(FileExistsError), alone_in(tmp_path, patience=0.1):
+            pytest.fail("two at once")
+        later = threading.Thread(target=_hold_for_a_while, args=(tmp_path,))
+        later.start()
+        later.join(0.1)
+        assert later.is_alive()
+    later.join(30)
+    assert not later.is_alive()
+
+
+def _hold_for_a_while(folder: Path) -> None:
+    with alone_in(folder, patience=30):
         pass

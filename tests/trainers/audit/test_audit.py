@@ -196,6 +196,40 @@ def test_the_ceiling_is_found_again_for_these_questions_and_this_corpus(
     assert "what is searched is none" in caplog.text
 
 
+def test_two_files_of_one_beginning_have_folders_of_their_own(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(index)
+    train, dev = write(tmp_path / "nq.train.jsonl", TRAIN), write(tmp_path / "nq.dev.jsonl", ROWS)
+    for file in (train, dev):
+        audit(capsys, "--questions", file, "--index", index)
+    assert (tmp_path / "nq.train.audit" / "card.md").read_text().startswith(f"# Audit of {train}")
+    (tmp_path / "nq.dev.audit").rename(tmp_path / "nq.audit")  # where an older version put it
+    whole = read_questions(dev)
+    assert ceiling_of(dev, whole, whole, place) == pytest.approx(5 / 7), "it is still found"
+    for made, name in (("a.jsonl.gz", "a"), ("b.1.CSV", "b.1"), ("v1.0", "v1.0"), (".json", "")):
+        (tmp_path / made).touch()
+        assert default_folder(tmp_path / made) == tmp_path / f"{name or made}.audit"
+
+
+def test_the_audit_of_another_file_is_not_written_over(
+    questions: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(capsys, "--questions", questions, "--index", index)
+    other, out = write(tmp_path / "other.jsonl", ROWS), tmp_path / "dev.audit"
+    before = (out / "questions.jsonl").read_bytes()
+    args = ["audit", "--index", str(index), "--out"]
+    with pytest.raises(FileExistsError, match=r"got that of .*dev\.jsonl .* --out another folder"):
+        command.main([*args, str(out), "--questions", str(other)])
+    with pytest.raises(FileExistsError, match=r"questions\.jsonl can be written"):
+        command.main([*args, str(out), "--questions", str(out / "questions.jsonl")])
+    assert (out / "questions.jsonl").read_bytes() == before
+    record = json.loads((out / "audit.json").read_text())
+    del record["questions"]["source"]  # an audit that does not say of what it was made
+    (out / "audit.json").write_text(json.dumps(record))
+    audit(capsys, "--questions", other, "--index", index, "--out", out)
+
+
 def test_the_ceiling_of_a_split_of_a_folder_is_found(
     index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

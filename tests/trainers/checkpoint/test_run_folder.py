@@ -58,6 +58,8 @@ def test_a_folder_with_a_run_is_refused(
     (root / "checkpoints").mkdir(parents=True)
     (root / "metrics.csv").write_text("step,train/reward,val/f1\n0,,0.5\n", encoding="utf-8")
     assert run_in(root) == ""  # no training step, nothing to lose
+    (root / "metrics.csv").write_text("step,train/nll\n0,0.5\n", encoding="utf-8")
+    assert run_in(root) == "metrics.csv with 1 training steps", "of research sft"
     (root / "checkpoints/last.ckpt").write_bytes(b"x")
     (root / "metrics.csv").write_text("step,train/reward\n0,0.5\n1,0.5\n", encoding="utf-8")
     assert run_in(root) == "metrics.csv with 2 training steps, checkpoints/last.ckpt"

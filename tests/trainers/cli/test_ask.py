@@ -104,6 +104,19 @@ def test_a_run_that_was_moved_finds_its_own_index(run: Path, index: Path) -> Non
     assert settings("--run", str(run)).index == str(run / "world" / "index")
 
 
+def test_a_run_that_was_moved_does_not_search_what_lies_at_its_former_place(
+    run: Path, index: Path, tmp_path: Path
+) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"] = {"default_root_dir": str(run)}
+    config["model"]["env"]["index"] = "${trainer.default_root_dir}/world/index"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copytree(index, run / "world" / "index")
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    assert settings("--run", str(moved)).index == str(moved / "world" / "index")
+    assert settings("--run", str(run)).index == str(run / "world" / "index")
+
+
 def test_a_finished_quickstart_is_asked_by_default(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

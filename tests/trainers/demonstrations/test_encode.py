@@ -15,8 +15,12 @@ from research_rl.agents import LMPolicy
 from research_rl.agents.policy import PolicyConfig
 from research_rl.agents.types import Rollout, TextOnly
 from research_rl.envs import Passage, get_prompt
-from research_rl.envs.protocols import PROTOCOLS, Found, TagProtocol
-from research_rl.trainers.demonstrations.encode import as_sampled, in_protocol
+from research_rl.envs.protocols import PROTOCOLS, RESEARCH, Found, TagProtocol
+from research_rl.trainers.demonstrations.encode import (
+    as_sampled,
+    demonstrations_that_fit,
+    in_protocol,
+)
 from research_rl.trainers.demonstrations.module import SFTModule
 from research_rl.trainers.settings import Updates
 
@@ -61,6 +65,21 @@ def test_one_that_is_too_long_is_named() -> None:
     long = replace(TEXT, results=["x" * 4 * (POLICY.max_length or 0)])
     with pytest.raises(ValueError, match=r"positions, got \d+ tokens of question 'Who is the boss"):
         as_sampled(long, POLICY, PROMPT)
+
+
+def test_what_is_too_long_is_left_out_before_the_first_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    how = (POLICY, PROMPT, RESEARCH)
+    assert demonstrations_that_fit([TEXT], *how) == [TEXT]
+    assert not caplog.records
+    long = [replace(TEXT, results=["x" * n * (POLICY.max_length or 0)]) for n in (4, 5, 6)]
+    assert demonstrations_that_fit([long[0], TEXT, *long[1:]], *how) == [TEXT]
+    (said,) = caplog.messages
+    assert "3 of 4 demonstrations are left out" in said
+    assert TEXT.question.id in said
+    with pytest.raises(ValueError, match=r"positions, got 2 longer ones: .*model\.env\.top_k"):
+        demonstrations_that_fit(long[:2], *how)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -62,3 +62,15 @@ def test_imitation_without_a_gradient_ends(
     )
     with pytest.raises(NothingToLearnError, match="the gradient of the update is 0"):
         imitate(tmp_path / "run", policy, demonstrations, 0.1, SignalCheck("stop"))
+
+
+def test_a_demonstration_that_is_too_long_ends_no_run(
+    tmp_path: Path, policy: Path, demonstrations: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = json.loads(demonstrations.read_text().splitlines()[0])
+    row |= {"question_id": "long", "results": ["x" * 100_000]}
+    with demonstrations.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert imitate(tmp_path / "run", policy, demonstrations, 0.1).iteration == 2
+    assert "1 of 5 demonstrations are left out" in caplog.text
+    assert "long (" in caplog.text

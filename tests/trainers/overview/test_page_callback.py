@@ -73,11 +73,12 @@ def fit(folder: Path, module: Learns, *page: pl.Callback, **settings: Any) -> No
 def test_there_is_a_page_from_the_beginning_and_of_the_end(tmp_path: Path) -> None:
     module = Learns()
     fit(tmp_path, module, RunPage(every_n_seconds=0))
-    assert "not begun" in module.pages[0]
-    assert "stopped, 1 iteration<" in module.pages[2], "Lightning logs behind the callbacks"
+    assert "running, 0 iterations" in module.pages[0], "whoever trains it holds no lock here"
+    assert "running, 1 iteration<" in module.pages[2], "Lightning logs behind the callbacks"
     assert "stopped, 3 iterations" in (tmp_path / "index.html").read_text("utf-8")
     costs = json.loads((tmp_path / "costs.json").read_text())
     assert costs["host_bytes"] > 1e7
+    assert costs["command"] == "fit"
 
 
 @pytest.mark.filterwarnings("ignore")

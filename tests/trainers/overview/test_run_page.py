@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from research_rl.envs.system import alone_in
 from research_rl.trainers.health import Rule
+from research_rl.trainers.overview import facts
 from research_rl.trainers.overview.bands import bands_of
 from research_rl.trainers.overview.facts import (
     costs_of,
@@ -115,8 +116,41 @@ def test_states(tmp_path: Path) -> None:
     with alone_in(tmp_path):
         assert state_of(run).name == "running"
         assert state_of(run, over=True).name == "stopped"
+    assert state_of(run, over=False).name == "running", "whoever trains it knows"
     run.config["model"]["updates"]["num_minibatches"] = 2
     assert state_of(run).name == "finished", "max_steps counts updates, of which each makes two"
+
+
+def test_a_run_whose_lock_cannot_be_seen_is_not_called_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "is_held", lambda folder: None)
+    run = RunFolder.read(healthy(tmp_path, trainer__max_steps=20))
+    assert str(state_of(run)) == "probably running, 10 of 20 iterations"
+    run.changed -= 3600
+    state = state_of(run)
+    assert str(state) == "stopped or running elsewhere (unknown here), 10 of 20 iterations"
+    for grade in ("well", "ill"):
+        lines = [command.line for command in next_commands(run, state, grade)]  # type: ignore[arg-type]
+        assert lines
+        assert not any("--ckpt_path" in line for line in lines)
+    run.config["trainer"]["max_steps"] = 10
+    assert state_of(run).name == "finished"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_run_that_imitates_goes_on_as_it_began(tmp_path: Path, recorded: bool) -> None:
+    twice = {"model__updates__num_minibatches": 2, "trainer__max_steps": 20}
+    run = RunFolder.read(healthy(tmp_path, **twice))
+    assert state_of(run).name == "finished"
+    write_metrics(tmp_path, [{"step": step, "train/nll": 0.5} for step in range(10)])
+    if recorded:
+        (tmp_path / "costs.json").write_text('{"command": "sft"}')
+        write_metrics(tmp_path, [{"step": 9, "val/f1": 0.5, "train/reward": 1.0}])
+    run = RunFolder.read(tmp_path)
+    assert str(state_of(run)) == "stopped, 10 of 20 iterations"
+    again = next_commands(run, state_of(run), "well")[0].line
+    assert again == f"research sft --config {tmp_path}/config.yaml --ckpt_path last"
 
 
 def test_an_illness_that_passed_is_told(tmp_path: Path) -> None:
