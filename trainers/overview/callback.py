@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import resource
 import sys
@@ -93,6 +94,7 @@ class RunPage(RunCallback):
             for logger in trainer.loggers:
                 logger.save()
             costs = _costs(folder / COSTS) | {"command": _command(trainer.lightning_module)}
+            costs |= {} if (most := _passes(trainer)) is None else {"iterations": most}
             write_whole(folder / COSTS, json.dumps(costs) + "\n")
             self.written = write_run_page(folder, _full_config(trainer), over, begun=False)
         self._written_at = monotonic()
@@ -101,6 +103,13 @@ class RunPage(RunCallback):
 def _command(module: pl.LightningModule) -> str:
     """The command that trains such a module, for whoever goes on with the run."""
     return "fit" if learns_from_rewards(module) else "sft"
+
+
+def _passes(trainer: pl.Trainer) -> int | None:
+    """Iterations of all passes over the questions; None where ``max_epochs`` sets no limit."""
+    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    limited = epochs is not None and epochs > 0 and math.isfinite(batches) and batches > 0
+    return epochs * int(batches) if epochs is not None and limited else None
 
 
 def _costs(file: Path) -> dict[str, Any]:

@@ -98,14 +98,19 @@ def state_of(run: RunFolder, over: bool | None = None) -> RunState:
 
 
 def _total(run: RunFolder) -> int | None:
-    """Iterations that the config asks for; ``max_steps`` counts updates of the weights."""
+    """Iterations that the config asks for; ``max_steps`` counts updates of the weights.
+
+    How many a limit of ``max_epochs`` comes to depends on the questions; the run has noted it.
+    """
+    limits = [number(run.costs.get("iterations"))]
     steps = number(run.option("trainer.max_steps"))
-    if steps is None or steps < 1:
-        return None
-    each = 1.0
-    for name in () if imitates(run) else ("num_epochs", "num_minibatches"):
-        each *= max(1.0, number(run.option(f"model.updates.{name}", 1)) or 1.0)
-    return math.ceil(steps / each)
+    if steps is not None and steps >= 1:
+        each = 1.0
+        for name in () if imitates(run) else ("num_epochs", "num_minibatches"):
+            each *= max(1.0, number(run.option(f"model.updates.{name}", 1)) or 1.0)
+        limits.append(math.ceil(steps / each))
+    known = [limit for limit in limits if limit is not None]
+    return int(min(known)) if known else None
 
 
 def imitates(run: RunFolder) -> bool:

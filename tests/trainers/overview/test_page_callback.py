@@ -73,12 +73,13 @@ def fit(folder: Path, module: Learns, *page: pl.Callback, **settings: Any) -> No
 def test_there_is_a_page_from_the_beginning_and_of_the_end(tmp_path: Path) -> None:
     module = Learns()
     fit(tmp_path, module, RunPage(every_n_seconds=0))
-    assert "running, 0 iterations" in module.pages[0], "whoever trains it holds no lock here"
-    assert "running, 1 iteration<" in module.pages[2], "Lightning logs behind the callbacks"
-    assert "stopped, 3 iterations" in (tmp_path / "index.html").read_text("utf-8")
+    assert "running, 0 of 3 iterations" in module.pages[0], "whoever trains it holds no lock here"
+    assert "running, 1 of 3 iterations<" in module.pages[2], "Lightning logs behind the callbacks"
+    assert "finished, 3 of 3 iterations" in (tmp_path / "index.html").read_text("utf-8")
     costs = json.loads((tmp_path / "costs.json").read_text())
     assert costs["host_bytes"] > 1e7
     assert costs["command"] == "fit"
+    assert costs["iterations"] == 3, "what max_epochs comes to"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -98,7 +99,7 @@ def test_a_page_is_not_written_all_the_time(
 def test_a_run_that_fails_has_its_page(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the power is gone"):
         fit(tmp_path, Learns(fails_in=2), RunPage(every_n_seconds=1000))
-    assert "stopped, 2 iterations" in (tmp_path / "index.html").read_text("utf-8")
+    assert "stopped, 2 of 3 iterations" in (tmp_path / "index.html").read_text("utf-8")
 
 
 @pytest.mark.filterwarnings("ignore")

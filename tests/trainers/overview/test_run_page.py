@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -119,6 +120,16 @@ def test_states(tmp_path: Path) -> None:
     assert state_of(run, over=False).name == "running", "whoever trains it knows"
     run.config["model"]["updates"]["num_minibatches"] = 2
     assert state_of(run).name == "finished", "max_steps counts updates, of which each makes two"
+
+
+def test_a_run_of_some_passes_is_finished_behind_the_last(tmp_path: Path) -> None:
+    healthy(tmp_path, trainer__max_steps=-1)
+    assert str(state_of(RunFolder.read(tmp_path))) == "stopped, 10 iterations"
+    for passes, state in ((10, "finished, 10 of 10"), (12, "stopped, 10 of 12")):
+        (tmp_path / "costs.json").write_text(json.dumps({"iterations": passes}))
+        assert str(state_of(RunFolder.read(tmp_path))) == f"{state} iterations"
+    healthy(tmp_path, trainer__max_steps=11)
+    assert state_of(RunFolder.read(tmp_path)).total == 11, "the nearer limit"
 
 
 def test_a_run_whose_lock_cannot_be_seen_is_not_called_stopped(
