@@ -2,7 +2,7 @@
 
 Read first: signal.py, then signs.py
 May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.distributed,
-    trainers.measures, trainers.sampler
+    trainers.measures, trainers.progress, trainers.sampler
 """
 
 from __future__ import annotations
