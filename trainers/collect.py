@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from research_rl.agents import Rollout
@@ -189,3 +190,20 @@ def payments(rollouts: Sequence[Rollout], price: Price | None = None) -> list[fl
     if price is None:
         return values
     return [value - due for value, due in zip(values, price.charges(rollouts), strict=True)]
+
+
+def as_paid(rollouts: Sequence[Rollout], paid: Sequence[float] | None) -> list[Rollout]:
+    """Return the rollouts as a credit sees them: the value of each reward is what was paid.
+
+    The rollouts themselves keep what the environment paid.
+
+    Args:
+        rollouts: whole groups.
+        paid: of ``payments``; None, where there is no price, changes nothing.
+    """
+    if paid is None:
+        return list(rollouts)
+    return [
+        replace(rollout, reward=replace(rollout.reward, value=value))
+        for rollout, value in zip(rollouts, paid, strict=True)
+    ]

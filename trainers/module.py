@@ -34,7 +34,7 @@ from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
 from research_rl.trainers.checkpoint import ResumedOptimizer, take_over
-from research_rl.trainers.collect import Collector, check_group_size, payments, pool_of
+from research_rl.trainers.collect import Collector, as_paid, check_group_size, payments, pool_of
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
 from research_rl.trainers.learner import Learner
@@ -266,10 +266,10 @@ class ReSearchModule(pl.LightningModule):
         if self.updater is None:
             self.updater = self._make_updater()
         turn_rewards = None
+        paid = None if self.price is None else payments(rollouts, self.price)
         if self.credit is not None:
             with self.whole_policy(), torch.no_grad(), evaluating(self.policy.model):
-                turn_rewards = self.credit.turn_rewards(rollouts, self.policy)
-        paid = None if self.price is None else payments(rollouts, self.price)
+                turn_rewards = self.credit.turn_rewards(as_paid(rollouts, paid), self.policy)
         learned = self.updater.learn(rollouts, self.iteration, turn_rewards, paid)
         metrics, self.train_advantages = learned
         return metrics

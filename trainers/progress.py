@@ -11,14 +11,16 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from research_rl.trainers.measures import CEILING
 
@@ -32,6 +34,8 @@ SHOWN = {
 _BAR = tuple(f"{part}/{name}" for part in ("train", "val") for name in ("reward", "f1", "searches"))
 _VALIDATED = ("f1", "em", "searches", "format")
 _BY_HOP = re.compile(r"(\d+)hop")
+_LOGGED_AT: WeakKeyDictionary[pl.LightningModule, dict[str, int]] = WeakKeyDictionary()
+"""The iteration at which each metric of a module was last logged, by name."""
 
 
 class RolloutPulse:
@@ -268,8 +272,33 @@ def log_iteration(module: pl.LightningModule, metrics: Mapping[str, float]) -> N
     for name, value in metrics.items():
         module.log(name, value, prog_bar=name in _BAR, logger=not fitting)
     iteration = int(module.iteration)  # type: ignore[operator, arg-type, unused-ignore]
+    note_logged(module, metrics, iteration)
     due = trainer.validating or (iteration + 1) % max(trainer.log_every_n_steps, 1) == 0
     if fitting and due and not trainer.sanity_checking:
         for logger in module.loggers:
             logger.log_metrics(dict(metrics), iteration)
             logger.save()
+
+
+def note_logged(module: pl.LightningModule, names: Iterable[str], iteration: int) -> None:
+    """Remember that metrics were logged for an iteration; see ``metrics_of``."""
+    _LOGGED_AT.setdefault(module, {}).update(dict.fromkeys(names, iteration))
+
+
+def metrics_of(
+    trainer: pl.Trainer, module: pl.LightningModule, iteration: int
+) -> dict[str, Tensor]:
+    """Return ``trainer.callback_metrics`` without what was logged for another iteration alone.
+
+    Lightning keeps the last value of each metric for ever, also of those that only some iterations
+    have. Of a metric that is logged by neither this package's modules nor its callbacks nobody
+    knows when it was logged: it stays.
+
+    Args:
+        trainer: of the run.
+        module: that is being trained.
+        iteration: the number of iterations that it had learned from before.
+    """
+    logged_at = _LOGGED_AT.get(module, {})
+    known = trainer.callback_metrics
+    return {n: value for n, value in known.items() if logged_at.get(n, iteration) == iteration}

@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a ``with`` block: no dropout, whatever mode the parts are in.
+"""A mode for the length of a ``with`` block: without dropout, or without the adapter.
 
 With LoRA the reference is the policy itself, whose adapter has dropout while it is trained; scored
 in training mode, the same text would have another log-prob each time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -30,3 +31,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def has_adapter(model: nn.Module) -> bool:
     """Return whether a model is wrapped by peft."""
     return hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Switch off the adapter of a peft model inside; afterwards the same weights are trained again.
+
+    peft alone would have all adapters trained afterwards, those of frozen layers too.
+    """
+    trained = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for weight, wanted in trained:
+            if weight.requires_grad != wanted:
+                weight.requires_grad_(wanted)

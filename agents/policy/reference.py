@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from research_rl.agents.kernels import Packed, PackedForward
-from research_rl.agents.policy.modes import evaluating, has_adapter
+from research_rl.agents.policy.modes import evaluating, has_adapter, without_adapter
 from research_rl.agents.policy.policy import LMPolicy
 
 
@@ -70,6 +70,6 @@ class Reference:
     def _frozen(self) -> Iterator[None]:
         """Inside, the model is the starting point: without adapter, dropout and graph."""
         model: Any = self._policy.model
-        start = model.disable_adapter() if self._shared else nullcontext()
+        start = without_adapter(model) if self._shared else nullcontext()
         with evaluating(model), torch.no_grad(), start:
             yield

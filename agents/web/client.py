@@ -188,7 +188,7 @@ def completion_request(
     written: int,
     seed: int,
     eos_ids: Seq[int],
-    version: int,
+    salt: str,
 ) -> dict[str, Any]:
     """Return the body that asks for one turn.
 
@@ -200,7 +200,7 @@ def completion_request(
         written: tokens of the response so far.
         seed: of this turn, int64.
         eos_ids: that end a sequence.
-        version: of the weights; keys and values of another version are never used again.
+        salt: of the weights; keys and values computed under another salt are never used.
     """
     return {
         "model": model,
@@ -221,7 +221,7 @@ def completion_request(
         "skip_special_tokens": False,
         "logprobs": 0,
         "return_token_ids": True,
-        "cache_salt": f"weights-{version}",
+        "cache_salt": salt,
     }
 
 

@@ -197,7 +197,7 @@ class ServerEngine(Engine):
             written,
             seed_at(seed, written),
             sorted(self._policy.eos_ids),
-            version,
+            self.fleet.salt(version),
         )
         return self.fleet.ask(lambda client: client.complete(request), cancelled), version
 

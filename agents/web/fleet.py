@@ -8,6 +8,7 @@ the weights anew, for it may have been restarted.
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ class Fleet:
         self._proved = False  # the first folder of weights was read back
         self._started: dict[str, str | None] = {}  # by url, when a server got the weights
         self._rooms: dict[str, int | None] = {}  # by url, its positions
+        self._token = secrets.token_hex(8)  # of this fleet; chance, so that no other has it
         self.model = adapter_name(model) if weights == "lora" else model
         """The name of what is asked for."""
         self.version: int | None = None
@@ -80,6 +82,14 @@ class Fleet:
         They are known of servers that were given weights, or asked by ``ask_room``.
         """
         return min((size for size in self._rooms.values() if size is not None), default=None)
+
+    def salt(self, version: int) -> str:
+        """Return the ``cache_salt`` of weights: that of no other version, and of no other fleet.
+
+        A server may outlive a run. The next run, or the same one resumed, counts its versions from
+        the same numbers, and its weights are others.
+        """
+        return f"weights-{self._token}-{version}"
 
     def ask_room(self) -> int | None:
         """Return ``room`` after asking every server; one that does not answer is left out.

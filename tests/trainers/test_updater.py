@@ -17,8 +17,8 @@ from torch import nn
 from research_rl.agents import CachedEngine, Rollout
 from research_rl.trainers import module as training_module
 from research_rl.trainers import updater
-from research_rl.trainers.algorithms import GRPO
-from research_rl.trainers.credit import Price
+from research_rl.trainers.algorithms import GRPO, TurnGRPO
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.learner import Learner
 from research_rl.trainers.settings import Updates
 from research_rl.trainers.updater import LossScale, place_states
@@ -262,3 +262,29 @@ def test_a_price_is_told_of_all_rollouts_and_decides_which_are_kept(
         assert [worth > 0 for worth in group].count(True) == 1
         assert [worth < 0 for worth in group].count(True) == 1
         assert max(group[1::2]) <= 0 <= min(group[::2]), "every second one has paid"
+
+
+class Seen(Credit):
+    """Keeps the rewards that it is shown, and credits no turn."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def turn_rewards(self, rollouts: Sequence[Rollout], policy: Any) -> list[list[float]]:
+        self.values = [rollout.reward.value for rollout in rollouts]
+        return [[0.0] * len(rollout.turns) for rollout in rollouts]
+
+
+@pytest.mark.parametrize("price", [None, Tithe()])
+def test_credit_is_made_of_what_was_paid(tmp_path: Path, policy: Path, price: Price | None) -> None:
+    seen = Seen()
+    rule = TurnGRPO(kl_coef=0.0)
+    trained = training.fit(tmp_path, policy, 1, algorithm=rule, credit=seen, price=price)
+    rewards = [rollout.reward.value for rollout in trained.train_rollouts]
+    due = [0.0 if price is None else 0.1 * (row % 2) for row in range(len(rewards))]
+    assert seen.values == pytest.approx(
+        [value - tithe for value, tithe in zip(rewards, due, strict=True)]
+    )
+    assert all(value * 7 == pytest.approx(round(value * 7)) for value in rewards), (
+        "as they were paid"
+    )

@@ -18,7 +18,8 @@ class Price(ABC):
     """Charges rollouts for what they used, once their whole group is known.
 
     The environment pays each rollout by itself; a price is subtracted from that reward where
-    rewards become advantages. ``rollout.reward`` stays what the environment paid.
+    rewards become advantages, and from what a Credit sees. ``rollout.reward`` stays what the
+    environment paid.
     """
 
     @abstractmethod

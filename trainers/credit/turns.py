@@ -39,7 +39,8 @@ class Credit(ABC):
         None is a turn without a credit: it is not compared with others, and adds nothing.
 
         Args:
-            rollouts: whole groups of an iteration, of this rank.
+            rollouts: whole groups of an iteration, of this rank. With a price, each
+                ``reward.value`` is what is left of it; the F1 and all else stay.
             policy: before the update, on its device, in evaluation mode and without gradients.
         """
 

@@ -1,8 +1,8 @@
 """The health of a run: a check for signal, signs of collapse, a monitor, a guard that acts.
 
 Read first: signal.py, then signs.py
-May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.distributed,
-    trainers.measures, trainers.sampler
+May import: agents, envs, trainers.callbacks, trainers.checkpoint, trainers.collect,
+    trainers.distributed, trainers.measures, trainers.progress, trainers.sampler
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from research_rl.trainers.callbacks import (
     rollouts_of,
     run_folder,
 )
+from research_rl.trainers.collect import payments
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.health.signal import (
     SignalVerdict,
@@ -37,6 +38,7 @@ from research_rl.trainers.health.signal import (
     verdicts,
     verdicts_of_imitation,
 )
+from research_rl.trainers.progress import metrics_of
 from research_rl.trainers.sampler import learner_dtype
 
 log = logging.getLogger(__name__)
@@ -101,16 +103,25 @@ class SignalCheck(RunCallback):
         Raises:
             NothingToLearnError: there is a verdict, and ``action`` is stop.
         """
-        logged = trainer.callback_metrics
+        module: Any = pl_module
+        iteration = _iteration(trainer, module)
+        logged = metrics_of(trainer, pl_module, iteration - 1)
         metrics = {n: float(logged[f"train/{n}"]) for n in _READ if f"train/{n}" in logged}
         if not learns_from_rewards(pl_module):
-            found = verdicts_of_imitation(metrics)
-            self._tell(trainer, found, _iteration(trainer, pl_module))
+            self._tell(trainer, verdicts_of_imitation(metrics), iteration)
             return
-        counts = reduce(add, gather([tally(rollouts_of(pl_module, "train_rollouts"))]), Tally())
-        causes, corrected = likely_causes(pl_module), is_corrected(pl_module)
-        found = verdicts(counts, metrics, causes, corrected, self._before(pl_module, metrics))
-        self._tell(trainer, found, _iteration(trainer, pl_module))
+        rollouts = rollouts_of(pl_module, "train_rollouts")
+        own = tally(rollouts, payments(rollouts, getattr(module, "price", None)))
+        found = verdicts(
+            reduce(add, gather([own]), Tally()),
+            metrics,
+            likely_causes(pl_module),
+            is_corrected(pl_module),
+            self._before(pl_module, metrics),
+            compares_groups=getattr(getattr(module, "algorithm", None), "needs_groups", True),
+            credits_turns=getattr(module, "credit", None) is not None,
+        )
+        self._tell(trainer, found, iteration)
 
     def _before(self, module: Any, metrics: dict[str, float]) -> float | None:
         """The mismatch of this run's first iteration, where servers sample with newest weights."""

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from research_rl.envs.system import lines_of, write_whole
@@ -23,12 +24,15 @@ from research_rl.trainers.callbacks import Curves, RunCallback, learns_from_rewa
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
 from research_rl.trainers.health.rules import RULES, Rule
+from research_rl.trainers.progress import metrics_of
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "guard.jsonl"
 """File in the run's folder with one row for each warning or action."""
 _MIN_HISTORY = 2  # values of a metric that are needed before it is judged
+_VALIDATED = "val/"
+"""Begin of the metrics that hold until the next validation; others are of one iteration."""
 
 
 class CollapseGuard(RunCallback):
@@ -37,6 +41,9 @@ class CollapseGuard(RunCallback):
     If a rule is broken for ``patience`` iterations in a row, the guard warns. If it may act, it
     rolls back first and then changes the learning rate and the KL. It writes the reasons to
     ``guard.jsonl``, and does not act again for ``cooldown`` iterations.
+
+    A metric that was not measured in an iteration breaks no rule there. What the last validation
+    found (``val/...``) holds until the next one.
 
     Args:
         roll_back: load weights and optimizer of the last good snapshot; the questions go on.
@@ -83,6 +90,7 @@ class CollapseGuard(RunCallback):
         self._kl_coef: float | None = None
         self._kl_configured: float | None = None
         self._snapshots = Snapshots()
+        self._validated: dict[str, float] = {}  # what the last validation found
 
     @property
     def acts(self) -> bool:
@@ -141,6 +149,14 @@ class CollapseGuard(RunCallback):
         if self._kl_coef is not None:
             scale_kl(algorithm, self._kl_coef / (configured or 1.0))
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what a validation of this run has found, until the next one."""
+        module: Any = pl_module
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            logged = metrics_of(trainer, module, module.iteration)
+            found = {n: value for n, value in logged.items() if n.startswith(_VALIDATED)}
+            self._validated = _measured(self.rules, found)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
@@ -151,10 +167,10 @@ class CollapseGuard(RunCallback):
         """
         module: Any = pl_module
         step = module.iteration - 1
-        logged: Mapping[str, Tensor] = trainer.callback_metrics
-        if not learns_from_rewards(module):
-            logged = {n: value for n, value in logged.items() if not n.startswith("health/")}
-        reasons = self.judge(_measured(self.rules, logged))
+        others = (_VALIDATED,) if learns_from_rewards(module) else (_VALIDATED, "health/")
+        logged = metrics_of(trainer, module, step)
+        logged = {n: value for n, value in logged.items() if not n.startswith(others)}
+        reasons = self.judge(self._validated | _measured(self.rules, logged))
         # a fixed limit warns: going back to a start that was ill already would not help
         fixed = {rule.name for rule in self.rules if rule.limit is not None}
         lasting = [r for name, r in reasons.items() if self._lasts(name) and name not in fixed]
@@ -244,6 +260,7 @@ class CollapseGuard(RunCallback):
             "kl_coef": self._kl_coef,
             "kl_configured": self._kl_configured,
             "snapshots": self._snapshots.state(),
+            "validated": dict(self._validated),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,6 +272,7 @@ class CollapseGuard(RunCallback):
         self._kl_coef = state_dict["kl_coef"]
         self._kl_configured = state_dict.get("kl_configured")
         self._snapshots.load(state_dict["snapshots"])
+        self._validated = dict(state_dict.get("validated", {}))
 
 
 def would_have_warned(
@@ -270,12 +288,16 @@ def would_have_warned(
     rows: dict[int, dict[str, float]] = {}
     for name in _names(watch.rules) & metrics.keys():
         for step, value in zip(*metrics[name], strict=True):
-            now = rows.setdefault(step, {})
-            if math.isfinite(value):
-                now[name] = value
-    warned = []
-    for step, now in sorted(rows.items()):
-        if new := watch.new_alarms(watch.judge(now)):
+            rows.setdefault(step, {})[name] = value
+    validations = {s for n in metrics if n.startswith(_VALIDATED) for s in metrics[n].steps}
+    iterations = {s for n in metrics if not n.startswith(_VALIDATED) for s in metrics[n].steps}
+    warned, validated = [], dict[str, float]()
+    for step in sorted(validations | iterations):
+        now = {n: value for n, value in rows.get(step, {}).items() if math.isfinite(value)}
+        if step in validations:
+            validated = {n: value for n, value in now.items() if n.startswith(_VALIDATED)}
+        # behind the last iteration there is a validation alone, which no guard judges
+        if step in iterations and (new := watch.new_alarms(watch.judge(validated | now))):
             warned.append((step, new))
     return warned
 

@@ -26,6 +26,7 @@ from research_rl.trainers.callbacks import (
 from research_rl.trainers.distributed import gather
 from research_rl.trainers.health.signs import repetition, thoughts
 from research_rl.trainers.measures import SOLVED, Measures, average
+from research_rl.trainers.progress import note_logged
 
 
 def measure_health(rollout: Rollout) -> Measures:
@@ -172,6 +173,7 @@ def log_metrics(
         pl_module.log(name, value, logger=False)
     settings: Any = trainer
     done = _iterations(pl_module)
+    note_logged(pl_module, metrics, done - 1)
     if done % max(settings.log_every_n_steps, 1) == 0:
         for logger in trainer.loggers:
             logger.log_metrics(dict(metrics), done - 1)

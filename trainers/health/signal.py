@@ -1,8 +1,9 @@
 """The signal check: says when an iteration gave a policy nothing to learn from, and why.
 
-A reward that is the same in every rollout of a group gives no gradient. A run of which all groups
-are like that prints its progress, writes its checkpoints and learns nothing. After each iteration
-this check counts what the rollouts and the update were, and gives a verdict where it is plain::
+A reward that is the same in every rollout of a group gives no gradient where rollouts of a group
+are compared. A run of which all groups are like that prints its progress, writes its checkpoints
+and learns nothing. After each iteration this check counts what the rollouts and the update were,
+and gives a verdict where it is plain::
 
     nothing to learn from: in none of 8 groups do two rewards differ (64 rollouts, reward 0.00);
     all 64 have the format error «no <answer> ... </answer>», for example «Paris is the capital».
@@ -14,7 +15,7 @@ iteration has no healthy past. ``CollapseGuard`` sees the other kind, a run that
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -54,11 +55,11 @@ class Tally:
     rollouts: int = 0
     groups: int = 0
     differing: int = 0
-    """Groups in which two rewards differ."""
+    """Groups in which two rollouts were paid differently."""
     solved: int = 0
     """Groups in which every rollout is right."""
     rewards: Counter[float] = field(default_factory=Counter)
-    """How often each reward was paid."""
+    """How often each reward was paid, less its price."""
     answered: int = 0
     out_of_tokens: int = 0
     searches: int = 0
@@ -87,14 +88,20 @@ class Tally:
         )
 
 
-def tally(rollouts: Iterable[Rollout]) -> Tally:
-    """Return the counts of rollouts; those of one question are a group."""
+def tally(rollouts: Sequence[Rollout], paid: Sequence[float] | None = None) -> Tally:
+    """Return the counts of rollouts; those of one question are a group.
+
+    Args:
+        rollouts: of one rank.
+        paid: what each has earned, less its price; None is its reward.
+    """
     found = Tally()
-    groups: dict[Hashable, list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
-        groups[rollout.question.id, rollout.question.text].append(rollout)
+    groups: dict[Hashable, list[tuple[Rollout, float]]] = defaultdict(list)
+    earned = [one.reward.value for one in rollouts] if paid is None else paid
+    for rollout, value in zip(rollouts, earned, strict=True):
+        groups[rollout.question.id, rollout.question.text].append((rollout, value))
         found.rollouts += 1
-        found.rewards[rollout.reward.value] += 1
+        found.rewards[value] += 1
         found.answered += rollout.finish_reason == "answer"
         found.out_of_tokens += rollout.finish_reason == "length"
         found.searches += len(rollout.queries)
@@ -107,8 +114,8 @@ def tally(rollouts: Iterable[Rollout]) -> Tally:
             found.examples.setdefault(error, shortened(rollout.turns[-1] if rollout.turns else ""))
     found.groups = len(groups)
     for group in groups.values():
-        found.differing += len({one.reward.value for one in group}) > 1
-        found.solved += all(one.reward.f1 >= SOLVED for one in group)
+        found.differing += len({value for _, value in group}) > 1
+        found.solved += all(one.reward.f1 >= SOLVED for one, _ in group)
     return found
 
 
@@ -125,6 +132,8 @@ def verdicts(
     causes: Sequence[str] = (),
     corrected: bool = False,
     before: float | None = None,
+    compares_groups: bool = True,
+    credits_turns: bool = False,
 ) -> list[SignalVerdict]:
     """Return what keeps a policy from learning, the plainest first; empty where it can learn.
 
@@ -135,10 +144,16 @@ def verdicts(
         causes: what in this run may set sampled and recomputed log-probs apart.
         corrected: whether the loss weighs sampled tokens by an importance correction.
         before: where servers sample: their ``mismatch_mean`` before they were given new weights.
+        compares_groups: whether the learning rule compares the rollouts of a group with each other
+            alone; one that does not learns from what tells groups apart, too.
+        credits_turns: whether turns are paid for themselves. A policy may learn from that alone, so
+            equal rewards are told only where the gradient is 0.
     """
     if not counts.rollouts:
         return []
-    found = _of_abstaining(counts) or _of_rewards(counts)
+    found = _of_abstaining(counts)
+    if not found and not (credits_turns and metrics.get("grad_norm") != 0.0):
+        found = _of_rewards(counts, compares_groups)
     found += [*_of_form(counts), *_of_searches(counts)]
     limit = _CORRECTED if corrected else _MISMATCH
     if metrics.get("mismatch_5pct", 0.0) > limit:
@@ -190,17 +205,21 @@ def _of_abstaining(counts: Tally) -> list[SignalVerdict]:
     ]
 
 
-def _of_rewards(counts: Tally) -> list[SignalVerdict]:
-    """Equal rewards in every group; not where all is right, which is no illness."""
-    alone = counts.groups == counts.rollouts  # nothing is compared within a group of one
-    if (len(counts.rewards) > 1 if alone else counts.differing) or counts.solved == counts.groups:
+def _of_rewards(counts: Tally, compares_groups: bool) -> list[SignalVerdict]:
+    """Equal rewards where they are compared; not where all is right, which is no illness."""
+    # nothing is compared within a group of one
+    within = compares_groups and counts.groups < counts.rollouts
+    if (counts.differing if within else len(counts.rewards) > 1) or counts.solved == counts.groups:
         return []
+    seen = f"in none of {counts.groups} groups do two rewards differ"
+    if not compares_groups:
+        seen = f"no two rewards differ in all {counts.groups} groups"
     mean = sum(value * times for value, times in counts.rewards.items()) / counts.rollouts
     return [
         SignalVerdict(
             "no_difference",
-            f"in none of {counts.groups} groups do two rewards differ ({counts.rollouts} rollouts, "
-            f"mean reward {mean:.2f}, {counts.answered} answered, {counts.searches} searches)",
+            f"{seen} ({counts.rollouts} rollouts, mean reward {mean:.2f}, {counts.answered} "
+            f"answered, {counts.searches} searches)",
             "a policy that never does it right cannot be rewarded for it: show it the form first "
             "(research collect, then research sft), ask easier questions, or try another prompt, "
             "a larger group or a reward that pays parts",

@@ -19,7 +19,9 @@ TRACEBACK = "RESEARCH_TRACEBACK"
 """Environment variable that asks for tracebacks all the same."""
 PLUG_POINTS = {  # where a config names a class, and what it must be
     "model.algorithm": "research_rl.trainers.algorithms.Algorithm",
+    "model.credit": "research_rl.trainers.credit.Credit",
     "model.engine": "research_rl.agents.types.Engine",
+    "model.price": "research_rl.trainers.credit.Price",
     "trainer.callbacks": "pytorch_lightning.Callback",
     "trainer.logger": "pytorch_lightning.loggers.Logger",
 }
@@ -29,12 +31,14 @@ _MANY = 20  # names that still fit on a line
 # real parser, so that a version which words it otherwise is noticed.
 _KEY = re.compile(r'Parser key "([^"]+)":')
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-_OTHER_CLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\w+)")
+_OTHER_CLASS = re.compile(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)")
 _NO_ARGUMENT = re.compile(r"class_path '([\w.]+)': Option '(\w+)' is not accepted")
+_OF_CLASSES = (_NO_CLASS, _OTHER_CLASS, _NO_ARGUMENT)
 _NO_OPTION = re.compile(r"unrecognized arguments: --([\w.]+)")
 _NO_KEY = re.compile(r"does not accept option '([\w.]+)'")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _NO_SUBCLASS = "Not a valid subclass"
+_OR_NONE = "Expected a <class 'NoneType'>"
 _NOISE = re.compile(r"Expected a path but|Does not validate against|Subtypes:|Errors:|Given value")
 
 
@@ -75,7 +79,10 @@ def one_line(message: str, options: Iterable[str] = ()) -> str:
     key, body = _split(message)
     lines = [line.strip(" -") for line in body.splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
-    explained = [_explain(line, key, list(options)) for line in _joined(lines)]
+    lines = _joined(lines)
+    if any(wrong.search(line) for line in lines for wrong in _OF_CLASSES):
+        lines = [line for line in lines if line != _OR_NONE]  # no class was to be named at all
+    explained = [_explain(line, key, list(options)) for line in lines]
     if _NO_SUBCLASS in body:  # the other members of the union say nothing more
         explained = explained[:1]
     return (f"{key}: " if key else "") + "; ".join(explained)
@@ -110,7 +117,8 @@ def _explain(line: str, key: str, options: list[str]) -> str:
     if found := _NO_CLASS.search(line):
         return f"no class {found[1]!r}{_known_classes(key, found[1])}"
     if found := _OTHER_CLASS.search(line):
-        return f"{found[1]} is no {found[2]}{_known_classes(key, found[1])}"
+        name = found[1] or "what it names"  # in a union jsonargparse leaves the name out
+        return f"{name} is no {found[2]}{_known_classes(key, name)}"
     if found := _NO_ARGUMENT.search(line):
         taken = list(inspect.signature(_class(found[1])).parameters)
         name = found[1].rpartition(".")[2]

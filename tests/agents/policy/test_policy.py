@@ -355,6 +355,21 @@ def test_lora_trains_the_adapter_and_refers_to_the_model_without_it(
     torch.testing.assert_close(policy(ids, mask).logprobs, moved)
 
 
+def test_a_pass_of_the_reference_trains_no_other_weight_than_before(folder: Path) -> None:
+    pytest.importorskip("peft")
+    config = PolicyConfig(str(folder), lora=LoraConfig(r=4), freeze_layers=1)
+    policy = LMPolicy.from_config(config)
+
+    def trained() -> set[str]:
+        return {n for n, p in policy.named_parameters() if p.requires_grad}
+
+    before = trained()
+    assert before
+    assert not any(".layers.0." in name for name in before)
+    Reference(policy).logprobs(*batch(policy, "some text"))
+    assert trained() == before
+
+
 def test_lora_without_peft_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.\[lora\]'"):

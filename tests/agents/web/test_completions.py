@@ -34,7 +34,22 @@ def test_a_request_names_everything_that_shapes_the_sampling(policy: LMPolicy) -
     assert (body["top_p"], body["top_k"], body["min_p"]) == (1.0, 0, 0.0)
     assert body["repetition_penalty"] == 1.0
     assert body["return_token_ids"] is True
-    assert body["cache_salt"] == "weights-0"
+
+
+def test_no_two_runs_and_no_two_versions_share_a_prefix_cache(policy: LMPolicy) -> None:
+    salts = []
+    with stub(lambda body: (200, completion(body))) as server:
+        for _ in range(2):  # the second is another run, or the first one resumed
+            remote = engine(policy, server.url)
+            for version in (0, 1):
+                remote.sync(version)
+                seen = len(server.requests)
+                remote.run(PROMPTS[:2], PARAMS, reply, SEEDS[:2])
+                sent = [b for path, b in server.requests[seen:] if path == "/v1/completions"]
+                assert len({body["cache_salt"] for body in sent}) == 1
+                salts.append(sent[0]["cache_salt"])
+            remote.close()
+    assert len(set(salts)) == 4
 
 
 @pytest.mark.parametrize(
@@ -115,7 +130,7 @@ def test_the_server_answers_text_too(server: BackgroundRolloutServer) -> None:
     assert "token_ids" not in choice
 
 
-REQUEST = completion_request("m", [1, 2], PARAMS, 8, 0, 3, [9], 0)
+REQUEST = completion_request("m", [1, 2], PARAMS, 8, 0, 3, [9], "s")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 20) | st.floats() | st.text(max_size=5),
     lambda inner: (

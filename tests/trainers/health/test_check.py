@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,13 @@ from doubles import training
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
+from research_rl.agents import collect_rollouts
 from research_rl.envs.rewards import DefaultReward
 from research_rl.envs.types import Reward
+from research_rl.trainers import module as modules
+from research_rl.trainers.algorithms import Reinforce, TurnGRPO
 from research_rl.trainers.checkpoint.export import learned_nothing
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.health.check import (
     SAME_WEIGHTS,
     SIGNAL_JOURNAL,
@@ -35,6 +40,22 @@ class Nothing(DefaultReward):
     def __call__(self, segments: Any, question: Any) -> Reward:
         """See RewardFunction."""
         return Reward(0.0, format_error="no <answer> ... </answer>")
+
+
+class ByPlace(Credit):
+    """Credits the turns of each rollout by its place."""
+
+    def turn_rewards(self, rollouts: Any, policy: Any) -> list[list[float]]:
+        """See Credit."""
+        return [[float(place)] * len(one.turns) for place, one in enumerate(rollouts)]
+
+
+class ByLength(Price):
+    """Charges by what was written."""
+
+    def charges(self, rollouts: Any) -> list[float]:
+        """See Price."""
+        return [len(one.sequence.response_ids) / 100 for one in rollouts]
 
 
 def fit(folder: Path, check: SignalCheck, dead: bool, steps: int = 2, **settings: Any) -> Any:
@@ -87,6 +108,31 @@ def test_it_stops_where_it_is_asked_to(tmp_path: Path) -> None:
     with pytest.raises(NothingToLearnError, match="do two rewards differ"):
         fit(tmp_path, SignalCheck("stop"), dead=True)
     assert (tmp_path / SIGNAL_JOURNAL).is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "learns"),
+    [
+        ({}, False),
+        ({"algorithm": Reinforce(kl_coef=0.0)}, True),
+        ({"price": ByLength()}, True),
+        ({"algorithm": TurnGRPO(kl_coef=0.0), "credit": ByPlace()}, True),
+    ],
+)
+def test_only_a_run_that_cannot_learn_is_told_that_rewards_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], learns: bool
+) -> None:
+    def paid_by_question(questions: Any, *arguments: Any) -> Any:
+        found = collect_rollouts(questions, *arguments)
+        names = sorted({one.question.id for one in found})
+        return [replace(r, reward=Reward(float(names.index(r.question.id)))) for r in found]
+
+    monkeypatch.setattr(modules, "collect_rollouts", paid_by_question)
+    fit(tmp_path, SignalCheck(), False, steps=1, **settings)
+    journal = tmp_path / SIGNAL_JOURNAL
+    rows = journal.read_text().splitlines() if journal.is_file() else []
+    told = {verdict["name"] for row in rows for verdict in json.loads(row)["verdicts"]}
+    assert ("no_difference" not in told) is learns
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

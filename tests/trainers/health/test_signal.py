@@ -80,6 +80,32 @@ def test_one_group_that_differs_is_enough() -> None:
     assert names(found, grad_norm=0.1) == []
 
 
+def test_rules_without_groups_learn_from_what_tells_groups_apart() -> None:
+    apart = [dead(), dead(), *(rollout("wrong", id="other") for _ in range(2))]
+    counts = tally(apart)
+    assert [one.name for one in verdicts(counts, {})] == ["no_difference"]
+    assert verdicts(counts, {}, compares_groups=False) == []
+    (one, _) = verdicts(tally([dead(), dead()]), {}, compares_groups=False)
+    assert one.name == "no_difference"
+    assert "no two rewards differ in all 1 groups (2 rollouts" in one.said
+
+
+def test_a_price_that_tells_rollouts_apart_is_seen() -> None:
+    equal = [rollout("wrong"), rollout("wrong")]
+    assert names(equal) == ["no_difference"]
+    assert verdicts(tally(equal, [0.1, 0.0]), {}) == []
+    evened = [rollout("wrong"), rollout("format")]
+    assert names(evened) == []
+    assert [one.name for one in verdicts(tally(evened, [0.0, 0.0]), {})] == ["no_difference"]
+
+
+@pytest.mark.parametrize(("norm", "told"), [(0.2, False), (0.0, True)])
+def test_turns_that_are_paid_for_themselves_teach_without_rewards(norm: float, told: bool) -> None:
+    counts = tally([rollout("wrong"), rollout("wrong")])
+    found = verdicts(counts, {"grad_norm": norm}, credits_turns=True)
+    assert [one.name for one in found] == (["no_difference", "zero_gradient"] if told else [])
+
+
 def test_single_rollouts_are_compared_with_one_another() -> None:
     alone = [rollout("wrong", id=str(n)) for n in range(4)]
     assert names(alone) == ["no_difference"]

@@ -6,12 +6,14 @@ fails here, by the name of what is looked for, before a user has to read a long 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, NoReturn
 
 import pytest
 
 from research_rl.envs.system import FAILED
+from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.settings import errors
 from research_rl.trainers.settings.shipped import OneLineParser, ShippedConfigFile
 
@@ -41,6 +43,8 @@ def parser() -> Hearing:
     section.add_argument("--model.rule", type=Rule, sub_configs=True)
     section.add_argument("--model.wait", type=int | bool | None, default=None)
     section.add_argument("--model.rules", type=list[Rule] | Rule | None, default=None)
+    section.add_argument("--model.price", type=Price | None, sub_configs=True)
+    section.add_argument("--model.credit", type=Credit | None, sub_configs=True)
     whole = Hearing(parser_mode="omegaconf+")
     whole.add_subcommands().add_subcommand("fit", section)
     return whole
@@ -128,3 +132,37 @@ def test_what_helps_nobody_is_left_out(noise: str, capsys: pytest.CaptureFixture
 
 def test_every_noise_is_provoked() -> None:
     assert set(errors._NOISE.pattern.split("|")) == set(NOISES)
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["--model.price", "SearchPrise"], "did you mean SearchPrice?"),
+        (["--model.credit", "StepGroup"], "did you mean StepGroups?"),
+        (["--config", "{model: {credit: {class_path: InformationGains}}}"], "InformationGain?"),
+    ],
+)
+def test_a_class_that_may_be_left_out_is_suggested(
+    args: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said(args, capsys)
+    assert meant in line
+    assert "NoneType" not in line
+    assert line.endswith("a class of your own is named with its module, as my_file.MyClass")
+
+
+def test_an_option_or_a_class_that_is_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"class_path": "SearchPrice", "init_args": {"coeff": 1}}
+    line = said(["--config", json.dumps({"model": {"price": asked}})], capsys)
+    assert line.endswith(
+        "SearchPrice has no option 'coeff' (known: coef, limit, support); did you mean coef?"
+    )
+    line = said(["--model.price", "collections.Counter"], capsys)
+    assert "is no Price (known: SearchPrice)" in line
+
+
+@pytest.mark.parametrize("key", errors.PLUG_POINTS)
+def test_what_a_config_names_by_its_class_is_there(key: str) -> None:
+    import research_rl.trainers.cli.fit  # noqa: F401  (whose parser imports them all)
+
+    assert errors._class(errors.PLUG_POINTS[key]) is not object
