@@ -76,10 +76,20 @@ def train_once(folder: Path, *options: str) -> float:
     Args:
         folder: of the run; its output goes to the end of ``log.txt`` there.
         options: of the command, ``--config`` among them.
+
+    Raises:
+        FileExistsError: the run in the folder had other options.
     """
+    asked = folder / "asked.json"  # a run of before this was kept is taken as it is
+    if asked.is_file() and (begun := json.loads(asked.read_text())) != list(options):
+        raise FileExistsError(
+            f"{folder} must hold a run of these options, got one of {' '.join(begun)} where "
+            f"{' '.join(options)} is asked for; choose another --out, or remove it"
+        )
     if (folder / DONE).is_file():
         return float(json.loads((folder / DONE).read_text())["minutes"])
     folder.mkdir(parents=True, exist_ok=True)
+    asked.write_text(json.dumps(list(options)))
     command = [sys.executable, "-m", "research_rl.trainers.cli", "fit", *options]
     command += ["--trainer.default_root_dir", str(folder)]
     print("running", " ".join(command[3:]), file=sys.stderr, flush=True)

@@ -87,7 +87,7 @@ def read_questions(source: str | Path, split: str | None = None) -> list[Questio
     if bad:
         raise QuestionError(source, bad.line, bad.reason)
     if unanswerable:
-        log.info("%s: passed over %d unanswerable questions", source, unanswerable)
+        log.warning("%s: passed over %d questions marked unanswerable", source, unanswerable)
     if not questions:
         raise QuestionError(source, None, "holds no questions")
     if split and chosen_by_metadata:

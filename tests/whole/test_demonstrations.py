@@ -15,6 +15,7 @@ from doubles.page_commands import parse
 from doubles.tiny_run import write_config
 
 from research_rl.trainers.cli import main
+from research_rl.trainers.data import WorldConfig
 
 QUESTIONS = [
     {
@@ -161,6 +162,23 @@ def test_a_mistake_is_one_line(
     assert stop.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert said in lines[-1]
+
+
+def test_the_world_that_is_asked_about_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"num_people": 60, "num_train": 12, "num_val": 6, "num_test": 6}
+    WorldConfig(folder="world", **sizes).write()
+    world = [f"--data.world.{name}={value}" for name, value in sizes.items()]
+    asked = ["collect", "--config", "quickstart", "--data.world.folder", "world", *world]
+    other = [*asked, "--data.world.seed", "7", "--from", "gold", "--out", "demos"]
+    with pytest.raises(SystemExit):
+        research(monkeypatch, *other)
+    assert (
+        "data.world must have the settings that world was written with" in capsys.readouterr().err
+    )
+    assert not Path("demos/rollouts.jsonl").exists()
 
 
 @pytest.mark.parametrize("rule", ["dapo", "igpo", "ppo"])

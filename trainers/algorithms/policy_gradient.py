@@ -5,7 +5,6 @@ A rule such as GRPO is then a formula of advantages; GSPO replaces the surrogate
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -32,8 +31,6 @@ from research_rl.trainers.algorithms.losses import (
     mismatch_weights,
     token_weights,
 )
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from research_rl.agents.policy import PolicyOutput
@@ -158,8 +155,11 @@ class PolicyGradient(Algorithm):
     def correct(self, reason: str) -> None:
         """Take a truncated importance correction, and log it, if the choice is left to the run."""
         if self.corrects_itself and self.correction is None:
+            # a logger of ours has no handler: it would be heard from warnings on
+            from pytorch_lightning.utilities import rank_zero_info
+
             self.correction = Correction()
-            log.info(
+            rank_zero_info(
                 "each token is weighed by its probability under the learner over that under the "
                 "sampler, at most %g, because %s; algorithm.correction: null turns it off",
                 self.correction.high,

@@ -19,8 +19,9 @@ from research_rl.trainers.cli.dispatch import COMMANDS, main
 
 if TYPE_CHECKING:
     from research_rl.trainers.cli.fit import ResearchCLI, run
+    from research_rl.trainers.cli.start import set_threads
 
-__all__ = ["COMMANDS", "ResearchCLI", "main", "run"]
+__all__ = ["COMMANDS", "ResearchCLI", "main", "run", "set_threads"]
 
 # other commands do not wait for Lightning
-__getattr__ = lazy(__name__, {"fit": ["ResearchCLI", "run"]})
+__getattr__ = lazy(__name__, {"fit": ["ResearchCLI", "run"], "start": ["set_threads"]})

@@ -29,9 +29,12 @@ def main(args: Sequence[str]) -> None:
     )
     how = Collection(keep, own.samples, own.batch_size, own.wanted)
     run = _built(rest)
-    questions = (
-        read_questions(own.questions) if own.questions else run.datamodule.questions("train")
-    )
+    if own.questions:
+        questions = read_questions(own.questions)
+    else:
+        if run.datamodule.world is not None:
+            run.datamodule.world.check()
+        questions = run.datamodule.questions("train")
     questions = questions[: own.limit]
     settings, out = _settings(own, run, questions, how), Path(own.out)
     places = {"url": own.url} if own.source == "served" and own.url else {}
@@ -114,13 +117,14 @@ def _source(own: argparse.Namespace, run: Any) -> Any:
 
 def _built(args: Sequence[str]) -> Any:
     """The objects that ``research fit`` would have with these arguments; nothing is run."""
-    from research_rl.trainers.cli import ResearchCLI, run
+    from research_rl.trainers.cli import ResearchCLI, run, set_threads
 
     class Build(ResearchCLI):
         """Makes what a config names, and stops."""
 
         def before_instantiate_classes(self) -> None:
-            """Check nothing: no run begins."""
+            """Check nothing, for no run begins; set the number of threads."""
+            set_threads(self._option("torch_threads"))
 
         def _run_subcommand(self, subcommand: str) -> None:
             """Run nothing."""

@@ -108,9 +108,12 @@ def test_the_hubs_copy_of_hotpotqa(tmp_path: Path) -> None:
     assert question.metadata["supporting_titles"] == ["A", "B"]
 
 
-def test_musique_joins_aliases_and_passes_over_what_cannot_be_answered(tmp_path: Path) -> None:
+def test_musique_joins_aliases_and_passes_over_what_cannot_be_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     unanswerable = {**MUSIQUE, "answerable": False}
     (question,) = read_questions(write_lines(tmp_path / "m.jsonl", unanswerable, MUSIQUE))
+    assert "passed over 1 questions marked unanswerable" in caplog.text
     assert question.answers == ("Casa Loma", "The Casa Loma")
     assert question.metadata["hops"] == 3
     assert question.metadata["supporting_titles"] == ["Casa Loma", "Paul Kane"]
