@@ -131,7 +131,6 @@ __getattr__ = lazy(
             "ServedReSearchAgent",
             "Message",
             "Template",
-            "TextOnly",
         ],
         "machine": ["chosen_dtype", "cpu_abilities", "fast_dtype", "warn_if_slow"],
         "policy": ["LMPolicy", "LoraConfig", "PolicyConfig", "PolicyOutput", "Reference"],

@@ -1,11 +1,11 @@
-"""Recall before and after words of every script: English question sets, and ten languages.
+"""Recall before and after words of every script: English question sets, and eleven languages.
 
 "former" cuts runs of letters and digits in lower case, as indexes of the first rule still do; "now"
 is `research_rl.envs.retrieval.encoders.words`. The first table asks the questions of HotpotQA,
 2WikiMultihopQA and MuSiQue of all their paragraphs: recall@5 of the supporting ones must not fall.
-The second asks for capitals in ten languages, half of the questions decomposed (NFD) and in capital
-letters, half as they are; "found" is the share whose passage comes first, "nothing" the share that
-finds no passage at all.
+The second asks for capitals in eleven languages, half of the questions decomposed (NFD) and in
+capital letters, half as they are; "found" is the share whose passage comes first, "nothing" the
+share that finds no passage at all.
 
     python benchmarks/words.py --data FOLDER
 """

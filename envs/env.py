@@ -44,7 +44,7 @@ class ReSearchEnv(gym.Env[str, str]):
     ``UnicodeText(0, max_chars)``: what to append to the transcript. The prompt at reset, the block
     ``" <result>\n...\n</result>"`` after a search, ``""`` at the end. The ``Transcript`` wrapper
     gives the whole transcript instead. A result longer than ``max_chars`` loses whole passages
-    from its end.
+    from its end; the last one left is shortened by halves.
 
     ## Rewards
     0 until the end. Then, with F1 the best token F1 of the boxed prediction over the gold answers:

@@ -146,8 +146,8 @@ def engine_for(
 ) -> CachedEngine | TurnwiseEngine:
     """Return the quickest engine that fits a model: what is taken where none is configured.
 
-    The cached engine is tried with two short texts. Where it refuses the model, the turnwise one is
-    taken, and the log says so with the reason.
+    The cached engine is tried with three short texts. Where it refuses the model, the turnwise one
+    is taken, and the log says so with the reason.
 
     Args:
         policy: whose weights sample.

@@ -61,7 +61,7 @@ class ReSearchGem(Env):  # type: ignore[misc]
             raise ValueError(f"same_state=True copies the arguments too, got {sorted(kwargs)}")
         twin = ReSearchGem(**{**self._kwargs, **kwargs})
         if same_state:
-            twin._env = self._env.fork()
+            twin._env, twin._seed = self._env.fork(), self._seed
         return twin
 
 

@@ -46,17 +46,27 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in options.items():
         *sections, last = str(name).split(".")
-        inner = made
-        for section in sections:
-            inner = inner.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise TypeError(f"{name} must not stand beside a value of its section {section}")
-        plain = _plain(value, last)
-        if isinstance(plain, dict) and isinstance(inner.get(last), dict):
-            inner[last] |= plain
-        else:
-            inner[last] = plain
+        one = {last: _plain(value, last)}
+        for section in reversed(sections):
+            one = {section: one}
+        _add(made, one, "")
     return made
+
+
+def _add(made: dict[str, Any], more: Mapping[str, Any], within: str) -> None:
+    """Put options into others, sections into sections; of equal names the later one wins.
+
+    Raises:
+        TypeError: a name is a section in one and a value in the other.
+    """
+    for name, value in more.items():
+        old = made.get(name)
+        if name in made and isinstance(old, dict) != isinstance(value, dict):
+            raise TypeError(f"{within}{name} must be a value or a section of options, got both")
+        if isinstance(old, dict):
+            _add(old, value, f"{within}{name}.")
+        else:
+            made[name] = value
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -70,8 +80,11 @@ def _plain(value: Any, name: str) -> Any:
         return path if name == "class_path" else {"class_path": path}
     if isinstance(value, PathLike):
         return str(value)
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # NumPy's float64 is one, and YAML does not know it
+    if value is None:
+        return None
     raise TypeError(
         f"{name} must be a number, a text, a list, a mapping or a class, got "
         f"{type(value).__name__}; name a class, and its arguments as "

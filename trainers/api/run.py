@@ -36,7 +36,7 @@ class Trained:
 
     Args:
         folder: of the run; everything it wrote lies there.
-        metrics: the newest value of each metric, ``val/f1`` for instance.
+        metrics: the newest value of each metric, ``val/f1`` for instance, of the whole run.
         policy: the trained policy as a Hugging Face folder; None where the config has no
             ExportPolicy.
         checkpoint: the best or else the last checkpoint; None where none was written.
@@ -50,8 +50,13 @@ class Trained:
     @property
     def history(self) -> list[dict[str, float]]:
         """The rows of ``metrics.csv``: one a training step and one a validation."""
-        with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return _history(self.folder)
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    file = folder / "metrics.csv"
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ def train(
     saved = getattr(trainer.checkpoint_callback, "best_model_path", "") or getattr(
         trainer.checkpoint_callback, "last_model_path", ""
     )
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics: dict[str, float] = {}
+    for row in _history(folder) if (folder / "metrics.csv").is_file() else ():
+        metrics |= {name: value for name, value in row.items() if "/" in name}
+    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Trained(folder, metrics, next(iter(policies), None), Path(saved) if saved else None)
 
 
@@ -140,7 +148,8 @@ def ask(
         question: what is asked.
         run: a finished run: its policy, index, prompt and limits.
         options: those of the command with ``_`` for ``-``: model, server, index, protocol, prompt,
-            top_k, max_searches, max_tokens, temperature, seed, api, tokenizer, dialect.
+            top_k, max_searches, max_tokens, max_result_tokens, temperature, seed, api, tokenizer,
+            dialect.
 
     Returns:
         The answer, with its searches and passages.
@@ -155,7 +164,8 @@ def ask(
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(f"ask has no option {unknown[0]!r} (known: {', '.join(known)})")
     folder = run.folder if isinstance(run, Trained) else run
-    given = {"run": None if folder is None else str(folder), **options}
+    texts = {k: str(v) if isinstance(v, PathLike) else v for k, v in options.items()}
+    given = {"run": None if folder is None else str(folder), **texts}
     with careful([str(value) for value in options.values()]):
         settings = resolve(argparse.Namespace(**dict.fromkeys(known) | given))
         key = _made_of(settings)

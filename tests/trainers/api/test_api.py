@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from doubles.tiny_run import write_config
@@ -52,12 +53,15 @@ def test_train_ask_and_evaluate(config: Path, here: Path) -> None:
         research_rl.train(config, {"trainer.default_root_dir": str(run.folder)})
     again = research_rl.train(run.folder / "config.yaml", {"trainer.max_steps": 2}, resume="last")
     assert sum("train/reward" in row for row in again.history) == 2
+    over = research_rl.train(run.folder / "config.yaml", {"trainer.max_steps": 2}, resume="last")
+    newest = [row["val/f1"] for row in over.history if "val/f1" in row][-1]
+    assert over.metrics["val/f1"] == newest, "nothing was left to do, and the run has its figures"
 
     world = yaml.safe_load((run.folder / "config.yaml").read_text())["model"]["env"]
     index = world["index"] or write_index(here)
     one = research_rl.ask("Who ?", run, index=str(index), max_tokens=8)
     two = research_rl.ask("Who ?", run.folder, index=str(index), max_tokens=8)
-    three = research_rl.ask("Where ?", model=str(run.policy), index=str(index), max_tokens=8)
+    three = research_rl.ask("Where ?", model=run.policy, index=Path(index), max_tokens=8)
     assert one.question.text == two.question.text == "Who ?"
     assert one.text == two.text
     assert three.question.text == "Where ?"
@@ -131,6 +135,23 @@ def test_only_outermost_names_are_split_at_dots() -> None:
         "data": {"seed": 1},
         "a": {"b": {"c.d": {"class_path": "research_rl.trainers.settings.errors.UsageError"}}},
     }
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_sections_go_into_sections(turned: bool) -> None:
+    both = [("model.env.reward", "em"), ("model", {"env": {"top_k": 3}})]
+    (_, text) = command_words([dict(reversed(both) if turned else both)])
+    assert yaml.safe_load(text) == {"model": {"env": {"reward": "em", "top_k": 3}}}
+    clash = [("a.b", 1), ("a", 2)]
+    with pytest.raises(TypeError, match="a must be a value or a section of options, got both"):
+        command_words([dict(reversed(clash) if turned else clash)])
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    (_, text) = command_words([{"a": np.float64(0.5), "b": np.str_("x"), "c": True, "d": 1}])
+    assert yaml.safe_load(text) == {"a": 0.5, "b": "x", "c": True, "d": 1}
+    with pytest.raises(TypeError, match="must be a number"):
+        command_words([{"a": np.arange(2)}])
 
 
 NAMES = st.text("abcdef_", min_size=1, max_size=4)
