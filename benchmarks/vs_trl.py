@@ -7,6 +7,7 @@ its peak beyond that before the first step. The status is 1 where a bar is misse
 
     pip install -e '.[bench]'
     python benchmarks/vs_trl.py [--cases NUMBER ...] [--repeats 2] [--json FILE]
+    python benchmarks/vs_trl.py --model FOLDER [--dtype float32]
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from planned import make_policy
+from tokenizers import AddedToken
 from tqdm import tqdm
+
+from research_rl.agents import LMPolicy, PolicyConfig
 
 SIDES = ("trl", "ours")
 STAGES = ("rollout", "reference", "forward", "backward")
@@ -35,18 +39,27 @@ MOST_MEMORY = 0.6
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison, and how many times as fast as TRL each part has to be."""
+    """One comparison, and how many times as fast as TRL each part has to be.
+
+    Args:
+        size: of the random model and of the work.
+        dtype: float32, bfloat16, or pure for TRL with bfloat16 weights.
+        shape: of the rollouts.
+        bars: by part.
+        model: folder of a real model in place of the random one; the work stays that of ``size``.
+    """
 
     size: str
     dtype: str
     shape: str
     bars: dict[str, float] = field(default_factory=dict)
+    model: str | None = None
 
     @property
     def name(self) -> str:
         """As it is shown."""
         weights = {"bfloat16": "bf16", "float32": "fp32", "pure": "bf16, TRL's weights too"}
-        return f"{self.size} {weights[self.dtype]} {self.shape}"
+        return f"{Path(self.model or self.size).name} {weights[self.dtype]} {self.shape}"
 
 
 CASES = (
@@ -105,7 +118,7 @@ class Side:
 def compare(case: Case, repeats: int) -> dict[str, Any]:
     """Run a case; the medians of both sides."""
     with tempfile.TemporaryDirectory() as folder:
-        policy = make_policy(case.size)
+        policy = make_policy(case.size) if case.model is None else real_policy(case.model)
         policy.model.save_pretrained(folder)
         policy.tokenizer.pad_token = policy.tokenizer.eos_token  # TRL asks for one
         policy.tokenizer.save_pretrained(folder)
@@ -118,6 +131,15 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
             for name, side in sides.items():
                 found[name].append(side.step(number == repeats))
     return {name: _median(steps) for name, steps in found.items()}
+
+
+def real_policy(folder: str) -> LMPolicy:
+    """A real model in float32, with a token more: the plan ends a turn by one."""
+    policy = LMPolicy.from_config(PolicyConfig(folder, dtype="float32"))
+    policy.tokenizer.add_tokens([AddedToken("</search>", special=False)])
+    if len(policy.tokenizer) > policy.model.get_input_embeddings().num_embeddings:
+        policy.model.resize_token_embeddings(len(policy.tokenizer))
+    return policy
 
 
 def _median(steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -184,11 +206,17 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=2, help="steps behind the first; 0: it counts"
     )
+    parser.add_argument("--model", help="folder of a real model: this one case, of m100's work")
+    kinds = ("float32", "bfloat16", "pure")
+    parser.add_argument("--dtype", choices=kinds, default="float32", help="of --model's case")
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
+    cases = [CASES[number] for number in args.cases]
+    if args.model:
+        cases = [Case("m100", args.dtype, "uniform", model=args.model)]
     report: list[dict[str, Any]] = []
     lacking: list[str] = []
-    for case in (CASES[number] for number in args.cases):
+    for case in cases:
         row = compare(case, args.repeats)
         report.append({"case": case.name, **row})
         lacking += missed(case, row)
