@@ -41,6 +41,7 @@ from research_rl.envs.types import (
     Retriever,
     RetrieverUnavailable,
     Reward,
+    passage_title,
     search_checked,
 )
 from research_rl.envs.vector import ReSearchVectorEnv
@@ -77,6 +78,7 @@ __all__ = [
     "get_reward",
     "paint",
     "parse_action",
+    "passage_title",
     "printable",
     "search_checked",
     "shows_colour",

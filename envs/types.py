@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from research_rl.envs.system import fold_title
+
 UNANSWERABLE = ("unknown", "unanswerable")
 """Gold answers of a question that has none."""
 
@@ -46,6 +48,11 @@ class Passage:
     contents: str
     score: float = 0.0
     source: str = ""
+
+
+def passage_title(passage: Passage) -> str:
+    """Return the first line of a passage's contents as ``fold_title`` has it, to be compared."""
+    return fold_title(passage.contents.partition("\n")[0])
 
 
 @dataclass(frozen=True)

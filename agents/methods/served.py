@@ -60,6 +60,8 @@ class ReSearch(Agent):
         seed: of sampled texts; each question has its own seed made from it.
         protocol: the one it was trained in: ``research``, ``search_r1``, ``hermes`` or another
             dialect, or a Protocol.
+        stop: strings that end a turn; None is what the protocol says.
+        max_chars: length of the longest result, in characters.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class ReSearch(Agent):
         temperature: float = 0.0,
         seed: int = 0,
         protocol: str | Protocol = "research",
+        stop: tuple[str, ...] | None = None,
+        max_chars: int = 32768,
     ) -> None:
         self.env = gym.make_vec(
             "research_rl.envs:ReSearch-v0",
@@ -86,8 +90,10 @@ class ReSearch(Agent):
             prompt=prompt,
             reward=reward,
             protocol=protocol,
+            max_chars=max_chars,
         )
-        params = SamplingParams(max_response_tokens, max_result_tokens, temperature)
+        ends = None if stop is None else tuple(stop)
+        params = SamplingParams(max_response_tokens, max_result_tokens, temperature, stop=ends)
         self.agent: Agent
         if isinstance(generator, LocalGenerator):
             self.agent = ReSearchAgent(generator.policy, generator.engine, self.env, params, seed)

@@ -33,7 +33,7 @@ from research_rl.envs.system.files import (
     sha256_of,
     write_whole,
 )
-from research_rl.envs.system.letters import UNSPACED, folded, marks, scalar_text
+from research_rl.envs.system.letters import UNSPACED, fold_title, folded, marks, scalar_text, typed
 from research_rl.envs.system.locks import LOADING, LOCK, alone_in, is_held
 from research_rl.envs.system.progress import progress_bar
 from research_rl.envs.system.trust import TRUST, TrustError, code_of, grant, not_plain, trusted
@@ -53,6 +53,7 @@ __all__ = [
     "did_you_mean",
     "digest_stamp",
     "file_mark",
+    "fold_title",
     "folded",
     "folder_in_place",
     "former_folder",
@@ -78,6 +79,7 @@ __all__ = [
     "sha256_of",
     "told_if_full",
     "trusted",
+    "typed",
     "warn_of_room",
     "write_whole",
 ]

@@ -15,6 +15,13 @@ UNSPACED = (
 )
 """The inside of a character class: letters of scripts that set no spaces between words."""
 _LAST_WITH_MARKS = 0x1F000
+_TYPED = str.maketrans(
+    {
+        **dict.fromkeys("‘’‚‛′ʻʼ", "'"),
+        **dict.fromkeys("“”„‟″«»", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+    }
+)
 _DOT = "\u0307"  # what case folding leaves of a capital I with a dot
 
 
@@ -28,6 +35,27 @@ def folded(text: str) -> str:
     # folding may decompose, so that it is composed again at the end
     once = unicodedata.normalize("NFKC", text).casefold().replace("i" + _DOT, "i")
     return unicodedata.normalize("NFKC", once).replace("ı", "i")
+
+
+def typed(text: str) -> str:
+    """Return a text with the quotes and dashes of a keyboard in place of a printer's.
+
+    >>> print(typed("“Hawke’s Bay” 1990–95"))
+    "Hawke's Bay" 1990-95
+    """
+    return text.translate(_TYPED)
+
+
+def fold_title(title: str) -> str:
+    """Return a title as titles are compared.
+
+    Letter case, forms of Unicode, typographic signs, quotes around it and extra white space do not
+    count.
+
+    >>> fold_title("‘Hawke’s  Bay’") == fold_title("HAWKE'S BAY")
+    True
+    """
+    return " ".join(folded(typed(title)).split()).strip("\"'").strip()
 
 
 @cache

@@ -49,6 +49,8 @@ class Asked:
     tokenizer: str | None = None
     dialect: str = "openai"
     protocol: str | Protocol = "research"
+    max_chars: int = 32768
+    stop: tuple[str, ...] | None = None
 
     @property
     def language(self) -> Protocol:
@@ -82,7 +84,7 @@ def resolve(given: argparse.Namespace) -> Asked:
 
     if given.model and not given.server and Path(given.model).is_dir():
         told |= _limited(read_policy_file(Path(given.model)))
-    named = {name: getattr(given, name) for name in Asked.__dataclass_fields__}
+    named = {name: getattr(given, name, None) for name in Asked.__dataclass_fields__}
     told |= {name: value for name, value in named.items() if value is not None}
     if given.protocol is not None:
         told["protocol"] = protocol_of(given.protocol)
@@ -106,6 +108,7 @@ def resolve(given: argparse.Namespace) -> Asked:
 def from_run(run: Path) -> dict[str, Any]:
     """Return what a run's ``config.yaml`` says about how its policy is to be asked.
 
+    The prompt is that of the training, also where its file was changed since.
     ``${trainer.default_root_dir}`` is the folder in which the run lies now.
 
     Raises:
@@ -126,9 +129,10 @@ def from_run(run: Path) -> dict[str, Any]:
     config = read_run_config(file, run)
     distrust(file)
     env, sampling = config["model"]["env"], config["model"]["sampling"]
-    from research_rl.trainers.settings import asked_as
+    from research_rl.trainers.settings import asked_as, with_trained_prompt
 
-    told = _limited(asked_as(env, file, sampling)) | {"model": str(run / "policy")}
+    told = with_trained_prompt(_limited(asked_as(env, file, sampling)), run, file)
+    told["model"] = str(run / "policy")
     if isinstance(env.get("index"), str):
         told["index"] = _moved(env["index"], run)
     return {name: value for name, value in told.items() if value is not None}
@@ -179,9 +183,13 @@ def make_asker(settings: Asked, max_slots: int = 16) -> Asker:
         max_searches=settings.max_searches,
         prompt=settings.prompt,
         protocol=settings.language,
+        max_chars=settings.max_chars,
     )
     params = SamplingParams(
-        settings.max_tokens, settings.max_result_tokens, temperature=settings.temperature
+        settings.max_tokens,
+        settings.max_result_tokens,
+        temperature=settings.temperature,
+        stop=settings.stop,
     )
     made = _local if settings.server is None else _served
     return Asker(made(settings, env, params), max_slots)

@@ -1,7 +1,7 @@
 """Audit of questions and their corpus before any training: what can be found, what is known before.
 
 Read first: command.py
-May import: agents, envs, trainers.evaluate.measures
+May import: agents, envs
 """
 
 from __future__ import annotations

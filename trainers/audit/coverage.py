@@ -10,14 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from research_rl.envs import Passage, Question
+from research_rl.envs import Passage, Question, passage_title
 from research_rl.envs.rewards import normalize_answer
-from research_rl.envs.system import UNSPACED, folded, marks
-from research_rl.trainers.evaluate.measures import fold_title, passage_title
+from research_rl.envs.system import UNSPACED, fold_title, folded, marks, typed
 
 UNTELLING = frozenset({"yes", "no", "noanswer"})
 """Answers that almost any passage holds."""
-_TYPED = str.maketrans({**dict.fromkeys("‘’‚‛′", "'"), **dict.fromkeys("‐‑‒–—―−", "-")})
 _LETTER = rf"[{UNSPACED}][{marks()}]*"
 _TOKEN = re.compile(rf"{_LETTER}|(?:(?![{UNSPACED}])\w[{marks()}]*)+")
 
@@ -33,7 +31,7 @@ def tokens_of(text: str) -> Tokens:
     >>> tokens_of("The “Casa Loma”, 東京")
     ('casa', 'loma', '東', '京')
     """
-    return tuple(_TOKEN.findall(normalize_answer(folded(text.translate(_TYPED)))))
+    return tuple(_TOKEN.findall(normalize_answer(folded(typed(text)))))
 
 
 def stands_in(wanted: Tokens, text: Tokens) -> bool:

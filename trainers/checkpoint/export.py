@@ -19,7 +19,13 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import alone_in, folder_in_place, free_at, is_full
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
 from research_rl.trainers.checkpoint.shards import load_plain
-from research_rl.trainers.settings import EnvConfig, read_run_config, refuse_code, write_policy_file
+from research_rl.trainers.settings import (
+    EnvConfig,
+    read_run_config,
+    refuse_code,
+    with_trained_prompt,
+    write_policy_file,
+)
 
 _PREFIX = "policy."
 
@@ -55,7 +61,9 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
             policy = LMPolicy.from_config(policy_config(config, run))
             load_weights(policy, checkpoint)
             model = read_run_config(config, run)["model"]
-            save_policy(policy, out, model.get("env"), model.get("sampling"))
+            env = model.get("env")
+            env = env and with_trained_prompt(env, run, config)
+            save_policy(policy, out, env, model.get("sampling"))
         except ExportError as error:
             raise ExportError(f"{error}, then give the same command again") from error
         finally:

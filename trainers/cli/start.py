@@ -27,7 +27,7 @@ from research_rl.trainers.settings import UsageError
 log = logging.getLogger(__name__)
 _HOW_ASKED = (
     *("model.env.protocol", "model.env.prompt", "model.env.top_k", "model.env.max_searches"),
-    "model.sampling.max_",
+    *("model.env.max_chars", "model.sampling.max_", "model.sampling.stop"),
 )
 _CHANGES = 8
 """Options that are named if they are others than before."""

@@ -24,11 +24,20 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from research_rl.agents.methods import split_sentences
-from research_rl.envs import Episode, Passage, Question, Retriever, Rules, search_checked
-from research_rl.envs.system import UNSPACED, folded
+from research_rl.envs import (
+    Episode,
+    Passage,
+    Question,
+    Retriever,
+    Rules,
+    passage_title,
+    search_checked,
+)
+from research_rl.envs.system import UNSPACED, fold_title, folded, typed
 
 _PARENTHESIS = re.compile(r"\s*\([^)]*\)\s*$")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+_QUOTES = "\"'“”‘’«» "
 _WORDS_QUOTED = 24
 _CLOSED = ("yes", "no")
 
@@ -128,7 +137,8 @@ class GoldPlayer:
                 return NOT_NAMED, read
             query = name_of(title) if title else question.text.rstrip(" ?")
             shown = yield from self._search(episode, query, self._thought(title, read))
-            hits = {t for t in wanted if any(_title_of(p) == t for p in shown)}
+            titles = set(map(passage_title, shown))
+            hits = {t for t in wanted if fold_title(t) in titles}
             if not hits or (title is not None and title not in hits):
                 return NOT_FOUND, read
             wanted = [t for t in wanted if t not in hits]
@@ -226,18 +236,14 @@ def evidence_hash(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(known, default=str).encode("ascii")).hexdigest()[:16]
 
 
-def _title_of(passage: Passage) -> str:
-    """Return the title of a passage: its first line, without the quotes that FlashRAG sets."""
-    return passage.contents.partition("\n")[0].strip().strip('"')
-
-
 def name_of(title: str) -> str:
-    """Return what a text calls the thing that a page is titled by.
+    """Return what a text calls the thing that a page is titled by, without quotes around it.
 
     >>> name_of("Kiss and Tell (1945 film)")
     'Kiss and Tell'
     """
-    return _PARENTHESIS.sub("", title) or title
+    title = " ".join(title.split())
+    return _PARENTHESIS.sub("", title).strip(_QUOTES) or title
 
 
 def _next_title(wanted: Sequence[str], question: str, read: str) -> str | None:
@@ -267,7 +273,7 @@ def _turn(episode: Episode, thought: str, query: str = "", answer: str = "") -> 
 
 
 def _folded(text: str) -> str:
-    return " ".join(folded(text).split())
+    return " ".join(folded(typed(text)).split())
 
 
 def _words(text: str) -> set[str]:

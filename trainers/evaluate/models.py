@@ -20,6 +20,7 @@ from research_rl.trainers.evaluate.config import Method, ModelConfig
 from research_rl.trainers.evaluate.named import PROVIDED
 from research_rl.trainers.evaluate.sources import Source
 from research_rl.trainers.settings import (
+    EnvConfig,
     PromptParts,
     Stamp,
     asked_as,
@@ -27,9 +28,12 @@ from research_rl.trainers.settings import (
     read_policy_file,
     read_run_config,
     weight_files,
+    with_trained_prompt,
 )
 
 _LIMITS = ("top_k", "max_searches", "max_response_tokens", "max_result_tokens")
+_USUAL: Mapping[str, Any] = {"max_chars": EnvConfig().max_chars, "stop": None}
+"""What a method does that takes no such argument."""
 LOCAL_ONLY = ("policy", "engine")
 """Arguments that only a model in this process can provide."""
 
@@ -118,6 +122,8 @@ def spoken_by(
 def trained_as(config: ModelConfig) -> dict[str, Any]:
     """Return what a run's config, or the file beside exported weights, says of how it is asked.
 
+    The prompt of a run is that of the training, also where its file was changed since.
+
     Raises:
         TrustError: a folder names a protocol of another package, and nobody has granted that.
     """
@@ -126,7 +132,8 @@ def trained_as(config: ModelConfig) -> dict[str, Any]:
         if not file.is_file():
             return {}
         model = read_run_config(file, file.parent).get("model") or {}
-        return asked_as(model.get("env") or {}, file, model.get("sampling"))
+        told = asked_as(model.get("env") or {}, file, model.get("sampling"))
+        return with_trained_prompt(told, file.parent, file)
     if config.model is not None and Path(config.model).expanduser().is_dir():
         return read_policy_file(Path(config.model).expanduser())
     return {}
@@ -144,13 +151,20 @@ def other_limits(method: Method, config: ModelConfig, top_k: int) -> str | None:
     if "protocol" not in taken:
         return None
     others = []
-    for name, trained in trained_as(config).items():
-        if name not in _LIMITS or name not in taken:
+    told = trained_as(config)
+    for name, trained in told.items():
+        if name in taken and name in (*_LIMITS, *_USUAL):
+            usual = top_k if name == "top_k" else taken[name].default
+        elif name in _USUAL:
+            usual = _USUAL[name]
+        else:
             continue
-        usual = top_k if name == "top_k" else taken[name].default
         asked = method.init_args.get(name, usual)
+        if name == "stop":  # none means those of the protocol
+            asked = told["protocol"].stops if asked is None else tuple(asked)
         if asked != trained:
-            others.append(f"{name} {asked} in place of {trained}")
+            lost = "" if name in taken else " (which this method cannot take)"
+            others.append(f"{name} {asked} in place of {trained}{lost}")
     return ", ".join(others) or None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from research_rl.envs import Question
+from research_rl.envs.system import fold_title
 from research_rl.trainers.audit import stands_in, sub_questions
 from research_rl.trainers.make_questions.drafts import (
     Draft,
@@ -34,7 +35,7 @@ class GivenQuestions(Proposer):
         self._texts = texts
         self._by_title: dict[str, int] = {}
         for place in range(len(texts)):
-            self._by_title.setdefault(texts.title(place).casefold(), place)
+            self._by_title.setdefault(fold_title(texts.title(place)), place)
         self._made = [
             Draft(question.text, question.answers, self._hops(question), question.id)
             for question in questions
@@ -68,7 +69,8 @@ class GivenQuestions(Proposer):
     def _gold(self, question: Question) -> list[int]:
         ids = [str(one) for one in question.metadata.get("gold_ids") or ()]
         found = [self._texts.places[one] for one in ids if one in self._texts.places]
-        titles = [str(one).casefold() for one in question.metadata.get("supporting_titles") or ()]
+        named = question.metadata.get("supporting_titles") or ()
+        titles = [fold_title(str(one)) for one in named]
         return found or [self._by_title[one] for one in titles if one in self._by_title]
 
     def _place_of(self, answer: str, query: str, places: Sequence[int]) -> int | None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         asked_as,
         protocol_of,
         read_policy_file,
+        with_trained_prompt,
         write_policy_file,
     )
 
@@ -86,6 +87,7 @@ __all__ = [
     "usage_errors_raised",
     "weight_files",
     "with_contents",
+    "with_trained_prompt",
     "write_policy_file",
 ]
 
@@ -100,6 +102,7 @@ __getattr__ = lazy(
             "asked_as",
             "protocol_of",
             "read_policy_file",
+            "with_trained_prompt",
             "write_policy_file",
         ],
     },

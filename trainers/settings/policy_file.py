@@ -1,7 +1,7 @@
 """``research_rl.json`` beside exported weights: how the policy is to be asked.
 
-It holds the protocol and the prompt that the policy was trained with, and the limits of its
-searches::
+It holds the protocol and the prompt that the policy was trained with, the limits of its searches
+and what ended its turns::
 
     {"protocol": "hermes", "prompt": "instruct", "top_k": 5, "max_searches": null}
 
@@ -14,12 +14,21 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from research_rl.agents import SamplingParams
-from research_rl.envs.protocols import PROTOCOLS, Protocol, get_prompt, get_protocol
+from research_rl.envs.protocols import (
+    PROTOCOLS,
+    RESEARCH,
+    Prompt,
+    Protocol,
+    get_prompt,
+    get_protocol,
+)
 from research_rl.envs.system import write_whole
 from research_rl.trainers.settings.errors import UsageError
 from research_rl.trainers.settings.options import EnvConfig, PromptParts
@@ -30,8 +39,10 @@ from research_rl.trainers.settings.yaml_files import read_yaml
 log = logging.getLogger(__name__)
 
 POLICY_FILE = "research_rl.json"
-_KEPT = ("protocol", "prompt", "top_k", "max_searches")
+_NUMBERS = ("top_k", "max_searches", "max_chars")
+_KEPT = ("protocol", "prompt", *_NUMBERS)
 _TOKENS = ("max_response_tokens", "max_result_tokens")
+_SAMPLED = (*_TOKENS, "stop")
 
 
 def write_policy_file(
@@ -44,12 +55,13 @@ def write_policy_file(
     Args:
         folder: of its weights.
         env: the environment that it was trained in, or that section of a config.
-        sampling: how its rollouts were sampled, or that section; None leaves its limits unsaid.
+        sampling: how its rollouts were sampled, or that section; None leaves its limits and stop
+            strings unsaid.
     """
     told = vars(env) if isinstance(env, EnvConfig) else env
     held = {name: told[name] for name in _KEPT if name in told}
     limits = (vars(sampling) if isinstance(sampling, SamplingParams) else sampling) or {}
-    held |= {name: limits[name] for name in _TOKENS if limits.get(name) is not None}
+    held |= {name: limits[name] for name in _SAMPLED if limits.get(name) is not None}
     held["protocol"] = _protocol_spec(held.get("protocol", "research"))
     prompt = _prompt_spec(held.get("prompt", "base"), held["protocol"])
     held |= {"prompt": prompt} if prompt is not None else {}
@@ -66,25 +78,86 @@ def read_policy_file(folder: Path) -> dict[str, Any]:
         TrustError: it names a protocol of another package, and nobody has granted that.
     """
     file = folder / POLICY_FILE
+    told = _read(file)
+    return asked_as(told, file, told) if file.is_file() else {}
+
+
+def with_trained_prompt(told: Mapping[str, Any], run: Path, config: Path) -> dict[str, Any]:
+    """Return what a run's config says, with the prompt that its policy was trained with.
+
+    A config may name the prompt's file, and that file may have been changed since. The text of the
+    training stands beside the run's policy, and goes over it. Without that text the file is taken
+    as it is now, with a warning if it is younger than the config.
+
+    Args:
+        told: the section ``model.env``, or what ``asked_as`` says of it.
+        run: the run's folder.
+        config: its config.yaml.
+
+    Raises:
+        UsageError: the file beside the policy holds something else than an object.
+    """
+    given, protocol = told.get("prompt"), told.get("protocol")
+    kept = _read(run / "policy" / POLICY_FILE).get("prompt")
+    if not isinstance(kept, str | Mapping):
+        _warn_of_changed_file(given, config)
+        return dict(told)
+    meant = _meant(kept, protocol)
+    if given == kept or (meant is not None and meant == _meant(given or "base", protocol)):
+        return dict(told)
+    _warn_once(
+        f"the prompt of {config} is no longer that of the training; "
+        f"taken is the one that {run / 'policy' / POLICY_FILE} holds"
+    )
+    return {**told, "prompt": kept}
+
+
+def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     told = read_yaml(file)
     if not isinstance(told, dict):
         raise UsageError(f"{file} must hold an object of JSON, got {type(told).__name__}")
-    return asked_as(told, file, told)
+    return told
+
+
+def _meant(prompt: Any, protocol: Any) -> Prompt | None:
+    """The prompt itself; None where its file is gone. A class that is not loaded tells no rules."""
+    known = isinstance(protocol, Protocol) or protocol in [*PROTOCOLS]
+    try:
+        return get_prompt(prompt, protocol if known else RESEARCH)
+    except (ValueError, OSError):
+        return None
+
+
+def _warn_of_changed_file(prompt: Any, config: Path) -> None:
+    """Warn where a prompt's file was changed after the config that names it was written."""
+    named = isinstance(prompt, str) and "{prompt}" not in prompt
+    with suppress(OSError):  # a text, or a file that is gone: who needs it says so
+        if named and Path(prompt).stat().st_mtime > config.stat().st_mtime:
+            _warn_once(
+                f"the prompt's file {prompt} was changed after {config} was written, and no "
+                f"{POLICY_FILE} holds the text of the training: the policy may be asked otherwise "
+                "than it was trained; put the former text back, or name it with prompt"
+            )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
 
 
 def asked_as(
     env: Mapping[str, Any], file: Path, sampling: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return protocol, prompt and limits of the ``model.env`` section of a config.
+    """Return protocol, prompt, limits and stop strings of the ``model.env`` section of a config.
 
     A section without ``protocol``, as earlier versions wrote it, means ``research``.
 
     Args:
         env: the section.
         file: the config, which may be somebody else's.
-        sampling: the section ``model.sampling``; None leaves out the limits of tokens.
+        sampling: the section ``model.sampling``; None leaves out limits of tokens and stop strings.
 
     Raises:
         UsageError: a part is of another kind than it must be.
@@ -92,14 +165,19 @@ def asked_as(
     """
     held = {name: env[name] for name in _KEPT if env.get(name) is not None}
     given = sampling or {}
-    held |= {name: given[name] for name in _TOKENS if given.get(name) is not None}
+    held |= {name: given[name] for name in _SAMPLED if given.get(name) is not None}
     held["protocol"] = protocol_of(held.get("protocol", "research"), file)
     prompt = held.get("prompt")
     if not isinstance(prompt, str | Mapping | None):
         raise UsageError(f"prompt in {file} must be a text or a mapping, got {prompt!r}")
-    for name in ("top_k", "max_searches", *_TOKENS):
+    for name in (*_NUMBERS, *_TOKENS):
         if not isinstance(held.get(name, 1), int):
             raise UsageError(f"{name} in {file} must be a number, got {held[name]!r}")
+    if "stop" in held:
+        stops = held["stop"]
+        if not (isinstance(stops, list | tuple) and all(isinstance(one, str) for one in stops)):
+            raise UsageError(f"stop in {file} must be a list of texts, got {stops!r}")
+        held["stop"] = tuple(stops)
     return held
 
 
@@ -169,4 +247,11 @@ def _prompt_spec(prompt: Any, protocol: Any) -> Any:
     return {k: v for k, v in parts.items() if v is not None} | {"tools": bool(found.tools_text)}
 
 
-__all__ = ["POLICY_FILE", "asked_as", "protocol_of", "read_policy_file", "write_policy_file"]
+__all__ = [
+    "POLICY_FILE",
+    "asked_as",
+    "protocol_of",
+    "read_policy_file",
+    "with_trained_prompt",
+    "write_policy_file",
+]

@@ -7,7 +7,7 @@ May import: envs.protocols, envs.rewards.answers, envs.rewards.fair, envs.reward
 
 from __future__ import annotations
 
-from research_rl.envs.rewards.terms.abstain import ABSTENTIONS, AbstainTerm, abstained
+from research_rl.envs.rewards.terms.abstain import ABSTENTIONS, AbstainTerm, abstained, says_none
 from research_rl.envs.rewards.terms.answer import ActionTerm, AnswerTerm, FormTerm
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm
 from research_rl.envs.rewards.terms.evidence import CitationTerm, EvidenceTerm, SearchesTerm
@@ -28,4 +28,5 @@ __all__ = [
     "SearchesTerm",
     "abstained",
     "class_paths_in",
+    "says_none",
 ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from research_rl.envs.protocols import Segment
+from research_rl.envs.rewards.fair import fair_scores
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
 from research_rl.envs.types import Question
 
@@ -23,12 +24,26 @@ def abstained(prediction: str, phrases: Sequence[str] = ABSTENTIONS) -> bool:
     return plain in phrases
 
 
+def says_none(
+    prediction: str, answers: Sequence[str], phrases: Sequence[str] = ABSTENTIONS
+) -> bool:
+    """Return whether an answer rightly says of an unanswerable question that there is none.
+
+    Args:
+        prediction: the answer.
+        answers: the gold answers, which may say it in other words or another language.
+        phrases: see ``abstained``.
+    """
+    return abstained(prediction, phrases) or fair_scores(prediction, answers)[1] == 1.0
+
+
 class AbstainTerm(RewardTerm):
     """1 where the policy rightly said that there is no answer, or rightly gave one; else 0.
 
     A question is unanswerable if its metadata say ``unanswerable``: those of a SyntheticWorld with
     an ``unanswerable_share``, and rows that say so. An answer counts as given whether or not it is
-    right, which the answer term judges; no answer at all earns 0 either way.
+    right, which the answer term judges; no answer at all earns 0 either way. A gold answer always
+    counts as what was called for, so that "Unknown" may be the title of a film.
 
     Args:
         phrases: answers that abstain, in lower case and without full stops.
@@ -46,5 +61,7 @@ class AbstainTerm(RewardTerm):
         prediction = self.prediction(segments)
         if not prediction.strip():
             return 0.0
-        wanted = bool(question.metadata.get("unanswerable"))
-        return float(abstained(prediction, self.phrases) == wanted)
+        if question.metadata.get("unanswerable"):
+            return float(says_none(prediction, question.answers, self.phrases))
+        given = not abstained(prediction, self.phrases)
+        return float(given or fair_scores(prediction, question.answers)[1])

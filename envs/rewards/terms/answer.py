@@ -13,7 +13,7 @@ from research_rl.envs.rewards.answers import (
     with_words,
 )
 from research_rl.envs.rewards.fair import fair_scores
-from research_rl.envs.rewards.terms.abstain import abstained
+from research_rl.envs.rewards.terms.abstain import says_none
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
 from research_rl.envs.types import Question
 
@@ -23,7 +23,8 @@ AnswerMeasure = Literal["f1", "em", "cover"]
 class AnswerTerm(RewardTerm):
     """How well the answer agrees with the best gold answer, 0 to 1.
 
-    An unanswerable question (see AbstainTerm) is answered by whatever says that it is.
+    An unanswerable question (see AbstainTerm) is answered by whatever says that it is, and by
+    its gold answers.
 
     Args:
         by: f1 (tokens, as the reward default compares them), em (all of it or nothing, by the
@@ -45,7 +46,7 @@ class AnswerTerm(RewardTerm):
         if not prediction:
             return 0.0
         if question.metadata.get("unanswerable"):
-            return float(abstained(prediction))
+            return float(says_none(prediction, question.answers))
         if self.by == "f1":
             return fair_scores(prediction, question.answers)[0]
         if said_literally(prediction, question.answers):

@@ -8,21 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from research_rl.envs.protocols import Segment
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
-from research_rl.envs.system import folded
-from research_rl.envs.types import Passage, Question
+from research_rl.envs.system import fold_title, folded
+from research_rl.envs.types import Passage, Question, passage_title
 
 log = logging.getLogger(__name__)
 _CITED = re.compile(r"\[([^\[\]\n]{1,200})\]")
 _MOST_CITED = 1000
-
-
-def _title_of(passage: Passage) -> str:
-    """Return what a passage is called: the first line of its contents, folded and unquoted."""
-    return _folded(passage.contents.partition("\n")[0])
-
-
-def _folded(text: str) -> str:
-    return " ".join(folded(text).strip().strip('"').split())
 
 
 def _gold(question: Question) -> tuple[frozenset[str], frozenset[str]]:
@@ -35,7 +26,7 @@ def _gold(question: Question) -> tuple[frozenset[str], frozenset[str]]:
     titles = known.get("supporting_titles") or ()
     named = titles if isinstance(titles, (list, tuple)) else ()
     held = ids if isinstance(ids, (list, tuple)) else ()
-    return frozenset(map(str, held)), frozenset(_folded(str(title)) for title in named)
+    return frozenset(map(str, held)), frozenset(fold_title(str(title)) for title in named)
 
 
 def _seen(passages: Passages) -> list[Passage]:
@@ -64,7 +55,7 @@ class EvidenceTerm(RewardTerm):
         if ids:
             return len(ids & {str(p.id) for p in _seen(passages)}) / len(ids)
         if titles:
-            return len(titles & set(map(_title_of, _seen(passages)))) / len(titles)
+            return len(titles & set(map(passage_title, _seen(passages)))) / len(titles)
         # a question without an answer has no evidence either, and nothing is wrong with it
         if not self._told and not question.metadata.get("unanswerable"):
             self._told = True
@@ -95,8 +86,8 @@ class CitationTerm(RewardTerm):
     ) -> float:
         """See RewardTerm."""
         found = _CITED.findall(self.last_turn(segments))[:_MOST_CITED]
-        cited = {name for name in map(_folded, found) if name}
-        gold = set(map(_title_of, _supporting(_seen(passages), question)))
+        cited = {name for name in map(fold_title, found) if name}
+        gold = set(map(passage_title, _supporting(_seen(passages), question)))
         both = len(cited & gold)
         return 2 * both / (len(cited) + len(gold)) if both else 0.0
 
@@ -106,7 +97,7 @@ def _supporting(seen: Iterable[Passage], question: Question) -> list[Passage]:
     if ids:
         return [p for p in seen if str(p.id) in ids]
     if titles:
-        return [p for p in seen if _title_of(p) in titles]
+        return [p for p in seen if passage_title(p) in titles]
     answers = [folded(answer) for answer in question.answers if answer.strip()]
     return [p for p in seen if any(answer in folded(p.contents) for answer in answers)]
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from research_rl.envs.protocols import Protocol, Segment
 from research_rl.envs.rewards.presets import DefaultReward, RewardFunction
-from research_rl.envs.rewards.terms.abstain import AbstainTerm, abstained
+from research_rl.envs.rewards.terms.abstain import AbstainTerm, says_none
 from research_rl.envs.rewards.terms.answer import ActionTerm, AnswerTerm, FormTerm
 from research_rl.envs.rewards.terms.base import Passages, RewardTerm, Weight
 from research_rl.envs.rewards.terms.evidence import CitationTerm, EvidenceTerm, SearchesTerm
@@ -53,8 +53,9 @@ class _PlainTerm(RewardTerm):
 class RewardTerms(RewardFunction):
     """The sum of named terms, each times its weight, cut to [low, high].
 
-    F1, exact match, prediction and format error of the verdict are those of ``default``; the parts
-    are what each term added, by name, before the cut.
+    F1, exact match, prediction and format error of the verdict are those of ``default``, but that
+    an unanswerable question is right in other words too (see ``says_none``); the parts are what
+    each term added, by name, before the cut.
 
     Args:
         terms: by name: a weight for one of NAMED_TERMS, its options with ``weight`` among them, a
@@ -109,7 +110,7 @@ class RewardTerms(RewardFunction):
         verdict = self._verdict(segments, question)
         f1, em, error, said = verdict.f1, verdict.em, verdict.format_error, verdict.prediction
         if question.metadata.get("unanswerable"):  # whoever says so in other words is right too
-            f1 = em = float(abstained(said))
+            f1 = em = float(says_none(said, question.answers))
         if self.gated and error is not None:
             return Reward(0.0, f1, em, error, said, dict.fromkeys(self.terms, 0.0))
         parts = {

@@ -245,6 +245,18 @@ def test_a_policy_that_is_asked_otherwise_than_it_was_trained_says_so(
         assert all("model.env.max_searches: " in line and "-> 2" in line for line in said)
 
 
+@pytest.mark.parametrize("name", ["env.max_chars", "sampling.stop"])
+def test_what_a_policy_s_turns_are_cut_by_is_told_too(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    section, _, option = name.partition(".")
+    before, now = ({"model": {section: {option: value}}} for value in (7, 9))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before), encoding="utf-8")
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    start.warn_of_changes(tmp_path, checkpoint, yaml.safe_dump(now), goes_on=False)
+    assert f"asked otherwise than it was trained: model.{name}" in caplog.text
+
+
 def test_a_former_config_that_cannot_be_read_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -86,6 +86,33 @@ def test_the_limit_of_a_result_is_that_of_the_training(run: Path, index: Path) -
         assert settings(*args, "--max-result-tokens", "9").max_result_tokens == 9
 
 
+def test_what_ends_a_turn_and_the_longest_result_are_those_of_the_training(
+    run: Path, index: Path
+) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["env"]["max_chars"] = 900
+    config["model"]["sampling"]["stop"] = ["</search>", "#"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    write_policy_file(run / "policy", config["model"]["env"], config["model"]["sampling"])
+    exported = ("--model", str(run / "policy"), "--index", str(index))
+    for args in (("--run", str(run)), exported):
+        asker = make_asker(settings(*args))
+        assert asker.params.stop == ("</search>", "#")
+        assert env_of(asker).task.rules.max_chars == 900
+
+
+def test_a_run_is_asked_with_the_prompt_that_it_was_trained_with(run: Path) -> None:
+    file = run / "prompt.txt"
+    file.write_text("Q: {prompt}")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["env"]["prompt"] = str(file)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    write_policy_file(run / "policy", config["model"]["env"])
+    file.write_text("Another text: {prompt}")
+    assert settings("--run", str(run)).prompt == "Q: {prompt}"
+    assert settings("--run", str(run), "--prompt", str(file)).prompt == str(file)
+
+
 def test_a_run_with_a_chat_of_its_own_is_asked_in_it(run: Path) -> None:
     said = {"system": "Be brief.", "user": "{prompt}"}
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -58,6 +58,14 @@ def test_a_bridge_is_searched_in_the_order_in_which_names_appear() -> None:
     assert "It says: She became Chief of Protocol in 1976." in episode.turns[2]
 
 
+def test_a_title_is_the_passage_s_own_in_another_writing() -> None:
+    titles = ("“Shirley  Temple”", "Kiss  and Tell (1945 FILM)")
+    episode = played(question(BRIDGE.text, "Chief of Protocol", *titles))
+    assert episode.queries == ["Kiss and Tell", "Shirley Temple"]
+    assert episode.reward is not None
+    assert episode.reward.value == 1.0
+
+
 def steps(*told: tuple[str, str, str], answer: str = "Chief of Protocol") -> Question:
     names = ("question", "answer", "passage")
     known = [dict(zip(names, one, strict=True)) for one in told]

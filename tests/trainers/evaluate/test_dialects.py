@@ -132,6 +132,42 @@ def test_other_limits_than_those_of_the_training_are_told(tmp_path: Path) -> Non
     assert other_limits(Method("ReSearch", ReSearch, {}), ModelConfig(model="m"), top_k=5) is None
 
 
+def test_stop_strings_and_characters_of_the_training_are_told_too(tmp_path: Path) -> None:
+    model = {"env": {"max_chars": 900}, "sampling": {"stop": ["</search>", "#"]}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    run = ModelConfig(run=str(tmp_path))
+    said = other_limits(Method("ReSearch", ReSearch, {}), run, top_k=5)
+    assert said is not None
+    assert "max_chars 32768 in place of 900" in said
+    assert "in place of ('</search>', '#')" in said
+    same: dict[str, Any] = {"max_chars": 900, "stop": ["</search>", "#"]}
+    assert other_limits(Method("ReSearch", ReSearch, same), run, top_k=5) is None
+
+    class Own(ReSearch):
+        def __init__(self, generator: Any, protocol: str = "research") -> None:
+            super().__init__(generator, protocol=protocol)
+
+    said = other_limits(Method("own", Own, {}), run, top_k=5)
+    assert said is not None
+    assert said.count("(which this method cannot take)") == 2
+    model = {"env": {"max_chars": 32768}, "sampling": {"stop": list(RESEARCH.stops)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    assert other_limits(Method("own", Own, {}), run, top_k=5) is None
+
+
+def test_a_run_is_evaluated_with_the_prompt_of_its_training(tmp_path: Path) -> None:
+    file, policy = tmp_path / "prompt.txt", tmp_path / "policy"
+    policy.mkdir()
+    file.write_text("Q: {prompt}")
+    env = {"prompt": str(file)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"env": env}}))
+    write_policy_file(policy, env)
+    run = ModelConfig(run=str(tmp_path))
+    assert spoken(run)["prompt"] == str(file), "as it was"
+    file.write_text("Another: {prompt}")
+    assert spoken(run)["prompt"] == "Q: {prompt}"
+
+
 def test_a_misspelt_protocol_costs_seconds(tmp_path: Path) -> None:
     from research_rl.trainers.evaluate.config import check_config
 

@@ -240,7 +240,7 @@ def test_no_document_is_in_two_splits(tmp_path: Path) -> None:
 def test_questions_of_a_file_are_checked(tmp_path: Path) -> None:
     texts, _, _ = opened(tmp_path / "pages")
     rows: list[dict[str, Any]] = [
-        {"id": "titles", "metadata": {"supporting_titles": ["Oslo", "Anne Berg"]}},
+        {"id": "titles", "metadata": {"supporting_titles": ["‘oslo’", "Anne  Berg"]}},
         {
             "id": "musique",
             "metadata": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from research_rl.trainers.settings import (
     asked_as,
     protocol_of,
     read_policy_file,
+    with_trained_prompt,
     write_policy_file,
 )
 
@@ -47,7 +49,7 @@ def test_a_dialect_is_kept_by_its_name(name: str, tmp_path: Path) -> None:
     told = again(tmp_path, protocol=name, prompt="instruct", top_k=2, max_searches=3)
     assert told == {
         **{"protocol": PROTOCOLS[name], "prompt": "instruct"},
-        **{"top_k": 2, "max_searches": 3},
+        **{"top_k": 2, "max_searches": 3, "max_chars": 32768},
     }
     assert again(tmp_path, protocol=PROTOCOLS[name])["protocol"] == PROTOCOLS[name]
     assert json.loads((tmp_path / POLICY_FILE).read_text())["protocol"] == name
@@ -82,6 +84,30 @@ def test_a_prompts_file_is_kept_in_full(tmp_path: Path, caplog: pytest.LogCaptur
     assert "the prompt 'gone.txt' is not kept beside the policy" in caplog.text
 
 
+def test_the_prompt_of_the_training_goes_over_a_file_that_was_changed_since(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, config = tmp_path / "prompt.txt", tmp_path / "config.yaml"
+    file.write_text("Q: {prompt}\nA:\n")
+    config.write_text("{}")
+    told: dict[str, Any] = {"prompt": str(file), "protocol": RESEARCH, "top_k": 2}
+    os.utime(config, (1, 1))
+    for _ in range(2):
+        assert with_trained_prompt(told, tmp_path, config) == told
+    assert caplog.text.count("was changed after") == 1, "nobody knows what it said"
+    os.utime(file, (0, 0))
+    (tmp_path / "policy").mkdir()
+    write_policy_file(tmp_path / "policy", told)
+    caplog.clear()
+    assert with_trained_prompt(told, tmp_path, config) == told
+    assert not caplog.messages
+    for text in ("Question: {prompt}", None):
+        file.unlink() if text is None else file.write_text(text)
+        found = with_trained_prompt(told, tmp_path, config)
+        assert found == {**told, "prompt": "Q: {prompt}\nA:"}
+    assert caplog.text.count("is no longer that of the training") == 1
+
+
 def test_a_section_of_an_earlier_version_means_research(tmp_path: Path) -> None:
     assert asked_as({"top_k": 5, "max_searches": None}, tmp_path / "config.yaml") == {
         "protocol": RESEARCH,
@@ -106,5 +132,10 @@ def test_limits_of_tokens_go_along(tmp_path: Path) -> None:
     section = {"max_response_tokens": 1536, "max_result_tokens": None, "temperature": 1.0}
     told = asked_as({}, tmp_path / "config.yaml", section)
     assert told == {"protocol": RESEARCH, "max_response_tokens": 1536}
+    write_policy_file(tmp_path, EnvConfig(max_chars=900), SamplingParams(stop=("</search>", "#")))
+    told = read_policy_file(tmp_path)
+    assert (told["stop"], told["max_chars"]) == (("</search>", "#"), 900)
+    with pytest.raises(UsageError, match=r"stop in .* must be a list of texts, got '#'"):
+        asked_as({}, tmp_path / "config.yaml", {"stop": "#"})
     with pytest.raises(UsageError, match=r"max_result_tokens in .* must be a number, got 'many'"):
         asked_as({}, tmp_path / "config.yaml", {"max_result_tokens": "many"})

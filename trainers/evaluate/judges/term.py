@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from research_rl.agents.methods import OpenAIGenerator
 from research_rl.envs import Question
 from research_rl.envs.protocols import Segment
-from research_rl.envs.rewards.terms import AnswerTerm, Passages, RewardTerm, abstained
+from research_rl.envs.rewards.terms import AnswerTerm, Passages, RewardTerm, says_none
 from research_rl.trainers.evaluate.judges.cache import JudgeCache
 from research_rl.trainers.evaluate.judges.judge import Chat, Judge, JudgeCase
 from research_rl.trainers.evaluate.judges.rows import asked_how, chat_of
@@ -75,7 +75,7 @@ class JudgeTerm(RewardTerm):
         """See RewardTerm."""
         prediction = self.prediction(segments).strip()
         if question.metadata.get("unanswerable"):
-            return float(abstained(prediction))
+            return float(says_none(prediction, question.answers))
         if not prediction or len(prediction) > self.max_chars:
             return 0.0
         if self._exact.speaking(self.protocol)(segments, question, passages) == 1.0:

@@ -13,9 +13,7 @@ from research_rl.trainers.evaluate.measures.agreement import (
 )
 from research_rl.trainers.evaluate.measures.answers import (
     MEASURES,
-    fold_title,
     measure_prediction,
-    passage_title,
 )
 from research_rl.trainers.evaluate.measures.published import beside, check_system
 from research_rl.trainers.evaluate.measures.rows import Cell, Key, Row, RowFile, row_of
@@ -44,11 +42,9 @@ __all__ = [
     "beside",
     "bootstrap_interval",
     "check_system",
-    "fold_title",
     "holm",
     "measure_prediction",
     "paired_test",
     "pairwise_agreement",
-    "passage_title",
     "row_of",
 ]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from research_rl.envs import Passage, Question
+from research_rl.envs import Passage, Question, passage_title
 from research_rl.envs.rewards import (
     cover_exact_match,
     exact_match,
@@ -20,7 +20,7 @@ from research_rl.envs.rewards import (
     fair_scores,
     normalize_answer,
 )
-from research_rl.envs.system import UNSPACED, folded
+from research_rl.envs.system import UNSPACED, fold_title, folded, typed
 
 if TYPE_CHECKING:
     from research_rl.agents import Prediction
@@ -133,16 +133,6 @@ def title_recall(question: Question, passages: Iterable[Passage]) -> float | Non
     return len(gold & {passage_title(passage) for passage in passages}) / len(gold)
 
 
-def passage_title(passage: Passage) -> str:
-    """Return the first line of a passage's contents, folded: what ``fold_title`` compares."""
-    return fold_title(passage.contents.partition("\n")[0])
-
-
-def fold_title(title: str) -> str:
-    """Return a title without case, forms of Unicode, quotes around it and extra white space."""
-    return " ".join(folded(title).split()).strip("\"'“”").strip()
-
-
 def fold_query(query: str) -> str:
     """Return a query without case, forms of Unicode and extra white space."""
     return " ".join(folded(query).split())
@@ -151,15 +141,15 @@ def fold_query(query: str) -> str:
 def answer_in_passages(answers: Sequence[str], passages: Iterable[Passage]) -> float | None:
     """Return 1.0 if the words of a gold answer stand next to each other in a passage, else 0.0.
 
-    Both are normalised as for EM, and forms of Unicode are folded; whole words only, so "us" is not
-    in "Russia", but for scripts that set no spaces. None where every answer is yes, no or
-    normalises to nothing: almost any passage holds those.
+    Both are normalised as for EM, and forms of Unicode and typographic signs are folded; whole
+    words only, so "us" is not in "Russia", but for scripts that set no spaces. None where every
+    answer is yes, no or normalises to nothing: almost any passage holds those.
     """
-    wanted = {normalize_answer(folded(answer)) for answer in answers} - _UNTELLING
+    wanted = {normalize_answer(folded(typed(answer))) for answer in answers} - _UNTELLING
     if not wanted:
         return None
     looked_for = {one if _SPACELESS.search(one) else f" {one} " for one in wanted}
-    texts = (f" {normalize_answer(folded(passage.contents))} " for passage in passages)
+    texts = (f" {normalize_answer(folded(typed(passage.contents)))} " for passage in passages)
     return float(any(answer in text for text in texts for answer in looked_for))
 
 

@@ -23,13 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from research_rl.envs import Passage, Question
-from research_rl.trainers.evaluate.measures.answers import (
-    fold_query,
-    fold_title,
-    passage_title,
-    shown_answer,
-)
+from research_rl.envs import Passage, Question, passage_title
+from research_rl.envs.system import fold_title
+from research_rl.trainers.evaluate.measures.answers import fold_query, shown_answer
 
 if TYPE_CHECKING:
     from research_rl.agents import Prediction

@@ -194,6 +194,23 @@ def test_an_unanswerable_question_is_right_in_other_words() -> None:
     assert (verdict.f1, verdict.em, verdict.value) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("gold", ["insufficient information", "Unbekannt"])
+def test_an_unanswerable_question_is_right_in_the_words_of_its_own_gold_answer(gold: str) -> None:
+    question = Question("3", "Who?", (gold,), {"unanswerable": True})
+    for said, value in ((gold.upper(), 1.0), ("no answer", 1.0), (f"{gold} Veros", 0.0)):
+        answer = f"\\boxed{{{said}}}"
+        for term in (AnswerTerm(), AnswerTerm("em"), AnswerTerm("cover"), AbstainTerm()):
+            assert paid(term, answer, question=question) == value, said
+        verdict = RewardTerms({"answer": 1.0})(played(answer), question)
+        assert (verdict.f1, verdict.em, verdict.value) == (value, value, value)
+
+
+def test_a_gold_answer_that_reads_like_an_abstention_is_an_answer() -> None:
+    film = Question("4", "Which film?", ("Unknown",))
+    assert paid(AbstainTerm(), "\\boxed{Unknown}", question=film) == 1.0
+    assert paid(AbstainTerm(), "\\boxed{I don't know}", question=film) == 0.0
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [

@@ -41,6 +41,8 @@ def test_what_is_plain_is_not_asked() -> None:
     assert [paid(term, said) for said in ("Domlor", "domlor.", "", "Domlor " * 99)] == [1, 1, 0, 0]
     unknown = Question("2", "Who?", UNANSWERABLE, {"unanswerable": True})
     assert paid(term, "no answer", unknown) == 1.0
+    worded = Question("3", "Who?", ("insufficient information",), {"unanswerable": True})
+    assert [paid(term, said, worded) for said in ("Insufficient information.", "Veros")] == [1, 0]
     assert server.asked == 0
 
 

@@ -142,6 +142,9 @@ def test_answers_are_looked_for_as_whole_words() -> None:
     found = Passage("u", "Oslo\nIts mayor is unknown.")
     assert measure_prediction(predict(none, (found,)))["answer_in_results"] is None
     assert self_correction(predict(none, (found,), (X,))) == SelfCorrection()
+    passage = Passage("h", "Hawke’s Bay\nIn 1990–95 it was the “Fruit Bowl” of the land.")
+    for answer in ("Hawke's Bay", "1990-95", '"Fruit Bowl"', "the fruit bowl"):
+        assert answer_in_passages((answer,), [passage]) == 1.0, answer
     assert answer_in_passages(("Zu\u0308rich",), [Passage("z", "Zürich, die Stadt.")]) == 1.0
 
 
