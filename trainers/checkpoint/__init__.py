@@ -8,6 +8,7 @@ May import: agents, envs, trainers.lightning_internals, trainers.settings
 
 from __future__ import annotations
 
+from research_rl.trainers.checkpoint.base_model import BaseModel, base_files
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
 from research_rl.trainers.checkpoint.export import (
     ExportError,
@@ -37,6 +38,7 @@ from research_rl.trainers.checkpoint.trained import take_over
 
 __all__ = [
     "AtomicCheckpointIO",
+    "BaseModel",
     "CheckpointError",
     "ExportError",
     "KeepMetrics",
@@ -45,6 +47,7 @@ __all__ = [
     "RunCheckpoint",
     "RunLogger",
     "UnsafeCheckpointError",
+    "base_files",
     "changes",
     "check_shards",
     "disk_error",
