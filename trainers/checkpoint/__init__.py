@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from research_rl.trainers.checkpoint.base_model import BaseModel, base_files
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
+from research_rl.trainers.checkpoint.exam import differences, reward_of
 from research_rl.trainers.checkpoint.export import (
     ExportError,
     disk_errors_named,
@@ -50,6 +51,7 @@ __all__ = [
     "base_files",
     "changes",
     "check_shards",
+    "differences",
     "disk_error",
     "disk_errors_named",
     "export_checkpoint",
@@ -60,6 +62,7 @@ __all__ = [
     "policy_config",
     "readable",
     "remove_checkpoint",
+    "reward_of",
     "run_in",
     "save_policy",
     "sigterm_noted",
