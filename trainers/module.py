@@ -33,7 +33,7 @@ from research_rl.agents.policy import LMPolicy, PolicyConfig, Reference, evaluat
 from research_rl.envs import Question
 from research_rl.trainers.ahead import Ahead, Collected, check_correction, description, upcoming
 from research_rl.trainers.algorithms import GRPO, Algorithm
-from research_rl.trainers.checkpoint import ResumedOptimizer, take_over
+from research_rl.trainers.checkpoint import BaseModel, ResumedOptimizer, take_over
 from research_rl.trainers.collect import Collector, as_paid, check_group_size, payments, pool_of
 from research_rl.trainers.credit import Credit, Price
 from research_rl.trainers.distributed import Shards, means_over_ranks
@@ -100,7 +100,7 @@ class ReSearchModule(pl.LightningModule):
         # one batch takes several optimizer steps, so Lightning must not take one by itself; it then
         # refuses trainer.gradient_clip_val, which is why updates.max_grad_norm exists
         self.automatic_optimization = False
-        self.policy_config = policy
+        self.policy_config, self._base = policy, BaseModel(policy)
         self.algorithm = GRPO() if algorithm is _GRPO else algorithm
         check_group_size(updates, self.algorithm)
         check_correction(updates, self.algorithm)
@@ -187,6 +187,7 @@ class ReSearchModule(pl.LightningModule):
         """Add the iteration and the rollouts sampled ahead; with LoRA, drop the frozen weights."""
         checkpoint |= {"iteration": self.iteration, "loss_scale": self.loss_scale.state_dict()}
         self._optimizing.save(checkpoint)
+        self._base.save(checkpoint)
         if self._ahead is not None:
             checkpoint["ahead"] = self._ahead.state()
         if self.policy_config.lora is not None:
@@ -197,9 +198,10 @@ class ReSearchModule(pl.LightningModule):
         """Take over the iteration and the rollouts that were sampled ahead.
 
         Raises:
-            ValueError: the checkpoint lacks weights that are trained here, or its optimizer moved
-                others.
+            ValueError: the checkpoint lacks weights that are trained here, its optimizer moved
+                others, or its adapter learned on another base.
         """
+        self._base.check(self.trainer, checkpoint, self.reference is not None)
         self.iteration = checkpoint.get("iteration", 0)
         self.loss_scale.load_state_dict(checkpoint.get("loss_scale", {}))
         self._optimizing.load(checkpoint)
@@ -219,6 +221,7 @@ class ReSearchModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Move the reference, drop an earlier updater, tell the algorithm of its sampler."""
         self.updater = None
+        self._base.look(self.trainer, self.reference is not None)
         if self.reference is not None:
             self.reference.to(self.device)
         warn_of_parking(self.updates)
@@ -354,10 +357,7 @@ class ReSearchModule(pl.LightningModule):
             return collect_rollouts(questions, self.env, policy, engine, params, seeds, self.watch)
 
     def whole_policy(self) -> AbstractContextManager[None]:
-        """Return a context in which this rank holds all of the policy's weights.
-
-        Every rank must enter it, for sharded weights are gathered.
-        """
+        """Return a context in which this rank holds the whole policy; every rank must enter it."""
         if self._shards is None:
             return nullcontext()
         return self._shards.whole(self.policy, getattr(self.engine, "dtype", None))

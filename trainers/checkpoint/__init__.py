@@ -8,7 +8,9 @@ May import: agents, envs, trainers.lightning_internals, trainers.settings
 
 from __future__ import annotations
 
+from research_rl.trainers.checkpoint.base_model import BaseModel, base_files
 from research_rl.trainers.checkpoint.callback import RunCheckpoint
+from research_rl.trainers.checkpoint.exam import differences, reward_of
 from research_rl.trainers.checkpoint.export import (
     ExportError,
     disk_errors_named,
@@ -37,6 +39,7 @@ from research_rl.trainers.checkpoint.trained import take_over
 
 __all__ = [
     "AtomicCheckpointIO",
+    "BaseModel",
     "CheckpointError",
     "ExportError",
     "KeepMetrics",
@@ -45,8 +48,10 @@ __all__ = [
     "RunCheckpoint",
     "RunLogger",
     "UnsafeCheckpointError",
+    "base_files",
     "changes",
     "check_shards",
+    "differences",
     "disk_error",
     "disk_errors_named",
     "export_checkpoint",
@@ -57,6 +62,7 @@ __all__ = [
     "policy_config",
     "readable",
     "remove_checkpoint",
+    "reward_of",
     "run_in",
     "save_policy",
     "sigterm_noted",

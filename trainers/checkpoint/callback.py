@@ -7,6 +7,7 @@ the same losses, rollouts and weights as one that was not stopped.
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
+from research_rl.trainers.checkpoint.exam import Exam, differences, exam_of
 from research_rl.trainers.checkpoint.files import (
     AtomicCheckpointIO,
     CheckpointError,
@@ -34,6 +36,8 @@ __all__ = [
     "remove_checkpoint",
 ]
 
+log = logging.getLogger(__name__)
+
 
 class RunCheckpoint(ModelCheckpoint):
     """The best policy by a validation metric as ``best.ckpt``, and the newest as ``last.ckpt``.
@@ -47,6 +51,9 @@ class RunCheckpoint(ModelCheckpoint):
     rollouts and weights, bit by bit. SIGTERM, SIGHUP and SLURM's signal before a time limit end the
     run behind the iteration that is running, with ``last.ckpt`` renewed; a validation that
     is cut off by it is made when the run goes on.
+
+    A run of a command that goes on with another exam, such as other validation questions, forgets
+    the best score: the first policy of the new exam is the best one. Till then ``best.ckpt`` stays.
 
     Args:
         monitor: the metric.
@@ -88,11 +95,15 @@ class RunCheckpoint(ModelCheckpoint):
         self._before_validation: dict[str, Any] | None = None
         self._owes_validation = False
         self._saved_after: int | None = None
+        self._exam: Exam | None = None
+        self._forgot: tuple[float, list[str]] | None = None  # a score, and why it is forgotten
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the folder."""
+        """Find the folder, and what the validation is made with."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        if stage == "fit":
+            self._exam = exam_of(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -103,6 +114,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._written = time.monotonic()
         self._stop.listen(trainer)
+        self._say_forgotten(trainer)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             for name in ("best.ckpt", "last.ckpt"):
                 remove_checkpoint(Path(str(self.dirpath)) / name)
@@ -134,6 +146,15 @@ class RunCheckpoint(ModelCheckpoint):
             self._before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
         elif not last and self._is_time(trainer):
             self._renew_last(trainer)
+
+    def _say_forgotten(self, trainer: pl.Trainer) -> None:
+        forgot, self._forgot = self._forgot, None
+        if forgot is not None and trainer.is_global_zero:
+            log.warning(
+                "the best %s so far, %.4g, is forgotten, for the run is validated otherwise than "
+                "before (%s); best.ckpt stays until the next validation, which begins anew",
+                *(self.monitor, forgot[0], ", ".join(forgot[1])),
+            )
 
     def _is_time(self, trainer: pl.Trainer) -> bool:
         """Whether ``last.ckpt`` is renewed between validations; all ranks must ask."""
@@ -167,14 +188,22 @@ class RunCheckpoint(ModelCheckpoint):
         loops["fit_loop"] = at_next_pass(loops["fit_loop"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return Lightning's state, and whether a validation that was cut off must be made."""
-        return {**super().state_dict(), "owes_validation": self._owes_validation}
+        """Return Lightning's state, the exam, and whether a validation that was cut off is due."""
+        own = {"owes_validation": self._owes_validation, "exam": self._exam}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state; a folder that was moved keeps its best."""
+        """Take the state; a folder that was moved keeps its best, another exam has none yet."""
         self._owes_validation = state_dict.get("owes_validation", False)
         folder = Path(str(self.dirpath))
         super().load_state_dict(_inside(_moved(state_dict, folder), folder))
+        others = differences(state_dict.get("exam"), self._exam)
+        if others and self.best_model_score is not None:
+            self._forgot = float(self.best_model_score), others
+            self.best_model_score = self.current_score = None
+            self.best_model_path = self.kth_best_model_path = ""
+            self.best_k_models = {}
+            self.kth_value = torch.tensor(-torch.inf if self.mode == "max" else torch.inf)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Return whether the current policy is at least as good as the best so far."""

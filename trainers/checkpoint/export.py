@@ -17,6 +17,7 @@ from torch import Tensor
 from research_rl.agents import SamplingParams
 from research_rl.agents.policy import LMPolicy, PolicyConfig
 from research_rl.envs.system import alone_in, folder_in_place, free_at, is_full
+from research_rl.trainers.checkpoint.base_model import base_files, check_base
 from research_rl.trainers.checkpoint.files import META, disk_error, find_checkpoint, load_state
 from research_rl.trainers.checkpoint.shards import load_plain
 from research_rl.trainers.settings import (
@@ -58,8 +59,9 @@ def export_checkpoint(checkpoint: Path, out: Path, config: Path | None = None) -
             checkpoint = find_checkpoint(str(checkpoint), checkpoint.parent)
             run = checkpoint.parent.parent
             config = config or _config_of(checkpoint)
-            policy = LMPolicy.from_config(policy_config(config, run))
-            load_weights(policy, checkpoint)
+            settings = policy_config(config, run)
+            policy = LMPolicy.from_config(settings)
+            load_weights(policy, checkpoint, settings)
             model = read_run_config(config, run)["model"]
             env = model.get("env")
             env = env and with_trained_prompt(env, run, config)
@@ -182,13 +184,21 @@ def policy_config(config: Path, run: Path | None = None) -> PolicyConfig:
     return PolicyConfig.from_section(section)
 
 
-def load_weights(policy: LMPolicy, checkpoint: Path) -> None:
+def load_weights(policy: LMPolicy, checkpoint: Path, config: PolicyConfig) -> None:
     """Put the checkpoint's weights in; one with a LoRA adapter may hold the adapter alone.
 
+    Args:
+        policy: made of ``config``.
+        checkpoint: of its run.
+        config: of the policy.
+
     Raises:
-        ValueError: the checkpoint does not hold this policy.
+        ValueError: the checkpoint does not hold this policy, or its adapter learned on others.
     """
-    state: dict[str, Tensor] = load_state(checkpoint).get("state_dict", {})
+    held = load_state(checkpoint)
+    if config.lora is not None:
+        check_base(held, config, base_files(config))
+    state: dict[str, Tensor] = held.get("state_dict", {})
     own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
     needed = {name for name, p in policy.named_parameters() if p.requires_grad}
     try:

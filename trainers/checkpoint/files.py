@@ -260,9 +260,9 @@ def _best(newest: Path) -> Path:
                 return best
     if any(each.get("monitor") for each in saved):
         raise FileNotFoundError(
-            f"{newest} knows no best checkpoint: no validation has been made since training began; "
-            f"say last in place of best ({_SAID}), or go on training until "
-            "one is made, every trainer.val_check_interval batches"
+            f"{newest} knows no best checkpoint: no validation has been made since training began "
+            f"or its questions changed; say last in place of best ({_SAID}), or train on until one "
+            "is made, every trainer.val_check_interval batches"
         )
     raise FileNotFoundError(
         f"{newest} knows no best checkpoint; give ModelCheckpoint a monitor, or say last in place "

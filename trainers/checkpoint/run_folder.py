@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 _REFERENCE = re.compile(r"\$\{(\.+)([^}.][^}]*)\}")
 _OF_OPTIMIZER = ("model.optimizer", "model.lr_scheduler")
+_OF_EXAM = (
+    *("data.val", "data.limit_val", "data.max_prompt_tokens", "model.validation_sampling"),
+    *("model.env", "model.policy.chat_template"),
+)
+_OF_NO_EXAM = ("model.env.index", "model.env.on_retriever_error", "model.policy.chat_template.date")
 Place = tuple[str | int, ...]
 
 
@@ -47,7 +52,7 @@ def changes(before: str, now: str) -> list[str]:
         before: YAML of a run's config.
         now: YAML of the config with which it would go on.
     """
-    old, new = (dict(_options(_resolved(text), "")) for text in (before, now))
+    old, new = (dict(_options(resolved(text), "")) for text in (before, now))
     names = [
         name
         for name in {**old, **new}
@@ -64,17 +69,33 @@ def _part_of_checkpoint(name: str, new: dict[str, Any]) -> str:
     """What a checkpoint keeps of an option that is another one now; "" for nothing."""
     if name in ("model.policy.model", "model.policy.revision"):
         frozen = any(n.startswith("model.policy.lora.") for n in new)
-        first = "the adapter is" if frozen else "the trained weights are"
-        return f" ({first} the checkpoint's; all else of the model comes from there)"
+        if frozen:
+            return " (the adapter is the checkpoint's; below it must be the weights it learned on)"
+        return " (the trained weights are the checkpoint's; all else of the model comes from there)"
     control = f"{name.removesuffix('kl_coef')}kl_control."
     if name.endswith(".kl_coef") and any(n.startswith(control) for n in new):
         return " (times what kl_control has made of it so far)"
+    if _is_of_exam(name, new):
+        return " (a best score of another exam is forgotten, if the checkpoint says its exam)"
     if name.startswith("data.") and not name.startswith(("data.world", "data.val", "data.test")):
         return " (the run goes on behind the questions that it has asked)"
     return ""
 
 
-def _resolved(text: str) -> Any:
+def _is_of_exam(name: str, new: dict[str, Any]) -> bool:
+    """Whether an option decides how the policy is validated; see exam.py."""
+    if name.startswith("model.sampling."):
+        field = name.removeprefix("model.sampling.")
+        return field != "temperature" and new.get(f"model.validation_sampling.{field}") is None
+    return _within(name, _OF_EXAM) and not _within(name, _OF_NO_EXAM)
+
+
+def _within(name: str, sections: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{section}.") for section in sections)
+
+
+def resolved(text: str) -> Any:
+    """Return what a config says, its ``${...}`` replaced as far as they lead anywhere."""
     config = yaml.safe_load(text)
     try:
         return OmegaConf.to_container(OmegaConf.create(config), resolve=True)

@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 # Imported so that a YAML may name their classes without the module: ModelCheckpoint, GRPO, ...
 from research_rl.agents import engines, web  # noqa: F401
 from research_rl.envs import retrieval  # noqa: F401
-from research_rl.envs.system import alone_in, told_if_full, warn_of_room, write_whole
+from research_rl.envs.system import told_if_full, warn_of_room, write_whole
 from research_rl.trainers import (  # noqa: F401
     algorithms,
     checkpoint,
@@ -62,6 +62,8 @@ from research_rl.trainers.cli.start import (
     check_nothing_is_lost,
     check_trainer_options,
     date_to_write,
+    hold,
+    hold_checkpoints,
     leads,
     set_threads,
     take_run_logger,
@@ -101,8 +103,7 @@ class ResearchCLI(LightningCLI):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._holds = False
-        self._unresolved = Unresolved()
+        self._holds, self._unresolved = False, Unresolved()
         with ExitStack() as self._held:
             super().__init__(*args, **kwargs)
 
@@ -207,11 +208,13 @@ class ResearchCLI(LightningCLI):
         check_nothing_is_lost(root, self._option("ckpt_path"), self._option("overwrite"))
 
     def before_fit(self) -> None:
-        """Lock the folder, making it if need be, and warn of options that have changed since."""
+        """Lock the folders that are written to, and warn of options that have changed since."""
         if not leads() or self._is_dry():
             return
         self._hold()
-        if name := self._option("ckpt_path"):
+        name = self._option("ckpt_path")
+        hold_checkpoints(self._held, self.trainer, name, self._option("overwrite"))
+        if name:
             everyone: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
             (saver,) = (c for c in everyone if isinstance(c, SaveConfigCallback))
             warn_of_changes(self._root(), name, saver.parser.dump(saver.config, skip_unset=False))
@@ -221,11 +224,8 @@ class ResearchCLI(LightningCLI):
         return bool(self._option("trainer").get("fast_dev_run"))
 
     def _hold(self) -> None:
-        if self._holds:
-            return
-        said = "is held by another run that is not over"
-        instead = "choose another --trainer.default_root_dir"
-        self._held.enter_context(alone_in(self._root(), said, instead))
+        if not self._holds:
+            hold(self._held, self._root())
         self._holds = True
 
     def fit(self, ckpt_path: Any = None, **kwargs: Any) -> None:
@@ -288,7 +288,7 @@ class ResearchCLI(LightningCLI):
                 "training here; --ckpt_path last or best asks a run's",
                 self.subcommand,
             )
-        elif self.subcommand != "fit" and leads():
+        elif name and self.subcommand != "fit" and leads():
             now = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
             warn_of_changes(self._root(), name, now, goes_on=False)
         if name is None or "://" in name:

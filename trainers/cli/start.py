@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from research_rl.envs.system import alone_in, is_held
 from research_rl.trainers import checkpoint
 from research_rl.trainers.checkpoint import RunLogger, changes, policy_config, run_in
 from research_rl.trainers.settings import UsageError
@@ -33,6 +35,7 @@ _CHANGES = 8
 """Options that are named if they are others than before."""
 _CSV_LOGGER = [f"pytorch_lightning.loggers{module}.CSVLogger" for module in ("", ".csv_logs")]
 _RUN_LOGGER = f"{checkpoint.__name__}.{RunLogger.__name__}"
+_HELD = "is held by another run that is not over"
 _IN_THE_RUN = ("last", "best")
 """Names of checkpoints that are looked up in the run's own folder."""
 
@@ -101,6 +104,61 @@ def check_none_elsewhere(root: Path, overwrite: bool) -> None:
             f"would write its own (dirpath of its callback); to go on add --ckpt_path {found[-1]}, "
             "to replace the run add --overwrite"
         )
+
+
+def hold(held: ExitStack, root: Path) -> None:
+    """Lock the folder of a run until the stack is closed, making it if need be.
+
+    Raises:
+        FileExistsError: another fit has locked it.
+    """
+    held.enter_context(alone_in(root, _HELD, "choose another --trainer.default_root_dir"))
+
+
+def hold_checkpoints(
+    held: ExitStack, trainer: pl.Trainer, ckpt_path: str | None, overwrite: bool
+) -> None:
+    """Refuse to begin anew where another run's checkpoints are, and lock folders outside the run.
+
+    Args:
+        held: lets go of the folders when it is closed.
+        trainer: its callbacks write checkpoints, each into its ``dirpath``; the usual one,
+            ``checkpoints`` in the run's folder, was looked at before.
+        ckpt_path: the checkpoint that training starts from.
+        overwrite: whether the user wants what is there replaced.
+
+    Raises:
+        UsageError: a folder holds checkpoints.
+        FileExistsError: another fit has locked one.
+    """
+    root = Path(trainer.default_root_dir)
+    own, named = root.resolve(), {getattr(c, "dirpath", None) for c in trainer.checkpoint_callbacks}
+    for folder in sorted({Path(one).resolve() for one in named if one and "://" not in one}):
+        if folder == own / "checkpoints":
+            continue
+        instead = "give the callback that writes checkpoints another dirpath"
+        if not folder.is_relative_to(own):
+            if folder.name == "checkpoints" and is_held(folder.parent):
+                raise FileExistsError(
+                    f"{folder.parent} {_HELD}; wait until it has ended, or {instead}"
+                )
+            held.enter_context(alone_in(folder, _HELD, instead))
+        found = sorted(path.name for path in folder.glob("*.ckpt"))
+        from_there = ckpt_path and Path(ckpt_path).resolve().is_relative_to(folder)
+        if not found or overwrite or from_there:
+            continue
+        if ckpt_path not in _IN_THE_RUN:
+            raise UsageError(
+                f"{folder}, the dirpath of a callback, holds checkpoints of a run already "
+                f"({', '.join(found[:3])}); to go on with it add --ckpt_path last, to replace them "
+                f"add --overwrite, to keep them {instead}"
+            )
+        if not run_in(root):
+            log.warning(
+                "%s holds no run, but %s holds checkpoints (%s), and the run goes on with them; if "
+                "they are another run's, end this one and %s",
+                *(root, folder, ", ".join(found[:3]), instead),
+            )
 
 
 def date_to_write(root: Path, ckpt_path: str | None) -> str:

@@ -15,7 +15,12 @@ from research_rl.agents.methods import Agent, LocalGenerator
 from research_rl.agents.policy import LMPolicy, PolicyConfig, WeightDtype
 from research_rl.envs.protocols import Protocol
 from research_rl.envs.system import digest_stamp
-from research_rl.trainers.checkpoint import find_checkpoint, load_weights, policy_config
+from research_rl.trainers.checkpoint import (
+    base_files,
+    find_checkpoint,
+    load_weights,
+    policy_config,
+)
 from research_rl.trainers.evaluate.config import Method, ModelConfig
 from research_rl.trainers.evaluate.named import PROVIDED
 from research_rl.trainers.evaluate.sources import Source
@@ -52,22 +57,35 @@ def model_identity(config: ModelConfig, formerly: Stamp | None = None) -> dict[s
     """Return what identifies a model, to be kept in the settings of its rows.
 
     Weights on disk are identified by what is in their files, so that a copy of a run is the same
-    model. How they are run (device, slots) is not part of it.
+    model. To a run with a LoRA adapter belong those of its base. How they are run (device, slots)
+    is not part of it.
 
     Args:
         formerly: how an earlier version identified a file, for what it wrote: it knew weights in
-            safetensors alone. None is what this version writes.
+            safetensors alone, and no base of an adapter. None is what this version writes.
     """
     assert config.generator is None, "it is known by its settings"
     stamp = formerly or digest_stamp
     if config.run is not None:
-        return {"checkpoint": stamp(run_checkpoint(config)), "dtype": config.dtype}
+        known = {"checkpoint": stamp(run_checkpoint(config)), "dtype": config.dtype}
+        return known if formerly else known | _base_of(Path(config.run))
     name = str(config.model)
     folder = Path(name).expanduser()
     found = weight_files(folder)
     if formerly is not None:
         found = [path for path in found if path.suffix == ".safetensors"]
     return {"model": name, "files": [stamp(path) for path in found], "dtype": config.dtype}
+
+
+def _base_of(run: Path) -> dict[str, Any]:
+    """The base of a run's adapter, where it has one and its base is a folder."""
+    if not (file := run / "config.yaml").is_file():
+        return {}
+    section = (read_run_config(file, run).get("model") or {}).get("policy") or {}
+    if not section.get("lora") or "model" not in section:
+        return {}
+    found = base_files(PolicyConfig(str(section["model"])))
+    return {"base": found} if found else {}
 
 
 def time_stamp(path: Path) -> list[Any]:
@@ -231,8 +249,9 @@ def what_is_missing(method: Method, config: ModelConfig, source: Source) -> str 
 def _policy(config: ModelConfig) -> LMPolicy:
     if config.run is not None:
         checkpoint, run = run_checkpoint(config), Path(config.run)
-        policy = LMPolicy.from_config(policy_config(run / "config.yaml", run))
-        load_weights(policy, checkpoint)
+        settings = policy_config(run / "config.yaml", run)
+        policy = LMPolicy.from_config(settings)
+        load_weights(policy, checkpoint, settings)
     else:
         policy = LMPolicy.from_config(
             PolicyConfig(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from research_rl.envs.system import lines_of, write_whole
 from research_rl.trainers.callbacks import Curves, RunCallback, learns_from_rewards, run_folder
+from research_rl.trainers.checkpoint import differences, reward_of
 from research_rl.trainers.health.monitor import HealthMonitor, log_metrics
 from research_rl.trainers.health.remedies import Snapshots, kl_coef, scale_kl, scale_learning_rate
 from research_rl.trainers.health.rules import RULES, Rule
@@ -33,6 +34,8 @@ JOURNAL = "guard.jsonl"
 _MIN_HISTORY = 2  # values of a metric that are needed before it is judged
 _VALIDATED = "val/"
 """Begin of the metrics that hold until the next validation; others are of one iteration."""
+_PAID = "/reward"
+"""End of the metrics that mean something else under another reward."""
 
 
 class CollapseGuard(RunCallback):
@@ -43,7 +46,8 @@ class CollapseGuard(RunCallback):
     ``guard.jsonl``, and does not act again for ``cooldown`` iterations.
 
     A metric that was not measured in an iteration breaks no rule there. What the last validation
-    found (``val/...``) holds until the next one.
+    found (``val/...``) holds until the next one. A run of a command that goes on with another
+    reward forgets what rewards were early in it.
 
     Args:
         roll_back: load weights and optimizer of the last good snapshot; the questions go on.
@@ -91,6 +95,8 @@ class CollapseGuard(RunCallback):
         self._kl_configured: float | None = None
         self._snapshots = Snapshots()
         self._validated: dict[str, float] = {}  # what the last validation found
+        self._reward: dict[str, str] | None = None  # what rewards are made with
+        self._forgot: list[str] = []
 
     @property
     def acts(self) -> bool:
@@ -105,6 +111,7 @@ class CollapseGuard(RunCallback):
         """
         if stage != "fit":
             return
+        self._reward = reward_of(trainer)
         every: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(c, HealthMonitor) for c in every[: every.index(self)]):
             raise ValueError(
@@ -123,6 +130,13 @@ class CollapseGuard(RunCallback):
         """Continue the journal of a resumed run or begin one; take a snapshot of the start."""
         module: Any = pl_module
         self._resume_kl(module.algorithm)
+        if self._forgot and trainer.is_global_zero:
+            log.warning(
+                "early values of %s are forgotten, for the run goes on with another reward than it "
+                "had; its next iterations are the early ones",
+                ", ".join(self._forgot),
+            )
+        self._forgot = []
         if trainer.is_global_zero:
             _begin_journal(run_folder(trainer) / JOURNAL, module.iteration)
         if self.roll_back:
@@ -261,6 +275,7 @@ class CollapseGuard(RunCallback):
             "kl_configured": self._kl_configured,
             "snapshots": self._snapshots.state(),
             "validated": dict(self._validated),
+            "reward": self._reward,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -273,6 +288,18 @@ class CollapseGuard(RunCallback):
         self._kl_configured = state_dict.get("kl_configured")
         self._snapshots.load(state_dict["snapshots"])
         self._validated = dict(state_dict.get("validated", {}))
+        if differences(state_dict.get("reward"), self._reward):
+            self._forget_rewards()
+
+    def _forget_rewards(self) -> None:
+        """Drop what was measured under another reward, and the streaks that it made."""
+        self._forgot = sorted(name for name in self._history if name.endswith(_PAID))
+        for kept in (self._history, self._validated):
+            for name in [name for name in kept if name.endswith(_PAID)]:
+                del kept[name]
+        for rule in self.rules:
+            if rule.metric.endswith(_PAID) or (rule.unless_below or "").endswith(_PAID):
+                self._streaks[rule.name] = 0
 
 
 def would_have_warned(

@@ -137,7 +137,7 @@ def sampled_again(
     """
     policy = LMPolicy.from_config(settings.policy)
     if checkpoint is not None:
-        load_weights(policy, checkpoint)
+        load_weights(policy, checkpoint, settings.policy)
     questions = [_question(record) for _, record in chosen]
     seeds = [record.seed for _, record in chosen]
     if any(seed is None for seed in seeds):

@@ -156,11 +156,12 @@ def test_what_the_checkpoint_keeps_of_a_changed_option_is_said() -> None:
         "kl_control: {target: 2}}}, optimizer: {init_args: {lr: 2}}}, data: {train: y, val: y}}"
     )
     assert changes(before, now) == [
-        "model.policy.model: a -> b (the adapter is the checkpoint's; all else of the model comes "
-        "from there)",
+        "model.policy.model: a -> b (the adapter is the checkpoint's; below it must be the weights "
+        "it learned on)",
         "model.algorithm.init_args.kl_coef: 1 -> 2 (times what kl_control has made of it so far)",
         "data.train: x -> y (the run goes on behind the questions that it has asked)",
-        "data.val: x -> y",
+        "data.val: x -> y (a best score of another exam is forgotten, if the checkpoint says its "
+        "exam)",
     ]
 
 

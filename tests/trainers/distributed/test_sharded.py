@@ -113,8 +113,9 @@ def test_two_processes_resume_what_one_saved(runs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", ["fsdp2", "fsdp2-lora", "resumed"])
 def test_checkpoints_of_shards_are_exported(runs: dict[str, Any], case: str) -> None:
     folder = runs["folder"]
-    exported = LMPolicy.from_config(policy(folder, case.endswith("lora")))
-    load_weights(exported, folder / f"{case}.ckpt")
+    config = policy(folder, case.endswith("lora"))
+    exported = LMPolicy.from_config(config)
+    load_weights(exported, folder / f"{case}.ckpt", config)
     flat = torch.cat([p.detach().flatten() for p in exported.parameters()])
     assert torch.equal(flat, torch.load(folder / f"{case}.pt"))
 

@@ -53,6 +53,21 @@ def test_a_model_that_is_replaced_under_its_name_is_another(tmp_path: Path) -> N
     assert model_identity(config) == before
 
 
+def test_the_base_of_an_adapter_belongs_to_it(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for lora, differs in (("{r: 2}", True), ("null", False)):
+        run = run_with(tmp_path / f"run{differs}", b"0123")
+        config = ModelConfig(run=str(run), checkpoint="last")
+        (run / "config.yaml").write_text(f"model: {{policy: {{model: {base}, lora: {lora}}}}}")
+        (base / "model.safetensors").write_bytes(b"first")
+        before, former = model_identity(config), model_identity(config, digest_stamp)
+        assert ("base" in before) is differs
+        assert "base" not in former, "as it was written before"
+        (base / "model.safetensors").write_bytes(b"other")
+        assert (model_identity(config) != before) is differs
+
+
 def test_weights_of_the_older_format_count_too(tmp_path: Path) -> None:
     weights, config = tmp_path / "pytorch_model.bin", ModelConfig(model=str(tmp_path))
     weights.write_bytes(b"first")
