@@ -294,7 +294,8 @@ def tune_folder(
         raise ValueError(
             f"type must be an ivf or hnsw one to be tuned, got {manifest['index']['type']!r}"
         )
-    adopted = "file" in manifest["index"]
+    # one that was adopted and has grown has a file of its own, and still no vectors as they were
+    adopted = "file" in manifest["index"] or "against" in manifest.get("recall", {})
     if not (place / SAMPLE).is_file():
         if not adopted:
             raise IndexFolderError(
