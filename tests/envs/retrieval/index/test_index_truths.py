@@ -114,6 +114,23 @@ def test_a_shard_says_what_a_shard_takes(tmp_path: Path) -> None:
     assert 0.7 * size < stated < 1.3 * size
 
 
+def test_a_merge_takes_the_metric_of_its_shards(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl", 60)
+    part, out = tmp_path / "part", tmp_path / "m"
+    build_index(corpus, part, encoder=Numbered(), shard="0/1", metric="l2")
+    merge_shards([part], out, encoder=Numbered())
+    assert read_manifest(out)["index"]["metric"] == "l2"
+    with pytest.raises(IndexFolderError, match="metric must be 'l2', for which shard"):
+        merge_shards([part], tmp_path / "n", encoder=Numbered(), storage=Storage("ivf"))
+    about = json.loads((part / "shard.json").read_text())
+    del about["metric"]  # of before it was kept
+    (part / "shard.json").write_text(json.dumps(about))
+    for metric in ("ip", "l2"):
+        kept = Storage(metric=metric)  # type: ignore[arg-type]
+        merge_shards([part], out, encoder=Numbered(), storage=kept, overwrite=True)
+        assert read_manifest(out)["index"]["metric"] == metric
+
+
 def test_the_advice_after_a_mismatch_keeps_a_corpus_inside_the_index(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

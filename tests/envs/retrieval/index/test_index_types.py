@@ -292,6 +292,8 @@ def test_what_cannot_be_is_refused_before_any_work(corpus: Path, tmp_path: Path)
             build(corpus, tmp_path / "i", **storage)
     with pytest.raises(ValueError, match="shard must be i/n"):
         build_index(corpus, tmp_path / "i", shard="2/2")
+    with pytest.raises(ValueError, match="type must be left out beside shard, got 'ivf'; a shard"):
+        build_index(corpus, tmp_path / "i", shard="0/2", storage=Storage("ivf"))
     assert not list(tmp_path.iterdir())
 
 
