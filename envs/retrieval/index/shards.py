@@ -69,7 +69,7 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[VectorFile], dict[str, An
     metrics = [other["metric"] for other, _ in found if "metric" in other]
     if len(set(metrics)) > 1:
         raise IndexFolderError(f"shards must be made alike, got the metrics {sorted(set(metrics))}")
-    about = about | ({"metric": metrics[0]} if metrics else {})  # before 0.2.0 none was kept
+    about = about | ({"metric": metrics[0]} if metrics else {})  # 0.1.0 kept none
     files = []
     for other, folder in found:
         file = VectorFile(folder / RAW, about["dim"], about["half"])
