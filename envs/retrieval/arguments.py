@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from research_rl.envs.retrieval.encoders import SKETCH
-from research_rl.envs.retrieval.index import MILVUS, TARGET, Storage
-from research_rl.envs.retrieval.vectors import TYPES
+from research_rl.envs.retrieval.index import MILVUS, TARGET, Storage, metric_of
+from research_rl.envs.retrieval.vectors import TYPES, Metric
 
 SKETCH_OPTIONS = ("dim", "k1", "b", "title_weight", "num_hashes")
 MODEL_OPTIONS = (
@@ -17,10 +17,12 @@ MODEL_OPTIONS = (
 
 
 def storage_of(args: argparse.Namespace) -> Storage:
-    """Return how vectors are to be kept."""
+    """Return how vectors are to be kept; shards that are merged have a metric of their own."""
+    shards = getattr(args, "shards", None)
+    known: Metric = metric_of(shards) if shards and args.metric is None else "ip"
     return Storage(
         index_type=args.type,
-        metric=args.metric,
+        metric=args.metric or known,
         fp16=args.fp16,
         nprobe=args.nprobe,
         ef_search=args.ef_search,
@@ -33,7 +35,7 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how vectors are kept and found."""
     add = parser.add_argument_group("how vectors are kept").add_argument
     add("--type", default="flat", help=f"{', '.join(TYPES)}, or a FAISS factory string (flat)")
-    add("--metric", choices=("ip", "l2"), default="ip", help="inner product or distance")
+    add("--metric", choices=("ip", "l2"), help="inner product or distance (ip, or the shards')")
     add("--fp16", action="store_true", help="16 bits a number, for flat, ivf and hnsw")
     add("--nprobe", type=int, help="lists an IVF index looks into (default: found by --recall)")
     add("--ef-search", type=int, help="passages an HNSW index walks over (default: likewise)")
@@ -58,7 +60,8 @@ def milvus_options(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) != default:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must not be given with --kind milvus; leave it out")
-    named = {name: getattr(args, name) for name in ("metric", "uri", "collection", "nprobe")}
+    named = {name: getattr(args, name) for name in ("uri", "collection", "nprobe")}
+    named["metric"] = args.metric or "ip"
     named |= {"search": args.search or "dense", "index_type": args.type}
     return named | {"ef_search": args.ef_search}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from research_rl.envs.web.client import (
     RefusedByServerError,
+    TooLargeError,
     TransientError,
     Transport,
     base_url,
@@ -55,6 +56,7 @@ __all__ = [
     "RefusedByServerError",
     "ServerCounters",
     "ServerThread",
+    "TooLargeError",
     "TransientError",
     "Transport",
     "answered",

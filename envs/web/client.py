@@ -65,6 +65,7 @@ class Reply:
 
         Raises:
             TransientError: a status that may pass.
+            TooLargeError: status 413.
             RefusedByServerError: any other status.
         """
         if self.status == 200:
@@ -73,11 +74,15 @@ class Reply:
         message = f"status {self.status}" + (f", {said}" if said else "")
         if self.status in _RETRIED_STATUS:
             raise TransientError(message, self.retry_after, broken=self.status != 429)
-        raise RefusedByServerError(message)
+        raise TooLargeError(message) if self.status == 413 else RefusedByServerError(message)
 
 
 class RefusedByServerError(Exception):
     """An answer that asking again cannot change, such as status 404."""
+
+
+class TooLargeError(RefusedByServerError):
+    """A server refuses so large a request (413); parts of it may go."""
 
 
 class Transport:

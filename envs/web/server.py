@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from research_rl.envs.web.json_values import ValueCount
 from research_rl.envs.web.keys import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ async def json_body(
         max_bytes: of the body; None is no limit.
         seconds: in which it must arrive; None is no limit.
         budget: of all bodies of the server; None is no limit.
-        max_values: of the body, commas and brackets in texts counted too; None is MAX_VALUES.
+        max_values: of the body; None is MAX_VALUES.
 
     Raises:
         Refused: with status 400 it is no JSON, with 408 too slow, with 413 too large, with 429
@@ -214,21 +215,19 @@ async def json_body(
 
     taken = (BodyBudget(2**62) if budget is None else budget).taking()
     most = MAX_VALUES if max_values is None else max_values
-    values = 0
+    values = ValueCount()
     too_large = Refused(f"a body must have at most {max_bytes} bytes", 413)
     length = request.headers.get("content-length", "")
     if max_bytes is not None and length.isdigit() and int(length) > max_bytes:
         raise too_large
 
     async def read() -> bytes:
-        nonlocal values
         parts = bytearray()
         async for part in request.stream():
             if max_bytes is not None and taken.size + len(part) > max_bytes:
                 raise too_large
             taken.add(len(part))
-            values += part.count(b",") + part.count(b"[") + part.count(b"{")
-            if values > most:
+            if values.add(part) > most:
                 raise Refused(f"a body must hold at most {most} values, got more", 413)
             parts += part
         return bytes(parts)
@@ -240,7 +239,8 @@ async def json_body(
     finally:
         taken.end()
     try:
-        return json.loads(data)
+        # as text: of bytes it would take UTF-16 too, whose values were not counted
+        return json.loads(data.decode("utf-8-sig", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         start = data[:60].decode("utf-8", "replace")
         raise Refused(f"the body must be JSON, got {start!r} ({error})") from error

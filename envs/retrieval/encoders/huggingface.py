@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,21 +19,32 @@ Pooling = Literal["mean", "cls", "last"]
 _BGE = "Represent this sentence for searching relevant passages: "
 _TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\n"
 
-# What each family was trained with (its model card), first match on the lower-case name wins.
+_MARKED = (
+    "<instruct>Given a web search query, retrieve relevant passages that answer the query.\n<query>"
+)
+
+# What each family was trained with (its model card). The first whose words stand in the lower-case
+# name wins; what a model states in its own layout comes before it.
 KNOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("e5-mistral", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
     ("e5-large-instruct", {"query_prefix": f"{_TASK}Query: "}),
     ("e5", {"query_prefix": "query: ", "passage_prefix": "passage: "}),
+    ("bge-multilingual-gemma2", {"query_prefix": _MARKED, "pooling": "last"}),
+    ("bge-en-icl", {"query_prefix": _MARKED, "pooling": "last"}),
     ("bge-m3", {"pooling": "cls"}),
     ("bge-small-en", {"query_prefix": _BGE, "pooling": "cls"}),
     ("bge-base-en", {"query_prefix": _BGE, "pooling": "cls"}),
     ("bge-large-en", {"query_prefix": _BGE, "pooling": "cls"}),
     ("bge", {"pooling": "cls"}),
+    ("gte-qwen1.5", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
     ("gte-qwen2", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
     ("gte-base-en-v1.5", {"pooling": "cls"}),
     ("gte-large-en-v1.5", {"pooling": "cls"}),
+    ("gte-multilingual", {"pooling": "cls"}),
+    ("gte-modernbert", {"pooling": "cls"}),
     ("gte", {}),
     ("contriever", {"normalize": False}),
+    ("mcontriever", {"normalize": False}),
     ("dpr-ctx_encoder", {"pooling": "cls", "normalize": False}),
 )
 _CONTEXT, _QUESTION = "dpr-ctx_encoder", "dpr-question_encoder"
@@ -51,7 +63,10 @@ def known_settings(model: str) -> dict[str, Any]:
 
 def _family(model: str) -> dict[str, Any] | None:
     name = model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
-    return next((settings for part, settings in KNOWN if part in name), None)
+    for words, settings in KNOWN:
+        if re.search(rf"(?<![a-z0-9]){re.escape(words)}(?![a-z0-9])", name):
+            return settings
+    return None
 
 
 def positions_of(model: Any) -> int | None:
@@ -71,6 +86,26 @@ def positions_of(model: Any) -> int | None:
     return min(limits, default=None)
 
 
+def _check_first(name: str, model: Any) -> None:
+    """Refuse a model whose first token sees no other, as in those that write text.
+
+    Raises:
+        ValueError: every text would have the same vector.
+    """
+    import torch
+
+    ids = torch.tensor([[0] + 7 * [1], [0] + 7 * [2]], device=model.device)
+    with torch.inference_mode():
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    one, other = found[:, 0].float()
+    if float((one - other).norm()) <= 1e-6 * float(one.norm()):
+        raise ValueError(
+            f"pooling must be 'last' or 'mean' for {name}, got 'cls': its first token sees no "
+            "other, so all texts would have one vector; pass pooling (--pooling last), and build "
+            "an index that was made so again"
+        )
+
+
 class HFEncoder(Encoder):
     """Text through a Hugging Face encoder; weights are loaded at the first text.
 
@@ -84,7 +119,8 @@ class HFEncoder(Encoder):
         pooling: how token states become one vector: "mean", "cls" (first) or "last".
         normalize: scale vectors to length 1.
         max_length: longer texts are cut to this many tokens; the number that the model states, or
-            512, if it is not given. Never more than its tokenizer and its positions allow.
+            512, if it is not given (the lower one for a known family on the Hub). Never more than
+            its tokenizer and its positions allow.
         batch_size: texts in one forward pass.
         dtype: "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
@@ -141,9 +177,10 @@ class HFEncoder(Encoder):
     def _stated(name: str, revision: str | None, given: dict[str, Any]) -> dict[str, Any]:
         """Return the settings: those given, else the model's own, else its family's."""
         stated: dict[str, Any] = {}
-        unknown = Path(name).is_dir() or _family(name) is None
-        if unknown and any(value is None for value in given.values()):
-            stated = read_layout(name, revision)
+        if any(value is None for value in given.values()):
+            stated = read_layout(name, revision, given["pooling"])
+        if _family(name) is not None and not Path(name).is_dir() and "max_length" in stated:
+            stated["max_length"] = min(stated["max_length"], _LENGTH)  # bge-m3 states 8192
         return known_settings(name) | stated | {k: v for k, v in given.items() if v is not None}
 
     @property
@@ -205,7 +242,10 @@ class HFEncoder(Encoder):
                     key, revision=revision, trust_remote_code=code
                 )
             self._settle_length(key, tokenizer, model)
-            self._parts[key] = tokenizer, model.to(device).eval()
+            model = model.to(device).eval()
+            if self.pooling == "cls" and config.model_type != "dpr":
+                _check_first(key, model)
+            self._parts[key] = tokenizer, model
         return self._parts[key]
 
     def _settle_length(self, name: str, tokenizer: Any, model: Any) -> None:

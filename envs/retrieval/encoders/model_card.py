@@ -21,7 +21,9 @@ _PIECES, _PIECE = 64, 1 << 20
 _PROMPTS = {"query": "query_prefix", "passage": "passage_prefix", "document": "passage_prefix"}
 
 
-def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
+def read_layout(
+    model: str, revision: str | None = None, pooling: str | None = None
+) -> dict[str, Any]:
     """Return pooling, normalisation, length and prefixes, as far as the model states them.
 
     Reads ``modules.json`` and what it names; empty for a model without one, or a name that cannot
@@ -30,6 +32,7 @@ def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
     Args:
         model: a folder, or a name on the Hub.
         revision: branch, tag or commit on the Hub.
+        pooling: what to do in place of what the model states.
 
     Raises:
         ValueError: the model needs a step that is not made here (a Dense layer, another pooling).
@@ -42,7 +45,7 @@ def read_layout(model: str, revision: str | None = None) -> dict[str, Any]:
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Pooling":
             config = _read(model, f"{module['path']}/config.json", revision) or {}
-            found["pooling"] = _pooling(model, config)
+            found["pooling"] = pooling or _pooling(model, config)
         elif kind == "Normalize":
             found["normalize"] = True
         elif kind != "Transformer":

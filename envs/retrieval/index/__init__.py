@@ -27,6 +27,7 @@ from research_rl.envs.retrieval.index.open import (
     open_retriever,
 )
 from research_rl.envs.retrieval.index.recall import TARGET, tune_folder, tune_fusion
+from research_rl.envs.retrieval.index.shards import metric_of
 from research_rl.envs.retrieval.index.storage import Storage
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "index_contents",
     "load_retriever",
     "merge_shards",
+    "metric_of",
     "milvus_parts",
     "open_corpus_of",
     "open_retriever",

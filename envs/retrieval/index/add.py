@@ -48,7 +48,6 @@ from research_rl.envs.retrieval.index.manifest import (
     versions,
     write_json,
 )
-from research_rl.envs.retrieval.index.open import read_vectors
 from research_rl.envs.retrieval.index.recall import OWN, Sample, judge, own_sample, with_more
 from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.search import fit_bm25, save_bm25
@@ -58,6 +57,7 @@ from research_rl.envs.retrieval.vectors import (
     codes_behind_header,
     encode_codes,
     import_faiss,
+    read_vectors,
     search_width_of,
 )
 

@@ -30,10 +30,10 @@ from research_rl.envs.retrieval.index.manifest import (
     versions,
     write_json,
 )
-from research_rl.envs.retrieval.index.open import read_vectors
 from research_rl.envs.retrieval.index.recall import OWN, TARGET, own_sample, recall_manifest
 from research_rl.envs.retrieval.vectors import (
     is_inner,
+    read_vectors,
     search_width_of,
     search_width_set,
     set_search_width,

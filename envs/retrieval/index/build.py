@@ -47,7 +47,13 @@ from research_rl.envs.retrieval.index.manifest import (
     write_json,
 )
 from research_rl.envs.retrieval.index.recall import judge, make_sample
-from research_rl.envs.retrieval.index.shards import parse_shard, read_shards, write_shard
+from research_rl.envs.retrieval.index.shards import (
+    check_metric,
+    metric_of,
+    parse_shard,
+    read_shards,
+    write_shard,
+)
 from research_rl.envs.retrieval.index.storage import Storage
 from research_rl.envs.retrieval.search import DEFAULTS, fit_bm25, import_bm25s, save_bm25
 from research_rl.envs.retrieval.vectors import Metric, VectorFile, VectorParts
@@ -101,7 +107,7 @@ def build_index(
     known_kind(kind)
     storage = storage or Storage(metric=metric)
     target = Path(out).resolve()
-    part = _part(kind, shard)
+    part = _part(kind, shard, storage)
     counting, made = _encoder_for(kind, encoder, storage, options)
     check_target(target, overwrite)
     source = SourceFile.of(Path(corpus).resolve())
@@ -118,8 +124,12 @@ def build_index(
     return target
 
 
-def _part(kind: str, shard: str | None) -> tuple[int, int] | None:
-    """Return which part of how many is built, None for the whole."""
+def _part(kind: str, shard: str | None, storage: Storage) -> tuple[int, int] | None:
+    """Return which part of how many is built, None for the whole.
+
+    Raises:
+        ValueError: a kind, or a setting of ``storage``, that does not go with a shard.
+    """
     if kind == MILVUS:
         raise ValueError("kind must be dense, bm25 or hybrid here; build_milvus makes that")
     if shard is None:
@@ -127,6 +137,14 @@ def _part(kind: str, shard: str | None) -> tuple[int, int] | None:
     part = parse_shard(shard)
     if kind != "dense":
         raise ValueError(f"kind must be dense to be built in shards, got {kind!r}")
+    default = Storage()
+    for name in ("index_type", "nprobe", "ef_search", "recall"):
+        if (value := getattr(storage, name)) != getattr(default, name):
+            flag = name.removeprefix("index_").replace("_", "-")
+            raise ValueError(
+                f"{flag} must be left out beside shard, got {value!r}; a shard keeps vectors as "
+                f"they are: give --{flag} to research index merge"
+            )
     return part
 
 
@@ -177,14 +195,16 @@ def merge_shards(
         out: folder to make.
         corpus: where the corpus lies now, if it has moved.
         encoder: only for shards made with an Encoder that ``make_encoder`` does not know.
+        storage: how vectors are kept; None keeps them as they are, with the metric of the shards.
 
     Raises:
         IndexFolderError: a shard is missing, or belongs to something else.
     """
-    storage = storage or Storage()
     target = Path(out).resolve()
     check_target(target, overwrite)
     files, about, first = read_shards([Path(folder) for folder in shards])
+    storage = storage or Storage(metric=metric_of(shards))
+    check_metric(about, first, storage.metric)
     path = Path(corpus or about["corpus"]["path"]).resolve()
     if not path.is_file():
         raise CorpusError(path, None, "there is no such corpus file; pass corpus= (--corpus)")
@@ -275,6 +295,7 @@ class _Job:
             "encoder": self._encoder_manifest(),
             "corpus": corpus,
             "strict": not self.left_out,
+            "metric": self.storage.metric,
         }
         write_shard(folder, shard, rows, file, about)
 

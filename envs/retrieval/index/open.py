@@ -6,10 +6,10 @@ corpus) and, by kind, ``vectors.faiss`` with what the encoder learned, or ``bm25
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -42,7 +42,7 @@ from research_rl.envs.retrieval.search import (
     load_bm25,
 )
 from research_rl.envs.retrieval.vectors import (
-    import_faiss,
+    read_vectors,
     search_width_of,
     set_search_width,
     without_id_map,
@@ -50,6 +50,9 @@ from research_rl.envs.retrieval.vectors import (
 from research_rl.envs.system import file_mark, is_unwritten, sha256_of
 from research_rl.envs.types import Retriever
 
+_T = TypeVar("_T")
+_TRIES = 5
+"""How often a folder is opened that others replace meanwhile."""
 _CACHE: dict[tuple[Any, ...], tuple[_State, Retriever]] = {}
 """Open retrievers by folder and settings, each with the state of its files when it was opened."""
 _CACHE_LOCK = threading.Lock()
@@ -79,19 +82,51 @@ def load_retriever(
         IndexFolderError: no index there, or one that does not belong to the corpus; the message
             names the field that differs and the command that mends it.
     """
+
+    def found(place: Path, manifest: dict[str, Any], file: Path) -> Retriever:
+        key = (str(place), str(file), mmap, cache_size)
+        with _CACHE_LOCK:
+            if key not in _CACHE or not _CACHE[key][0].holds(manifest, place, file):
+                _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
+                remove_replaced(place)
+                again = (str(place), None if corpus is None else str(file), mmap, cache_size)
+                state = _State.of(manifest, place, file)
+                _CACHE[key] = state, _open(place, manifest, file, again)
+            return _CACHE[key][1]
+
+    return _in_one_state(folder, corpus, found)
+
+
+def _in_one_state(
+    folder: str | Path,
+    corpus: str | Path | None,
+    read: Callable[[Path, dict[str, Any], Path], _T],
+) -> _T:
+    """Return what ``read`` makes of a folder, its manifest and its corpus, all of one build.
+
+    A build that ends meanwhile replaces the folder; what was read before is then read anew.
+
+    Raises:
+        IndexFolderError: there is no index, or it is replaced again and again.
+    """
     place = Path(folder).resolve()
-    put_back_replaced(place)
-    manifest = read_manifest(folder)
-    file = corpus_of(place, manifest, corpus)
-    key = (str(place), str(file), mmap, cache_size)
-    with _CACHE_LOCK:
-        if key not in _CACHE or not _CACHE[key][0].holds(manifest, place, file):
-            _CACHE.pop(key, None)  # before the new one is read: both may not fit into memory
-            remove_replaced(place)
-            again = (str(place), None if corpus is None else str(file), mmap, cache_size)
-            state = _State.of(manifest, place, file)
-            _CACHE[key] = state, _open(place, manifest, file, again)
-        return _CACHE[key][1]
+    for _ in range(_TRIES):
+        put_back_replaced(place)
+        manifest = read_manifest(folder)
+        file = corpus_of(place, manifest, corpus)
+        parts = _State.parts_of(manifest, place)
+        try:
+            found = read(place, manifest, file)
+        except (ValueError, OSError):  # of two builds that were mixed, or of one that is broken
+            if _State.is_still(folder, manifest, parts):
+                raise
+            continue
+        if _State.is_still(folder, manifest, parts):
+            return found
+    raise IndexFolderError(
+        f"index {folder} must stay as it is while it is opened, and was replaced {_TRIES} times "
+        "meanwhile; open it again when it is built"
+    )
 
 
 class _State(NamedTuple):
@@ -104,20 +139,29 @@ class _State(NamedTuple):
     @classmethod
     def of(cls, manifest: dict[str, Any], folder: Path, file: Path) -> _State:
         return cls(
-            manifest, cls._parts(manifest, folder), file_mark(file) if file.is_file() else None
+            manifest, cls.parts_of(manifest, folder), file_mark(file) if file.is_file() else None
         )
 
     @staticmethod
-    def _parts(manifest: dict[str, Any], folder: Path) -> list[str]:
+    def parts_of(manifest: dict[str, Any], folder: Path) -> list[str]:
         if manifest["kind"] == MILVUS:  # an embedded collection's file changes when it is searched
             return []
         vectors = (manifest.get("index") or {}).get("file", VECTORS)
         parts = [folder / OFFSETS, folder / vectors, *sorted((folder / BM25).glob("*"))]
         return [file_mark(part) for part in parts if part.is_file()]
 
+    @classmethod
+    def is_still(cls, folder: str | Path, manifest: dict[str, Any], parts: list[str]) -> bool:
+        """Return whether the folder holds the manifest and the files that it held before."""
+        try:
+            now = read_manifest(folder), cls.parts_of(manifest, Path(folder))
+        except (IndexFolderError, OSError):  # it is being replaced
+            return False
+        return now == (manifest, parts)
+
     def holds(self, manifest: dict[str, Any], folder: Path, file: Path) -> bool:
         """Return whether all is as it was; a corpus of the same bytes is, whatever its times."""
-        if (manifest, self._parts(manifest, folder)) != (self.manifest, self.parts):
+        if (manifest, self.parts_of(manifest, folder)) != (self.manifest, self.parts):
             return False
         if self.corpus is None or not file.is_file():
             return self.corpus is None and not file.is_file()
@@ -131,10 +175,12 @@ def open_corpus_of(folder: str | Path, corpus: str | Path | None = None) -> Corp
     Raises:
         IndexFolderError: no index there, or one that does not belong to the corpus.
     """
-    place, manifest = Path(folder).resolve(), read_manifest(folder)
-    file = corpus_of(place, manifest, corpus)
-    check_corpus(place, manifest, file)
-    return _open_corpus(place, manifest, file)
+
+    def passages(place: Path, manifest: dict[str, Any], file: Path) -> Corpus:
+        check_corpus(place, manifest, file)
+        return _open_corpus(place, manifest, file)
+
+    return _in_one_state(folder, corpus, passages)
 
 
 def forget_retrievers() -> None:
@@ -338,19 +384,6 @@ def vectors_of(folder: Path, manifest: dict[str, Any], mmap: bool | None) -> Any
     """
     index = read_vectors(folder / manifest["index"].get("file", VECTORS), mmap)
     return without_id_map(index)[0] if manifest["index"].get("id_map") else index
-
-
-def read_vectors(path: Path, mmap: bool | None) -> Any:
-    """Read a FAISS file, or map it into memory; None maps it if it fills more than half of that."""
-    faiss = import_faiss()
-    if mmap is None and hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        mmap = path.is_file() and path.stat().st_size > memory // 2
-    if not mmap:
-        return faiss.read_index(str(path))
-    with path.open("rb") as file:
-        lists = file.read(2) == b"Iw"  # IVF keeps its lists on disk, others map their codes
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if lists else faiss.IO_FLAG_MMAP_IFC)
 
 
 def open_retriever(retriever: Retriever | str) -> Retriever:

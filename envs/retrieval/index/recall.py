@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,7 @@ def tune_folder(
     """
     place = Path(folder)
     manifest = read_manifest(place)
+    before = deepcopy(manifest)
     if "index" not in manifest:
         raise ValueError(f"kind must be dense or hybrid to be tuned, got {manifest['kind']!r}")
     try:
@@ -294,7 +296,8 @@ def tune_folder(
         raise ValueError(
             f"type must be an ivf or hnsw one to be tuned, got {manifest['index']['type']!r}"
         )
-    adopted = "file" in manifest["index"]
+    # one that was adopted and has grown has a file of its own, and still no vectors as they were
+    adopted = "file" in manifest["index"] or "against" in manifest.get("recall", {})
     if not (place / SAMPLE).is_file():
         if not adopted:
             raise IndexFolderError(
@@ -312,7 +315,7 @@ def tune_folder(
     value, recall = tune(index, sample, target)
     manifest["index"][search_width] = value
     manifest["recall"] = recall_manifest(sample, recall) | ({"against": OWN} if adopted else {})
-    write_json(place / MANIFEST, manifest)
+    _rewrite(place, before, manifest)
     return dict(manifest["recall"])
 
 
@@ -336,6 +339,7 @@ def tune_fusion(
     """
     place = Path(folder)
     manifest = read_manifest(place)
+    before = deepcopy(manifest)
     retriever = load_retriever(place, corpus)
     if not isinstance(retriever, RankFusion):
         kind = manifest["kind"]
@@ -352,8 +356,22 @@ def tune_fusion(
     ranked = zip(dense.places(texts, depth), lexical.places(texts, depth), strict=True)
     found = tune_weights(list(ranked), [golds[row] for row in asked], k, retriever.k)
     manifest["fusion"] = {"weights": list(found.weights), "recall": round(found.recall, 4), "k": k}
-    write_json(place / MANIFEST, manifest)
+    _rewrite(place, before, manifest)
     return found
+
+
+def _rewrite(folder: Path, before: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Write a manifest in place of the one that was read.
+
+    Raises:
+        IndexFolderError: another one is there now.
+    """
+    if read_manifest(folder) != before:
+        raise IndexFolderError(
+            f"index {folder} must stay as it is while it is tuned, and was replaced meanwhile; "
+            "tune it again"
+        )
+    write_json(folder / MANIFEST, manifest)
 
 
 def own_sample(index: Any, passages: Sequence[Passage], encoder: Encoder) -> Sample:

@@ -14,7 +14,7 @@ from research_rl.envs.retrieval.index.manifest import (
     IndexFolderError,
     write_json,
 )
-from research_rl.envs.retrieval.vectors import VectorFile
+from research_rl.envs.retrieval.vectors import Metric, VectorFile
 
 _SAME = ("format", "of", "count", "dim", "half", "encoder")
 
@@ -66,6 +66,10 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[VectorFile], dict[str, An
             f"shards must be 0 to {about['of'] - 1}, each once, got {numbers}; make those that "
             f"are missing: research index build --shard i/{about['of']}"
         )
+    metrics = [other["metric"] for other, _ in found if "metric" in other]
+    if len(set(metrics)) > 1:
+        raise IndexFolderError(f"shards must be made alike, got the metrics {sorted(set(metrics))}")
+    about = about | ({"metric": metrics[0]} if metrics else {})  # 0.1.0 kept none
     files = []
     for other, folder in found:
         file = VectorFile(folder / RAW, about["dim"], about["half"])
@@ -76,6 +80,34 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[VectorFile], dict[str, An
             )
         files.append(file)
     return files, about, first
+
+
+def metric_of(folders: Sequence[str | Path]) -> Metric:
+    """Return the metric that shards were made for; "ip" where an older version made them.
+
+    Raises:
+        IndexFolderError: one is none.
+    """
+    kept = [_read(Path(folder)).get("metric") for folder in folders]
+    return next((metric for metric in kept if metric is not None), "ip")
+
+
+def check_metric(about: dict[str, Any], folder: Path, metric: Metric) -> None:
+    """Refuse to merge shards for another metric than the one that they were made for.
+
+    Args:
+        about: what shards have in common.
+        folder: one of them.
+        metric: of the index.
+
+    Raises:
+        IndexFolderError: it is another one.
+    """
+    if (known := about.get("metric", metric)) != metric:
+        raise IndexFolderError(
+            f"metric must be {known!r}, for which shard {folder} was made, got {metric!r}; leave "
+            f'--metric out, or take "metric" out of {SHARD} in each shard if {metric!r} is meant'
+        )
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from research_rl.envs.retrieval.vectors.files import (
     VectorParts,
     codes_behind_header,
     encode_codes,
+    read_vectors,
     streamed_header,
 )
 from research_rl.envs.retrieval.vectors.ids import (
@@ -89,6 +90,7 @@ __all__ = [
     "pick_dtype",
     "product",
     "product_quantizer",
+    "read_vectors",
     "sample_rows",
     "search_everywhere",
     "search_one_by_one",

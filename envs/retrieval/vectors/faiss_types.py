@@ -227,23 +227,18 @@ def search_width_set(index: Any) -> int:
 
 def search_everywhere(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
     """Search all lists of an IVF index, whatever its nprobe; search other types as usual."""
-    faiss = import_faiss()
-    ivf = faiss.try_extract_index_ivf(index)
+    ivf = import_faiss().try_extract_index_ivf(index)
     if not ivf:
         return index.search(vectors, k)  # type: ignore[no-any-return]
-    base = _base(index)
-    vectors = _transformed(index, vectors)
-    params = faiss.SearchParametersIVF(nprobe=int(ivf.nlist))
-    return base.search(vectors, k, params=params)  # type: ignore[no-any-return]
+    params = _for_all_lists(index, int(ivf.nlist))
+    return index.search(vectors, k, params=params)  # type: ignore[no-any-return]
 
 
 def search_one_by_one(index: Any, vectors: Any, k: int) -> tuple[Any, Any]:
     """Compare with every vector of an IVF index or a graph; search other types as usual."""
-    graph = _base(index)
-    if not hasattr(graph, "hnsw"):
+    if not _hnsw(index):
         return search_everywhere(index, vectors, k)
-    vectors = _transformed(index, vectors)
-    return graph.storage.search(vectors, k)  # type: ignore[no-any-return]
+    return _without_graph(index).search(vectors, k)  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -282,15 +277,39 @@ def _base(index: Any) -> Any:
     return index
 
 
-def _transformed(index: Any, vectors: Any) -> Any:
-    """Return vectors after the transforms that stand in front of an index."""
+def _for_all_lists(index: Any, lists: int) -> Any:
+    """Return the parameters of a search in all lists, one for each part around the IVF index."""
     faiss = import_faiss()
     known = faiss.downcast_index(index)
-    if not isinstance(known, faiss.IndexPreTransform):
-        return vectors
-    for step in range(known.chain.size()):
-        vectors = faiss.downcast_VectorTransform(known.chain.at(step)).apply(vectors)
-    return vectors
+    if isinstance(known, faiss.IndexPreTransform):
+        inner = _for_all_lists(known.index, lists)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(known, faiss.IndexIDMap):
+        return _for_all_lists(known.index, lists)
+    if isinstance(known, faiss.IndexRefine):
+        inner = _for_all_lists(known.base_index, lists)
+        return faiss.IndexRefineSearchParameters(
+            k_factor=float(known.k_factor), base_index_params=inner
+        )
+    return faiss.SearchParametersIVF(nprobe=lists)
+
+
+def _without_graph(index: Any) -> Any:
+    """Return an index over the same vectors, all parts but the graph as they are; it owns none."""
+    faiss = import_faiss()
+    known = faiss.downcast_index(index)
+    if isinstance(known, faiss.IndexPreTransform):
+        made = faiss.IndexPreTransform(_without_graph(known.index))
+        for step in reversed(range(known.chain.size())):
+            made.prepend_transform(known.chain.at(step))
+        return made
+    if isinstance(known, faiss.IndexIDMap):
+        return _without_graph(known.index)
+    if isinstance(known, faiss.IndexRefine):
+        made = faiss.IndexRefine(_without_graph(known.base_index), known.refine_index)
+        made.k_factor = known.k_factor
+        return made
+    return known.storage
 
 
 def _hnsw(index: Any) -> Any:

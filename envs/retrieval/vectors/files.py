@@ -146,3 +146,16 @@ def encode_codes(index: Any, vectors: Vectors) -> npt.NDArray[np.uint8]:
     """Return the codes under which an index keeps vectors: uint8 (n, code size)."""
     codes: npt.NDArray[np.uint8] = index.sa_encode(np.ascontiguousarray(vectors))
     return codes
+
+
+def read_vectors(path: Path, mmap: bool | None) -> Any:
+    """Read a FAISS file, or map it into memory; None maps it if it fills more than half of that."""
+    faiss = import_faiss()
+    if mmap is None and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        mmap = path.is_file() and path.stat().st_size > memory // 2
+    if not mmap:
+        return faiss.read_index(str(path))
+    with path.open("rb") as file:
+        lists = file.read(2) == b"Iw"  # IVF keeps its lists on disk, others map their codes
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if lists else faiss.IO_FLAG_MMAP_IFC)

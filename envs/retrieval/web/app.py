@@ -74,6 +74,7 @@ class Service:
     def __init__(self, retriever: Retriever, config: ServerConfig) -> None:
         self.config = config
         self._bodies = BodyBudget(max(8 * config.max_body, 2**26))
+        self._has_cut = False
         self.metrics = ServerMetrics()
         self.coalescer = Coalescer(
             partial(search_checked, retriever),
@@ -152,7 +153,7 @@ class Service:
         self._check_limits(request)
         k = request.top_k or self.config.default_top_k
         try:
-            search = self.coalescer.submit(request.queries, k)
+            search = self.coalescer.submit(self._cut(request.queries), k)
             results = await answered(client, self.config.timeout, search)
             reply = dialect.encode_response(request, [checked_row(row, k) for row in results])
             return dump_json(reply)
@@ -165,6 +166,22 @@ class Service:
                 log.exception("the retriever failed")
             detail = f"the retriever failed: {type(error).__name__}: {error}"
             raise Refused(detail, 503) from error
+
+    def _cut(self, queries: tuple[str, ...]) -> tuple[str, ...]:
+        """Return queries of at most so many characters; an encoder cuts far shorter ones too."""
+        most = self.config.max_query_chars
+        longest = max(map(len, queries))
+        if longest <= most:
+            return queries
+        if not self._has_cut:
+            self._has_cut = True
+            log.warning(
+                "a query has %d characters: longer ones than max_query_chars %d are cut to that "
+                "(said once)",
+                longest,
+                most,
+            )
+        return tuple(query[:most] for query in queries)
 
     def _check_limits(self, request: SearchRequest) -> None:
         config = self.config
@@ -179,12 +196,6 @@ class Service:
                 f"at most {config.max_top_k} passages may be wanted, got {request.top_k}", 422
             )
         for position, query in enumerate(request.queries):
-            if len(query) > config.max_query_chars:
-                raise Refused(
-                    f"query {position} must have at most {config.max_query_chars} "
-                    f"characters, got {len(query)}",
-                    422,
-                )
             if config.empty_query == "refuse" and not query.strip():
                 raise Refused(
                     f"query {position} must not be empty; a server with --empty-query search "

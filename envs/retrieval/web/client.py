@@ -28,6 +28,7 @@ from research_rl.envs.web import (
     Endpoints,
     NoAnswerError,
     RefusedByServerError,
+    TooLargeError,
     TransientError,
     Transport,
     base_url,
@@ -56,7 +57,8 @@ class RemoteRetriever(Retriever):
         timeout: seconds one request may take.
         retry_window: seconds a search is tried again after failures that may pass (connection,
             timeout, broken answer, status 408, 429, 500, 502, 503, 504).
-        max_batch: queries in one request; larger searches go out in parallel parts.
+        max_batch: queries in one request; larger searches go out in parallel parts, and a part that
+            the server finds too large (413) in halves.
         connections: requests under way at once.
         api_key: sent as ``Authorization: Bearer KEY``; None reads the variable
             ``RESEARCH_API_KEY``, which keeps the key out of configuration files.
@@ -185,9 +187,15 @@ class RemoteRetriever(Retriever):
         stop = threading.Event()
 
         def ask(endpoints: Endpoints, part: list[str]) -> Results:
-            return self._attempt(
-                endpoints, lambda url: self._post(runtime, dialect, url, part, k), stop
-            )
+            try:
+                return self._attempt(
+                    endpoints, lambda url: self._post(runtime, dialect, url, part, k), stop
+                )
+            except RetrieverUnavailable as error:
+                if len(part) == 1 or not isinstance(error.__cause__, TooLargeError):
+                    raise
+            half = len(part) // 2
+            return [*ask(endpoints, part[:half]), *ask(endpoints, part[half:])]
 
         jobs = [(endpoints, part) for endpoints in runtime.groups for part in parts]
         if len(jobs) == 1:

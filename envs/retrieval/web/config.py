@@ -23,7 +23,7 @@ class ServerConfig:
     Args:
         max_body: bytes of a request's body.
         max_queries: queries in one request.
-        max_query_chars: characters of one query.
+        max_query_chars: characters of one query; what a longer one has beyond them is not read.
         max_top_k: passages of one query.
         default_top_k: passages where the request leaves it open.
         timeout: seconds a body may take to arrive, and again a search to be answered.

@@ -48,11 +48,12 @@ def test_shards_types_and_tuning(
 ) -> None:
     part, out = str(tmp_path / "part"), str(tmp_path / "index")
     given = ["--corpus", str(corpus), "--dim", "64"]
-    main(["build", *given, "--out", part, "--shard", "0/1"])
+    main(["build", *given, "--out", part, "--shard", "0/1", "--metric", "l2"])
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{part}: one shard, ")
     assert "3 passages x 64 as Flat, about 1 s" in printed.err
     main(["merge", part, "--out", out, "--type", "hnsw"])
+    assert json.loads((tmp_path / "index" / "manifest.json").read_text())["index"]["metric"] == "l2"
     assert "recall@3 1.000 with efSearch" in capsys.readouterr().err
     main(["tune", out, "--recall", "1"])
     assert capsys.readouterr().out.startswith(f"{out}: efSearch 1, recall@3 1.000")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import logging
 import socket
 import threading
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse
 
 from research_rl.envs.web import connections, keys
 from research_rl.envs.web import server as server_module
+from research_rl.envs.web.json_values import ValueCount
 from research_rl.envs.web.server import (
     BodyBudget,
     Refused,
@@ -230,9 +232,22 @@ def test_many_values_and_many_bodies_are_refused(
     monkeypatch.setattr(server_module, "MAX_VALUES", 50)
     status, told = post(f"http://127.0.0.1:{port}/echo", [1] * 100)
     assert (status, told["why"]) == (413, "a body must hold at most 50 values, got more")
+    assert post(f"http://127.0.0.1:{port}/echo", 'a, [b"\\' * 60)[0] == 200
+    hidden = json.dumps(["\u2200", *[1] * 40], ensure_ascii=False).encode("utf-16")
+    assert post(f"http://127.0.0.1:{port}/echo", hidden)[0] == 400
     status, told = post(f"http://127.0.0.1:{port}/echo", "x" * 2000)
     assert status == 429
     assert "ask again later" in told["why"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_values_are_counted_outside_of_texts_however_a_body_arrives(size: int) -> None:
+    value = [{"a,[": ['\\",{', "\\\\", "", '"'], "b": [1, [2, {}]]}, "\u2200, \\", 'x"']
+    for body in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        data, counted = body.encode(), ValueCount()
+        for start in range(0, len(data), size):
+            counted.add(data[start : start + size])
+        assert counted.values == 14, "a comma or a bracket each"
 
 
 def test_many_bodies_that_do_not_end_keep_out_no_small_one() -> None:

@@ -142,6 +142,12 @@ def test_a_length_without_room_for_a_text_is_refused_before_the_work(
         ("intfloat/e5-mistral-7b-instruct", ("Instruct: ", ""), "last", True),
         ("/models/e5-base-v2/", ("query: ", "passage: "), "mean", True),
         ("/e5-runs/mine", ("", ""), "mean", True),
+        ("/models/stage5", ("", ""), "mean", True),
+        ("BAAI/bge-multilingual-gemma2", ("<instruct>", ""), "last", True),
+        ("BAAI/bge-en-icl", ("<instruct>", ""), "last", True),
+        ("Alibaba-NLP/gte-modernbert-base", ("", ""), "cls", True),
+        ("Alibaba-NLP/gte-multilingual-base", ("", ""), "cls", True),
+        ("Alibaba-NLP/gte-Qwen1.5-7B-instruct", ("Instruct: ", ""), "last", True),
     ],
 )
 def test_known_families(
@@ -199,6 +205,7 @@ def test_a_sentence_model_states_how_it_pools(bert: Path, tmp_path: Path) -> Non
     ):
         with pytest.raises(ValueError, match=text):
             HFEncoder(str(as_sentence_model(bert, tmp_path / name, pooling, more)))
+    assert HFEncoder(str(tmp_path / "max"), pooling="mean").normalize is False
 
 
 def test_dpr_has_a_model_for_queries_and_one_for_passages(bert: Path, tmp_path: Path) -> None:

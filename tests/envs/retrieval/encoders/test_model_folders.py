@@ -64,6 +64,48 @@ def test_the_revision_of_the_weights_is_kept(
         assert (encoder.dim, encoder.settings()["revision"]) == (32, kept)
 
 
+def test_a_known_family_on_the_hub_is_asked_how_it_pools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as hub
+
+    commit, cache = "c0ffee" + 34 * "0", tmp_path / "models--some--bge-new"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    types = ("Transformer", "Pooling", "Normalize")
+    files = {
+        "modules.json": [{"path": t, "type": f"sentence_transformers.models.{t}"} for t in types],
+        "Pooling/config.json": {"pooling_mode_lasttoken": True},
+        "sentence_bert_config.json": {"max_seq_length": 8192},
+    }
+    for name, content in files.items():
+        file = cache / "snapshots" / commit / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    encoder = HFEncoder("some/bge-new")
+    assert (encoder.pooling, encoder.normalize, encoder.max_length) == ("last", True, 512)
+    assert HFEncoder("some/bge-new", pooling="cls").pooling == "cls"
+    assert HFEncoder("some/bge-not-there").pooling == "cls"
+
+
+def test_a_model_whose_first_token_sees_no_other_is_not_pooled_by_it(
+    bert: Path, tmp_path: Path
+) -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 32}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
+    folder = tmp_path / "bge-writer"
+    shutil.copytree(bert, folder)
+    LlamaModel(LlamaConfig(**sizes, **layers)).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"pooling must be 'last' or 'mean' .*, got 'cls'"):
+        HFEncoder(str(folder), device="cpu").encode_queries(["a"])
+    one, other = HFEncoder(str(folder), pooling="last", device="cpu").encode_queries(["a", "b"])
+    assert not np.allclose(one, other)
+
+
 def test_a_folder_of_a_model_is_found_from_elsewhere(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     load_retriever,
     make_encoder,
 )
-from research_rl.envs.retrieval.index import adopt_index, read_manifest  # noqa: E402
+from research_rl.envs.retrieval.index import adopt_index, read_manifest, tune_folder  # noqa: E402
 from research_rl.envs.retrieval.index import open as open_module  # noqa: E402
 
 OLD, NEW = 1500, 1520
@@ -184,6 +184,7 @@ def test_an_adopted_index_grows_into_its_folder_and_the_other_file_stays(
     assert manifest["recall"]["against"] == "the index's own vectors"
     assert found(tmp_path / "i", [str(NEW - 1)])[0][0][0] == str(NEW - 1)
     assert (tmp_path / "theirs.index").read_bytes() == theirs
+    assert tune_folder(tmp_path / "i")["against"] == "the index's own vectors"
 
 
 def test_an_index_with_ids_of_its_own_is_refused(corpus: Path, tmp_path: Path) -> None:

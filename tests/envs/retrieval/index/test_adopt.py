@@ -84,6 +84,12 @@ def test_an_adopted_index_is_tuned_against_its_own_vectors(
     assert read_manifest(folder)["recall"] == wide
 
 
+@pytest.mark.parametrize("factory", ["PCA16,IVF16,SQ8,RFlat", "PCA16,HNSW4,RFlat"])
+def test_an_index_that_scores_again_is_adopted(tmp_path: Path, corpus: Path, factory: str) -> None:
+    folder = adopt_index(others(corpus, factory), corpus, Numbered(), tmp_path / "i")
+    assert 0 < read_manifest(folder)["recall"]["recall"] <= 1
+
+
 def test_a_width_belongs_to_its_kind_of_index(tmp_path: Path, corpus: Path) -> None:
     ivf = others(corpus, "IVF8,Flat")
     with pytest.raises(ValueError, match="efSearch must go with an HNSW index, and this one has n"):

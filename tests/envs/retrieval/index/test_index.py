@@ -178,6 +178,28 @@ def test_content_and_not_its_time_tells_whether_an_index_is_open(
         load_retriever(index)
 
 
+def test_an_index_that_is_replaced_while_it_is_opened_is_opened_anew(
+    index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, counts = opened.vectors_of, iter(range(2, 9))
+
+    def late(*args: object) -> object:
+        if (count := next(counts)) == 3:
+            monkeypatch.setattr(opened, "vectors_of", read)
+        build_index(corpus, index, overwrite=True, dim=64, k1=count / 4)
+        return read(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opened, "vectors_of", late)
+    retriever = load_retriever(index)
+    settings = read_manifest(index)["encoder"]["settings"]
+    assert retriever.encoder.settings() == settings  # type: ignore[attr-defined]
+    assert settings["k1"] == 0.75
+    assert load_retriever(index) is retriever
+    monkeypatch.setattr(opened, "vectors_of", late)
+    with pytest.raises(IndexFolderError, match="replaced 5 times"):
+        load_retriever(index, cache_size=1)
+
+
 def test_a_large_corpus_that_nobody_wrote_is_not_read_again(
     index: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from research_rl.envs.retrieval import (  # noqa: E402
     merge_shards,
 )
 from research_rl.envs.retrieval.index import estimate  # noqa: E402
+from research_rl.envs.retrieval.index import recall as recall_module  # noqa: E402
 from research_rl.envs.retrieval.index.adopt import adopt_index  # noqa: E402
 from research_rl.envs.retrieval.index.build_steps import store  # noqa: E402
 from research_rl.envs.retrieval.index.manifest import read_manifest  # noqa: E402
@@ -112,6 +113,41 @@ def test_a_shard_says_what_a_shard_takes(tmp_path: Path) -> None:
     assert said[0].startswith(f"{6000 - 4096} passages x {DIM}")
     stated = float(said[0].split(" kB on disk")[0].split()[-1]) * 1000
     assert 0.7 * size < stated < 1.3 * size
+
+
+def test_a_merge_takes_the_metric_of_its_shards(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl", 60)
+    part, out = tmp_path / "part", tmp_path / "m"
+    build_index(corpus, part, encoder=Numbered(), shard="0/1", metric="l2")
+    merge_shards([part], out, encoder=Numbered())
+    assert read_manifest(out)["index"]["metric"] == "l2"
+    with pytest.raises(IndexFolderError, match="metric must be 'l2', for which shard"):
+        merge_shards([part], tmp_path / "n", encoder=Numbered(), storage=Storage("ivf"))
+    about = json.loads((part / "shard.json").read_text())
+    del about["metric"]  # of before it was kept
+    (part / "shard.json").write_text(json.dumps(about))
+    for metric in ("ip", "l2"):
+        kept = Storage(metric=metric)
+        merge_shards([part], out, encoder=Numbered(), storage=kept, overwrite=True)
+        assert read_manifest(out)["index"]["metric"] == metric
+
+
+def test_a_width_is_not_written_into_an_index_that_came_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "c.jsonl", 60)
+    graph = {"storage": Storage("hnsw"), "overwrite": True}
+    folder = build_index(corpus, tmp_path / "i", dim=64, **graph)  # type: ignore[arg-type]
+
+    def late(*args: Any) -> Any:
+        monkeypatch.undo()
+        build_index(corpus, folder, dim=32, **graph)  # type: ignore[arg-type]
+        return recall_module.tune(*args)
+
+    monkeypatch.setattr(recall_module, "tune", late)
+    with pytest.raises(IndexFolderError, match="replaced meanwhile; tune it again"):
+        tune_folder(folder)
+    assert read_manifest(folder)["index"]["dimension"] == 32
 
 
 def test_the_advice_after_a_mismatch_keeps_a_corpus_inside_the_index(

@@ -38,7 +38,6 @@ from research_rl.envs.retrieval.vectors.faiss_types import (  # noqa: E402
     bytes_per_vector,
     factory_string,
     new_index,
-    search_everywhere,
 )
 from research_rl.envs.retrieval.vectors.files import (  # noqa: E402
     VectorFile,
@@ -293,6 +292,8 @@ def test_what_cannot_be_is_refused_before_any_work(corpus: Path, tmp_path: Path)
             build(corpus, tmp_path / "i", **storage)
     with pytest.raises(ValueError, match="shard must be i/n"):
         build_index(corpus, tmp_path / "i", shard="2/2")
+    with pytest.raises(ValueError, match="type must be left out beside shard, got 'ivf'; a shard"):
+        build_index(corpus, tmp_path / "i", shard="0/2", storage=Storage("ivf"))
     assert not list(tmp_path.iterdir())
 
 
@@ -341,18 +342,6 @@ def test_the_advice_holds_every_option(tmp_path: Path) -> None:
     for key in ("kind", "encoder", "bm25", "index"):
         assert after[key] == before[key], key
     assert after["bm25"]["k1"] == after["encoder"]["settings"]["k1"] == 1.5
-
-
-@pytest.mark.parametrize("factory", ["RR32,IVF8,SQ8", "PCA16,IVF8,Flat", "IVF8,Flat"])
-def test_all_lists_of_a_transformed_index_are_searched(factory: str) -> None:
-    vectors = Numbered().encode_passages([str(i) for i in range(600)])
-    index = new_index(DIM, "ip", factory)
-    index.train(vectors)
-    index.add(vectors)
-    few = search_everywhere(index, vectors[:20], 600)[1]
-    assert (np.sort(few, axis=1) == np.arange(600)).all()
-    faiss.extract_index_ivf(index).nprobe = 8
-    assert (few[:, 0] == index.search(vectors[:20], 1)[1][:, 0]).all()
 
 
 def test_threads_share_the_blas_threshold() -> None:

@@ -63,6 +63,21 @@ def test_equal_queries_are_asked_once_and_large_searches_in_parts() -> None:
     assert sorted(sizes) == [1, 3, 3]
 
 
+def test_commas_in_queries_are_no_values() -> None:
+    with BackgroundServer(FAKE) as server:
+        queries = [f"{i}: " + 'a, [b], {c} "d" \\ ' * 100 for i in range(256)]
+        assert RemoteRetriever(server.url).search(queries, 1) == FAKE.search(queries, 1)
+
+
+def test_what_is_too_large_for_the_server_goes_in_parts() -> None:
+    with BackgroundServer(FAKE, ServerConfig(max_body=4000)) as server:
+        queries = [f"{i} " + "long " * 100 for i in range(20)]
+        remote = RemoteRetriever(server.url)
+        assert remote.search(queries, 1) == FAKE.search(queries, 1)
+        with pytest.raises(RetrieverUnavailable, match=r"status 413, .*4000 bytes"):
+            remote.search(["a", "long " * 1000], 1)
+
+
 def test_a_closed_retriever_leaves_no_thread_and_can_be_used_again() -> None:
     queries, threads = [f"q{i}" for i in range(5)], Threads()
     with StubServer(replying()) as stub, RemoteRetriever(stub.url, max_batch=1) as remote:
