@@ -6,6 +6,7 @@ TRL 1.16, whose GRPOTrainer makes a tool of every public method but ``reset`` an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -37,12 +38,24 @@ class SearchTool:
         self._failure: RetrieverUnavailable | None = None
 
     def reset(
-        self, question: str | None = None, golden_answers: Sequence[str] = (), **_: Any
+        self,
+        question: str | None = None,
+        golden_answers: Sequence[str] = (),
+        id: str | int | None = None,
+        metadata: str | Mapping[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """Begin an episode with the question of a dataset row; see :func:`tool_rows`.
 
+        Args:
+            question: its text. The rollouts of a group must be asked the same.
+            golden_answers: what counts as right.
+            id: of the question; one is made from its text if None.
+            metadata: what some rewards read besides, such as ``unanswerable`` and ``gold_ids``; as
+                JSON text or a mapping.
+
         Raises:
-            ValueError: the row has no question. The rollouts of a group must be asked the same.
+            ValueError: the row has no question, or its metadata are no JSON object.
         """
         if question is None:
             raise ValueError(
@@ -51,7 +64,7 @@ class SearchTool:
             )
         self._failure = None
         asked = {"question": question, "golden_answers": list(golden_answers)}
-        self._env.reset(options={"question": asked})
+        self._env.reset(options={"question": {**asked, "id": id, "metadata": metadata}})
 
     def search(self, query: str) -> str:
         """
@@ -118,7 +131,14 @@ def search_tool_reward(
 
 
 def tool_rows(questions: Iterable[Question], system: str = SYSTEM) -> list[dict[str, Any]]:
-    """Return rows of the trainer's dataset: ``prompt``, ``question``, ``golden_answers``."""
+    """Return rows of the trainer's dataset: ``prompt`` and what :meth:`SearchTool.reset` takes.
+
+    Metadata are JSON text: a Dataset would give every row the fields of all others.
+
+    Args:
+        questions: what is asked.
+        system: what the model is told in front of each.
+    """
     return [
         {
             "prompt": [
@@ -127,6 +147,8 @@ def tool_rows(questions: Iterable[Question], system: str = SYSTEM) -> list[dict[
             ],
             "question": q.text,
             "golden_answers": list(q.answers),
+            "id": q.id,
+            "metadata": json.dumps(dict(q.metadata), default=str),
         }
         for q in questions
     ]

@@ -137,7 +137,8 @@ class EvaluationConfig:
         beside: a ReSearch model of the paper, such as ReSearch-Qwen-7B, to compare results with.
         resamples: of the bootstrap and the permutation test.
         page_questions: questions of each data set that the page shows; all are in the rows.
-        max_failed_batches: batches without a single answer after which the run stops.
+        max_failed_batches: batches in a row without a single answer after which the run stops, or
+            gives up on questions that failed in an earlier run.
         torch_threads: CPU threads of torch and faiss; None keeps their defaults.
         title: heading of the card and the page.
         note: what a reader must know, printed at the head of both.

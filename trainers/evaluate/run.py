@@ -44,6 +44,7 @@ from research_rl.trainers.settings import Stamp, protocol_of, with_contents
 
 log = logging.getLogger(__name__)
 EVALUATION_ROWS = "rows.jsonl"
+_STAY = "%s: %d questions stay errors; %d of %d were asked again"
 _FORMER_STAMPS = (digest_stamp, time_stamp)
 """How earlier versions identified a file of weights, the latest first."""
 
@@ -203,15 +204,31 @@ class Evaluation:
             silent = silent + 1 if _all_failed(predictions) else 0
             if silent == self.config.max_failed_batches:
                 raise ModelUnavailable(_silent(cell, predictions, silent))
-        for batch in self._batches(failed):
+        self._ask_again(cell, agent, failed, bar)
+
+    def _ask_again(
+        self, cell: Cell, agent: Agent, failed: Sequence[Question], bar: tqdm[Any]
+    ) -> None:
+        """Ask what has only errors; questions that are always refused must not prevent the card.
+
+        Nor must they keep others from being asked: each batch is of questions from everywhere.
+        """
+        count = -(-len(failed) // self.config.batch_size)
+        asked = answered = silent = 0
+        for batch in (failed[first::count] for first in range(count)):
             try:
-                in_vain = _all_failed(self._answer_batch(cell, agent, batch, bar))
+                predictions = self._answer_batch(cell, agent, batch, bar)
             except ModelUnavailable as error:
                 log.warning("%s", error)
-                in_vain = True
-            if in_vain:  # questions that are always refused must not prevent the card
-                log.warning("%s: %d questions stay errors, asked again in vain", cell, len(failed))
-                return
+                break
+            asked += len(batch)
+            answered += sum(prediction.error is None for prediction in predictions)
+            silent = silent + 1 if _all_failed(predictions) else 0
+            if silent == self.config.max_failed_batches:
+                log.warning("%s", _silent(cell, predictions, silent))
+                break
+        if answered < len(failed):
+            log.warning(_STAY, cell, len(failed) - answered, asked, len(failed))
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
         size = self.config.batch_size

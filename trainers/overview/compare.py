@@ -17,7 +17,7 @@ from urllib.parse import quote
 from research_rl.envs.system import printable
 from research_rl.trainers.callbacks import compared_figure, picture_of
 from research_rl.trainers.evaluate.measures import Paired, holm, paired_test
-from research_rl.trainers.overview.answered import pairs_of
+from research_rl.trainers.overview.answered import CellPair, pairs_of
 from research_rl.trainers.overview.bands import bands_of
 from research_rl.trainers.overview.facts import (
     best_validation,
@@ -105,9 +105,11 @@ def comparison_of(runs: Sequence[RunFolder], resamples: int = 10_000) -> RunComp
     ]
     notes += _untrained(labels, latest)
     notes += _of_other_questions(labels, latest)
-    notes += _not_paired(runs, labels)
+    paired = [pairs_of(runs[0], run) for run in runs[1:]]
+    for label, (_, alone) in zip(labels[1:], paired, strict=True):
+        notes += [f"{labels[0]} and {label}: {said}" for said in alone]
     against = _corrected(
-        [*_of_validation(labels, latest, resamples), *_of_rows(runs, labels, resamples)]
+        [*_of_validation(labels, latest, resamples), *_of_rows(paired, labels, resamples)]
     )
     if not against:
         notes.append("No two runs were asked the same questions; their curves are all there is.")
@@ -230,22 +232,18 @@ def _values(rows: Mapping[_Question, tuple[int, JsonRow]], measure: str) -> dict
     return {"\n".join(key): number(row.get(measure)) for key, (_, row) in rows.items()}
 
 
-def _of_rows(runs: Sequence[RunFolder], labels: Sequence[str], resamples: int) -> Iterator[Against]:
+def _of_rows(
+    found: Sequence[tuple[Sequence[CellPair], object]], labels: Sequence[str], resamples: int
+) -> Iterator[Against]:
     """Evaluations in the folders: the same method, model and data set, asked the same."""
-    for label, run in zip(labels[1:], runs[1:], strict=True):
-        for asked, first, other in pairs_of(runs[0], run)[0]:
+    for label, (pairs, _) in zip(labels[1:], found, strict=True):
+        for asked, first, other in pairs:
             for measure in MEASURED:
                 ours = {key: number(row.get(measure)) for key, row in first.items()}
                 theirs = {key: number(row.get(measure)) for key, row in other.items()}
                 paired = paired_test(ours, theirs, resamples=resamples)
                 if paired.n:
                     yield Against(asked, measure, label, paired, paired.p_value)
-
-
-def _not_paired(runs: Sequence[RunFolder], labels: Sequence[str]) -> Iterator[str]:
-    """Say which evaluations of the same method and data set were not held against each other."""
-    for label, run in zip(labels[1:], runs[1:], strict=True):
-        yield from (f"{labels[0]} and {label}: {said}" for said in pairs_of(runs[0], run)[1])
 
 
 def _corrected(found: Sequence[Against]) -> list[Against]:

@@ -11,11 +11,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research_rl.envs import Passage
+from research_rl.envs import Passage, Reward
 from research_rl.envs.rewards import RewardFunction, judged, load_reward
 from research_rl.envs.system import CommandLine, lines_of, printable, printable_json
 from research_rl.trainers.recorder.compared import Rescored, compared, report_of
@@ -37,14 +37,12 @@ class Stored:
     Args:
         rollout: as it is stored.
         iteration: of training, None where the row does not say.
-        value: that the other reward pays.
-        parts: of that value.
+        verdict: of the other reward.
     """
 
     rollout: Rollout
     iteration: int | None
-    value: float
-    parts: dict[str, float]
+    verdict: Reward
 
 
 def main(args: Sequence[str]) -> None:
@@ -123,8 +121,7 @@ def _from_records(run: Path, records: Records, reward: RewardFunction) -> Iterat
             row |= {"turns": old.turns, "results": [], "queries": old.queries}
             row |= {"reward": old.reward["value"], "f1": old.reward["f1"]}
             row |= {"format_error": old.reward["format_error"]}
-            now = episode.reward
-            yield Stored(Rollout.from_row(row), iteration, now.value, dict(now.parts))
+            yield Stored(Rollout.from_row(row), iteration, episode.reward)
 
 
 def _from_rows(path: Path, reward: RewardFunction, split: str) -> Iterator[Stored]:
@@ -174,7 +171,7 @@ def _judged(
     from research_rl.envs.protocols import Segment
 
     if rollout.finish_reason not in ("", *_ENDED):
-        return Stored(rollout, iteration, 0.0, {})
+        return Stored(rollout, iteration, Reward(0.0, format_error="it was cut off"))
     segments: list[Segment] = []
     for number, turn in enumerate(rollout.whole_turns):
         segments.append(Segment("policy", turn))
@@ -182,7 +179,7 @@ def _judged(
     spoken = reward.speaking(rollout.protocol)
     spoken.at(iteration)
     verdict = judged(spoken, segments, rollout.question, passages)
-    return Stored(rollout, iteration, float(verdict.value), dict(verdict.parts))
+    return Stored(rollout, iteration, verdict)
 
 
 def passages_of(rollout: Rollout) -> list[list[Passage]]:
@@ -201,7 +198,10 @@ def passages_of(rollout: Rollout) -> list[list[Passage]]:
 
 
 def _priced(found: Sequence[Stored], coef: float | None) -> list[Rescored]:
-    """The rollouts under both rewards, the other one less what is charged within each group."""
+    """The rollouts under both rewards, the other one less what is charged within each group.
+
+    Whether a rollout is right, which the price asks, is for the other reward to say.
+    """
     keys = [(s.iteration, s.rollout.question.id, s.rollout.question.text) for s in found]
     due = [0.0] * len(found)
     if coef is not None:
@@ -212,10 +212,13 @@ def _priced(found: Sequence[Stored], coef: float | None) -> list[Rescored]:
         for row, key in enumerate(keys):
             groups.setdefault(key, []).append(row)
         for rows in groups.values():
-            charged = price.charges([found[row].rollout for row in rows])
+            judged_anew = [replace(found[row].rollout, reward=found[row].verdict) for row in rows]
+            charged = price.charges(judged_anew)
             for row, charge in zip(rows, charged, strict=True):
                 due[row] = charge
     return [
-        Rescored(key, s.rollout.reward.value, s.value - charge, s.parts)
+        Rescored(
+            key, s.rollout.reward.value, float(s.verdict.value) - charge, dict(s.verdict.parts)
+        )
         for key, s, charge in zip(keys, found, due, strict=True)
     ]

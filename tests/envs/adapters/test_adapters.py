@@ -30,6 +30,7 @@ from research_rl.envs.adapters.trl import (
 )
 from research_rl.envs.protocols import BUDGET_USED, PROTOCOLS
 from research_rl.envs.synthetic.world import builtin_world
+from research_rl.envs.types import UNANSWERABLE
 
 BIAS = {"</search>": 4.5, "<search>": 4.0, "<eos>": 2.0}
 
@@ -191,6 +192,27 @@ def test_a_dead_retriever_stops_the_training() -> None:
         search_tool_reward([said("\\boxed{Owner 0}")], [asked])
     asked.reset(**tool_rows(QUESTIONS[:1])[0])
     assert search_tool_reward([said("\\boxed{Owner 0}")], [asked]) == [1.0]
+
+
+def test_rewards_see_the_whole_question() -> None:
+    known = {"unanswerable": True, "gold_ids": ["7"], "hops": 2}
+    question = Question("u1", "Who owns house 99?", UNANSWERABLE, known)
+    (row,) = tool_rows([question])
+    assert all(isinstance(row[name], str) for name in ("id", "metadata")), "as a Dataset keeps them"
+    for metadata in (row["metadata"], known):
+        asked = tool(reward={"terms": {"answer": 0.8, "abstain": 0.2}})
+        asked.reset(**{**row, "metadata": metadata})
+        assert asked._env.episode.question == question
+        assert search_tool_reward([said("\\boxed{unknown}")], [asked]) == [1.0]
+
+
+@pytest.mark.parametrize("empty", [{}, {"id": None, "metadata": None}])
+def test_rows_of_text_and_answers_alone_are_asked(empty: dict[str, None]) -> None:
+    asked = tool()
+    asked.reset(question="Who?", golden_answers=["x"], **empty)
+    question = asked._env.episode.question
+    assert (question.text, question.answers, question.metadata) == ("Who?", ("x",), {})
+    assert question.id.startswith("q_")
 
 
 def test_a_row_without_a_question_is_refused() -> None:

@@ -163,6 +163,39 @@ def test_what_a_server_always_refuses_does_not_keep_the_card_away(
     assert "25 of 40 answers are in; 15 are errors" in (out / "card.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("most", "refused", "left", "said"),
+    [
+        (3, range(15), range(12), "15 questions stay errors; 12 of 15 were asked again"),
+        (9, range(15), range(15), "15 questions stay errors; 15 of 15 were asked again"),
+        (3, range(0, 15, 4), range(15), "4 questions stay errors; 15 of 15 were asked again"),
+    ],
+)
+def test_a_batch_that_fails_again_keeps_no_other_from_being_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    most: int,
+    refused: range,
+    left: range,
+    said: str,
+) -> None:
+    args = arguments(
+        tmp_path / "out",
+        question_file(tmp_path),
+        ReSearch={"class_path": "doubles.evaluated.Fails"},
+    )
+    failed = [i for i in range(20) if i % 4]
+    monkeypatch.setattr(Fails, "failing", {f"q{i}" for i in failed})
+    main(args)
+    Oracle.asked.clear()
+    monkeypatch.setattr(Fails, "failing", {f"q{failed[i]}" for i in refused})
+    main([*args, "--max_failed_batches", str(most)])
+    assert len(set(Oracle.asked)) == len(Oracle.asked) == len(left)
+    assert said in caplog.text
+    assert sum(r["error"] is not None for r in rows_of(tmp_path / "out")) == len(refused)
+
+
 @pytest.mark.parametrize("failing", ["ReSearch", "both"])
 def test_a_cell_of_nothing_but_errors_is_no_success(
     tmp_path: Path,

@@ -9,6 +9,8 @@ import pytest
 from doubles.pages import Tags, text_of
 from doubles.run_folders import dead, forgetful, healthy, rollout_row, strange, write_rollouts
 
+from research_rl.trainers.overview import compare
+from research_rl.trainers.overview.answered import pairs_of
 from research_rl.trainers.overview.compare import (
     comparison_of,
     comparison_page,
@@ -117,6 +119,16 @@ def test_evaluations_are_paired_by_method_and_data_set(tmp_path: Path) -> None:
         file.write(json.dumps(row) + "\n")
     asked, _ = differences(one, other)
     assert asked == {"ReSearch on houses (models m0 and m1)": (1.0, 9)}, "an error is no answer"
+
+
+def test_each_run_is_paired_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[RunFolder] = []
+    monkeypatch.setattr(
+        compare, "pairs_of", lambda first, other: others.append(other) or pairs_of(first, other)
+    )
+    runs = runs_of(*(evaluated(healthy(tmp_path / name), {"m": 1.0}) for name in "abc"))
+    assert comparison_of(runs, resamples=200).against
+    assert others == runs[1:]
 
 
 def test_a_model_is_held_against_itself(tmp_path: Path) -> None:

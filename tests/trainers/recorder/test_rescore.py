@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from doubles.sample_rollouts import HOSTILE, rollout, rollouts
 
+from research_rl.envs import Reward
 from research_rl.trainers.recorder.compared import Rescored, compared, report_of
 from research_rl.trainers.recorder.rescore import main, passages_of
 from research_rl.trainers.viewer import RolloutFiles
@@ -88,6 +89,18 @@ def test_a_price_is_taken_within_groups(tmp_path: Path, capsys: pytest.CaptureFi
     found = said(capsys, str(tmp_path), "--reward", "default", "--price", "0.1")
     assert (found["changed"], found["gained"], found["groups"]) == (1, 1, 2)
     assert found["mean_after"] == pytest.approx(3.9 / 4)
+
+
+def test_a_price_goes_by_the_other_reward(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was stored as right and what as wrong is all right by the reward that is asked now."""
+    twice = rollout("right")
+    twice.queries, twice.passage_ids = ["q", "q"], [["p1"], ["p1"]]
+    twice.reward = Reward(0.0, 0.0, 0.0, "too long")
+    RolloutFiles(tmp_path).write("train", 0, [rollout("right"), twice])
+    found = said(capsys, str(tmp_path), "--reward", "default", "--price", "0.1")
+    assert found["mean_after"] == pytest.approx(1.9 / 2)
 
 
 def test_text_is_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,16 +245,12 @@ def _ends(summary: Summary, naming: Naming) -> Iterator[list[str]]:
 def _knowledge(summary: Summary, naming: Naming) -> str:
     lines = [["data set", "closed-book EM, %", "method", "right answers", "of them known before"]]
     for one in summary.knowledge:
-        share = f" ({100 * one.known_before / one.right:.1f} %)" if one.right else ""
-        lines.append(
-            [
-                one.dataset,
-                percent(one.known),
-                naming.system(*one.system),
-                f"{one.right:,}",
-                f"{one.known_before:,}{share}",
-            ]
-        )
+        told = one.answered_before
+        of = f" of {told:,} answered" if told < one.right else ""  # the others are errors
+        share = f" ({100 * one.known_before / told:.1f} %{of})" if told else ""
+        system = naming.system(*one.system)
+        known = f"{one.known_before:,}{share}"
+        lines.append([one.dataset, percent(one.known), system, f"{one.right:,}", known])
     return _table(lines)
 
 

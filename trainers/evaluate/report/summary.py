@@ -79,14 +79,15 @@ class Comparison:
 class Knowledge:
     """How much of what the reference gets right was known without searching.
 
-    ``known`` is the closed-book EM; of the ``right`` answers of ``system``, ``known_before`` were
-    right closed-book too.
+    ``known`` is the closed-book EM. ``system`` gave ``right`` right answers; ``answered_before`` of
+    them were answered closed-book too, and ``known_before`` of those rightly.
     """
 
     dataset: str
     system: System
     known: Interval
     right: int
+    answered_before: int
     known_before: int
 
 
@@ -225,6 +226,7 @@ def _knowledge(
                 System(best.method, best.model),
                 bootstrap_interval(known.values(), resamples=resamples),
                 len(right),
+                sum(known.get(id) is not None for id in right),
                 sum(known.get(id) == 1.0 for id in right),
             )
         )

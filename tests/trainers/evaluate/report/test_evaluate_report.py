@@ -80,7 +80,17 @@ def test_summary_counts_and_compares() -> None:
     assert em.paired.p_value is not None
     assert em.corrected_p >= em.paired.p_value
     known = found.knowledge[0]
-    assert (known.right, known.known_before) == (19, 4)
+    assert (known.right, known.answered_before, known.known_before) == (19, 19, 4)
+
+
+def test_what_the_closed_book_method_failed_at_is_not_unknown() -> None:
+    rows = pair()
+    for number in (20 + 2, 20 + 4):  # of the closed-book method; the second would have been right
+        rows[number] = {**rows[number], "error": "timed out", "em": None, "f1": None}
+    found = summary_of(rows, closed_book="Guess")
+    (known,) = found.knowledge
+    assert (known.right, known.answered_before, known.known_before) == (19, 17, 3)
+    assert "| 19 | 3 (17.6 % of 17 answered) |" in card_markdown(found)
 
 
 def test_the_reference_on_its_own_model_is_compared_with() -> None:
