@@ -50,9 +50,9 @@ class SearchTool:
         Args:
             question: its text. The rollouts of a group must be asked the same.
             golden_answers: what counts as right.
-            id: of the question; one is made from its text if None.
+            id: of the question; one is made from its text if it is no text and no whole number.
             metadata: what some rewards read besides, such as ``unanswerable`` and ``gold_ids``; as
-                JSON text or a mapping.
+                JSON text or a mapping. Anything else is a column of your own and not read.
 
         Raises:
             ValueError: the row has no question, or its metadata are no JSON object.
@@ -63,8 +63,12 @@ class SearchTool:
                 "got none; make it with Dataset.from_list(tool_rows(questions))"
             )
         self._failure = None
-        asked = {"question": question, "golden_answers": list(golden_answers)}
-        self._env.reset(options={"question": {**asked, "id": id, "metadata": metadata}})
+        asked: dict[str, Any] = {"question": question, "golden_answers": list(golden_answers)}
+        if isinstance(id, str | int):  # else a column of the user's own, as is other metadata
+            asked["id"] = id
+        if isinstance(metadata, Mapping) or str(metadata).startswith("{"):
+            asked["metadata"] = metadata
+        self._env.reset(options={"question": asked})
 
     def search(self, query: str) -> str:
         """

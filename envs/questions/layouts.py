@@ -37,7 +37,12 @@ _LISTS = ("golden_answers", "answers", "answer", "possible_answers", "answer_ali
 _NAMES = ("gold_ids", "supporting_titles")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _AS_WRITTEN: dict[str, Any] = {"parse_int": str, "parse_float": str}
-_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
+_FLAGS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "1", "1.0", "yes"), True),
+    **dict.fromkeys(("false", "0", "0.0", "no"), False),
+    **dict.fromkeys(("", "none", "null", "nan"), None),
+}
+"""What a cell of a table says, in lower case; pandas writes 1.0 and nan where cells are missing."""
 _NO_ANSWER = "no answer present."  # what MS MARCO writes
 
 

@@ -54,6 +54,8 @@ def write_folder(
     """
     if read_world(target) == manifest:
         return
+    if (target / _WORLD).exists():  # before anything is made in a folder of somebody else
+        _check_settings(target, manifest, replace)
     what = "is where another process writes a world"
     with alone_in(target / _OWN, what, _REMEDY, patience=_PATIENCE):
         if read_world(target) == manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ LOADING = threading.RLock()
 classes for a while, and two at once may leave them changed (weights are then no longer tied)."""
 
 _PROC_LOCKS, _PROC_MOUNTS = Path("/proc/locks"), Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 _LOCAL = frozenset(
     (
         *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs"),
@@ -70,20 +72,38 @@ def is_held(folder: Path) -> bool | None:
         lines = _PROC_LOCKS.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
-    device, number = found.st_dev, found.st_ino
-    place = f"{os.major(device):02x}:{os.minor(device):02x}:{number}"
-    if any(place in line.split() for line in lines):
+    mounts = _mounts_of(folder, found.st_dev)
+    devices = {found.st_dev, *(device for device, _ in mounts)}
+    places = {f"{os.major(d):02x}:{os.minor(d):02x}:{found.st_ino}" for d in devices}
+    if any(places & set(line.split()) for line in lines):
         return True
-    return False if _is_local(device) else None
+    return False if mounts and all(kind in _LOCAL for _, kind in mounts) else None
 
 
-def _is_local(device: int) -> bool:
-    """Whether a device is surely one of this machine alone."""
+def _mounts_of(folder: Path, device: int) -> list[tuple[int, str]]:
+    """Device and file system of the mounts that hold a folder; nothing where that is not told.
+
+    A subvolume of btrfs has a device of its own, which no mount has: there it is the mount with the
+    longest path above the folder.
+    """
     try:
-        mounts = _PROC_MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _PROC_MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        above = folder.resolve()
     except OSError:
-        return False
-    place = f"{os.major(device)}:{os.minor(device)}"
-    of_it = [mount for mount in mounts if place in mount.split()[2:3]]
-    kinds = [mount.partition(" - ")[2].partition(" ")[0] for mount in of_it]
-    return bool(kinds) and all(kind in _LOCAL for kind in kinds)
+        return []
+    found, nearest = [], (0, -1, "")
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        _, _, place, _, point, *_ = [*fields.split(), *[""] * 5]
+        major, _, minor = place.partition(":")
+        if not (major.isdigit() and minor.isdigit()):
+            continue
+        own, kind = os.makedev(int(major), int(minor)), rest.partition(" ")[0]
+        path = Path(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), point))
+        if own == device:
+            found.append((own, kind))
+        elif above.is_relative_to(path) and len(path.parts) >= nearest[1]:
+            nearest = own, len(path.parts), kind
+    if not found and nearest[2] == "btrfs":
+        found = [(nearest[0], nearest[2])]
+    return found

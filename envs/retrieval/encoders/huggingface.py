@@ -29,6 +29,7 @@ KNOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("e5-mistral", {"query_prefix": f"{_TASK}Query: ", "pooling": "last"}),
     ("e5-large-instruct", {"query_prefix": f"{_TASK}Query: "}),
     ("e5", {"query_prefix": "query: ", "passage_prefix": "passage: "}),
+    ("koe5", {"query_prefix": "query: ", "passage_prefix": "passage: "}),
     ("bge-multilingual-gemma2", {"query_prefix": _MARKED, "pooling": "last"}),
     ("bge-en-icl", {"query_prefix": _MARKED, "pooling": "last"}),
     ("bge-m3", {"pooling": "cls"}),
@@ -179,8 +180,11 @@ class HFEncoder(Encoder):
         stated: dict[str, Any] = {}
         if any(value is None for value in given.values()):
             stated = read_layout(name, revision, given["pooling"])
-        if _family(name) is not None and not Path(name).is_dir() and "max_length" in stated:
-            stated["max_length"] = min(stated["max_length"], _LENGTH)  # bge-m3 states 8192
+        if _family(name) is not None and not Path(name).is_dir():
+            if "max_length" in stated:
+                stated["max_length"] = min(stated["max_length"], _LENGTH)  # bge-m3 states 8192
+            if not stated.get("normalize"):  # gte-large-en-v1.5 leaves it to who compares
+                stated.pop("normalize", None)
         return known_settings(name) | stated | {k: v for k, v in given.items() if v is not None}
 
     @property

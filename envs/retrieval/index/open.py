@@ -7,6 +7,7 @@ corpus) and, by kind, ``vectors.faiss`` with what the encoder learned, or ``bm25
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -47,7 +48,7 @@ from research_rl.envs.retrieval.vectors import (
     set_search_width,
     without_id_map,
 )
-from research_rl.envs.system import file_mark, is_unwritten, sha256_of
+from research_rl.envs.system import file_mark, former_folder, is_unwritten, sha256_of
 from research_rl.envs.types import Retriever
 
 _T = TypeVar("_T")
@@ -112,9 +113,15 @@ def _in_one_state(
     place = Path(folder).resolve()
     for _ in range(_TRIES):
         put_back_replaced(place)
-        manifest = read_manifest(folder)
-        file = corpus_of(place, manifest, corpus)
-        parts = _State.parts_of(manifest, place)
+        try:
+            manifest = read_manifest(folder)
+            file = corpus_of(place, manifest, corpus)
+            parts = _State.parts_of(manifest, place)
+        except (IndexFolderError, OSError):
+            if not former_folder(place).exists():
+                raise
+            time.sleep(0.05)  # a build is about to put the new folder in its place
+            continue
         try:
             found = read(place, manifest, file)
         except (ValueError, OSError):  # of two builds that were mixed, or of one that is broken
@@ -123,9 +130,9 @@ def _in_one_state(
             continue
         if _State.is_still(folder, manifest, parts):
             return found
+        del found  # before it is read again: both may not fit into memory
     raise IndexFolderError(
-        f"index {folder} must stay as it is while it is opened, and was replaced {_TRIES} times "
-        "meanwhile; open it again when it is built"
+        f"index {folder} was replaced {_TRIES} times while it was opened; open it when it is built"
     )
 
 

@@ -98,8 +98,9 @@ def _supporting(seen: Iterable[Passage], question: Question) -> list[Passage]:
         return [p for p in seen if str(p.id) in ids]
     if titles:
         return [p for p in seen if passage_title(p) in titles]
-    answers = [folded(answer) for answer in question.answers if answer.strip()]
-    return [p for p in seen if any(answer in folded(p.contents) for answer in answers)]
+    answers = [answer for answer in map(folded, question.answers) if answer.strip()]
+    texts = ((passage, folded(passage.contents)) for passage in seen)
+    return [passage for passage, text in texts if any(answer in text for answer in answers)]
 
 
 class SearchesTerm(RewardTerm):

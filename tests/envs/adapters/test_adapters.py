@@ -206,7 +206,9 @@ def test_rewards_see_the_whole_question() -> None:
         assert search_tool_reward([said("\\boxed{unknown}")], [asked]) == [1.0]
 
 
-@pytest.mark.parametrize("empty", [{}, {"id": None, "metadata": None}])
+@pytest.mark.parametrize(
+    "empty", [{}, {"id": None, "metadata": None}, {"id": 3.5, "metadata": "from wiki"}]
+)
 def test_rows_of_text_and_answers_alone_are_asked(empty: dict[str, None]) -> None:
     asked = tool()
     asked.reset(question="Who?", golden_answers=["x"], **empty)

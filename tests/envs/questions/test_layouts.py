@@ -184,12 +184,19 @@ def test_numbers_in_a_list_of_answers_are_texts_and_a_single_answer_may_be_a_vec
 
 
 def test_a_table_says_in_text_what_has_no_answer(tmp_path: Path) -> None:
-    rows = ["id,question,answer,answerable", "1,when?,1990,True", "2,who?,x,False", "3,how?,y,"]
+    rows = [
+        "id,question,answer,answerable",
+        "1,when?,1990,True",
+        "2,who?,x,False",
+        "3,how?,y,",
+        "5,a?,b,nan",
+        "6,c?,d,0.0",
+    ]
     file = tmp_path / "musique.csv"
     file.write_text("\n".join(rows), encoding="utf-8")
-    assert [q.id for q in read_questions(file)] == ["1", "3"]
+    assert [q.id for q in read_questions(file)] == ["1", "3", "5"]
     manifest = convert(Job(find_dataset("other"), "dev", file, tmp_path / "out"))
-    assert (manifest.questions, manifest.unanswerable) == (2, 1)
+    assert (manifest.questions, manifest.unanswerable) == (3, 2)
     file.write_text("\n".join([*rows, "4,why?,z,perhaps"]), encoding="utf-8")
     with pytest.raises(QuestionError, match="answerable must be true or false, got 'perhaps'"):
         read_questions(file)

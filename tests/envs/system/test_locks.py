@@ -55,6 +55,30 @@ def test_a_lock_that_another_machine_may_hold_is_unknown(
         assert is_held(run) is None
 
 
+def test_a_subvolume_is_known_by_the_mount_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, mounts, held = tmp_path / "a b" / "run", tmp_path / "mountinfo", tmp_path / "locks"
+    with alone_in(run):
+        pass
+    point = str(tmp_path / "a b").replace(" ", "\\040")
+    mounts.write_text(
+        "20 1 0:998 / / rw - btrfs /dev/sda rw\n"
+        f"21 20 0:999 / {point} rw,noatime shared:1 - btrfs /dev/sdb rw\n"
+        "22 20 0:997 / /elsewhere rw - nfs4 server:/home rw\n"
+        "broken\n"
+    )
+    held.write_text("")
+    monkeypatch.setattr(locks, "_PROC_MOUNTS", mounts)
+    monkeypatch.setattr(locks, "_PROC_LOCKS", held)
+    assert is_held(run) is False
+    number = (run / locks.LOCK).stat().st_ino
+    held.write_text(f"1: FLOCK  ADVISORY  WRITE 12 00:3e7:{number} 0 EOF\n")
+    assert is_held(run) is True
+    held.write_text(f"1: FLOCK  ADVISORY  WRITE 12 00:3e6:{number} 0 EOF\n")
+    assert is_held(run) is False, "a file of another file system"
+
+
 def test_a_patient_process_waits(tmp_path: Path) -> None:
     with alone_in(tmp_path):
         with pytest.raises(FileExistsError), alone_in(tmp_path, patience=0.1):

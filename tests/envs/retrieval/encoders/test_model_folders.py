@@ -64,15 +64,20 @@ def test_the_revision_of_the_weights_is_kept(
         assert (encoder.dim, encoder.settings()["revision"]) == (32, kept)
 
 
+@pytest.mark.parametrize("last", [["Normalize"], []])
 def test_a_known_family_on_the_hub_is_asked_how_it_pools(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    last: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.constants as hub
 
     commit, cache = "c0ffee" + 34 * "0", tmp_path / "models--some--bge-new"
     (cache / "refs").mkdir(parents=True)
     (cache / "refs" / "main").write_text(commit)
-    types = ("Transformer", "Pooling", "Normalize")
+    types = (
+        "Transformer",
+        "Pooling",
+        *last,
+    )  # without the last the family's vectors stay of length 1
     files = {
         "modules.json": [{"path": t, "type": f"sentence_transformers.models.{t}"} for t in types],
         "Pooling/config.json": {"pooling_mode_lasttoken": True},
