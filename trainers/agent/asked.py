@@ -131,7 +131,7 @@ def from_run(run: Path) -> dict[str, Any]:
     env, sampling = config["model"]["env"], config["model"]["sampling"]
     from research_rl.trainers.settings import asked_as, with_trained_prompt
 
-    told = with_trained_prompt(_limited(asked_as(env, file, sampling)), run, file)
+    told = with_trained_prompt(_limited(asked_as(env, file, sampling)), run, file, exported=True)
     told["model"] = str(run / "policy")
     if isinstance(env.get("index"), str):
         told["index"] = _moved(env["index"], run)

@@ -197,7 +197,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._owes_validation = state_dict.get("owes_validation", False)
         folder = Path(str(self.dirpath))
         super().load_state_dict(_inside(_moved(state_dict, folder), folder))
-        others = differences(state_dict.get("exam"), self._exam)
+        others = differences(state_dict.get("exam"), self._exam, str(self.monitor))
         if others and self.best_model_score is not None:
             self._forgot = float(self.best_model_score), others
             self.best_model_score = self.current_score = None

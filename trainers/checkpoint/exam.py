@@ -14,12 +14,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.cli import SaveConfigCallback
 
+from research_rl.envs.questions import SPLIT_MARK, find_split
 from research_rl.envs.system import digest_stamp
 from research_rl.trainers.checkpoint.run_folder import resolved
 from research_rl.trainers.settings import with_contents
 
 Exam = dict[str, str]
 """By the name of an option what it was, in JSON."""
+_VAL = ("validation", "dev", "val")  # as the data module looks for them
 _OF_WORLD = ("num_people", "seed", "eval_hops", "num_val", "alias_share", "unanswerable_share")
 _NOT_OF_ENV = ("index", "on_retriever_error")
 
@@ -46,11 +48,25 @@ def reward_of(trainer: pl.Trainer) -> Exam | None:
     return None if exam is None else {name: exam[name] for name in names if name in exam}
 
 
-def differences(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> list[str]:
-    """Return the names of the options that differ, of those that both know."""
+def differences(
+    before: Mapping[str, str] | None, now: Mapping[str, str] | None, monitor: str = ""
+) -> list[str]:
+    """Return the names of the options that differ, of those that both know.
+
+    Args:
+        before: what it was.
+        now: what it is.
+        monitor: the metric whose values are compared; what a search costs changes a reward and no
+            F1, and so do other weights of the terms of a reward.
+    """
     if before is None or now is None:
         return []
-    return [name for name in now if name in before and before[name] != now[name]]
+    others = [name for name in now if name in before and before[name] != now[name]]
+    if not monitor or monitor.endswith("reward"):
+        return others
+    terms = all('"terms":' in held.get("model.env.reward", "") for held in (before, now))
+    unmoved = {"model.env.search_cost", *(["model.env.reward"] if terms else [])}
+    return [name for name in others if name not in unmoved]
 
 
 def _config_of(trainer: pl.Trainer) -> dict[str, Any] | None:
@@ -76,6 +92,7 @@ def _exam(config: Mapping[str, Any], root: Path) -> Exam:
     exam["model.policy.chat_template"] = {name: chat[name] for name in chat if name != "date"}
     for name in ("val", "limit_val", "max_prompt_tokens"):
         exam[f"data.{name}"] = data.get(name)
+    exam["data.val"] = _questions(data.get("val"))
     world = data.get("world")
     exam["data.world"] = world and {name: world[name] for name in _OF_WORLD if name in world}
     limit = trainer.get("limit_val_batches")
@@ -93,6 +110,22 @@ def _indexes(value: Any) -> Iterator[Any]:
             yield from _indexes(inner)
     elif isinstance(found := with_contents(value, _size), dict) and "index" in found:
         yield found
+
+
+def _questions(source: Any) -> Any:
+    """A question file; of a folder, or of a source that names its split, the file with the split.
+
+    The split is kept beside it: one file may hold several.
+    """
+    if not isinstance(source, str) or Path(source).is_file():
+        return source
+    place, mark, split = source.rpartition(SPLIT_MARK)
+    folder = Path(place if mark else source)
+    if not folder.is_dir():
+        return [str(folder), split] if mark and folder.is_file() else source
+    named = split if mark else find_split(folder, _VAL)
+    files = sorted(str(file) for file in folder.iterdir() if file.is_file() and file.stem == named)
+    return [*files, named] if files else source
 
 
 def _known(value: Any, root: Path) -> Any:

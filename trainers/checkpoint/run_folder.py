@@ -42,7 +42,7 @@ def run_in(folder: Path) -> str:
     return ", ".join(found)
 
 
-def changes(before: str, now: str) -> list[str]:
+def changes(before: str, now: str, goes_on: bool = True) -> list[str]:
     """Return with what other options of model and data a run goes on, as "option: before -> now".
 
     Each is in force as it is said: where the checkpoint has a part in it, the line says which.
@@ -51,6 +51,8 @@ def changes(before: str, now: str) -> list[str]:
     Args:
         before: YAML of a run's config.
         now: YAML of the config with which it would go on.
+        goes_on: whether it trains on. Else a policy is asked: what the checkpoint has a part in is
+            not said, and neither is an option that was not known when the run began.
     """
     old, new = (dict(_options(resolved(text), "")) for text in (before, now))
     names = [
@@ -59,9 +61,9 @@ def changes(before: str, now: str) -> list[str]:
         if name.startswith(("model.", "data.")) and not name.startswith(_OF_OPTIMIZER)
     ]
     return [
-        f"{n}: {old.get(n)} -> {new.get(n)}{_part_of_checkpoint(n, new)}"
+        f"{n}: {old.get(n)} -> {new.get(n)}{_part_of_checkpoint(n, new) if goes_on else ''}"
         for n in names
-        if old.get(n) != new.get(n)
+        if old.get(n) != new.get(n) and (goes_on or n in old)
     ]
 
 

@@ -74,7 +74,8 @@ def check_nothing_is_lost(root: Path, ckpt_path: str | None, overwrite: bool) ->
     Raises:
         UsageError: the folder holds a run.
     """
-    if ckpt_path in _IN_THE_RUN or (ckpt_path and Path(ckpt_path).is_relative_to(root)):
+    own = ckpt_path and Path(ckpt_path).resolve().is_relative_to(root.resolve())
+    if ckpt_path in _IN_THE_RUN or own:
         return
     held = run_in(root)
     if held and not overwrite:
@@ -133,7 +134,10 @@ def hold_checkpoints(
     """
     root = Path(trainer.default_root_dir)
     own, named = root.resolve(), {getattr(c, "dirpath", None) for c in trainer.checkpoint_callbacks}
-    for folder in sorted({Path(one).resolve() for one in named if one and "://" not in one}):
+    folders = sorted({Path(one).resolve() for one in named if one and "://" not in one})
+    begun = None if ckpt_path in (None, *_IN_THE_RUN) else Path(str(ckpt_path)).resolve()
+    goes_on = begun is not None and any(begun.is_relative_to(one) for one in (own, *folders))
+    for folder in folders:
         if folder == own / "checkpoints":
             continue
         instead = "give the callback that writes checkpoints another dirpath"
@@ -144,8 +148,7 @@ def hold_checkpoints(
                 )
             held.enter_context(alone_in(folder, _HELD, instead))
         found = sorted(path.name for path in folder.glob("*.ckpt"))
-        from_there = ckpt_path and Path(ckpt_path).resolve().is_relative_to(folder)
-        if not found or overwrite or from_there:
+        if not found or overwrite or goes_on:
             continue
         if ckpt_path not in _IN_THE_RUN:
             raise UsageError(
@@ -232,7 +235,7 @@ def warn_of_changes(root: Path, ckpt_path: str, now: str, goes_on: bool = True) 
     if not goes_on and not file.is_file():
         return  # weights without a run
     try:
-        found = changes(file.read_text(encoding="utf-8"), now)
+        found = changes(file.read_text(encoding="utf-8"), now, goes_on)
     except (OSError, ValueError, yaml.YAMLError) as error:
         log.warning(
             "%s cannot be compared with this run's options (%s): a changed one is not told",

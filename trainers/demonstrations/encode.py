@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from unicodedata import normalize
 
 from research_rl.agents import Rollout, Sequence, TextOnly
 from research_rl.agents.policy import LMPolicy
@@ -11,8 +12,8 @@ from research_rl.envs import Prompt
 from research_rl.envs.protocols import PROTOCOLS, Opened, Protocol
 
 log = logging.getLogger(__name__)
-_TOKENS_A_BYTE, _FRAME = 4, 64
-"""More than any tokenizer makes of a byte, and of what stands around a turn or a result."""
+_FRAME = 64
+"""More tokens than stand around a turn or a result."""
 _NAMED = 3
 _SHORTER = (
     "show fewer or shorter passages a search when you collect them (model.env.top_k), or take a "
@@ -113,10 +114,17 @@ def demonstrations_that_fit(
 
 
 def _most_tokens(rollout: Rollout) -> int:
-    """More tokens than a demonstration can have behind the frame of its prompt."""
+    """More tokens than a demonstration can have behind the frame of its prompt.
+
+    No tokenizer makes more than one of a byte, once a text is normalised.
+    """
     texts = [rollout.question.text, *rollout.whole_turns, *rollout.results]
-    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return max(_TOKENS_A_BYTE * size + _FRAME * len(texts), _length(rollout))
+    size = sum(max(_bytes(text), _bytes(normalize("NFKC", text))) for text in texts)
+    return max(size + _FRAME * len(texts), _length(rollout))
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _length(rollout: Rollout) -> int:

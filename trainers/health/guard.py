@@ -213,12 +213,15 @@ class CollapseGuard(RunCallback):
             self._streaks[rule.name] = self._streaks.get(rule.name, 0) + 1 if reason else 0
             if reason:
                 reasons[rule.name] = reason
-        if not any(rule.limit is None and rule.name in reasons for rule in self.rules):
-            for name, value in now.items():
-                past = self._history.setdefault(name, [])
-                # after an action, new values are not early any more and may be part of the collapse
-                if len(past) < (_MIN_HISTORY if self._actions else self.early):
-                    past.append(value)
+        broken = {r.metric for r in self.rules if r.limit is None and r.name in reasons}
+        for name, value in now.items():
+            past = self._history.setdefault(name, [])
+            # a metric that has no history yet gets one, unless it is what is broken
+            if broken and (name in broken or len(past) >= _MIN_HISTORY):
+                continue
+            # after an action, new values are not early any more and may be part of the collapse
+            if len(past) < (_MIN_HISTORY if self._actions else self.early):
+                past.append(value)
         return reasons
 
     def new_alarms(self, reasons: Mapping[str, str]) -> list[str]:

@@ -50,7 +50,7 @@ class Rule:
         if self.metric not in now or (self.limit is None and self.metric not in early):
             return None
         gate = self.unless_below
-        if gate is not None and now.get(gate, 0.0) < early.get(gate, 0.0):
+        if gate is not None and (gate not in early or now.get(gate, 0.0) < early[gate]):
             return None
         before, value = early.get(self.metric), now[self.metric]
         limit = self.limit

@@ -36,6 +36,8 @@ from research_rl.trainers.settings.shipped import OneLineParser
 from research_rl.trainers.settings.trust import careful, distrust, refuse_class
 from research_rl.trainers.settings.yaml_files import read_yaml
 
+_NAMED = ("base", "instruct")
+_COPYING = 60.0  # seconds: in a copied run the files were written in another order
 log = logging.getLogger(__name__)
 
 POLICY_FILE = "research_rl.json"
@@ -82,7 +84,9 @@ def read_policy_file(folder: Path) -> dict[str, Any]:
     return asked_as(told, file, told) if file.is_file() else {}
 
 
-def with_trained_prompt(told: Mapping[str, Any], run: Path, config: Path) -> dict[str, Any]:
+def with_trained_prompt(
+    told: Mapping[str, Any], run: Path, config: Path, exported: bool = False
+) -> dict[str, Any]:
     """Return what a run's config says, with the prompt that its policy was trained with.
 
     A config may name the prompt's file, and that file may have been changed since. The text of the
@@ -93,13 +97,15 @@ def with_trained_prompt(told: Mapping[str, Any], run: Path, config: Path) -> dic
         told: the section ``model.env``, or what ``asked_as`` says of it.
         run: the run's folder.
         config: its config.yaml.
+        exported: whether the weights beside that text are asked. Those of a checkpoint may be of a
+            later fit, which has written the config anew and ended without an export.
 
     Raises:
         UsageError: the file beside the policy holds something else than an object.
     """
     given, protocol = told.get("prompt"), told.get("protocol")
     kept = _read(run / "policy" / POLICY_FILE).get("prompt")
-    if not isinstance(kept, str | Mapping):
+    if not isinstance(kept, str | Mapping) or not (exported or _is_of(run, given, config)):
         _warn_of_changed_file(given, config)
         return dict(told)
     meant = _meant(kept, protocol)
@@ -110,6 +116,16 @@ def with_trained_prompt(told: Mapping[str, Any], run: Path, config: Path) -> dic
         f"taken is the one that {run / 'policy' / POLICY_FILE} holds"
     )
     return {**told, "prompt": kept}
+
+
+def _is_of(run: Path, prompt: Any, config: Path) -> bool:
+    """Whether the text beside a policy is surely that of the prompt's file in the run's config."""
+    if not isinstance(prompt, str) or prompt in _NAMED or "{prompt}" in prompt:
+        return False  # the config itself holds the text
+    with suppress(OSError):
+        written = (run / "policy" / POLICY_FILE).stat().st_mtime
+        return written > config.stat().st_mtime - _COPYING
+    return False
 
 
 def _read(file: Path) -> dict[str, Any]:

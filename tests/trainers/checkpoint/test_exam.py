@@ -13,10 +13,11 @@ import torch
 import yaml
 from doubles.tiny_run import write_config
 
-from research_rl.trainers.checkpoint.exam import differences, exam_of, reward_of
+from research_rl.trainers.checkpoint.exam import _VAL, _exam, differences, exam_of, reward_of
 from research_rl.trainers.checkpoint.run_folder import changes
 from research_rl.trainers.cli import dispatch as cli
 from research_rl.trainers.cli import fit
+from research_rl.trainers.data import SPLITS
 from research_rl.trainers.health.guard import CollapseGuard
 
 
@@ -73,6 +74,50 @@ def test_a_run_without_a_word_of_its_exam_keeps_its_best() -> None:
     assert differences({"a": "1"}, {"a": "1", "b": "2"}) == []
 
 
+def test_questions_of_a_folder_are_known_by_the_file_that_is_asked(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "dev.jsonl").write_text("easy")
+        (tmp_path / place / "train.jsonl").write_text(place)
+
+    def told(source: Path | str) -> str:
+        return _exam({"data": {"val": str(source)}}, tmp_path / "run")["data.val"]
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert told(here) == told(there) == told(f"{here}#dev")
+    assert told(f"{here / 'dev.jsonl'}#dev") != told(f"{here / 'dev.jsonl'}#test")
+    (there / "dev.jsonl").write_text("hard")
+    assert told(here) != told(there)
+    assert set(_VAL) == set(SPLITS["val"])
+
+
+def test_what_moves_no_f1_leaves_the_best_f1(tmp_path: Path) -> None:
+    def of(**env: Any) -> dict[str, str]:
+        return _exam({"model": {"env": env}}, tmp_path)
+
+    free, dear = of(search_cost=0.0), of(search_cost=0.1)
+    assert differences(free, dear, "val/f1") == []
+    assert differences(free, dear, "val/reward") == ["model.env.search_cost"]
+    terms = [of(reward={"terms": {"answer": weight}}) for weight in (0.5, 1.0)]
+    assert differences(*terms, "val/f1") == []
+    assert differences(terms[0], of(reward="paper"), "val/f1") == ["model.env.reward"]
+
+
+def test_an_open_gate_is_no_rule_yet() -> None:
+    guard = CollapseGuard(early=5, patience=1)
+    likely = {"health/right_logprob": -0.1, "train/reward": 0.5}
+    for _ in range(5):
+        assert guard.judge(likely) == {}
+    guard._forget_rewards()
+    unlikely = {**likely, "health/right_logprob": -9.0}
+    for _ in range(5):
+        guard.judge(unlikely)
+    assert guard.judge(unlikely) != {}, "the reward has a history again, and the gate is told"
+    assert guard.judge({**unlikely, "train/reward": 0.4}) == {}, (
+        "it has fallen, which is another rule"
+    )
+
+
 def test_a_changed_line_says_what_becomes_of_the_best() -> None:
     before = "{model: {sampling: {top_p: 1, temperature: 1}, env: {top_k: 1, index: a}}}"
     now = "{model: {sampling: {top_p: 2, temperature: 2}, env: {top_k: 2, index: b}}}"
@@ -127,6 +172,12 @@ def test_another_exam_has_no_best_yet(
     assert "early values of train/reward are forgotten" in caplog.text
     assert float(state()[1]["best_model_score"]) < 0.9
     assert state("best.ckpt")[0] == 4
+
+
+def test_who_asks_a_policy_hears_of_what_it_was_trained_with() -> None:
+    before, now = "model: {env: {max_searches: 4}}", "model: {env: {max_searches: 2, protocol: o2}}"
+    assert changes(before, now, goes_on=False) == ["model.env.max_searches: 4 -> 2"]
+    assert len(changes(before, now)) == 2
 
 
 def test_a_guard_forgets_rewards_and_nothing_else() -> None:

@@ -57,6 +57,16 @@ def test_checkpoints_of_another_run_are_kept(begin: Any, folder: str, tmp_path: 
     begin("--overwrite", folder=folder)
 
 
+def test_a_run_that_names_its_own_checkpoint_goes_on_in_all_its_folders(
+    begin: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "runs" / "tiny"
+    for folder in ("saved", "checkpoints"):
+        (own / folder).mkdir(parents=True, exist_ok=True)
+        (own / folder / "last.ckpt").write_bytes(b"x")
+    begin("--ckpt_path", str(own / "checkpoints" / "last.ckpt"), folder="runs/tiny/saved")
+
+
 def test_going_on_with_what_may_be_another_runs_is_said(
     begin: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

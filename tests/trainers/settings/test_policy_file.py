@@ -108,6 +108,23 @@ def test_the_prompt_of_the_training_goes_over_a_file_that_was_changed_since(
     assert caplog.text.count("is no longer that of the training") == 1
 
 
+def test_a_later_fit_that_ended_without_an_export_keeps_its_own_prompt(tmp_path: Path) -> None:
+    config, old = tmp_path / "config.yaml", {"prompt": "OLD {prompt}", "protocol": RESEARCH}
+    (tmp_path / "policy").mkdir()
+    write_policy_file(tmp_path / "policy", old)
+    config.write_text("model: {}")
+    file = tmp_path / "p.txt"
+    file.write_text("NEW {prompt}")
+    for prompt in ("NEW {prompt}", {"user": "NEW {prompt}"}):
+        told = {**old, "prompt": prompt}
+        assert with_trained_prompt(told, tmp_path, config) == told, "a checkpoint is of this fit"
+        assert with_trained_prompt(told, tmp_path, config, exported=True) == old
+    told = {**old, "prompt": str(file)}
+    assert with_trained_prompt(told, tmp_path, config)["prompt"] == "OLD {prompt}"
+    os.utime(tmp_path / "policy" / POLICY_FILE, (1, 1))
+    assert with_trained_prompt(told, tmp_path, config) == told
+
+
 def test_a_section_of_an_earlier_version_means_research(tmp_path: Path) -> None:
     assert asked_as({"top_k": 5, "max_searches": None}, tmp_path / "config.yaml") == {
         "protocol": RESEARCH,
