@@ -158,7 +158,7 @@ def test_an_option_or_a_class_that_is_none_of_them(capsys: pytest.CaptureFixture
         "SearchPrice has no option 'coeff' (known: coef, limit, support); did you mean coef?"
     )
     line = said(["--model.price", "collections.Counter"], capsys)
-    assert "is no Price (known: SearchPrice)" in line
+    assert re.search(r"is no Price \(known: .*\bSearchPrice\b", line), "tests bring classes, too"
 
 
 @pytest.mark.parametrize("key", errors.PLUG_POINTS)
