@@ -249,7 +249,7 @@ def _prompt_spec(prompt: Any, protocol: Any) -> Any:
         prompt = asdict(prompt)
     if isinstance(prompt, Mapping):
         return {name: part for name, part in prompt.items() if part is not None}
-    if not isinstance(prompt, str) or prompt in ("base", "instruct") or "{prompt}" in prompt:
+    if not isinstance(prompt, str) or prompt in _NAMED or "{prompt}" in prompt:
         return prompt
     speaks = get_protocol(protocol) if isinstance(protocol, str) else "research"
     try:

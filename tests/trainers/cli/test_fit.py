@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from doubles.built_run import Built
 from doubles.tiny_run import write_config
 from pytorch_lightning.loggers import CSVLogger
 
@@ -18,13 +19,6 @@ from research_rl.trainers.cli import fit
 
 class Mine(CSVLogger):
     """A user's own logger."""
-
-
-class Built(fit.ResearchCLI):
-    """Everything is built, and nothing is run but what comes before training."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        self.before_fit()
 
 
 @pytest.fixture(scope="module")

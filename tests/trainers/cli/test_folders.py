@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.built_run import Built
 from doubles.holder import HOLD
 from doubles.tiny_run import write_config
 
 from research_rl.trainers.cli import fit
 from research_rl.trainers.settings import UsageError
-
-
-class Built(fit.ResearchCLI):
-    """Everything is built, and nothing is run but what comes before training."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        self.before_fit()
 
 
 @pytest.fixture(scope="module")

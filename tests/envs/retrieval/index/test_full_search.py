@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,14 +18,20 @@ from research_rl.envs.retrieval.vectors.faiss_types import (  # noqa: E402
 )
 
 
-@pytest.mark.parametrize(
-    "factory", ["RR32,IVF8,SQ8", "PCA16,IVF8,Flat", "IVF8,Flat", "PCA16,IVF8,SQ8,RFlat"]
-)
-def test_all_lists_of_a_transformed_index_are_searched(factory: str) -> None:
+def filled(factory: str) -> tuple[Any, Any]:
+    """600 vectors, and an index of this type that holds them."""
     vectors = Numbered().encode_passages([str(i) for i in range(600)])
     index = new_index(DIM, "ip", factory)
     index.train(vectors)
     index.add(vectors)
+    return vectors, index
+
+
+@pytest.mark.parametrize(
+    "factory", ["RR32,IVF8,SQ8", "PCA16,IVF8,Flat", "IVF8,Flat", "PCA16,IVF8,SQ8,RFlat"]
+)
+def test_all_lists_of_a_transformed_index_are_searched(factory: str) -> None:
+    vectors, index = filled(factory)
     few = search_everywhere(index, vectors[:20], 600)[1]
     assert (np.sort(few, axis=1) == np.arange(600)).all()
     faiss.extract_index_ivf(index).nprobe = 8
@@ -34,10 +42,7 @@ def test_all_lists_of_a_transformed_index_are_searched(factory: str) -> None:
     "factory", ["IVF8,PQ8x4,RFlat", "PCA16,IVF8,SQ8,RFlat", "HNSW8_SQ8,RFlat", "PCA16,HNSW8,RFlat"]
 )
 def test_a_full_search_of_a_refined_type_has_refined_scores(factory: str) -> None:
-    vectors = Numbered().encode_passages([str(i) for i in range(600)])
-    index = new_index(DIM, "ip", factory)
-    index.train(vectors)
-    index.add(vectors)
+    vectors, index = filled(factory)
     for search in (search_everywhere, search_one_by_one):
         scores, places = search(index, vectors[:5], 600)
         found = places[0][places[0] >= 0]  # a graph that is walked may not reach all
